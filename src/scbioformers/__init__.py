@@ -1,0 +1,52 @@
+"""A transformer for single-cell and multi-omic data that a scanpy user runs on their own AnnData.
+
+``import scbioformers as bf``, then ``bf.pp`` (look at the data), ``bf.tl`` (fit, embed), ``bf.get`` (read results back),
+``bf.pl`` (figures), ``bf.datasets`` and ``bf.metrics``. Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from scbioformers import datasets, get, metrics, pl, pp, tl
+    from scbioformers.core import Binning
+    from scbioformers.model import BioFormer
+    from scbioformers.nn import ModelConfig
+    from scbioformers.tokens import Masking
+    from scbioformers.training import TrainConfig
+
+_NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
+_CLASSES = {
+    "Binning": "core",
+    "BioFormer": "model",
+    "Masking": "tokens",
+    "ModelConfig": "nn",
+    "TrainConfig": "training",
+}
+__all__ = [
+    "Binning",
+    "BioFormer",
+    "Masking",
+    "ModelConfig",
+    "TrainConfig",
+    "datasets",
+    "get",
+    "metrics",
+    "pl",
+    "pp",
+    "tl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(f"scbioformers.{name}")
+    if name in _CLASSES:
+        return getattr(import_module(f"scbioformers.{_CLASSES[name]}"), name)
+    raise AttributeError(f"module 'scbioformers' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

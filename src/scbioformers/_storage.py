@@ -1,0 +1,136 @@
+"""Models as safetensors and JSON: one blob of bytes, or a directory with a manifest. No pickle, no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from scbioformers.core import ModelFormatError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+_DOCUMENTS = ("config", "vocabulary")
+_MAX_HEADER = 64 * 2**20  # bytes; a vocabulary of a million names needs less
+
+Tensors = dict[str, torch.Tensor]
+
+
+def pack(tensors: Tensors, documents: dict[str, Any]) -> bytes:
+    """Tensors and JSON documents as one safetensors file, the documents in its header."""
+    header = {name: _to_json(documents[name]) for name in _DOCUMENTS}
+    body = safetensors.torch.save(tensors, metadata=header)
+    return hashlib.sha256(body).digest() + body
+
+
+def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
+    """Inverse of :func:`pack`; the hash in front finds any flipped byte."""
+    digest, body = data[:32], data[32:]
+    if len(data) < 48:
+        raise ModelFormatError(f"The stored model is truncated: {len(data)} bytes. Fit again, or load another copy.")
+    if hashlib.sha256(body).digest() != digest:
+        raise ModelFormatError("The stored model is damaged or not one of scbioformers: its hash does not match.")
+    length = int.from_bytes(body[:8], "little")
+    if not 0 < length <= min(_MAX_HEADER, len(body) - 8):
+        raise ModelFormatError(f"The stored model has a header of {length} bytes in a file of {len(body)}.")
+    header = _from_json(body[8 : 8 + length], "header").get("__metadata__", {})
+    if missing := [name for name in _DOCUMENTS if name not in header]:
+        raise ModelFormatError(f"The stored model lacks {missing}: this is not a model of scbioformers.")
+    documents = {name: _from_json(header[name], name) for name in _DOCUMENTS}
+    _check_schema(documents["config"])
+    return _weights(body), documents
+
+
+def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
+    """Write to a temporary sibling and rename it, so that a model is there complete or not at all."""
+    directory = directory.resolve()
+    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).exists():
+        raise ModelFormatError(f"{directory} exists and is not a model directory; nothing was written.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        files = {f"{name}.json": _to_json(documents[name]).encode() for name in _DOCUMENTS}
+        files[WEIGHTS] = safetensors.torch.save(tensors)
+        for name, content in files.items():
+            _write(temporary / name, content)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        _write(temporary / MANIFEST, _to_json({"schema": SCHEMA, "sha256": hashes}).encode())
+        if directory.exists():
+            former = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+            os.replace(directory, former / directory.name)
+            os.replace(temporary, directory)
+            shutil.rmtree(former)
+        else:
+            os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read a directory that :func:`save` wrote, checking every file against the manifest first."""
+    manifest = _from_json(_read(directory, MANIFEST), MANIFEST)
+    _check_schema(manifest)
+    expected = {f"{name}.json" for name in _DOCUMENTS} | {WEIGHTS}
+    hashes = manifest.get("sha256")
+    if not isinstance(hashes, dict) or set(hashes) != expected:
+        # names come from this list and never from the file, so no path can lead out of the directory
+        raise ModelFormatError(f"{directory / MANIFEST} must list exactly {sorted(expected)}.")
+    contents = {name: _read(directory, name) for name in sorted(expected)}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != hashes[name]:
+            raise ModelFormatError(f"{directory / name} is damaged: its SHA-256 is not the one in {MANIFEST}.")
+    documents = {name: _from_json(contents[f"{name}.json"], name) for name in _DOCUMENTS}
+    _check_schema(documents["config"])
+    return _weights(contents[WEIGHTS]), documents
+
+
+def _weights(body: bytes) -> Tensors:
+    try:
+        return safetensors.torch.load(body)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelFormatError(f"The weights cannot be read as safetensors: {error}") from error
+
+
+def _check_schema(document: dict[str, Any]) -> None:
+    if document.get("schema") != SCHEMA:
+        raise ModelFormatError(
+            f"The stored model has schema {document.get('schema')!r}; this version of scbioformers reads {SCHEMA}."
+        )
+
+
+def _read(directory: Path, name: str) -> bytes:
+    path = directory / name
+    if not path.is_file() or path.is_symlink():
+        raise ModelFormatError(f"Did not find {path}. A model directory is what BioFormer.save(directory) writes.")
+    return path.read_bytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _to_json(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, ensure_ascii=True)
+
+
+def _from_json(content: bytes | str, name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{name} of the stored model is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelFormatError(f"{name} of the stored model must be a JSON object, found {type(document).__name__}.")
+    return document

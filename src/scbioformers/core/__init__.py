@@ -1,0 +1,40 @@
+"""Arrays only: errors, binning, random numbers, vocabulary and splits."""
+
+from scbioformers.core._bin_kernels import bin_normalized, bin_segment_dense, bin_segment_rows
+from scbioformers.core._binning import Binning, bin_rows
+from scbioformers.core._errors import (
+    BioformersError,
+    BioformersWarning,
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    MissingKeyError,
+    ModelFormatError,
+)
+from scbioformers.core._random import hash_uniform, seed_from, uniform
+from scbioformers.core._splits import validation_rows
+from scbioformers.core._vocabulary import EXTERNAL, SPECIALS, Match, Vocabulary, match
+
+__all__ = [
+    "EXTERNAL",
+    "SPECIALS",
+    "Binning",
+    "BioformersError",
+    "BioformersWarning",
+    "ConfigError",
+    "DataError",
+    "Match",
+    "MissingDependencyError",
+    "MissingKeyError",
+    "ModelFormatError",
+    "Vocabulary",
+    "bin_normalized",
+    "bin_rows",
+    "bin_segment_dense",
+    "bin_segment_rows",
+    "hash_uniform",
+    "match",
+    "seed_from",
+    "uniform",
+    "validation_rows",
+]

@@ -1,0 +1,210 @@
+"""Names of molecules and their ids; matching the names of other data against them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scbioformers.core._errors import DataError, ModelFormatError
+
+#: Reserved tokens; the molecule at position i of a vocabulary has the id i + len(SPECIALS).
+SPECIALS: Final = ("<pad>", "<cls>", "<mask>", "<unknown>")
+#: External tokens: what was done to a molecule.
+EXTERNAL: Final = {"none": 0, "knocked_down": 1, "activated": 2}
+
+_ENSEMBL = re.compile(r"(ENS[A-Z]*\d{11})(\.\d+)?")
+# below this share of matched names a hint is worth giving
+_POOR_SHARE = 0.5
+
+
+def _check_names(names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    for position, name in enumerate(listed):
+        if not isinstance(name, str) or not name:
+            raise DataError(f"Molecule names must be non-empty strings, found {name!r} at position {position}.")
+    repeated = [name for name, count in Counter(listed).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{len(repeated)} molecule names occur more than once, such as {repeated[:3]}. "
+            "Call `adata.var_names_make_unique()` first."
+        )
+    return listed
+
+
+def _qualify(names: Iterable[str], modality: str) -> list[str]:
+    if not modality or ":" in modality:
+        raise DataError(f"A modality needs a name without ':', found {modality!r}.")
+    return [f"{modality}:{name}" for name in _check_names(names)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Molecules that a model knows. Positions, and so ids, never change: names are only ever appended.
+
+    Examples
+    --------
+    >>> vocabulary = Vocabulary.from_names(["CD4", "CD8A"]).extend(["CD4"], "protein")
+    >>> vocabulary.names
+    ('rna:CD4', 'rna:CD8A', 'protein:CD4')
+    >>> vocabulary.index(["protein:CD4", "rna:MS4A1"])
+    array([ 2, -1])
+    """
+
+    names: tuple[str, ...]
+    """Qualified names, modality first, as in `rna:CD4`; special tokens are not among them."""
+
+    def __post_init__(self) -> None:
+        _check_names(self.names)
+        unqualified = [name for name in self.names if name.find(":") < 1]
+        if unqualified:
+            raise DataError(f"Names of a vocabulary start with their modality ('rna:CD4'), found {unqualified[:3]}.")
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], modality: str = "rna") -> "Vocabulary":
+        """Vocabulary of one modality's plain names; raises :class:`DataError` if some are duplicate or not names."""
+        return cls(tuple(_qualify(names, modality)))
+
+    def extend(self, names: Iterable[str], modality: str) -> "Vocabulary":
+        """New vocabulary with the plain `names` appended; names that it already has keep their place."""
+        known = self._positions
+        return Vocabulary(self.names + tuple(name for name in _qualify(names, modality) if name not in known))
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        """Return the number of molecules, special tokens not counted."""
+        return len(self.names)
+
+    def index(self, names: Iterable[str]) -> NDArray[np.int64]:
+        """Positions of qualified names, -1 for those that are missing; add `len(SPECIALS)` for the token ids."""
+        known = self._positions
+        return np.array([known.get(name, -1) for name in names], dtype=np.int64)
+
+    def molecules(self, modality: str | None = None) -> list[str]:
+        """Plain names in order, of one modality or (`None`) of all."""
+        split = [name.split(":", 1) for name in self.names]
+        return [name for kind, name in split if modality is None or kind == modality]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"specials": list(SPECIALS), "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
+        """Inverse of :meth:`to_dict`; raises :class:`ModelFormatError` on other keys or other special tokens."""
+        if set(stored) != {"specials", "names"}:
+            raise ModelFormatError(f"A stored vocabulary has the keys 'names' and 'specials', found {sorted(stored)}.")
+        if tuple(stored["specials"]) != SPECIALS:
+            raise ModelFormatError(f"Expected the special tokens {list(SPECIALS)}, found {stored['specials']}.")
+        return cls(tuple(stored["names"]))
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where the molecules of a vocabulary are in other data; see :func:`match`."""
+
+    columns: NDArray[np.int64]
+    """(n_vocabulary,) column of each molecule in the query, -1 where it is absent."""
+    share: float
+    """Share of the vocabulary that was found."""
+    hint: str
+    """What to try if few names matched; empty if most did."""
+    stripped: bool = False
+    """Whether version suffixes of Ensembl ids had to be ignored."""
+
+
+def _plain_ensembl(name: str) -> str | None:
+    """Ensembl id without its version, `None` if the name is not such an id."""
+    found = _ENSEMBL.fullmatch(name)
+    return found.group(1) if found else None
+
+
+def _match_stripped(vocabulary: Sequence[str], query: Sequence[str], columns: NDArray[np.int64]) -> bool:
+    """Fill the missing `columns` by Ensembl ids without version; return whether any was found so."""
+    taken = set(columns.tolist())
+    candidates: dict[str, list[int]] = {}
+    for column, name in enumerate(query):
+        plain = _plain_ensembl(name)
+        if plain is not None and column not in taken:
+            candidates.setdefault(plain, []).append(column)
+    found = False
+    for position in np.flatnonzero(columns < 0).tolist():
+        plain = _plain_ensembl(vocabulary[position])
+        hits = candidates.get(plain, []) if plain is not None else []
+        if len(hits) > 1:
+            clash = [query[column] for column in hits]
+            raise DataError(f"Several genes of the data are versions of {plain}: {clash}. Keep one of them.")
+        if hits:
+            columns[position] = hits[0]
+            found = True
+    return found
+
+
+def _share_ensembl(names: Sequence[str]) -> float:
+    return sum(_plain_ensembl(name) is not None for name in names) / max(len(names), 1)
+
+
+def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
+    known_ensembl, query_ensembl = _share_ensembl(vocabulary) > 0.5, _share_ensembl(query) > 0.5
+    if query_ensembl and not known_ensembl:
+        return (
+            "The data has Ensembl ids where the model has gene symbols: set `adata.var_names` to the symbols, "
+            "often found in a column of `adata.var`."
+        )
+    if known_ensembl and not query_ensembl:
+        return (
+            "The data has gene symbols where the model has Ensembl ids: set `adata.var_names` to the Ensembl ids, "
+            "often found in a column of `adata.var`."
+        )
+    folded = {name.casefold(): name for name in query}
+    alike = [(name, folded[name.casefold()]) for name in vocabulary if name.casefold() in folded]
+    if len(alike) > max(2 * n_found, n_found + 1):
+        known, other = next(pair for pair in alike if pair[0] != pair[1])
+        return (
+            f"{len(alike)} names match if case is ignored ({other!r} in the data, {known!r} in the model): "
+            "another species? If not, change the case of `adata.var_names`."
+        )
+    return f"The model has names such as {list(vocabulary[:3])}, the data such as {list(query[:3])}."
+
+
+def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
+    """Find the molecules of a vocabulary among the names of other data.
+
+    Exact names come first. Ensembl ids that have no exact partner are compared without their version (`.N`).
+
+    Parameters
+    ----------
+    vocabulary_names
+        Plain names in the order of the vocabulary, see :meth:`Vocabulary.molecules`.
+    query_names
+        Names of the columns of the other data.
+
+    Returns
+    -------
+    The columns, the share found and, if that is below one half, a hint.
+
+    Raises
+    ------
+    DataError
+        If names are duplicate, empty or not strings, or if two versions of one Ensembl id compete.
+
+    Examples
+    --------
+    >>> match(["CD4", "CD8A", "MS4A1"], ["MS4A1", "CD4"]).columns
+    array([ 1, -1,  0])
+    """
+    vocabulary, query = _check_names(vocabulary_names), _check_names(query_names)
+    column_of = {name: column for column, name in enumerate(query)}
+    columns = np.array([column_of.get(name, -1) for name in vocabulary], dtype=np.int64)
+    stripped = _match_stripped(vocabulary, query, columns)
+    n_found = int((columns >= 0).sum())
+    share = n_found / len(vocabulary) if vocabulary else 0.0
+    hint = _hint(vocabulary, query, n_found) if share < _POOR_SHARE else ""
+    return Match(columns=columns, share=share, hint=hint, stripped=stripped)

@@ -1,0 +1,163 @@
+"""Registered obs fields: columns whose categories a model keeps, so that other data gets the same codes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scbioformers.core import BioformersWarning, DataError, MissingKeyError, ModelFormatError
+
+
+@dataclass(frozen=True)
+class ObsField:
+    """A categorical column of ``adata.obs`` as a model knows it.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, anndata as ad
+    >>> adata = ad.AnnData(np.ones((3, 1)), obs=pd.DataFrame({"batch": ["b", "a", "b"]}, index=list("xyz")))
+    >>> field = ObsField.register(adata, "batch")
+    >>> field.categories, field.transfer(adata)
+    (('a', 'b'), array([1, 0, 1], dtype=int32))
+    """
+
+    name: str
+    """Name of the column."""
+    categories: tuple[str, ...]
+    """Categories that occur in the training data, as text; the code of a category is its position."""
+
+    @classmethod
+    def register(cls, adata: Any, key: str, *, allow_missing: bool = False) -> ObsField:
+        """Read the categories of ``adata.obs[key]``, in their own order if the column is categorical, else sorted.
+
+        Parameters
+        ----------
+        adata
+            AnnData or MuData.
+        key
+            Name of the column. Categories that no cell has are left out.
+        allow_missing
+            Accept cells without a value, as in a column of labels of which some are to be predicted.
+
+        Raises
+        ------
+        MissingKeyError
+            If there is no such column.
+        DataError
+            If values are missing and must not be, all are missing, or two categories have the same text.
+
+        Warns
+        -----
+        BioformersWarning
+            If the column is numeric: each of its values becomes a category.
+        """
+        column = _column(adata, key, "Pass the name of a column of adata.obs.")
+        texts, n_missing = _texts(column), int(column.isna().sum())
+        if n_missing and not allow_missing:
+            raise DataError(
+                f"adata.obs[{key!r}] has no value in {n_missing} of {len(column)} cells, expected a category for each. "
+                f"Drop them, `adata = adata[adata.obs[{key!r}].notna()].copy()`, or give them a category."
+            )
+        if n_missing == len(column):
+            raise DataError(f"adata.obs[{key!r}] has no value in any cell.")
+        numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        if numeric:
+            warnings.warn(
+                f"adata.obs[{key!r}] is numeric: each of its {texts.nunique()} values is taken as a category.",
+                BioformersWarning,
+                stacklevel=2,
+            )
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            values = list(column.cat.remove_unused_categories().cat.categories)
+        elif numeric:
+            values = sorted(column.dropna().unique())
+        else:
+            values = sorted(column.dropna().unique(), key=_text)
+        categories = tuple(_text(value) for value in values)
+        if len(set(categories)) < len(categories):
+            raise DataError(f"adata.obs[{key!r}] has categories of different types with the same text: {values}.")
+        return cls(key, categories)
+
+    def transfer(self, adata: Any, *, allow_missing: bool = False) -> NDArray[np.int32]:
+        """Return the code of each cell of `adata`, int32 (n_obs,).
+
+        Parameters
+        ----------
+        adata
+            AnnData or MuData with the column, which may be of another dtype.
+        allow_missing
+            Give -1 ("unknown") to cells without a value or with a category that training did not see.
+
+        Raises
+        ------
+        MissingKeyError
+            If the column is absent.
+        DataError
+            If values are missing, or categories new, and must not be.
+        """
+        column = _column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
+        texts = _texts(column)
+        codes = pd.Index(self.categories, dtype=object).get_indexer(pd.Index(texts, dtype=object)).astype(np.int32)
+        if allow_missing or not (codes < 0).any():
+            return codes
+        n_missing = int(column.isna().sum())
+        if n_missing:
+            raise DataError(f"adata.obs[{self.name!r}] has no value in {n_missing} of {len(column)} cells.")
+        unseen = sorted(set(texts[codes < 0]))
+        raise DataError(
+            f"adata.obs[{self.name!r}] has {len(unseen)} categories that the model has not seen: {_short(unseen)}. "
+            f"It knows {_short(self.categories)}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"name": self.name, "categories": list(self.categories)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> ObsField:
+        """Inverse of :meth:`to_dict`; raises :class:`ModelFormatError` on anything else."""
+        name, categories = stored.get("name"), stored.get("categories")
+        if set(stored) != {"name", "categories"} or not isinstance(name, str) or not isinstance(categories, list):
+            raise ModelFormatError(f"A stored obs field has a 'name' and a list of 'categories', found {dict(stored)}.")
+        if not all(isinstance(category, str) for category in categories) or len(set(categories)) < len(categories):
+            raise ModelFormatError(
+                f"Categories of the obs field {name!r} must be different strings, found {categories}."
+            )
+        return cls(name, tuple(categories))
+
+
+def field_codes(fields: Sequence[ObsField], adata: Any, *, allow_missing: bool = False) -> NDArray[np.int32]:
+    """Return the codes of all `fields`, int32 (n_obs, n_fields), as :class:`Source` takes them."""
+    codes = np.zeros((adata.n_obs, len(fields)), np.int32)
+    for position, field in enumerate(fields):
+        codes[:, position] = field.transfer(adata, allow_missing=allow_missing)
+    return codes
+
+
+def _column(adata: Any, key: str, hint: str) -> pd.Series[Any]:
+    if key not in adata.obs:
+        raise MissingKeyError(f"Did not find adata.obs[{key!r}]. {hint} There: {_short([str(k) for k in adata.obs])}.")
+    column: pd.Series[Any] = adata.obs[key]
+    return column
+
+
+def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Values as text (object dtype), missing ones as None; each distinct value is converted once."""
+    codes, values = pd.factorize(column)
+    texts = np.array([*(_text(value) for value in values), None], dtype=object)
+    return pd.Series(texts[codes], index=column.index, dtype=object)  # code -1, a missing value, is the last
+
+
+def _text(value: Any) -> str:
+    # the same batch is often 1 in one file and 1.0 in the next, where a value was missing
+    return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
+
+
+def _short(names: Sequence[str], limit: int = 20) -> str:
+    return str(list(names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,289 @@
+"""Inspection: one full pass over a matrix that finds out what kind of numbers it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata.abc import CSCDataset
+from numpy.typing import NDArray
+
+from scbioformers.data._source import CHUNK_SIZE, canonical, check_numbers, get_matrix, layer_names, to_csr
+
+Kind = Literal["counts", "bool", "log1p", "normalized", "centered"]
+
+FLOAT32_EXACT = 2**24  # from here on float32 cannot hold every integer
+_LOG_LIMIT = 20.0  # log1p of 5e8 counts: no value on a log scale is larger
+_LOG_BROKEN = (
+    0.7  # share of non-zero values that are not integers: nearly all on a log scale, fewer in estimated counts
+)
+_PEEK_ROWS = 256  # rows read of a layer to guess whether it holds counts
+_ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
+_BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{8,}(?:[^A-Za-z]|$)")
+_COMMON_GENES = frozenset({"ACTB", "GAPDH", "B2M", "MALAT1", "RPL13", "RPS18", "EEF1A1", "TUBA1B", "CD4", "MT-CO1"})
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What a matrix of an AnnData holds; made by :func:`inspect`."""
+
+    layer: str | None
+    """Layer that was read, None for ``X``."""
+    n_obs: int
+    """Number of cells."""
+    n_vars: int
+    """Number of genes."""
+    kind: Kind
+    """Non-negative integers are "counts" ("bool" if so stored), anything with negative values is "centered"; of the
+    others, those on a log scale are "log1p", the rest "normalized"."""
+    max_value: float
+    """Largest finite value, 0 for an empty matrix."""
+    n_negative: int
+    """Number of negative values."""
+    first_negative: tuple[str, str] | None
+    """Names of the cell and the gene of the first negative value."""
+    n_non_finite: int
+    """Number of NaN and infinite values."""
+    first_non_finite: tuple[str, str] | None
+    """Names of the cell and the gene of the first NaN or infinite value."""
+    n_non_integer: int
+    """Number of finite values that are not integers."""
+    first_non_integer: tuple[str, str] | None
+    """Names of the cell and the gene of the first value that is not an integer."""
+    n_nonzero: int
+    """Number of non-zero values."""
+    depth: NDArray[np.float64]
+    """(n_obs,) sum of each cell over all genes."""
+    cell_nnz: NDArray[np.int64]
+    """(n_obs,) number of non-zero values of each cell."""
+    gene_nnz: NDArray[np.int64]
+    """(n_vars,) number of non-zero values of each gene."""
+    duplicate_vars: tuple[str, ...]
+    """Gene names that occur more than once."""
+    n_duplicate_obs: int
+    """Number of cell names that occur more than once."""
+    n_unnamed_vars: int
+    """Number of genes whose name is missing (NaN, None or empty)."""
+    id_type: Literal["ensembl", "symbol", "number"]
+    """What most gene names are; whatever is neither an Ensembl id nor a number counts as a symbol."""
+    transposed: bool
+    """Whether the names say that genes are in the rows."""
+    counts_at: Literal["layer", "X", "raw"] | None
+    """Another place that seems to hold counts."""
+    counts_layer: str | None
+    """Name of that layer, if it is one."""
+
+    @property
+    def n_empty_cells(self) -> int:
+        """Number of cells without any non-zero value."""
+        return int((self.cell_nnz == 0).sum())
+
+    @property
+    def n_empty_genes(self) -> int:
+        """Number of genes without any non-zero value."""
+        return int((self.gene_nnz == 0).sum())
+
+    @property
+    def density(self) -> float:
+        """Share of the values that are not zero."""
+        return self.n_nonzero / max(self.n_obs * self.n_vars, 1)
+
+    @property
+    def name(self) -> str:
+        """The matrix as an expression, ``adata.X`` or ``adata.layers[...]``."""
+        return "adata.X" if self.layer is None else f"adata.layers[{self.layer!r}]"
+
+
+class _Tally:
+    """Running count of values that satisfy a condition, and the place of the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: tuple[int, int] | None = None
+
+    def add(self, hits: NDArray[np.bool_], rows: sp.csr_matrix, start: int) -> None:
+        n_hits = int(np.count_nonzero(hits))
+        if n_hits and self.first is None:
+            entry = int(np.argmax(hits))
+            row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
+            self.first = (start + row, int(rows.indices[entry]))
+        self.count += n_hits
+
+    def named(self, adata: Any) -> tuple[str, str] | None:
+        return (
+            None if self.first is None else (str(adata.obs_names[self.first[0]]), str(adata.var_names[self.first[1]]))
+        )
+
+
+def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZE) -> Inspection:
+    """Find out what a matrix holds, reading all of it in chunks. Nothing is judged and nothing is written.
+
+    Parameters
+    ----------
+    adata
+        AnnData, in memory or backed.
+    layer
+        Layer to read; None reads ``X``.
+    chunk_size
+        Rows read at a time; does not change the result.
+
+    Raises
+    ------
+    DataError, MissingKeyError
+        If there is no matrix of numbers to read, see :func:`get_matrix`.
+
+    Examples
+    --------
+    >>> import numpy as np, anndata as ad
+    >>> found = inspect(ad.AnnData(np.array([[0.0, 2.0], [0.0, 1.0]])))
+    >>> found.kind, found.density, found.n_empty_genes
+    ('counts', 0.5, 1)
+    """
+    matrix = get_matrix(adata, layer)
+    check_numbers(matrix)
+    n_obs, n_vars = adata.shape
+    negative, non_finite, non_integer = _Tally(), _Tally(), _Tally()
+    depth, cell_nnz, gene_nnz = np.zeros(n_obs), np.zeros(n_obs, np.int64), np.zeros(n_vars, np.int64)
+    max_value, expm1_depth = 0.0, np.zeros(n_obs)
+    for start, rows in _rows(matrix, n_obs, chunk_size):
+        data = rows.data.astype(np.float64, copy=False)
+        here = slice(start, start + rows.shape[0])
+        cell_nnz[here] = np.diff(rows.indptr)
+        gene_nnz += np.bincount(rows.indices, minlength=n_vars)
+        finite = np.isfinite(data)
+        non_finite.add(~finite, rows, start)
+        data = np.where(finite, data, 0.0)
+        negative.add(data < 0, rows, start)
+        broken = data != np.rint(data)
+        non_integer.add(broken, rows, start)
+        max_value = max(max_value, float(data.max(initial=0.0)))
+        row_of = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+        depth[here] = np.bincount(row_of, data, rows.shape[0])
+        if broken.any():  # spares counts the exponential
+            sums = np.bincount(row_of, np.expm1(np.minimum(data, _LOG_LIMIT)), rows.shape[0])
+            expm1_depth[here] = sums * (np.bincount(row_of, broken, rows.shape[0]) > 0)
+    names = pd.Series(adata.var_names, dtype=object)
+    var_names = [str(name) for name in adata.var_names]
+    counts_at, counts_layer = _counts_elsewhere(adata, layer)
+    return Inspection(
+        layer=layer,
+        n_obs=n_obs,
+        n_vars=n_vars,
+        kind=_kind(
+            is_bool=matrix.dtype == np.bool_,
+            n_negative=negative.count,
+            share_broken=non_integer.count / max(int(cell_nnz.sum()), 1),
+            max_value=max_value,
+            depth=depth,
+            expm1_depth=expm1_depth,
+        ),
+        max_value=max_value,
+        n_negative=negative.count,
+        first_negative=negative.named(adata),
+        n_non_finite=non_finite.count,
+        first_non_finite=non_finite.named(adata),
+        n_non_integer=non_integer.count,
+        first_non_integer=non_integer.named(adata),
+        n_nonzero=int(cell_nnz.sum()),
+        depth=depth,
+        cell_nnz=cell_nnz,
+        gene_nnz=gene_nnz,
+        duplicate_vars=tuple(str(name) for name in names[names.duplicated() & names.notna()].unique()),
+        n_duplicate_obs=int(pd.Index(adata.obs_names).duplicated().sum()),
+        n_unnamed_vars=_count_unnamed(names),
+        id_type=_id_type(var_names),
+        transposed=_transposed([str(name) for name in adata.obs_names], var_names),
+        counts_at=counts_at,
+        counts_layer=counts_layer,
+    )
+
+
+def _rows(matrix: Any, n_obs: int, chunk_size: int) -> Iterator[tuple[int, sp.csr_matrix]]:
+    if isinstance(matrix, CSCDataset):
+        matrix = matrix.to_memory()
+    if sp.issparse(matrix):
+        matrix = matrix.tocsr()
+    for start in range(0, n_obs, chunk_size):
+        yield start, canonical(to_csr(matrix[start : start + chunk_size]))
+
+
+def _kind(
+    *,
+    is_bool: bool,
+    n_negative: int,
+    share_broken: float,
+    max_value: float,
+    depth: NDArray[np.float64],
+    expm1_depth: NDArray[np.float64],
+) -> Kind:
+    if is_bool:
+        return "bool"
+    if n_negative:
+        return "centered"
+    if not share_broken:
+        return "counts"
+    # normalised cells have equal sums, before the logarithm or after; a choice of genes undoes that, and what is left
+    # to go by is the range (counts per ten thousand exceed a logarithm's, proportions stay below 1) and few integers
+    if _constant(expm1_depth):
+        return "log1p"
+    if _constant(depth) or max_value > _LOG_LIMIT or max_value <= 1 or share_broken < _LOG_BROKEN:
+        return "normalized"
+    return "log1p"
+
+
+def _constant(sums: NDArray[np.float64]) -> bool:
+    filled = sums[sums != 0]
+    return len(filled) > 1 and float(filled.std()) < 1e-3 * abs(float(filled.mean()))
+
+
+def _count_unnamed(names: pd.Series[Any]) -> int:
+    missing = names.isna() | (names == "")
+    # anndata turns missing names into text; but "nan" (nanchung) is a gene of the fly, known by its names like "CG1234"
+    if not names.astype(str).str.fullmatch(r"CG\d+").any():
+        missing |= names.isin(["nan", "NaN", "None", "<NA>"])
+    return int(missing.sum())
+
+
+def _id_type(names: Sequence[str]) -> Literal["ensembl", "symbol", "number"]:
+    half = len(names) / 2
+    if sum(_ENSEMBL.match(name) is not None for name in names) > half:
+        return "ensembl"
+    return "number" if sum(name.isdecimal() for name in names) > half else "symbol"
+
+
+def _transposed(obs_names: Sequence[str], var_names: Sequence[str]) -> bool:
+    genes_in_obs, genes_in_var = _are_genes(obs_names), _are_genes(var_names)
+    cells_in_obs, cells_in_var = _are_barcodes(obs_names), _are_barcodes(var_names)
+    return (genes_in_obs and not genes_in_var) or (cells_in_var and not cells_in_obs)
+
+
+def _are_genes(names: Sequence[str]) -> bool:
+    return _id_type(names) == "ensembl" or len(_COMMON_GENES.intersection(name.upper() for name in names)) >= 3
+
+
+def _are_barcodes(names: Sequence[str]) -> bool:
+    return sum(_BARCODE.search(name) is not None for name in names) > len(names) / 2
+
+
+def _counts_elsewhere(adata: Any, layer: str | None) -> tuple[Literal["layer", "X", "raw"] | None, str | None]:
+    """Look for counts where the user did not: layers, those with "count" in the name first, then X, then raw."""
+    for key in sorted(layer_names(adata), key=lambda key: "count" not in key.lower()):
+        if key != layer and _seem_counts(adata.layers[key]):
+            return "layer", key
+    if layer is not None and adata.X is not None and _seem_counts(adata.X):
+        return "X", None
+    if adata.raw is not None and not adata.isbacked and _seem_counts(adata.raw.X):
+        return "raw", None
+    return None, None
+
+
+def _seem_counts(matrix: Any) -> bool:
+    if np.dtype(matrix.dtype).kind not in "iuf" or isinstance(matrix, CSCDataset):
+        return False
+    data = to_csr((matrix.tocsr() if sp.issparse(matrix) else matrix)[:_PEEK_ROWS]).data
+    return bool(len(data) and data.max() > 1 and np.all((data >= 0) & (data == np.rint(data))))

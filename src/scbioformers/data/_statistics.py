@@ -1,0 +1,98 @@
+"""Statistics of a source from one streaming pass of sums that could be merged over chunks, workers or ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scbioformers.core import ConfigError
+from scbioformers.data._source import CHUNK_SIZE, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What one streaming pass over a source finds out. Cells without any modelled count are empty; means skip them."""
+
+    n_cells: int
+    """Cells scanned, the empty ones included."""
+    n_empty: int
+    """Cells without any modelled count."""
+    mean_depth: float
+    """Mean sum of a cell over all columns of the data, in counts."""
+    mean_modelled_depth: float
+    """Mean sum of a cell over the modelled molecules, in counts."""
+    gene_mean: NDArray[np.float64]
+    """(n_molecules,) mean of the counts normalised to `mean_depth`."""
+    gene_var: NDArray[np.float64]
+    """(n_molecules,) population variance of the counts normalised to `mean_depth`."""
+    gene_nnz: NDArray[np.int64]
+    """(n_molecules,) number of cells with a non-zero value."""
+    max_normalized: float
+    """Largest count after normalisation to `mean_depth`."""
+    max_count: float
+    """Largest count as it stands in the data."""
+
+
+def scan(source: Source, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:
+    """Compute the statistics of a source in one streaming pass.
+
+    Every quantity is a sum or a maximum over cells of ``x / depth``, scaled by the mean depth at the end: so one pass
+    is enough.
+
+    Parameters
+    ----------
+    source
+        The rows to read.
+    rows
+        bool (n_obs,): cells to count, e.g. the training cells. None counts all.
+    chunk_size
+        Rows read at a time; does not change the result.
+
+    Returns
+    -------
+    Statistics
+        Means are 0 where there is no cell to average over.
+    """
+    if rows is not None and (rows.dtype != np.bool_ or rows.shape != (source.n_obs,)):
+        raise ConfigError(f"`rows` must be a bool mask of shape ({source.n_obs},), found {rows.dtype} {rows.shape}.")
+    n_genes = source.n_molecules
+    first, second, nnz = np.zeros(n_genes), np.zeros(n_genes), np.zeros(n_genes, np.int64)
+    n_cells = n_filled = 0
+    depth_sum = modelled_sum = max_share = max_count = 0.0
+    for block in source.blocks(chunk_size):
+        counts, depth = block.counts, block.depth
+        if rows is not None:
+            keep = rows[block.start : block.start + len(depth)]
+            counts, depth = counts[keep], depth[keep]
+        n_cells += len(depth)
+        if counts.nnz == 0:
+            continue
+        per_row = np.diff(counts.indptr)
+        filled = per_row > 0
+        n_filled += int(filled.sum())
+        depth_sum += float(depth[filled].sum())
+        modelled_sum += float(counts.data.sum(dtype=np.float64))
+        # centred data may sum to nothing, or less: there is no depth to divide by
+        inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
+        share = counts.data * np.repeat(inverse, per_row)
+        first += np.bincount(counts.indices, share, n_genes)
+        second += np.bincount(counts.indices, share * share, n_genes)
+        nnz += np.bincount(counts.indices, minlength=n_genes)
+        max_share = max(max_share, float(share.max()))
+        max_count = max(max_count, float(counts.data.max()))
+    n = max(n_filled, 1)
+    mean_depth = depth_sum / n
+    mean_share = first / n
+    return Statistics(
+        n_cells=n_cells,
+        n_empty=n_cells - n_filled,
+        mean_depth=mean_depth,
+        mean_modelled_depth=modelled_sum / n,
+        gene_mean=mean_depth * mean_share,
+        gene_var=mean_depth**2 * np.maximum(second / n - mean_share**2, 0.0),
+        gene_nnz=nnz,
+        max_normalized=mean_depth * max_share,
+        max_count=max_count,
+    )

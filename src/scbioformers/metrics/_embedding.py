@@ -1,0 +1,302 @@
+"""How well an embedding keeps known labels apart and known batches together (paper, section 3.1 and Table 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score, silhouette_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from scbioformers.core._errors import BioformersWarning, ConfigError, DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scib_metrics.nearest_neighbors import NeighborsResults
+    from sklearn.base import BaseEstimator
+
+RESOLUTIONS = tuple(round(0.2 * step, 1) for step in range(1, 11))
+N_NEIGHBORS = 15
+N_FOLDS = 5
+MIN_CELLS = 20  # each training fold must hold at least N_NEIGHBORS cells
+LISI_NEIGHBORS = 90  # as in scib-metrics' own benchmark
+KBET_MIN_CELLS = 10  # a label with fewer cells, or of a single batch, says nothing on mixing
+
+Codes = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class EmbeddingScores:
+    """Scores of one embedding; every score is better when higher, and 1 (for ASW in practice less) at best."""
+
+    nmi: float
+    """Normalised mutual information (arithmetic mean) of labels and Leiden clusters at `resolution`."""
+    ari: float
+    """Adjusted Rand index of labels and the same clusters."""
+    asw: float
+    """(mean silhouette width of the labels + 1) / 2, Euclidean."""
+    avg_bio: float
+    """Mean of `nmi`, `ari` and `asw`."""
+    resolution: float
+    """Leiden resolution of 0.2, 0.4, … 2.0 with the highest NMI against the labels (it has seen them)."""
+    nmi_res1: float
+    """NMI at resolution 1, chosen without the labels."""
+    ari_res1: float
+    """ARI at resolution 1, chosen without the labels."""
+    kmeans_nmi: float
+    """NMI of labels and k-means with the true number of labels."""
+    kmeans_ari: float
+    """ARI of labels and k-means with the true number of labels."""
+    knn_f1: float
+    """Macro F1 of a 15-nearest-neighbour classifier, out-of-fold predictions of 5 stratified folds pooled."""
+    linear_f1: float
+    """Macro F1 of a linear probe (standardised, multinomial logistic regression), predictions pooled likewise."""
+    ilisi: float | None = None
+    """Batch mixing: median inverse Simpson index of batches among 90 neighbours, scaled to 0…1; None without batches."""
+    kbet: float | None = None
+    """Batch mixing: acceptance rate of the kBET test among a label's cells, mean over labels; None without batches, NaN
+    if no label has 10 cells and two batches."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The scores as a plain dictionary, in the order of the fields."""
+        return asdict(self)
+
+
+def embedding_scores(
+    X: ArrayLike | sparse.spmatrix | sparse.sparray,
+    labels: ArrayLike,
+    *,
+    batch: ArrayLike | None = None,
+    seed: int = 0,
+    implementation: Literal["sklearn", "scib"] = "sklearn",
+) -> EmbeddingScores:
+    """Score an embedding against known labels, and against batches if there are any.
+
+    The neighbour graph (15 neighbours, Euclidean, UMAP connectivities as in ``sc.pp.neighbors``) is built from the
+    embedding itself, and igraph's Leiden (modularity, run until stable) clusters it.
+
+    Parameters
+    ----------
+    X
+        Embedding, shape (n_cells, n_dimensions); any finite numbers.
+    labels
+        Known label of each cell, shape (n_cells,), without missing values.
+    batch
+        Batch of each cell, shape (n_cells,); needs the package scib-metrics.
+    seed
+        Seed of Leiden, k-means and the folds.
+    implementation
+        Who computes NMI, ARI, ASW and the choice of the resolution: scikit-learn, or the package scib on the same
+        clusters. They agree.
+
+    Returns
+    -------
+    :class:`EmbeddingScores`
+
+    Raises
+    ------
+    DataError
+        If shapes do not match, values are missing, there are fewer than 20 cells, fewer than 2 labels, or one batch.
+    MissingDependencyError
+        If scib-metrics (for `batch`) or scib (for its implementation) is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbioformers.metrics import embedding_scores
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat(["B", "T"], 30)
+    >>> X = rng.normal(size=(60, 2)) + 50 * (labels == "T")[:, None]
+    >>> scores = embedding_scores(X, labels)
+    >>> scores.nmi, scores.linear_f1
+    (1.0, 1.0)
+    """
+    if implementation not in ("sklearn", "scib"):
+        raise ConfigError(f'implementation={implementation!r} is unknown: use "sklearn" or "scib".')
+    embedding = _check_embedding(X)
+    codes = _check_codes(labels, embedding.shape[0], "labels")
+    _warn_of_small_labels(codes, labels)
+    batches = None if batch is None else _check_codes(batch, embedding.shape[0], "batch")
+    ilisi, kbet = (None, None) if batches is None else _batch_scores(embedding, codes, batches)
+
+    connectivities = _connectivities(embedding, seed)
+    clusters = {resolution: _leiden(connectivities, resolution, seed) for resolution in RESOLUTIONS}
+    label_scores = _scib_label_scores if implementation == "scib" else _label_scores
+    nmi, ari, asw, best = label_scores(embedding, codes, clusters)
+    kmeans = KMeans(n_clusters=codes.max() + 1, n_init=10, random_state=seed).fit_predict(embedding)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return EmbeddingScores(
+        nmi=nmi,
+        ari=ari,
+        asw=asw,
+        avg_bio=(nmi + ari + asw) / 3,
+        resolution=best,
+        nmi_res1=float(normalized_mutual_info_score(codes, clusters[1.0])),
+        ari_res1=float(adjusted_rand_score(codes, clusters[1.0])),
+        kmeans_nmi=float(normalized_mutual_info_score(codes, kmeans)),
+        kmeans_ari=float(adjusted_rand_score(codes, kmeans)),
+        knn_f1=_out_of_fold_f1(KNeighborsClassifier(N_NEIGHBORS), embedding, codes, seed),
+        linear_f1=_out_of_fold_f1(probe, embedding, codes, seed),
+        ilisi=ilisi,
+        kbet=kbet,
+    )
+
+
+def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray[np.floating]:
+    """The embedding as a dense float array, float32 and float64 kept."""
+    array: NDArray = np.asarray(X.toarray() if isinstance(X, (sparse.spmatrix, sparse.sparray)) else X)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise DataError(f"The embedding must have the shape (n_cells, n_dimensions), not {array.shape}.")
+    if array.shape[0] < MIN_CELLS:
+        raise DataError(f"The embedding has {array.shape[0]} cells; the scores need at least {MIN_CELLS}.")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        raise DataError(f"The embedding has {(~finite).sum()} NaN or infinite values, the first in row {row}.")
+    return array
+
+
+def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
+    """Categories as integers from 0, all of them in use."""
+    array = pd.Series(values).to_numpy()
+    if array.shape != (n_cells,):
+        raise DataError(f"`{name}` has the shape {array.shape}, but the embedding has {n_cells} cells.")
+    codes, categories = pd.factorize(array, sort=True)
+    if (codes < 0).any():
+        raise DataError(f"`{name}` is missing for {(codes < 0).sum()} cells: leave these cells out first.")
+    if len(categories) < 2:
+        raise DataError(f"`{name}` has {len(categories)} category; scores need at least 2.")
+    if len(categories) == n_cells:
+        raise DataError(f"`{name}` differs in every cell: pass categories, not identifiers or measurements.")
+    return codes
+
+
+def _warn_of_small_labels(codes: Codes, labels: ArrayLike) -> None:
+    """A label with fewer cells than folds is absent from some of them, which lowers both macro F1 scores."""
+    sizes = pd.Series(np.asarray(labels)).value_counts()
+    small = sizes[sizes < N_FOLDS]
+    if len(small):
+        listed = ", ".join(f"{name!r} ({size})" for name, size in small.items())
+        warnings.warn(
+            f"Labels with fewer cells than the {N_FOLDS} folds lower the macro F1 scores: {listed}.",
+            BioformersWarning,
+            stacklevel=3,
+        )
+
+
+def _connectivities(embedding: NDArray, seed: int) -> sparse.csr_matrix:
+    """Symmetric weighted neighbour graph, that of ``sc.pp.neighbors``."""
+    import scanpy as sc
+
+    adata = _as_anndata(embedding)
+    sc.pp.neighbors(adata, n_neighbors=N_NEIGHBORS, use_rep="X_embedding", random_state=seed)
+    return sparse.csr_matrix(adata.obsp["connectivities"])
+
+
+def _as_anndata(embedding: NDArray) -> AnnData:
+    from anndata import AnnData
+
+    return AnnData(obs=pd.DataFrame(index=np.arange(embedding.shape[0]).astype(str)), obsm={"X_embedding": embedding})
+
+
+def _leiden(connectivities: sparse.csr_matrix, resolution: float, seed: int) -> Codes:
+    """Leiden clusters by modularity, iterated until nothing changes."""
+    import igraph
+
+    edges = sparse.triu(connectivities, k=1).tocoo()
+    graph = igraph.Graph(n=connectivities.shape[0], edges=np.column_stack([edges.row, edges.col]))
+    igraph.set_random_number_generator(random.Random(seed))  # else it would draw from Python's global generator
+    try:
+        partition = graph.community_leiden(
+            "modularity", weights=edges.data.tolist(), resolution=resolution, n_iterations=-1
+        )
+    finally:
+        igraph.set_random_number_generator(random)  # igraph's default
+    return np.asarray(partition.membership, dtype=np.intp)
+
+
+def _label_scores(embedding: NDArray, codes: Codes, clusters: dict[float, Codes]) -> tuple[float, float, float, float]:
+    """NMI, ARI, ASW and the resolution with the best NMI."""
+    nmi = {resolution: normalized_mutual_info_score(codes, found) for resolution, found in clusters.items()}
+    best = max(nmi, key=nmi.__getitem__)  # the lowest such resolution in a tie, as scib chooses
+    asw = (silhouette_score(embedding, codes) + 1) / 2
+    return float(nmi[best]), float(adjusted_rand_score(codes, clusters[best])), float(asw), best
+
+
+def _scib_label_scores(
+    embedding: NDArray, codes: Codes, clusters: dict[float, Codes]
+) -> tuple[float, float, float, float]:
+    """The same four by scib, on the clusters of the embedding's own graph (its own default graph may be another's)."""
+    try:
+        import scib
+    except ImportError as error:
+        raise MissingDependencyError('scib is not installed. Run `pip install "scbioformers[bench]"`.') from error
+
+    def leiden(adata: AnnData, resolution: float, key_added: str) -> None:
+        adata.obs[key_added] = pd.Categorical(clusters[resolution])
+
+    adata = _as_anndata(embedding)
+    adata.obs["label"] = pd.Categorical(codes)
+    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):  # scib prints every step
+        best, nmi = scib.metrics.cluster_optimal_resolution(
+            adata, "label", "cluster", cluster_function=leiden, resolutions=list(clusters), verbose=False
+        )
+    ari = scib.metrics.ari(adata, cluster_key="cluster", label_key="label")
+    asw = scib.metrics.silhouette(adata, label_key="label", embed="X_embedding")
+    return float(nmi), float(ari), float(asw), best
+
+
+def _out_of_fold_f1(estimator: BaseEstimator, embedding: NDArray, codes: Codes, seed: int) -> float:
+    """Macro F1 of the pooled out-of-fold predictions, so that a rare label counts once, not once a fold."""
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # ours says which labels
+        predicted = cross_val_predict(estimator, embedding, codes, cv=folds)
+    return float(f1_score(codes, predicted, average="macro", zero_division=0.0))
+
+
+def _batch_scores(embedding: NDArray, codes: Codes, batches: Codes) -> tuple[float, float]:
+    """iLISI and kBET with scib-metrics' kernels, on exact neighbours (each cell its own first).
+
+    scib-metrics' ``kbet_per_label`` would look for approximate neighbours on a diffusion map of each label instead:
+    made for outputs that are graphs, not repeatable to the last digits, and a minute of compilation.
+    """
+    try:
+        from scib_metrics import ilisi_knn, kbet
+    except ImportError as error:
+        raise MissingDependencyError(
+            'Batch scores need scib-metrics. Run `pip install "scbioformers[bench]"`, or pass batch=None.'
+        ) from error
+    ilisi = ilisi_knn(_exact_neighbors(embedding, LISI_NEIGHBORS), batches)
+    accepted = []
+    for label in range(codes.max() + 1):
+        rows = codes == label
+        sizes = np.bincount(batches[rows])
+        sizes = sizes[sizes > 0]
+        if rows.sum() >= KBET_MIN_CELLS and len(sizes) > 1:
+            k = int(np.clip(sizes.mean() // 4, 10, 70)) + 1  # scib's rule, and the cell itself
+            accepted.append(kbet(_exact_neighbors(embedding[rows], k), batches[rows])[0])
+    return float(ilisi), float(np.mean(accepted)) if accepted else float("nan")
+
+
+def _exact_neighbors(embedding: NDArray, k: int) -> NeighborsResults:
+    from scib_metrics.nearest_neighbors import NeighborsResults
+
+    k = min(k, embedding.shape[0])
+    distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(embedding)
+    return NeighborsResults(indices=indices, distances=distances)

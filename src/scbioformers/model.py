@@ -1,0 +1,250 @@
+"""A fitted model: configuration, binning, vocabulary and weights, and the reading of cells with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from scbioformers import _storage
+from scbioformers.core import Binning, ConfigError, ModelFormatError, Vocabulary
+from scbioformers.data import Block, ObsField, Source
+from scbioformers.nn import ModelConfig, Network, Output, Sizes
+from scbioformers.tokens import Batch, Masking, Tokenizer
+
+Use = Literal["profile", "cls", "latent", "mean"]
+USES = ("profile", "cls", "latent", "mean")
+READ_CHUNK = 4096  # cells read and sorted by length at a time
+MAX_BATCH_TOKENS = 2**16  # of one inference batch, so that memory does not grow with the length of the cells
+
+
+@dataclass(frozen=True, eq=False)
+class BioFormer:
+    """A fitted model; made by :func:`scbioformers.tl.fit`, read back by :func:`scbioformers.get.model`.
+
+    Holds no cells. Everything that belongs to the training data and that other data must be read with is frozen in it:
+    the vocabulary, the binning, the categories of the obs fields and the axes of the embedding.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> model = bf.get.model(adata)
+    >>> len(model.vocabulary)
+    40
+    """
+
+    config: ModelConfig
+    vocabulary: Vocabulary
+    binnings: dict[str, Binning]
+    """By modality, ``"rna"`` where there is one."""
+    masking: Masking
+    fields: tuple[ObsField, ...]
+    """The sample-level tokens, e.g. the batch, with their categories."""
+    counts: bool
+    """Whether the model was fitted on counts."""
+    mean_modelled_depth: float
+    members: tuple[Network, ...]
+    """One network per member of the ensemble."""
+    axes: NDArray[np.float32]
+    """(M, K), axes of the default embedding in the space of decoded log1p profiles."""
+    axes_mean: NDArray[np.float32]
+    """(M,), origin of the axes."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Versions of the packages, hash of the training data, training parameters."""
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.members[0].parameters())
+        return (
+            f"BioFormer({len(self.vocabulary)} molecules, {self.config.n_layers} layers, width {self.config.width}, "
+            f"{n:,} parameters, {len(self.members)} member{'s' * (len(self.members) > 1)}, hash {self.hash[:12]})"
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """How this model reads counts."""
+        return Tokenizer(
+            binning=self.binnings["rna"],
+            n_molecules=len(self.vocabulary),
+            mean_modelled_depth=self.mean_modelled_depth,
+            masking=self.masking,
+            tokens=self.config.tokens,
+            max_tokens=self.config.max_tokens,
+            counts=self.counts,
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over configuration and weights: what results record to tell which model they came from."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @torch.no_grad()
+    def embed(
+        self,
+        source: Source,
+        *,
+        use: Use = "profile",
+        batch_size: int = 128,
+        device: str = "cpu",
+        progress_bar: bool = False,
+    ) -> NDArray[np.float32]:
+        """Sample representations (paper, section 2.3), independent of batch size, order and chunking.
+
+        Parameters
+        ----------
+        source
+            N cells over this model's molecules.
+        use
+            ``"profile"``: leading components of the decoded log1p profile of ``<cls>``, (N, n_components);
+            ``"cls"``: the ``<cls>`` vector, (N, width); ``"latent"``: the latent behind the profile, (N, n_latent);
+            ``"mean"``: the mean of the molecule outputs, (N, width).
+
+        Returns
+        -------
+        float32 (N, K). Members of an ensemble are averaged in profile space and concatenated for the other uses.
+        """
+        if use not in USES:
+            raise ConfigError(f"`use` is one of {USES}, got {use!r}.")
+        parts: list[NDArray[np.float32]] = []
+        for network in self.members:
+            rows = [
+                (batch.rows, self._represent(network, output, batch, use))
+                for batch, output in self.outputs(network, source, batch_size, device, progress_bar)
+            ]
+            result = np.empty((source.n_obs, rows[0][1].shape[1]), np.float32)
+            for index, values in rows:
+                result[index.numpy()] = values.cpu().numpy()
+            parts.append(result)
+        if use == "profile":
+            mean: NDArray[np.float32] = np.mean(parts, axis=0, dtype=np.float32)
+            return mean
+        return np.concatenate(parts, axis=1)
+
+    def _represent(self, network: Network, output: Output, batch: Batch, use: Use) -> torch.Tensor:
+        if use == "cls":
+            return output.cls
+        if use == "latent":
+            return output.latent
+        if use == "mean":
+            read = (batch.context_ids > 0).unsqueeze(-1)
+            return (output.molecules * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)
+        axes = torch.from_numpy(self.axes).to(output.latent.device)
+        mean = torch.from_numpy(self.axes_mean).to(output.latent.device)
+        return (network.profile(output.latent) - mean) @ axes
+
+    @torch.no_grad()
+    def outputs(
+        self, network: Network, source: Source, batch_size: int, device: str = "cpu", progress_bar: bool = False
+    ) -> Iterator[tuple[Batch, Output]]:
+        """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
+        tokenizer = self.tokenizer
+        network = network.to(device).eval()
+        with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
+            for block in source.blocks(READ_CHUNK):
+                lengths = tokenizer.n_context(block)
+                order = np.argsort(lengths, kind="stable")
+                start = 0
+                while start < len(order):
+                    size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
+                    chosen = order[start : start + size]
+                    part = Block(block.start, block.counts[chosen], block.depth[chosen], block.fields[chosen])
+                    batch = tokenizer.read(part, block.start + chosen).to(device)
+                    yield batch, network(batch)
+                    start += size
+                    bar.update(len(chosen))
+
+    def to_bytes(self) -> bytes:
+        """The whole model as one safetensors file; no pickle."""
+        return _storage.pack(self._tensors(), self._documents())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> BioFormer:
+        """The model that :meth:`to_bytes` wrote.
+
+        Raises
+        ------
+        ModelFormatError
+            If the bytes are damaged, of another schema, or no model.
+        """
+        return cls._build(*_storage.unpack(data))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``config.json``, ``vocabulary.json``, ``model.safetensors`` and, last, a SHA-256 manifest.
+
+        The directory appears at once and complete, or not at all.
+        """
+        return _storage.save(Path(directory), self._tensors(), self._documents())
+
+    @classmethod
+    def load(cls, directory: str | Path) -> BioFormer:
+        """The model of a directory that :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelFormatError
+            If a file is missing, damaged or altered, or of another schema.
+        """
+        return cls._build(*_storage.load(Path(directory)))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {"axes": torch.from_numpy(self.axes), "axes_mean": torch.from_numpy(self.axes_mean)}
+        for i, network in enumerate(self.members):
+            tensors |= {f"members.{i}.{name}": value for name, value in network.state_dict().items()}
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def _documents(self) -> dict[str, Any]:
+        config = {
+            "schema": _storage.SCHEMA,
+            "model": self.config.to_dict(),
+            "binnings": {name: binning.to_dict() for name, binning in self.binnings.items()},
+            "masking": self.masking.to_dict(),
+            "fields": [obs_field.to_dict() for obs_field in self.fields],
+            "counts": self.counts,
+            "mean_modelled_depth": self.mean_modelled_depth,
+            "n_members": len(self.members),
+            "provenance": self.provenance,
+        }
+        return {"config": config, "vocabulary": self.vocabulary.to_dict()}
+
+    @classmethod
+    def _build(cls, tensors: dict[str, torch.Tensor], documents: dict[str, Any]) -> BioFormer:
+        try:
+            stored = documents["config"]
+            config = ModelConfig.from_dict(stored["model"])
+            vocabulary = Vocabulary.from_dict(documents["vocabulary"])
+            fields = tuple(ObsField.from_dict(value) for value in stored["fields"])
+            binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
+            sizes = Sizes(len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields))
+            members = tuple(_network(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
+            return cls(
+                config=config,
+                vocabulary=vocabulary,
+                binnings=binnings,
+                masking=Masking.from_dict(stored["masking"]),
+                fields=fields,
+                counts=bool(stored["counts"]),
+                mean_modelled_depth=float(stored["mean_modelled_depth"]),
+                members=members,
+                axes=tensors["axes"].numpy(),
+                axes_mean=tensors["axes_mean"].numpy(),
+                provenance=dict(stored["provenance"]),
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+            raise ModelFormatError(f"The stored model is incomplete or inconsistent: {error}") from error
+
+
+def _network(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Network:
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    with torch.device("meta"):  # an absurd configuration must fail on its shapes, not on memory
+        network = Network(config, sizes)
+    network.load_state_dict(weights, assign=True)
+    return network.eval()

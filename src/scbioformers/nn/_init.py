@@ -1,0 +1,81 @@
+"""All initialisation of the network in one place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from scbioformers.core import SPECIALS
+from scbioformers.nn._transformer import Network
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the training data say before the first step; M molecules, K components, V bin values."""
+
+    components: NDArray[np.float32]
+    """(M, K) right singular vectors of the centred log-normalised training profiles, leading first."""
+    profile_mean: NDArray[np.float32]
+    """(M,) mean log-normalised profile."""
+    component_scale: NDArray[np.float32]
+    """(K,) standard deviation of the training profiles along each component."""
+    log_mean: NDArray[np.float32]
+    """(M,) log of the mean count at the mean depth."""
+    log_dispersion: NDArray[np.float32]
+    """(M,) log of the negative binomial's inverse dispersion, by moments."""
+    log_bins: NDArray[np.float32]
+    """(M, V) log probability of each bin where it is hidden, by counting."""
+
+
+@torch.no_grad()
+def initialise(network: Network, start: Start, seed: int) -> None:
+    """Set every weight, from the data where it can say something and from ``seed`` otherwise.
+
+    * Linear layers: normal with variance 1 / fan-in, biases zero; the layers that write into the residual stream are
+      scaled down by sqrt(2 n_layers), so that the depth does not change the scale of the stream.
+    * Molecule embeddings: the SVD of the training profiles in the leading columns (``svd_init``), small noise elsewhere.
+      The bag of a cell is then its principal components, centred, on a common scale.
+    * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each molecule, so that
+      the network starts as the per-molecule baseline and learns departures from it.
+    """
+    config, generator = network.config, torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=module.in_features**-0.5, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(std=0.02, generator=generator)
+    for block in network.blocks:
+        for layer in (block.feedforward[2], *((block.attention.out,) if block.attention is not None else ())):
+            layer.weight.mul_((2 * config.n_layers) ** -0.5)
+    for token in (network.cls, network.mask):
+        token.normal_(std=0.02, generator=generator)
+    network.external.weight[0].zero_()  # "none" starts as no change
+
+    embedding = network.molecule.weight[len(SPECIALS) :]
+    n_molecules, width = embedding.shape
+    embedding.normal_(std=width**-0.5, generator=generator)
+    components = torch.from_numpy(start.components[:, :width])
+    if config.svd_init:
+        # each column gets the norm that a random column of this table would have
+        embedding.mul_(0.1)
+        embedding[:, : components.shape[1]] += components * math.sqrt(n_molecules / width)
+    network.molecule.weight[0].zero_()
+    network.bag_mean.copy_(torch.from_numpy(start.profile_mean) @ embedding)
+    scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
+    network.bag_scale.fill_(float(scores.square().sum(dim=0).mean().sqrt().clamp(min=1e-6)))
+    if config.bag:
+        network.bag_to_cls.weight.copy_(torch.eye(width))
+        network.bag_to_hidden.weight.copy_(torch.eye(width))
+    network.rate.weight.mul_(0.1)
+    network.rate.bias.copy_(torch.from_numpy(start.log_mean))
+    network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
+    network.bin_head[2].weight.mul_(0.1)
+    network.bin_bias.weight.zero_()
+    network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)

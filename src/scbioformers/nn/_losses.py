@@ -1,0 +1,48 @@
+"""Objectives: plain functions ``(network, output, batch) -> loss``, a mean over cells, named in the training config.
+
+Each is first reduced within a cell and then averaged over the cells, so that the mean over equal shares of a batch,
+as several processes compute it, is the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scbioformers.nn._transformer import Network, Output
+from scbioformers.tokens import Batch
+
+
+def masked_bins(network: Network, output: Output, batch: Batch) -> Tensor:
+    """Cross-entropy over the bins of the hidden molecules, in nats (paper, section 2.2)."""
+    losses = functional.cross_entropy(output.logits.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1,
+                                      reduction="none")
+    scored = (batch.target_bins >= 0).sum(dim=1).clamp(min=1)
+    return (losses.view(batch.target_bins.shape).sum(dim=1) / scored).mean()
+
+
+def profile_counts(network: Network, output: Output, batch: Batch) -> Tensor:
+    """Negative binomial likelihood of all counts given ``<cls>`` and the depth, in nats per expressed molecule."""
+    counts, dispersion = batch.target_counts, network.log_dispersion.exp()
+    log_mean = output.log_rate + batch.size_factor.log()[:, None]
+    losses = (counts + dispersion) * functional.softplus(log_mean - network.log_dispersion) - counts * (
+        log_mean - network.log_dispersion
+    )
+    # lgamma(0 + r) - lgamma(r) = 0, so the slow terms are needed at the expressed entries alone
+    cell, molecule = torch.nonzero(counts, as_tuple=True)
+    x, r = counts[cell, molecule], dispersion[molecule]
+    constant = torch.lgamma(r) + torch.lgamma(x + 1) - torch.lgamma(x + r)
+    expressed = (counts > 0).sum(dim=1).clamp(min=1)
+    return ((losses.sum(dim=1) + torch.zeros_like(losses[:, 0]).index_add(0, cell, constant)) / expressed).mean()
+
+
+def profile_bins(network: Network, output: Output, batch: Batch) -> Tensor:
+    """Where there are no counts: binomial cross-entropy of all bins given ``<cls>``, in nats per molecule.
+
+    A bin out of the highest is read as so many successes, which keeps the bins ordered with one number per molecule.
+    """
+    return functional.binary_cross_entropy_with_logits(output.log_rate, batch.target_counts)
+
+
+OBJECTIVES = {"masked_bins": masked_bins, "profile_counts": profile_counts, "profile_bins": profile_bins}

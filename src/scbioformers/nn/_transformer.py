@@ -1,0 +1,185 @@
+"""The transformer, top to bottom: embedding, blocks, heads (paper, sections 2.1.4 and 2.2).
+
+Letters in the shape comments: B cells, C context (visible) tokens, H hidden tokens, T = 1 + F + C + H all tokens,
+F obs fields, M modelled molecules, D width, L latent, A attention heads, V bin values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scbioformers.core import EXTERNAL, SPECIALS
+from scbioformers.nn._config import ModelConfig
+from scbioformers.tokens import Batch
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that come from the data rather than from the user."""
+
+    n_molecules: int
+    n_values: int
+    field_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network says of a batch."""
+
+    logits: Tensor
+    """(B, H, V) over the bins of the hidden molecules."""
+    molecules: Tensor
+    """(B, C, D) contextual embeddings of the visible molecules."""
+    cls: Tensor
+    """(B, D)."""
+    latent: Tensor
+    """(B, L)."""
+    log_rate: Tensor
+    """(B, M) log of the expected count at the mean depth."""
+
+
+class ValueEmbedding(nn.Module):
+    """A bin to a vector: a small network on the scalar (keeps magnitudes ordered), or a table."""
+
+    def __init__(self, kind: str, n_values: int, width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.scale = float(max(n_values - 1, 1))
+        if kind == "lookup":
+            self.table = nn.Embedding(n_values, width)
+        else:
+            self.network = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, bins: Tensor) -> Tensor:
+        if self.kind == "lookup":
+            return self.table(bins)
+        x = bins.to(self.network[0].weight.dtype)
+        # linear and logarithmic in the bin, so that both 1 against 2 and 10 against 20 can be told apart
+        return self.network(torch.stack((x / self.scale, torch.log1p(x)), dim=-1))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; ``mask`` says which keys each query may read, so a decoder needs no other code."""
+
+    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads, self.dropout = n_heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, n_keys: int, mask: Tensor | None) -> Tensor:
+        batch, length, width = x.shape
+        query = self.query(x).view(batch, length, self.n_heads, -1).transpose(1, 2)  # (B, A, T, D/A)
+        keys = self.key_value(x[:, :n_keys]).view(batch, n_keys, 2 * self.n_heads, -1)
+        key, value = keys.transpose(1, 2).chunk(2, dim=1)  # (B, A, n_keys, D/A) each
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; without attention only its feed-forward half remains."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.attention = Attention(width, config.n_heads, config.dropout) if config.attention else None
+        self.attention_norm = nn.LayerNorm(width) if config.attention else None
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, config.feedforward * width),
+            nn.ReLU(),  # several times faster than GELU on a CPU
+            nn.Linear(config.feedforward * width, width),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, n_keys: int, mask: Tensor | None) -> Tensor:
+        if self.attention is not None and self.attention_norm is not None:
+            x = x + self.dropout(self.attention(self.attention_norm(x), n_keys, mask))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+class Network(nn.Module):
+    """Token batches to bin logits of the hidden molecules and, through ``<cls>``, the profile of the cell."""
+
+    bag_mean: Tensor
+    bag_scale: Tensor
+
+    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        width, n_specials = config.width, len(SPECIALS)
+        self.molecule = nn.Embedding(n_specials + sizes.n_molecules, width, padding_idx=0)
+        self.value = ValueEmbedding(config.value_embedding, sizes.n_values, width)
+        self.external = nn.Embedding(len(EXTERNAL), width)
+        self.fields = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
+        self.cls = nn.Parameter(torch.empty(width))
+        self.mask = nn.Parameter(torch.empty(width))
+        self.depth = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
+        if config.bag:
+            self.bag_to_cls = nn.Linear(width, width, bias=False)
+            self.bag_to_hidden = nn.Linear(width, width, bias=False)
+        self.register_buffer("bag_mean", torch.zeros(width))
+        self.register_buffer("bag_scale", torch.ones(width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(width)
+        self.bin_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, sizes.n_values))
+        self.bin_bias = nn.Embedding(n_specials + sizes.n_molecules, sizes.n_values)
+        self.to_latent = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.n_latent))
+        self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
+        self.from_latent = nn.Sequential(nn.Linear(config.n_latent, width), nn.GELU())
+        self.rate = nn.Linear(width, sizes.n_molecules)
+        self.log_dispersion = nn.Parameter(torch.empty(sizes.n_molecules))
+
+    def bag(self, visible: Tensor) -> Tensor:
+        """Normalised, expression-weighted sum of the embeddings of *every* visible molecule, (B, M) -> (B, D)."""
+        return (visible @ self.molecule.weight[len(SPECIALS) :] - self.bag_mean) / self.bag_scale
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens (Eq. 7): ``<cls>``, obs fields, visible molecules, hidden molecules -> (B, T, D) and key mask (B, T)."""
+        context = (
+            self.molecule(batch.context_ids) + self.value(batch.context_bins) + self.external(batch.context_external)
+        )
+        hidden = self.molecule(batch.hidden_ids) + self.mask + self.external(batch.hidden_external)
+        hidden = hidden + self.depth(batch.log_depth[:, None])[:, None]
+        cls = self.cls.expand(len(batch), 1, -1)
+        if self.config.bag:
+            bag = self.bag(batch.visible)
+            cls = cls + self.bag_to_cls(bag)[:, None]
+            hidden = hidden + self.bag_to_hidden(bag)[:, None]
+        fields = [table(batch.fields[:, i])[:, None] for i, table in enumerate(self.fields)]
+        x = torch.cat([cls, *fields, context, hidden], dim=1)
+        head = torch.ones(len(batch), 1 + len(fields), dtype=torch.bool, device=x.device)
+        return x, torch.cat([head, batch.context_ids > 0, batch.hidden_ids > 0], dim=1)
+
+    def forward(self, batch: Batch) -> Output:
+        x, readable = self.embed(batch)
+        n_context, n_hidden = batch.context_ids.shape[1], batch.hidden_ids.shape[1]
+        n_keys = x.shape[1] if self.config.attend_hidden else x.shape[1] - n_hidden
+        mask = readable[:, None, None, :n_keys]  # (B, 1, 1, n_keys), the same for every query and head
+        for block in self.blocks:
+            x = block(x, n_keys, None if bool(mask.all()) else mask)
+        x = self.norm(x)
+        start = x.shape[1] - n_hidden
+        logits = self.bin_head(x[:, start:]) + self.bin_bias(batch.hidden_ids)
+        latent = self.latent_norm(self.to_latent(x[:, 0]))
+        return Output(logits, x[:, start - n_context : start], x[:, 0], latent, self.decode(latent, batch.fields))
+
+    def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
+        """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""
+        h = self.from_latent(latent)
+        for i, table in enumerate(self.fields):
+            h = h + table(fields[:, i])
+        return self.rate(h)
+
+    def profile(self, latent: Tensor) -> Tensor:
+        """Decoded log1p profile at the mean depth and averaged conditions, (B, L) -> (B, M)."""
+        h = self.from_latent(latent)
+        for table in self.fields:
+            h = h + table.weight.mean(dim=0)
+        return torch.log1p(self.rate(h).exp())

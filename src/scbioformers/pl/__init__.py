@@ -1,0 +1,5 @@
+"""Figures."""
+
+from scbioformers.pl._training import training
+
+__all__ = ["training"]

@@ -1,0 +1,74 @@
+"""``bf.pl.training``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from scbioformers import get
+from scbioformers.core import DataError
+
+_TITLES = {
+    "masked_bins": ("hidden molecules", "cross-entropy (nats)"),
+    "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed molecule)"),
+    "profile_bins": ("profile from <cls>", "cross-entropy (nats per molecule)"),
+}
+
+
+def training(
+    adata: AnnData, *, key: str = "bioformer", axes: Sequence[Axes] | None = None, save: str | Path | None = None
+) -> list[Axes]:
+    """Learning curves of the last fit, one panel per objective, training and held-out cells.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scbioformers.tl.fit`.
+    key
+        Where the fit is in ``uns``.
+    axes
+        Axes to draw on, one per objective; by default a new figure.
+    save
+        File to write the figure to.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    MissingKeyError
+        If nothing was fitted.
+    DataError
+        If the fit made no step.
+    """
+    table = get.history(adata, key=key)
+    names = [name for name in _TITLES if f"train_{name}" in table]
+    if not names:
+        raise DataError(f"The fit in adata.uns[{key!r}] made no training step, so there is nothing to draw.")
+    if axes is None:
+        _, grid = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), layout="constrained", squeeze=False)
+        axes = list(grid[0])
+    for ax, name in zip(axes, names, strict=True):
+        for member, rows in table.groupby("member"):
+            only = table["member"].nunique() == 1
+            suffix = "" if only else f", member {member}"
+            (line,) = ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, label=f"training{suffix}")
+            held_out = rows[f"val_{name}"] if f"val_{name}" in rows else np.full(len(rows), np.nan)
+            if np.isfinite(held_out).any():
+                color = "C1" if only else line.get_color()
+                ax.plot(rows["epoch"], held_out, "o--", ms=3.5, lw=1, color=color, label=f"held-out cells{suffix}")
+        title, unit = _TITLES[name]
+        ax.set(title=title, xlabel="epoch", ylabel=unit)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize="small")
+    if save is not None:
+        axes[0].figure.savefig(save, dpi=150)
+    return list(axes)

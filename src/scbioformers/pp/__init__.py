@@ -1,0 +1,6 @@
+"""Preprocessing: look at the data, and bin it."""
+
+from scbioformers.pp._binning import bin_segment, bin_value
+from scbioformers.pp._check import check
+
+__all__ = ["bin_segment", "bin_value", "check"]

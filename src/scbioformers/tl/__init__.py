@@ -1,0 +1,6 @@
+"""Tools: fit a model, use it."""
+
+from scbioformers.tl._embed import embed
+from scbioformers.tl._fit import fit
+
+__all__ = ["embed", "fit"]

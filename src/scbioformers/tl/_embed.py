@@ -1,0 +1,110 @@
+"""``bf.tl.embed``."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from scbioformers.data import (
+    Source,
+    field_codes,
+    match_molecules,
+    params_to_json,
+    require_counts,
+    require_valid,
+    set_obs,
+    set_obsm,
+    set_uns,
+    target,
+)
+from scbioformers.model import BioFormer, Use
+from scbioformers.stored import ModelLike, find_model
+
+
+def embed(
+    adata: AnnData,
+    *,
+    model: ModelLike | None = None,
+    layer: str | None = None,
+    use: Use = "profile",
+    batch_size: int = 128,
+    device: str = "cpu",
+    progress_bar: bool = False,
+    key: str = "bioformer",
+    key_added: str = "X_bioformer",
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed cells with a fitted model (paper, section 2.3), for ``sc.pp.neighbors(adata, use_rep="X_bioformer")``.
+
+    The result does not depend on batch size, order or chunks (1e-5), nor on which other cells are there.
+
+    Parameters
+    ----------
+    adata
+        The cells that were fitted, or others on the same scale; genes are found by name, in any order.
+    model
+        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+    layer
+        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+    use
+        ``"profile"``: leading components of the profile that is decoded from ``<cls>`` (N, n_components);
+        ``"cls"``: the paper's ``<cls>`` vector (N, width); ``"latent"`` (N, n_latent); ``"mean"`` of the molecule
+        outputs (N, width).
+    batch_size
+        Cells read at once, at most.
+    device
+        Where to compute, ``"cpu"``, ``"cuda"``, ….
+    progress_bar
+        Show a progress bar.
+    key
+        Where the model is in ``uns``.
+    key_added
+        Slot in ``obsm``.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    None, or the copy. Sets the following fields:
+
+    ``adata.obsm[key_added]`` : float32 :class:`~numpy.ndarray` (N, K)
+        The embedding.
+    ``adata.uns[key_added]["params"]`` : str
+        JSON: the hash of the model, ``use`` and ``layer``.
+    ``adata.obs["bioformer_empty"]`` : bool
+        Only if there are any: cells without a count in the model's molecules. Their row is that of an empty cell.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no model, or a column that the model needs is not there.
+    DataError
+        If the data is on another scale than the model's, or fewer than half of its genes are there.
+
+    Examples
+    --------
+    See :func:`scbioformers.tl.fit`.
+    """
+    fitted = find_model(adata, model, key)
+    layer = _layer(adata, fitted, layer)
+    if fitted.counts:
+        require_counts(adata, layer, allow_non_integer=True)
+    else:
+        require_valid(adata, layer)
+    adata = target(adata, copy)
+    columns = match_molecules(fitted.vocabulary.molecules(), adata.var_names).columns
+    source = Source(adata, layer=layer, molecules=columns, fields=field_codes(fitted.fields, adata))
+    embedding = fitted.embed(source, use=use, batch_size=batch_size, device=device, progress_bar=progress_bar)
+    set_obsm(adata, key_added, embedding)
+    set_uns(adata, key_added, {"params": params_to_json({"model_hash": fitted.hash, "use": use, "layer": layer})})
+    empty = np.concatenate([np.diff(block.counts.indptr) == 0 for block in source.blocks()])
+    if empty.any():
+        set_obs(adata, "bioformer_empty", empty)
+    return adata if copy else None
+
+
+def _layer(adata: AnnData, model: BioFormer, layer: str | None) -> str | None:
+    fitted_on = model.provenance.get("layer")
+    if layer is None and isinstance(fitted_on, str) and isinstance(adata, AnnData) and fitted_on in adata.layers:
+        return fitted_on
+    return layer

@@ -1,0 +1,146 @@
+"""Which molecules are hidden from the model (paper, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from scbioformers.core import ConfigError, hash_uniform
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How many molecules of a cell are hidden, and how many of those are expressed.
+
+    Examples
+    --------
+    >>> from scbioformers.tokens import Masking
+    >>> Masking().counts(n_expressed=100, n_molecules=2000)
+    (15, 15)
+    >>> Masking(rule="paper", ratio=0.1, nonzero_share=0.5).counts(n_expressed=100, n_molecules=2000)
+    (50, 100)
+    """
+
+    ratio: float = 0.15
+    """Share hidden, m in the paper: of the cell's expressed molecules, or of all molecules under ``rule="paper"``."""
+    nonzero_share: float = 0.5
+    """Share of the hidden molecules that are expressed, p in the paper."""
+    rule: Literal["expressed", "paper"] = "expressed"
+    """``"expressed"`` hides ``ratio`` of the expressed molecules and (1-p)/p times as many zeros; ``"paper"`` hides
+    ``ratio`` of all molecules, a share p of them expressed, but never more than half of the expressed."""
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", "nonzero_share"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(f"Masking.{name} must lie strictly between 0 and 1, got {getattr(self, name)}.")
+        if self.rule not in ("expressed", "paper"):
+            raise ConfigError(f"Masking.rule is 'expressed' or 'paper', got {self.rule!r}.")
+
+    def counts(self, n_expressed: int, n_molecules: int) -> tuple[int, int]:
+        """Expressed molecules and zeros to hide in a cell with ``n_expressed`` of ``n_molecules`` expressed."""
+        nonzero, zero = _wanted(n_expressed, n_molecules, self.ratio, self.nonzero_share, self.rule == "paper")
+        return int(nonzero), int(zero)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Masking:
+        """Inverse of :meth:`to_dict`."""
+        return cls(**values)
+
+
+@njit(cache=True, nogil=True)
+def _wanted(n: int, n_molecules: int, ratio: float, nonzero_share: float, paper: bool) -> tuple[int, int]:
+    """SPEC of both rules, with at least one expressed molecule left visible."""
+    if paper:
+        nonzero = min(int(np.floor(nonzero_share * ratio * n_molecules + 0.5)), n // 2)
+        zero = int(np.floor((1.0 - nonzero_share) * ratio * n_molecules + 0.5))
+    else:
+        nonzero = min(max(int(np.floor(ratio * n + 0.5)), 1), max(n - 1, 0))
+        zero = int(np.floor(nonzero * (1.0 - nonzero_share) / nonzero_share + 0.5))
+    return nonzero, min(zero, n_molecules - n)
+
+
+@njit(cache=True, nogil=True)
+def _hide(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    n_molecules: int,
+    ratio: float,
+    nonzero_share: float,
+    paper: bool,
+    seed: int,
+    epoch: int,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int32]]:
+    hidden = np.zeros(indices.size, dtype=np.bool_)
+    zero_indptr = np.zeros(rows.size + 1, dtype=np.int64)
+    for i in range(rows.size):
+        zero_indptr[i + 1] = (
+            zero_indptr[i] + _wanted(indptr[i + 1] - indptr[i], n_molecules, ratio, nonzero_share, paper)[1]
+        )
+    zeros = np.empty(zero_indptr[-1], dtype=np.int32)
+    keys = np.empty(n_molecules)
+    expressed = np.zeros(n_molecules, dtype=np.bool_)
+    for i in range(rows.size):
+        start, stop = indptr[i], indptr[i + 1]
+        n_nonzero, n_zero = _wanted(stop - start, n_molecules, ratio, nonzero_share, paper)
+        for j in range(n_molecules):
+            keys[j] = hash_uniform(seed, epoch, rows[i], j)
+        entry_keys = keys[indices[start:stop]]
+        if n_nonzero > 0:
+            threshold = np.partition(entry_keys, n_nonzero - 1)[n_nonzero - 1]
+            hidden[start:stop] = entry_keys <= threshold
+        if n_zero > 0:
+            expressed[indices[start:stop]] = True
+            threshold = np.partition(keys[~expressed], n_zero - 1)[n_zero - 1]
+            at = zero_indptr[i]
+            for j in range(n_molecules):
+                if not expressed[j] and keys[j] <= threshold:
+                    zeros[at] = j
+                    at += 1
+            expressed[indices[start:stop]] = False
+    return hidden, zero_indptr, zeros
+
+
+def hide(
+    masking: Masking,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    n_molecules: int,
+    *,
+    seed: int,
+    epoch: int,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int32]]:
+    """Choose the hidden molecules of CSR rows; a function of (seed, epoch, row, molecule) and of nothing else.
+
+    Parameters
+    ----------
+    masking
+        How many.
+    indptr, indices
+        CSR structure of B cells, (B + 1,) and (nnz,).
+    rows
+        (B,) identity of each cell in its source.
+    n_molecules
+        Modelled molecules, M.
+    seed, epoch
+        Counters of the random numbers; evaluation passes a fixed epoch.
+
+    Returns
+    -------
+    hidden
+        bool (nnz,), the expressed entries that are hidden.
+    zero_indptr, zeros
+        int64 (B + 1,) and int32, the hidden zeros of each cell, ascending.
+    """
+    return _hide(
+        indptr, indices, rows, n_molecules, masking.ratio, masking.nonzero_share, masking.rule == "paper", seed, epoch
+    )

@@ -1,0 +1,240 @@
+"""Blocks of counts to token batches: mask first, then bin what is visible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scbioformers.core import SPECIALS, Binning, bin_rows, hash_uniform
+from scbioformers.data import Block
+from scbioformers.tokens._batch import Batch
+from scbioformers.tokens._masking import Masking, hide
+
+_N_SPECIALS = len(SPECIALS)
+_CONTEXT_STREAM, _HIDDEN_STREAM = 0x9E37, 0x79B9  # keep the choice of tokens apart from the choice of the mask
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Entries of B cells in CSR order: molecule, value (bin or count) and where each cell starts."""
+
+    indptr: NDArray[np.int64]
+    molecules: NDArray[np.int32]
+    values: NDArray[np.float64]
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
+
+    def keep(self, entries: NDArray[np.bool_]) -> _Rows:
+        kept = np.concatenate(([0], np.cumsum(entries)))[self.indptr]
+        return _Rows(kept, self.molecules[entries], self.values[entries])
+
+    def merge(self, other: _Rows) -> _Rows:
+        """Both sets of entries, cell by cell in the order of the molecules."""
+        cells, molecules = np.concatenate((self.cells, other.cells)), np.concatenate((self.molecules, other.molecules))
+        order = np.lexsort((molecules, cells))
+        values = np.concatenate((self.values, other.values))
+        return _Rows(self.indptr + other.indptr, molecules[order], values[order])
+
+
+@njit(cache=True, nogil=True)
+def _fill_random(indptr, indices, values, rows, budget, seed, epoch, ids_out, values_out):  # type: ignore[no-untyped-def]
+    """The entries of each row with the ``budget`` smallest random keys, in CSR order."""
+    for i in range(rows.size):
+        start, stop = indptr[i], indptr[i + 1]
+        keys, threshold = np.zeros(stop - start), 0.0
+        if stop - start > budget:
+            for k in range(start, stop):
+                keys[k - start] = hash_uniform(seed, epoch, rows[i], indices[k])
+            threshold = np.partition(keys, budget - 1)[budget - 1]
+        at = 0
+        for k in range(start, stop):
+            if keys[k - start] <= threshold:
+                ids_out[i, at] = indices[k] + _N_SPECIALS
+                values_out[i, at] = values[k]
+                at += 1
+
+
+@njit(cache=True, nogil=True)
+def _fill_highest(indptr, indices, values, counts, budget, ids_out, values_out):  # type: ignore[no-untyped-def]
+    """The entries of each row with the ``budget`` highest (count, id), in CSR order."""
+    for i in range(indptr.size - 1):
+        start, stop = indptr[i], indptr[i + 1]
+        keep = np.ones(stop - start, dtype=np.bool_)
+        if stop - start > budget:
+            # a stable ascending sort of counts in id order ends with the highest (count, id)
+            keep[np.argsort(counts[start:stop], kind="mergesort")[: stop - start - budget]] = False
+        at = 0
+        for k in range(start, stop):
+            if keep[k - start]:
+                ids_out[i, at] = indices[k] + _N_SPECIALS
+                values_out[i, at] = values[k]
+                at += 1
+
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns blocks of counts into a :class:`Batch`; frozen on the training cells, as its binning is.
+
+    The model must not learn of a hidden count through the depth or the ranks of its cell, so the order is: hide,
+    then bin what is visible by the visible depth. Targets are binned by the full depth.
+    """
+
+    binning: Binning
+    """Frozen on the training cells."""
+    n_molecules: int
+    mean_modelled_depth: float
+    """Mean over the training cells of the counts within the modelled molecules."""
+    masking: Masking
+    tokens: str = "expressed"
+    max_tokens: int = 2048
+    counts: bool = True
+    """Whether the data are counts; otherwise their bins stand in for counts in the profile."""
+
+    def train(
+        self, block: Block, rows: NDArray[np.int64], *, seed: int, epoch: int, n_context: int, n_hidden: int
+    ) -> Batch:
+        """Hide molecules, then read at most ``n_context`` of the visible and score at most ``n_hidden`` of the hidden.
+
+        Every choice is a function of (``seed``, ``epoch``, row, molecule), whatever the batch.
+
+        Parameters
+        ----------
+        block
+            B cells.
+        rows
+            int64 (B,), identity of each cell in its source.
+        """
+        full = self._rows(block)
+        hidden, zero_indptr, zeros = hide(
+            self.masking, full.indptr, full.molecules, rows, self.n_molecules, seed=seed, epoch=epoch
+        )
+        target_bins = self._bins(full, block.depth, hidden_share=0.0)
+        visible = full.keep(~hidden)
+        hidden_depth = np.bincount(full.cells[hidden], weights=full.values[hidden], minlength=len(rows))
+        share = self.masking.ratio if self.masking.rule == "expressed" else 0.5
+        scored = _Rows(full.indptr, full.molecules, target_bins).keep(hidden)
+        scored = scored.merge(_Rows(zero_indptr, zeros, np.zeros(zeros.size)))
+        widest = min(int(np.diff(scored.indptr).max(initial=0)), n_hidden)
+        hidden_ids, hidden_bins = np.zeros((len(rows), widest), np.int64), np.full((len(rows), widest), -1, np.int64)
+        _fill_random(
+            *(scored.indptr, scored.molecules, scored.values, rows, n_hidden, seed ^ _HIDDEN_STREAM, epoch),
+            *(hidden_ids, hidden_bins),
+        )
+        context = self._context(visible, block.depth - hidden_depth, share, scored)
+        widest = min(int(np.diff(context.tokens.indptr).max(initial=0)), n_context)
+        ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
+        tokens = context.tokens
+        _fill_random(
+            *(tokens.indptr, tokens.molecules, tokens.values, rows, n_context, seed ^ _CONTEXT_STREAM, epoch),
+            *(ids, bins),
+        )
+        return self._batch(block, rows, context, (ids, bins), (hidden_ids, hidden_bins), (full, target_bins))
+
+    def read(self, block: Block, rows: NDArray[np.int64]) -> Batch:
+        """Hide nothing and read every expressed molecule, above ``max_tokens`` the highest by (count, id)."""
+        full = self._rows(block)
+        context = self._context(full, block.depth, 0.0, _Rows(np.zeros_like(full.indptr), *_EMPTY))
+        tokens = context.tokens
+        widest = min(int(np.diff(tokens.indptr).max(initial=0)), self.max_tokens)
+        ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
+        _fill_highest(tokens.indptr, tokens.molecules, tokens.values, context.order, self.max_tokens, ids, bins)
+        nothing = np.zeros((len(rows), 0), np.int64)
+        bins_of_all = self._bins(full, block.depth, hidden_share=0.0)
+        return self._batch(block, rows, context, (ids, bins), (nothing, nothing), (full, bins_of_all))
+
+    def profiles(self, block: Block) -> csr_matrix:
+        """float64 (B, M) log-normalised profiles of whole cells (their bins, scaled, where the data are not counts)."""
+        full = self._rows(block)
+        return csr_matrix((self._levels(full, block.depth, 0.0), full.molecules, full.indptr), shape=block.counts.shape)
+
+    def n_context(self, block: Block) -> NDArray[np.int64]:
+        """int64 (B,), the context tokens that :meth:`read` makes of each cell (to sort cells by length)."""
+        n = np.diff(block.counts.indptr) if self.tokens == "expressed" else np.full(len(block.depth), self.n_molecules)
+        return np.minimum(n, self.max_tokens).astype(np.int64)
+
+    def _rows(self, block: Block) -> _Rows:
+        x = block.counts
+        return _Rows(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float64))
+
+    def _mean_depth(self, hidden_share: float) -> float:
+        """Training mean of the depth that stays visible when that share of the modelled counts is hidden."""
+        return float(self.binning.mean_depth or 1.0) - hidden_share * self.mean_modelled_depth
+
+    def _bins(self, rows: _Rows, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
+        bins = bin_rows(self.binning, rows.values, rows.indptr, depth, self._mean_depth(hidden_share))
+        return bins.astype(np.float64)
+
+    def _levels(self, rows: _Rows, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
+        """The profile's entry for each entry: log1p at the mean depth, or the bin as a share of the highest."""
+        if not self.counts:
+            return self._bins(rows, depth, hidden_share) / float(self.binning.n_values - 1)
+        return np.log1p(rows.values / self._size(depth, hidden_share)[rows.cells])
+
+    def _size(self, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
+        """Depth relative to its training mean; 1 for an empty cell."""
+        mean_depth = self._mean_depth(hidden_share)
+        return np.where(depth > 0, depth, mean_depth) / mean_depth
+
+    def _context(self, visible: _Rows, depth: NDArray[np.float64], hidden_share: float, hidden: _Rows) -> _Context:
+        bins = self._bins(visible, depth, hidden_share)
+        tokens, order = _Rows(visible.indptr, visible.molecules, bins), visible.values
+        if self.tokens == "all":
+            zero = np.ones((visible.indptr.size - 1, self.n_molecules), dtype=bool)
+            zero[visible.cells, visible.molecules] = False
+            zero[hidden.cells, hidden.molecules] = False
+            molecules = np.nonzero(zero)[1].astype(np.int32)
+            zeros = _Rows(np.concatenate(([0], np.cumsum(zero.sum(axis=1)))), molecules, np.zeros(molecules.size))
+            order = visible.merge(zeros).values
+            tokens = tokens.merge(zeros)
+        profile = np.zeros((visible.indptr.size - 1, self.n_molecules), np.float32)
+        profile[visible.cells, visible.molecules] = self._levels(visible, depth, hidden_share)
+        return _Context(tokens, order, profile, np.log(self._size(depth, hidden_share)))
+
+    def _batch(
+        self,
+        block: Block,
+        rows: NDArray[np.int64],
+        context: _Context,
+        read: tuple[NDArray[np.int64], NDArray[np.int64]],
+        hidden: tuple[NDArray[np.int64], NDArray[np.int64]],
+        full: tuple[_Rows, NDArray[np.float64]],
+    ) -> Batch:
+        everything, bins = full
+        profile = np.zeros((len(rows), self.n_molecules), np.float32)
+        levels = everything.values if self.counts else bins / float(self.binning.n_values - 1)
+        profile[everything.cells, everything.molecules] = levels
+        return Batch(
+            rows=torch.from_numpy(np.asarray(rows, np.int64)),
+            context_ids=torch.from_numpy(read[0]),
+            context_bins=torch.from_numpy(read[1]),
+            context_external=torch.zeros(read[0].shape, dtype=torch.int64),
+            hidden_ids=torch.from_numpy(hidden[0]),
+            hidden_external=torch.zeros(hidden[0].shape, dtype=torch.int64),
+            visible=torch.from_numpy(context.profile),
+            log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
+            fields=torch.from_numpy(block.fields.astype(np.int64)),
+            target_bins=torch.from_numpy(hidden[1]),
+            target_counts=torch.from_numpy(profile),
+            size_factor=torch.from_numpy(self._size(block.depth, 0.0).astype(np.float32)),
+        )
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What is visible of B cells: the tokens, the counts that order them, the profile for the bag, the depth."""
+
+    tokens: _Rows
+    order: NDArray[np.float64]
+    profile: NDArray[np.float32]
+    log_depth: NDArray[np.float64]
+
+
+_EMPTY = (np.zeros(0, np.int32), np.zeros(0))

@@ -1,0 +1,93 @@
+"""How a model is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from scbioformers.core import ConfigError
+from scbioformers.nn import OBJECTIVES
+from scbioformers.tokens import Masking
+
+FEW_CELLS = 8_000  # up to here every cell is read max_epochs times; beyond, the number of steps stays the same
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, pace and place of the training.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> bf.TrainConfig(max_steps=100, devices=2).batch_size
+    64
+    """
+
+    max_epochs: int | None = None
+    """Passes over the cells; by default 25, and fewer above 8,000 cells so that the number of steps stays the same."""
+    max_steps: int | None = None
+    """Stop after so many steps; 0 leaves the model as it is initialised."""
+    batch_size: int = 64
+    """Cells per step, over all devices together."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW: linear warm-up, then a cosine to zero. The paper's size wants 2e-4."""
+    weight_decay: float = 0.01
+    """Of the matrices; biases, norms and embeddings of single tokens are not decayed."""
+    warmup_steps: int = 2000
+    """At most; never more than 10 % of the steps."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    n_context: tuple[int, int] = (32, 128)
+    """Visible molecules that attention reads in a step: drawn anew for every batch, log-uniformly between the two.
+    ``tokens="all"`` reads all."""
+    n_hidden: int = 32
+    """Hidden molecules of a cell that are scored in a step, at most."""
+    masking: Masking = field(default_factory=Masking)
+    """What is hidden."""
+    objectives: dict[str, float] = field(default_factory=lambda: {"masked_bins": 1.0, "profile": 1.0})
+    """Weight of each objective; ``"profile"`` is the objective of ``<cls>``."""
+    validation_fraction: float = 0.1
+    """Share of the cells that only tells when to stop and which weights are best."""
+    patience: int = 5
+    """Validations without improvement before training stops."""
+    devices: int | str = 1
+    """As Lightning takes it: a number of devices (on a CPU: processes) or ``"auto"``."""
+    accelerator: str = "auto"
+    """``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``."""
+    strategy: str = "auto"
+    """Lightning's strategy, e.g. ``"ddp"``."""
+    num_nodes: int = 1
+    """Machines."""
+    precision: str = "32-true"
+    """As Lightning takes it; on CPUs without AMX bf16 is slower."""
+    num_workers: int = 0
+    """Processes that prepare batches; the batches do not depend on it."""
+    progress_bar: bool = True
+    """Show Lightning's progress bar."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_epochs", 1), ("max_steps", 0), ("batch_size", 1), ("warmup_steps", 0), ("n_hidden", 1),
+                          ("patience", 1), ("num_nodes", 1), ("num_workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"TrainConfig.{name} must be at least {low}, got {value}.")
+        for name in ("lr", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"TrainConfig.{name} must be positive, got {getattr(self, name)}.")
+        if not 0.0 <= self.validation_fraction < 1.0:
+            raise ConfigError(f"TrainConfig.validation_fraction must lie in [0, 1), got {self.validation_fraction}.")
+        if not 1 <= self.n_context[0] <= self.n_context[1]:
+            raise ConfigError(f"TrainConfig.n_context must be two ascending counts, got {self.n_context}.")
+        names = {"profile", *OBJECTIVES}
+        if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):
+            raise ConfigError(f"TrainConfig.objectives names {unknown}; there are {sorted(names)}.")
+
+    def epochs(self, n_cells: int) -> int:
+        """Passes over ``n_cells`` training cells."""
+        if self.max_epochs is not None:
+            return self.max_epochs
+        return max(1, round(25 * min(1.0, FEW_CELLS / max(n_cells, 1))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)

@@ -1,0 +1,117 @@
+"""The Lightning data module: buffers of cells to token batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import vstack
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from scbioformers.core import hash_uniform
+from scbioformers.data import Block, Source
+from scbioformers.tokens import Batch, Sampler, Tokenizer
+from scbioformers.training._config import TrainConfig
+
+_LENGTH_STREAM = 0x1E46
+EVALUATION_EPOCH = 2**32 - 1  # no training epoch has it, so that held-out masks are fixed and their own
+
+
+class BatchDataset(IterableDataset[Batch]):
+    """The token batches of one epoch, the same whatever the number of workers."""
+
+    def __init__(
+        self, source: Source, tokenizer: Tokenizer, sampler: Sampler, config: TrainConfig, epoch: int, training: bool
+    ) -> None:
+        self.source, self.tokenizer, self.sampler = source, tokenizer, sampler
+        self.config, self.epoch, self.training = config, epoch, training
+
+    def __len__(self) -> int:
+        return self.sampler.n_batches(self.epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        n_workers, me = (worker.num_workers, worker.id) if worker else (1, 0)
+        step = 0
+        for buffer in self.sampler.epoch(self.epoch):
+            rows, block = None, None
+            for batch_rows in buffer.batches:
+                if step % n_workers == me:
+                    if rows is None or block is None:
+                        rows, block = self._read(buffer.ranges)
+                    at = np.searchsorted(rows, batch_rows)
+                    part = Block(0, block.counts[at], block.depth[at], block.fields[at])
+                    yield self.tokenizer.train(
+                        part,
+                        batch_rows,
+                        seed=self.sampler.seed,
+                        epoch=self.epoch if self.training else EVALUATION_EPOCH,
+                        n_context=self._n_context(step),
+                        n_hidden=self.config.n_hidden if self.training else 2 * self.config.n_hidden,
+                    )
+                step += 1
+
+    def _read(self, ranges: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.int64], Block]:
+        blocks = [self.source.read(start, stop) for start, stop in ranges]
+        rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+        counts = blocks[0].counts if len(blocks) == 1 else vstack([b.counts for b in blocks], format="csr")
+        depth, fields = np.concatenate([b.depth for b in blocks]), np.concatenate([b.fields for b in blocks])
+        return rows, Block(0, counts, depth, fields)
+
+    def _n_context(self, step: int) -> int:
+        if self.tokenizer.tokens == "all":
+            return self.tokenizer.n_molecules
+        low, high = self.config.n_context
+        if not self.training:
+            return high
+        drawn = float(hash_uniform(self.sampler.seed ^ _LENGTH_STREAM, self.epoch, step, 0))
+        return round(math.exp(math.log(low) + drawn * (math.log(high) - math.log(low))))
+
+
+@dataclass
+class _Split:
+    training: NDArray[np.bool_]
+    validation: NDArray[np.bool_]
+
+
+class TrainingData(L.LightningDataModule):
+    """Training and validation batches of a source; ``training`` and ``validation`` are bool (n_obs,)."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        config: TrainConfig,
+        training: NDArray[np.bool_],
+        validation: NDArray[np.bool_],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.source, self.tokenizer, self.config = source, tokenizer, config
+        self.split = _Split(training, validation)
+        self.sampler = Sampler(training, config.batch_size, seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Made anew every epoch: the order and the masks are functions of its number."""
+        return self._loader(self.split.training, self.trainer.current_epoch if self.trainer else 0, training=True)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[None]:
+        """Always the same batches."""
+        if not self.split.validation.any():
+            return []
+        return self._loader(self.split.validation, 0, training=False)
+
+    def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool) -> DataLoader[Batch]:
+        sampler = replace(self.sampler, rows=rows)
+        if self.trainer is not None:
+            sampler = replace(sampler, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        dataset = BatchDataset(self.source, self.tokenizer, sampler, self.config, epoch, training)
+        # its own generator: a DataLoader would otherwise draw from the global one
+        return DataLoader(
+            dataset, batch_size=None, num_workers=self.config.num_workers, generator=torch.Generator().manual_seed(0)
+        )

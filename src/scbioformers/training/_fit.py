@@ -1,0 +1,295 @@
+"""From a source of cells to a fitted model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from numpy.typing import NDArray
+from scipy.sparse import vstack
+from sklearn.decomposition import PCA
+
+from scbioformers.core import Binning, ConfigError, DataError, Vocabulary, bin_normalized, uniform, validation_rows
+from scbioformers.data import Block, ObsField, Source, Statistics, scan
+from scbioformers.model import BioFormer
+from scbioformers.nn import ModelConfig, Network, Sizes, initialise
+from scbioformers.tokens import Tokenizer
+from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
+from scbioformers.training._config import TrainConfig
+from scbioformers.training._data import TrainingData
+from scbioformers.training._module import TrainingModule
+from scbioformers.training._start import compute_start
+
+logger = logging.getLogger(__name__)
+
+MAX_SAMPLE = 50_000  # cells for components and histograms
+MAX_AXES_SAMPLE = 10_000  # cells for the axes of the embedding, decoded to all molecules
+_SPLIT_STREAM, _SAMPLE_STREAM = 0x5B117, 0x5A3B1E
+_MAX_EXACT_BIN = 2**15 - 2
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A model and how its training went, one history per member."""
+
+    model: BioFormer
+    history: list[list[dict[str, float]]]
+
+
+def fit_model(
+    source: Source,
+    vocabulary: Vocabulary,
+    binning: Binning,
+    config: ModelConfig,
+    train: TrainConfig,
+    *,
+    fields: Sequence[ObsField] = (),
+    counts: bool = True,
+    n_models: int = 1,
+    seed: int = 0,
+) -> Fitted:
+    """Fit ``n_models`` networks to the cells of ``source`` and the axes of their common embedding.
+
+    Raises
+    ------
+    DataError
+        If no cell has a modelled count.
+    TrainingDiverged
+        If the loss became NaN before any validation.
+    """
+    filled = _filled(source)
+    if not filled.any():
+        raise DataError("No cell has a count in the modelled molecules; check `layer=` and `mask_var=`.")
+    validation = _validation(filled, train.validation_fraction, seed)
+    statistics = scan(source, filled & ~validation)
+    tokenizer = _tokenizer(statistics, vocabulary, _freeze(binning, statistics), config, train, counts)
+    sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
+    _log_masking(tokenizer, sample)
+    config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
+    sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields))
+    members, histories = [], []
+    for member in range(n_models):
+        member_seed = seed + member
+        network = Network(config, sizes)
+        initialise(network, compute_start(sample, statistics, tokenizer, member_seed), member_seed)
+        data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
+        histories.append(_train(network, data, train, counts, member_seed))
+        members.append(network.cpu().eval())
+    n_molecules = len(vocabulary)
+    model = BioFormer(
+        config=config,
+        vocabulary=vocabulary,
+        binnings={"rna": tokenizer.binning},
+        masking=train.masking,
+        fields=tuple(fields),
+        counts=counts,
+        mean_modelled_depth=statistics.mean_modelled_depth,
+        members=tuple(members),
+        axes=np.zeros((n_molecules, config.n_components), np.float32),
+        axes_mean=np.zeros(n_molecules, np.float32),
+        provenance=_provenance(train, seed, sample),
+    )
+    axes, mean = _fit_axes(model, _rows_of(sample, np.arange(min(len(sample.depth), MAX_AXES_SAMPLE))), seed)
+    return Fitted(replace(model, axes=axes, axes_mean=mean), histories)
+
+
+def _filled(source: Source) -> NDArray[np.bool_]:
+    filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
+    if n := int((~filled).sum()):
+        logger.warning("%d of %d cells have no modelled count and are skipped in training.", n, len(filled))
+    return filled
+
+
+def _validation(filled: NDArray[np.bool_], fraction: float, seed: int) -> NDArray[np.bool_]:
+    rows = np.flatnonzero(filled)
+    validation = np.zeros(filled.size, dtype=bool)
+    if fraction > 0 and rows.size > 1:
+        validation[rows] = validation_rows(rows.size, fraction, seed ^ _SPLIT_STREAM)
+    return validation
+
+
+def _freeze(binning: Binning, statistics: Statistics) -> Binning:
+    if binning.kind == "segment":
+        return binning.freeze(mean_depth=statistics.mean_depth, max_bin=binning.n_bins)
+    highest = statistics.max_normalized if binning.normalize else statistics.max_count
+    max_bin = int(bin_normalized([highest], binning.cutoff, binning.bins_per_doubling)[0])
+    return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
+
+
+def _tokenizer(
+    statistics: Statistics,
+    vocabulary: Vocabulary,
+    binning: Binning,
+    config: ModelConfig,
+    train: TrainConfig,
+    counts: bool,
+) -> Tokenizer:
+    return Tokenizer(
+        binning=binning,
+        n_molecules=len(vocabulary),
+        mean_modelled_depth=statistics.mean_modelled_depth,
+        masking=train.masking,
+        tokens=config.tokens,
+        max_tokens=config.max_tokens,
+        counts=counts,
+    )
+
+
+def _sample(source: Source, rows: NDArray[np.bool_], size: int, seed: int) -> Block:
+    """At most ``size`` of the rows, chosen by their random keys, read in one pass."""
+    keys = uniform(seed ^ _SAMPLE_STREAM, np.arange(rows.size))
+    keys[~rows] = 2.0
+    chosen = rows if rows.sum() <= size else keys <= np.partition(keys, size - 1)[size - 1]
+    blocks = [_rows_of(b, np.flatnonzero(chosen[b.start : b.start + len(b.depth)])) for b in source.blocks()]
+    return Block(
+        0,
+        vstack([b.counts for b in blocks], format="csr"),
+        np.concatenate([b.depth for b in blocks]),
+        np.concatenate([b.fields for b in blocks]),
+    )
+
+
+def _rows_of(block: Block, rows: NDArray[np.int64]) -> Block:
+    return Block(0, block.counts[rows], block.depth[rows], block.fields[rows])
+
+
+def _log_masking(tokenizer: Tokenizer, sample: Block) -> None:
+    expressed, n = np.diff(sample.counts.indptr), tokenizer.n_molecules
+    nonzero, zero = np.array([tokenizer.masking.counts(int(k), n) for k in expressed]).sum(axis=0)
+    logger.info(
+        "Hiding %.1f %% of the expressed and %.1f %% of the other molecules; %.1f %% of the hidden are expressed.",
+        *(100 * nonzero / max(expressed.sum(), 1), 100 * zero / max(len(expressed) * n - expressed.sum(), 1)),
+        100 * nonzero / max(nonzero + zero, 1),
+    )
+
+
+def _train(network: Network, data: TrainingData, config: TrainConfig, counts: bool, seed: int) -> list[dict[str, float]]:
+    """Train in place; leaves the best weights in the network."""
+    n_cells = int(data.split.training.sum())
+    epochs = config.epochs(n_cells)
+    steps = epochs * max(1, data.sampler.n_batches())
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps)
+    if steps == 0:
+        return []
+    profile = "profile_counts" if counts else "profile_bins"
+    objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
+    module = TrainingModule(network, config, steps, objectives)
+    validated = bool(data.split.validation.any())
+    history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
+    callbacks: list[L.Callback] = [history, diverged, interrupt]
+    if validated:
+        callbacks += [best, EarlyStopping("val_loss", patience=config.patience, check_finite=False)]
+    with _isolated(seed), _quiet():
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            max_steps=steps,
+            accelerator=_accelerator(config.accelerator),
+            devices=config.devices,
+            strategy=config.strategy,
+            num_nodes=config.num_nodes,
+            precision=config.precision,  # type: ignore[arg-type]
+            gradient_clip_val=config.gradient_clip,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=config.progress_bar,
+            check_val_every_n_epoch=max(1, epochs // 10),
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(module, datamodule=data)
+        finally:
+            interrupt.release()
+    if diverged.step is not None:
+        if best.weights is None:
+            raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
+        logger.warning("The loss became NaN at step %d; the weights of step %d are kept.", diverged.step, best.step)
+    best.restore(module)
+    return history.rows
+
+
+@contextmanager
+def _isolated(seed: int) -> Iterator[None]:
+    """Dropout draws from torch's global generators: lend them a seed and give them back as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's remarks about our choices (few workers, no logger, hardware) are none of the user's business."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        try:
+            for each in loggers:
+                each.setLevel(logging.ERROR)
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
+
+
+def _accelerator(name: str) -> str:
+    available = {"cuda": torch.cuda.is_available(), "gpu": torch.cuda.is_available(),
+                 "mps": torch.backends.mps.is_available()}
+    if not available.get(name, True):
+        raise ConfigError(f"accelerator={name!r} was asked for and there is none here; use 'cpu' or 'auto'.")
+    return name
+
+
+@torch.no_grad()
+def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Leading components of the decoded profiles, averaged over the members, of a sample of training cells."""
+    profiles = np.zeros((len(sample.depth), len(model.vocabulary)), np.float32)
+    for network in model.members:
+        for batch, output in model.outputs(network, _BlockSource(sample), batch_size=128):
+            profiles[batch.rows.numpy()] += network.profile(output.latent).numpy() / len(model.members)
+    if len(profiles) < 2:
+        return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)
+    n_components = min(model.config.n_components, *profiles.shape)
+    pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
+    return np.ascontiguousarray(pca.components_.T, np.float32), pca.mean_.astype(np.float32)
+
+
+class _BlockSource:
+    """A block that is already in memory, read like a :class:`Source`."""
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.n_obs = block, len(block.depth)
+
+    def blocks(self, chunk_size: int) -> Iterator[Block]:
+        for start in range(0, self.n_obs, chunk_size):
+            rows = np.arange(start, min(start + chunk_size, self.n_obs))
+            yield replace(_rows_of(self.block, rows), start=start)
+
+
+def _provenance(train: TrainConfig, seed: int, sample: Block) -> dict[str, Any]:
+    packages = ("scbioformers", "torch", "lightning", "anndata", "scanpy", "numpy")
+    digest = hashlib.sha256()
+    for array in (sample.counts.data, sample.counts.indices, sample.counts.indptr, sample.depth):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return {
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "train": train.to_dict(),
+        "seed": seed,
+        "data_sha256": digest.hexdigest(),
+    }

@@ -1,0 +1,63 @@
+"""The Lightning module: objectives, optimiser and schedule around a network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+
+from scbioformers.nn import OBJECTIVES, Network
+from scbioformers.tokens import Batch
+from scbioformers.training._config import TrainConfig
+
+
+class TrainingModule(L.LightningModule):
+    """Trains a :class:`~scbioformers.nn.Network` on token batches."""
+
+    def __init__(self, network: Network, config: TrainConfig, total_steps: int, objectives: dict[str, float]) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+        self.total_steps, self.objectives = total_steps, objectives
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Weighted sum of the objectives, a mean over the cells of the batch."""
+        return self._losses(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same on held-out cells, whose masks are fixed."""
+        self._losses(batch, "val")
+
+    def _losses(self, batch: Batch, stage: str) -> torch.Tensor:
+        output = self.network(batch)
+        losses = {name: OBJECTIVES[name](self.network, output, batch) for name in self.objectives}
+        total = torch.stack([self.objectives[name] * loss for name, loss in losses.items()]).sum()
+        self.log_dict(
+            {f"{stage}_loss": total.detach(), **{f"{stage}_{name}": loss.detach() for name, loss in losses.items()}},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch),
+            sync_dist=True,
+        )
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return total
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Lightning moves only containers that it knows."""
+        return batch.to(device)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and a cosine to zero (SPEC of the paper's section 3.2 at ``paper`` size)."""
+        matrices = [p for p in self.network.parameters() if p.ndim > 1]
+        vectors = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
+        warmup = max(1, min(self.config.warmup_steps, self.total_steps // 10))
+
+        def factor(step: int) -> float:
+            progress = min(1.0, step / max(self.total_steps, 1))
+            return min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

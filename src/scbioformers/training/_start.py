@@ -1,0 +1,67 @@
+"""What the training data say before the first step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import PCA
+
+from scbioformers.core import bin_rows
+from scbioformers.data import Block, Statistics
+from scbioformers.nn import Start
+from scbioformers.tokens import Masking, Tokenizer
+
+N_COMPONENTS = 50
+
+
+def compute_start(sample: Block, statistics: Statistics, tokenizer: Tokenizer, seed: int) -> Start:
+    """Components, means, dispersions and bin histograms of the training cells.
+
+    Parameters
+    ----------
+    sample
+        At most 50,000 training cells, none of them empty.
+    statistics
+        Of all training cells.
+    """
+    n_cells, n_molecules = sample.counts.shape
+    profile = tokenizer.profiles(sample)
+    n_components = min(N_COMPONENTS, n_cells - 1, n_molecules - 1)
+    if n_components >= 1:
+        pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
+        components, scale, mean = pca.components_.T, np.sqrt(pca.explained_variance_), pca.mean_
+    else:
+        components, scale = np.zeros((n_molecules, 0)), np.zeros(0)
+        mean = np.asarray(profile.mean(axis=0)).ravel()
+    gene_mean = np.maximum(statistics.gene_mean, 0.5 / max(statistics.n_cells, 1))
+    excess = np.maximum(statistics.gene_var - gene_mean, 1e-8)
+    return Start(
+        components=components.astype(np.float32),
+        profile_mean=np.asarray(mean, np.float32),
+        component_scale=scale.astype(np.float32),
+        log_mean=np.log(gene_mean).astype(np.float32),
+        log_dispersion=np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2)).astype(np.float32),
+        log_bins=_log_bins(sample, tokenizer).astype(np.float32),
+    )
+
+
+def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
+    """Log probability of each bin of each molecule *where it is hidden*, (M, V), shrunk towards all molecules' mean."""
+    counts, n_values = sample.counts, tokenizer.binning.n_values
+    bins = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, float(tokenizer.binning.mean_depth or 1))
+    histogram = np.zeros((counts.shape[1], n_values))
+    np.add.at(histogram, (counts.indices, bins), 1.0)
+    histogram[:, 0] = counts.shape[0] - histogram.sum(axis=1)
+    histogram[:, 0] *= _odds(tokenizer.masking, counts)
+    prior = histogram.sum(axis=0) + 0.1
+    histogram += 5.0 * prior / prior.sum()
+    return np.log(histogram / histogram.sum(axis=1, keepdims=True))
+
+
+def _odds(masking: Masking, counts: csr_matrix) -> float:
+    """How much likelier a zero is to be hidden than an expressed molecule is, over these cells."""
+    expressed = np.diff(counts.indptr)
+    nonzero, zero = np.array([masking.counts(int(n), counts.shape[1]) for n in expressed]).sum(axis=0)
+    n_zero = counts.shape[0] * counts.shape[1] - counts.nnz
+    return float(zero / max(n_zero, 1)) / max(float(nonzero / max(counts.nnz, 1)), 1e-12)

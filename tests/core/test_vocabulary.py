@@ -1,0 +1,150 @@
+"""Ids that never move, and the matching of names."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scbioformers.core import EXTERNAL, SPECIALS, DataError, ModelFormatError, Vocabulary, match
+
+no_deadline = settings(deadline=None)
+NAMES = st.lists(st.text(min_size=1, max_size=6), unique=True, max_size=12)
+
+
+def ensembl(number: int, version: int | None = None) -> str:
+    return f"ENSG{number:011d}" + ("" if version is None else f".{version}")
+
+
+def test_reserved_tokens_and_external_categories():
+    assert SPECIALS == ("<pad>", "<cls>", "<mask>", "<unknown>")
+    assert EXTERNAL == {"none": 0, "knocked_down": 1, "activated": 2}
+
+
+@no_deadline
+@given(NAMES, NAMES)
+def test_extending_keeps_positions(first, second):
+    before = Vocabulary.from_names(first)
+    after = before.extend(second, "protein").extend(second, "rna")
+    assert after.names[: len(before)] == before.names
+    assert len(after) == len(first) + len(second) + len(set(second) - set(first))
+    assert after.index(after.names).tolist() == list(range(len(after)))
+    assert after.molecules("protein") == second
+    assert set(after.molecules("rna")) == set(first) | set(second)
+
+
+@no_deadline
+@given(NAMES)
+def test_round_trip_through_json(names):
+    vocabulary = Vocabulary.from_names(names).extend(names, "atac")
+    assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
+
+
+def test_lookup():
+    vocabulary = Vocabulary.from_names(["CD4", "HLA:A"])
+    assert vocabulary.names == ("rna:CD4", "rna:HLA:A")
+    assert vocabulary.molecules() == ["CD4", "HLA:A"]
+    assert vocabulary.molecules("protein") == []
+    found = vocabulary.index(["rna:HLA:A", "CD4", "protein:CD4"])
+    assert found.tolist() == [1, -1, -1]
+    assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param(["A", "B", "A"], r"1 molecule names occur more than once, such as \['A'\]", id="duplicate"),
+        pytest.param(["A", ""], "found '' at position 1", id="empty"),
+        pytest.param([float("nan"), "A"], "found nan at position 0", id="NaN"),
+    ],
+)
+def test_faulty_names(names, message):
+    with pytest.raises(DataError, match=message):
+        Vocabulary.from_names(names)
+    with pytest.raises(DataError, match=message):
+        match(["A"], names)
+
+
+@pytest.mark.parametrize("modality", ["", "rna:x"])
+def test_faulty_modality(modality):
+    with pytest.raises(DataError, match="A modality needs a name without ':'"):
+        Vocabulary.from_names(["A"], modality)
+
+
+def test_names_must_be_qualified():
+    with pytest.raises(DataError, match="start with their modality"):
+        Vocabulary(("CD4",))
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"names": []}, "has the keys 'names' and 'specials'"),
+        ({"names": [], "specials": ["<pad>"]}, "Expected the special tokens"),
+    ],
+)
+def test_stored_by_something_else(stored, message):
+    with pytest.raises(ModelFormatError, match=message):
+        Vocabulary.from_dict(stored)
+
+
+# --- matching ------------------------------------------------------------------------------------------------------
+
+
+@no_deadline
+@given(NAMES, NAMES)
+def test_exact_matching(vocabulary, query):
+    found = match(vocabulary, query)
+    assert found.columns.tolist() == [query.index(name) if name in query else -1 for name in vocabulary]
+    assert found.share == (len(set(vocabulary) & set(query)) / len(vocabulary) if vocabulary else 0)
+    assert not found.stripped
+
+
+def test_permuted_names_match_fully_without_a_hint():
+    names = [f"gene{i}" for i in range(30)]
+    order = np.random.default_rng(0).permutation(30)
+    found = match(names, [names[i] for i in order])
+    assert np.array_equal(order[found.columns], np.arange(30))
+    assert (found.share, found.hint) == (1.0, "")
+
+
+def test_versions_of_ensembl_ids_are_ignored_where_needed():
+    found = match([ensembl(1, 5), ensembl(2), ensembl(3, 1), ensembl(4)], [ensembl(2, 9), ensembl(1, 6), ensembl(3, 1)])
+    assert found.columns.tolist() == [1, 0, 2, -1]
+    assert found.stripped
+    assert found.share == 0.75
+
+
+def test_an_exact_id_is_not_taken_twice():
+    found = match([ensembl(1), ensembl(1, 2)], [ensembl(1), "CD4"])
+    assert found.columns.tolist() == [0, -1]
+    assert not found.stripped
+
+
+def test_only_ensembl_ids_lose_a_suffix():
+    assert match(["AC012.1", "RP11-34.2"], ["AC012", "RP11-34"]).columns.tolist() == [-1, -1]
+
+
+def test_competing_versions_are_an_error():
+    with pytest.raises(DataError, match="Several genes of the data are versions of ENSG00000000001"):
+        match([ensembl(1)], [ensembl(1, 1), ensembl(1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "query", "hint"),
+    [
+        pytest.param(["CD4", "CD8A"], ["Cd4", "Cd8a"], "2 names match if case is ignored .*'Cd4'.*'CD4'", id="case"),
+        pytest.param(["CD4", "CD8A"], [ensembl(1), ensembl(2, 3)], "Ensembl ids where the model has", id="query ids"),
+        pytest.param([ensembl(1), ensembl(2)], ["CD4", "MS4A1"], "gene symbols where the model has", id="model ids"),
+        pytest.param(
+            ["CD4", "CD8A"], ["x", "y"], r"such as \['CD4', 'CD8A'\], the data such as \['x', 'y'\]", id="none"
+        ),
+        pytest.param(["CD4", "CD8A"], [], r"the data such as \[\]", id="no names"),
+    ],
+)
+def test_hints_for_poor_overlap(vocabulary, query, hint):
+    found = match(vocabulary, query)
+    assert found.share == 0
+    assert re.search(hint, found.hint)

@@ -1,0 +1,110 @@
+"""Molecules of a model in other data, and the choice of genes."""
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from scbioformers.core import BioformersWarning, DataError, MissingKeyError
+from scbioformers.data import Source, gene_mask, match_molecules
+
+GENES = ["CD4", "CD8A", "MS4A1", "NKG7"]
+ENSEMBL = [f"ENSG0000000000{i}" for i in range(4)]
+
+
+def test_row28_permuted_genes_give_the_same_bits():
+    rng = np.random.default_rng(0)
+    names = np.array([f"g{i}" for i in range(30)])
+    counts = sp.random(40, 30, 0.3, "csr", rng=rng, dtype=np.float32)
+    order = rng.permutation(30)
+    model = list(names[:20])
+    blocks = []
+    for columns in (np.arange(30), order):
+        adata = ad.AnnData(counts[:, columns], var=pd.DataFrame(index=names[columns]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = match_molecules(model, adata.var_names)
+        assert found.share == 1.0
+        blocks.append(Source(adata, molecules=found.columns).read(0, 40))
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(blocks[0].counts, name), getattr(blocks[1].counts, name))
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        pytest.param(
+            ["Cd4", "Cd8a", "Ms4a1", "Nkg7"], r"Found 0 of the model's 4 molecules \(0.0 %\).*case", id="row26_case"
+        ),
+        pytest.param(ENSEMBL, "Found 0 .*Ensembl ids", id="row26_ensembl"),
+        pytest.param(
+            ["CD4", "x", "y"], r"Found 1 of the model's 4 molecules \(25.0 %\).*at least 50%", id="row27_below"
+        ),
+    ],
+)
+def test_too_little_overlap(names, match):
+    with pytest.raises(DataError, match=match):
+        match_molecules(GENES, names)
+
+
+def test_row27_partial_overlap_warns_with_the_share():
+    with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 molecules \(75.0 %\).*'CD8A'") as caught:
+        found = match_molecules(GENES, ["NKG7", "extra", "CD4", "MS4A1"])
+    assert found.columns.tolist() == [2, -1, 3, 0]
+    assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
+
+
+def test_row27_share_is_never_rounded_up_to_all():
+    names = [f"g{i}" for i in range(3000)]
+    with pytest.warns(BioformersWarning, match=r"99\.9 %"):
+        match_molecules(names, names[1:])
+
+
+def test_row27_threshold_is_inclusive():
+    with pytest.warns(BioformersWarning, match=r"50\.0 %"):
+        match_molecules(GENES, GENES[:2])
+    with pytest.raises(DataError, match="at least 60%"):
+        match_molecules(GENES, GENES[:2], min_share=0.6)
+
+
+def test_row29_ensembl_versions():
+    with pytest.warns(BioformersWarning, match="different versions"):
+        found = match_molecules(ENSEMBL, [f"{name}.{i}" for i, name in enumerate(ENSEMBL[::-1])])
+    assert found.columns.tolist() == [3, 2, 1, 0]
+
+
+def test_row18_duplicate_names():
+    with pytest.raises(DataError, match="var_names_make_unique"):
+        match_molecules(GENES, ["CD4", "CD4", "CD8A"])
+
+
+def make(**columns) -> ad.AnnData:
+    return ad.AnnData(np.ones((2, 3)), var=pd.DataFrame(columns, index=list("abc")))
+
+
+def test_gene_mask():
+    adata = make(highly_variable=[True, False, True], mine=pd.array([False, True, False], dtype="boolean"))
+    assert gene_mask(adata).tolist() == [True, False, True]
+    assert gene_mask(adata, "mine").tolist() == [False, True, False]
+    assert gene_mask(adata, np.array([True, True, False])).tolist() == [True, True, False]
+    assert gene_mask(adata, None).all() and gene_mask(make()).all()
+
+
+@pytest.mark.parametrize(
+    ("mask_var", "error", "match"),
+    [
+        pytest.param("hvg", MissingKeyError, r"var\['hvg'\].*There: \['hvgs', 'none'\]", id="row31_missing"),
+        pytest.param("hvq_s", MissingKeyError, "Did you mean 'hvgs'", id="row31_near"),
+        pytest.param("none", DataError, "selects no gene.*highly_variable_genes", id="none"),
+        pytest.param("rank", DataError, "Expected 3 bools .*int64", id="not_bool"),
+        pytest.param(np.array([True]), DataError, "Expected 3 bools in mask_var, found 1", id="short"),
+        pytest.param(pd.array([True, None, False], dtype="boolean"), DataError, "missing values", id="missing_value"),
+    ],
+)
+def test_wrong_mask(mask_var, error, match):
+    adata = make(hvgs=[True, False, True], none=[False] * 3, rank=[1, 2, 3])
+    with pytest.raises(error, match=match):
+        gene_mask(adata, mask_var)

@@ -1,0 +1,131 @@
+"""The report on data before a fit."""
+
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+import scbioformers.pp as pp
+from scbioformers.core import DataError, MissingKeyError
+
+
+def make(n_obs: int = 60, n_vars: int = 20, seed: int = 0) -> ad.AnnData:
+    return ad.AnnData(sp.csr_matrix(np.random.default_rng(seed).poisson(1.0, (n_obs, n_vars)).astype(np.float32)))
+
+
+def test_counts():
+    adata = make()
+    adata.X.data[: adata.X.indptr[1]] = 0
+    adata.var["highly_variable"] = np.arange(20) < 5
+    report = pp.check(adata)
+    assert report.modelled.sum() == 5 and not report.problems
+    assert report.expressed == pytest.approx((adata.X.toarray()[:, :5] > 0).sum() / 60)
+    assert report.next_calls == ("bf.tl.fit(adata)",)
+    text = repr(report)
+    for part in (
+        "60 cells x 20 genes in adata.X: raw counts",
+        "5 genes",
+        "1 cells, 0 genes",
+        "a fit",
+        "Empty cells: 1",
+    ):
+        assert part in text
+    assert "highly_variable_genes" not in text
+
+
+def test_estimates_grow_with_cells_and_genes():
+    small, more_cells, more_genes = (pp.check(make(*shape)) for shape in ((60, 20), (600, 20), (60, 200)))
+    assert small.minutes < more_cells.minutes and small.minutes < more_genes.minutes
+    assert small.gigabytes < more_cells.gigabytes and small.gigabytes < more_genes.gigabytes
+
+
+def test_many_genes_suggest_a_choice_and_the_suggestion_runs():
+    pytest.importorskip("skmisc")
+    adata = make(40, 5100)
+    adata.layers["my counts"] = adata.X.copy()
+    report = pp.check(adata, layer="my counts")
+    assert report.next_calls == (
+        "sc.pp.highly_variable_genes(adata, n_top_genes=2000, flavor='seurat_v3', layer='my counts')",
+        "bf.tl.fit(adata, layer='my counts')",
+    )
+    eval(report.next_calls[0], {"sc": sc, "adata": adata})
+    assert pp.check(adata, layer="my counts").next_calls == ("bf.tl.fit(adata, layer='my counts')",)
+
+
+def test_row4_log_data():
+    adata = make(200, 50)
+    adata.layers["it's"] = adata.X.copy()
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    report = pp.check(adata)
+    assert len(report.problems) == 1 and "log scale" in report.problems[0]
+    assert report.next_calls == ("""bf.pp.check(adata, layer="it's")""",)
+    assert "a fit" not in repr(report) and "Problem: " in repr(report)
+    del adata.layers["it's"]
+    assert pp.check(adata).next_calls == ("bf.tl.fit(adata, binning='segment')  # ranks need no counts",)
+
+
+def test_row4_counts_in_raw():
+    adata = make(200, 50)
+    adata.raw = adata
+    adata = adata[:, ::2].copy()
+    sc.pp.log1p(adata)
+    report = pp.check(adata)
+    exec(report.next_calls[0], {"adata": adata})
+    assert report.next_calls[1] == "bf.pp.check(adata, layer='counts')"
+    assert not pp.check(adata, layer="counts").problems
+
+
+def test_unusable_data_is_described_not_refused():
+    adata = make()
+    adata.X.data[3] = np.nan
+    report = pp.check(adata)
+    assert "1 NaN or infinite" in report.problems[0] and "again" in report.next_calls[0]
+    assert "0 cells" in pp.check(ad.AnnData(np.zeros((0, 3)))).problems[0]  # row 23
+    assert "0 cells" in repr(pp.check(ad.AnnData(np.zeros((0, 3)))))
+
+
+def test_row45_transposed():
+    adata = ad.AnnData(make().X, obs={"i": range(60)})
+    adata.obs_names = ["ACTB", "GAPDH", "B2M", *(f"g{i}" for i in range(57))]
+    report = pp.check(adata)
+    assert report.next_calls == ("adata = adata.T.copy()", "bf.pp.check(adata)")
+    assert "transposed" in repr(report)
+
+
+def test_mask_var_appears_in_the_call():
+    adata = make()
+    adata.var["mine"] = np.arange(20) < 3
+    assert pp.check(adata, mask_var="mine").next_calls == ("bf.tl.fit(adata, mask_var='mine')",)
+    assert pp.check(adata, mask_var=None).modelled.all()
+    with pytest.raises(MissingKeyError, match=r"adata.var\['other'\].*\['mine'\]"):
+        pp.check(adata, mask_var="other")
+
+
+def test_row46_and_row31():
+    with pytest.raises(DataError, match="Expected an AnnData"):
+        pp.check(np.ones((2, 2)))
+    with pytest.raises(MissingKeyError, match="layers"):
+        pp.check(make(), layer="counts")
+
+
+def test_backed_equals_memory_and_nothing_is_written(tmp_path):
+    adata = make()
+    adata.obs["x"] = "y"
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    before = (tmp_path / "x.h5ad").read_bytes()
+    backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    assert repr(pp.check(backed)) == repr(pp.check(adata))
+    backed.file.close()
+    assert (tmp_path / "x.h5ad").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("minutes", "text"),
+    [(0.05, "10 seconds"), (0.5, "30 seconds"), (1.0, "1 minute"), (12.2, "12 minutes"), (150, "2.5 hours")],
+)
+def test_times_are_readable(minutes, text):
+    assert f"about {text} on" in repr(replace(pp.check(make()), minutes=minutes))
