@@ -1,7 +1,7 @@
 """A transformer for single-cell and multi-omic data that a scanpy user runs on their own AnnData.
 
-``import scbioformers as bf``, then ``bf.pp`` (look at the data), ``bf.tl`` (fit, embed), ``bf.get`` (read results back),
-``bf.pl`` (figures), ``bf.datasets`` and ``bf.metrics``. Nothing heavy is imported before it is used.
+``import scbioformers as bf``, then ``bf.pp`` (look at the data), ``bf.tl`` (fit, embed), ``bf.get`` (read results
+back), ``bf.pl`` (figures), ``bf.datasets`` and ``bf.metrics``. Nothing heavy is imported before it is used.
 """
 
 from importlib import import_module

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 _DOCUMENTS = ("config", "vocabulary")
+_METADATA = "scbioformers"  # one key for all documents: safetensors writes several in random order
+_FILES = {f"{name}.json" for name in _DOCUMENTS} | {WEIGHTS}
 _MAX_HEADER = 64 * 2**20  # bytes; a vocabulary of a million names needs less
 
 Tensors = dict[str, torch.Tensor]
@@ -27,8 +29,8 @@ Tensors = dict[str, torch.Tensor]
 
 def pack(tensors: Tensors, documents: dict[str, Any]) -> bytes:
     """Tensors and JSON documents as one safetensors file, the documents in its header."""
-    header = {name: _to_json(documents[name]) for name in _DOCUMENTS}
-    body = safetensors.torch.save(tensors, metadata=header)
+    header = _to_json({name: documents[name] for name in _DOCUMENTS})
+    body = safetensors.torch.save(tensors, metadata={_METADATA: header})
     return hashlib.sha256(body).digest() + body
 
 
@@ -42,10 +44,12 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
     length = int.from_bytes(body[:8], "little")
     if not 0 < length <= min(_MAX_HEADER, len(body) - 8):
         raise ModelFormatError(f"The stored model has a header of {length} bytes in a file of {len(body)}.")
-    header = _from_json(body[8 : 8 + length], "header").get("__metadata__", {})
-    if missing := [name for name in _DOCUMENTS if name not in header]:
-        raise ModelFormatError(f"The stored model lacks {missing}: this is not a model of scbioformers.")
-    documents = {name: _from_json(header[name], name) for name in _DOCUMENTS}
+    metadata = _from_json(body[8 : 8 + length], "header").get("__metadata__")
+    if not isinstance(metadata, dict) or _METADATA not in metadata:
+        raise ModelFormatError("The stored bytes hold tensors, but not a model of scbioformers.")
+    documents = _from_json(metadata[_METADATA], "metadata")
+    if missing := [name for name in _DOCUMENTS if not isinstance(documents.get(name), dict)]:
+        raise ModelFormatError(f"The stored model lacks {missing}.")
     _check_schema(documents["config"])
     return _weights(body), documents
 
@@ -53,10 +57,14 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
 def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
     """Write to a temporary sibling and rename it, so that a model is there complete or not at all."""
     directory = directory.resolve()
-    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).exists():
-        raise ModelFormatError(f"{directory} exists and is not a model directory; nothing was written.")
+    found = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if found and (MANIFEST not in found or found - _FILES - {MANIFEST}):
+        raise ModelFormatError(
+            f"{directory} exists and holds other files than a model's; nothing was written. Name another directory."
+        )
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+    temporary.mkdir()
     try:
         files = {f"{name}.json": _to_json(documents[name]).encode() for name in _DOCUMENTS}
         files[WEIGHTS] = safetensors.torch.save(tensors)
@@ -64,28 +72,43 @@ def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
             _write(temporary / name, content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         _write(temporary / MANIFEST, _to_json({"schema": SCHEMA, "sha256": hashes}).encode())
-        if directory.exists():
-            former = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-            os.replace(directory, former / directory.name)
-            os.replace(temporary, directory)
-            shutil.rmtree(former)
-        else:
-            os.replace(temporary, directory)
+        _replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
 
 
+def _replace(new: Path, directory: Path) -> None:
+    """Rename ``new`` to ``directory``; a former model steps aside, and comes back if that fails."""
+    former = _former(directory)
+    if directory.exists():
+        shutil.rmtree(former, ignore_errors=True)  # of a process that was killed
+        os.replace(directory, former)
+    try:
+        os.replace(new, directory)
+    except OSError:
+        if former.exists():
+            os.replace(former, directory)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _former(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.former")
+
+
 def load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read a directory that :func:`save` wrote, checking every file against the manifest first."""
+    directory = directory.resolve()
+    if not directory.exists() and _former(directory).exists():
+        directory = _former(directory)  # a process was killed between the two renames of save
     manifest = _from_json(_read(directory, MANIFEST), MANIFEST)
     _check_schema(manifest)
-    expected = {f"{name}.json" for name in _DOCUMENTS} | {WEIGHTS}
     hashes = manifest.get("sha256")
-    if not isinstance(hashes, dict) or set(hashes) != expected:
+    if not isinstance(hashes, dict) or set(hashes) != _FILES:
         # names come from this list and never from the file, so no path can lead out of the directory
-        raise ModelFormatError(f"{directory / MANIFEST} must list exactly {sorted(expected)}.")
-    contents = {name: _read(directory, name) for name in sorted(expected)}
+        raise ModelFormatError(f"{directory / MANIFEST} must list exactly {sorted(_FILES)}.")
+    contents = {name: _read(directory, name) for name in sorted(_FILES)}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != hashes[name]:
             raise ModelFormatError(f"{directory / name} is damaged: its SHA-256 is not the one in {MANIFEST}.")

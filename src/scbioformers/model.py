@@ -118,7 +118,7 @@ class BioFormer:
         for network in self.members:
             rows = [
                 (batch.rows, self._represent(network, output, batch, use))
-                for batch, output in self.outputs(network, source, batch_size, device, progress_bar)
+                for batch, output in self.outputs(network, source, batch_size, device, progress_bar, use == "mean")
             ]
             result = np.empty((source.n_obs, rows[0][1].shape[1]), np.float32)
             for index, values in rows:
@@ -134,16 +134,22 @@ class BioFormer:
             return output.cls
         if use == "latent":
             return output.latent
-        if use == "mean":
+        if use == "mean" and output.molecules is not None:
             read = (batch.context_ids > 0).unsqueeze(-1)
             return (output.molecules * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)
-        axes = torch.from_numpy(self.axes).to(output.latent.device)
-        mean = torch.from_numpy(self.axes_mean).to(output.latent.device)
-        return (network.profile(output.latent) - mean) @ axes
+        # sums over thousands of molecules in float64: the result must not depend on how a batch is cut
+        axes, mean = (torch.from_numpy(x).to(output.latent.device, torch.float64) for x in (self.axes, self.axes_mean))
+        return (network.profile(output.latent).double() - mean) @ axes
 
     @torch.no_grad()
     def outputs(
-        self, network: Network, source: Source, batch_size: int, device: str = "cpu", progress_bar: bool = False
+        self,
+        network: Network,
+        source: Source,
+        batch_size: int,
+        device: str = "cpu",
+        progress_bar: bool = False,
+        contextual: bool = False,
     ) -> Iterator[tuple[Batch, Output]]:
         """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
         tokenizer = self.tokenizer
@@ -151,14 +157,14 @@ class BioFormer:
         with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
             for block in source.blocks(READ_CHUNK):
                 lengths = tokenizer.n_context(block)
-                order = np.argsort(lengths, kind="stable")
+                order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
                 start = 0
                 while start < len(order):
                     size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
                     chosen = order[start : start + size]
                     part = Block(block.start, block.counts[chosen], block.depth[chosen], block.fields[chosen])
                     batch = tokenizer.read(part, block.start + chosen).to(device)
-                    yield batch, network(batch)
+                    yield batch, network(batch, contextual=contextual)
                     start += size
                     bar.update(len(chosen))
 
@@ -223,8 +229,13 @@ class BioFormer:
             vocabulary = Vocabulary.from_dict(documents["vocabulary"])
             fields = tuple(ObsField.from_dict(value) for value in stored["fields"])
             binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
-            sizes = Sizes(len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields))
+            sizes = Sizes(len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), stored["counts"])
             members = tuple(_network(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
+            axes, axes_mean = tensors["axes"].numpy(), tensors["axes_mean"].numpy()
+            if not members or axes.shape != (len(vocabulary), config.n_components) or axes_mean.shape != axes.shape[:1]:
+                raise ValueError(f"{len(members)} members, axes {axes.shape} for {len(vocabulary)} molecules")
+            if found := {x.dtype for x in tensors.values()} - {torch.float32}:
+                raise ValueError(f"tensors of {found}")
             return cls(
                 config=config,
                 vocabulary=vocabulary,
@@ -234,8 +245,8 @@ class BioFormer:
                 counts=bool(stored["counts"]),
                 mean_modelled_depth=float(stored["mean_modelled_depth"]),
                 members=members,
-                axes=tensors["axes"].numpy(),
-                axes_mean=tensors["axes_mean"].numpy(),
+                axes=axes,
+                axes_mean=axes_mean,
                 provenance=dict(stored["provenance"]),
             )
         except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
@@ -244,6 +255,8 @@ class BioFormer:
 
 def _network(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Network:
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if config.n_layers > len(weights):
+        raise ValueError(f"{config.n_layers} layers in {len(weights)} tensors")
     with torch.device("meta"):  # an absurd configuration must fail on its shapes, not on memory
         network = Network(config, sizes)
     network.load_state_dict(weights, assign=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from scbioformers.model import BioFormer
 logger = logging.getLogger(__name__)
 
 MAX_BYTES_IN_UNS = 32 * 2**20
-ModelLike = BioFormer | AnnData | str | Path
+ModelLike: TypeAlias = BioFormer | AnnData | str | Path
 
 
 def store_model(
@@ -42,8 +42,8 @@ def check_size(n_bytes: int, save_dir: str | Path | None) -> None:
     """
     if save_dir is None and n_bytes > MAX_BYTES_IN_UNS:
         raise ConfigError(
-            f"This model takes {n_bytes / 2**20:.0f} MB, more than the {MAX_BYTES_IN_UNS / 2**20:.0f} MB that are stored "
-            "inside adata.uns. Pass `save_dir=` to fit, and the model is written there."
+            f"This model takes {n_bytes / 2**20:.0f} MB, more than the {MAX_BYTES_IN_UNS / 2**20:.0f} MB that are "
+            "stored inside adata.uns. Pass `save_dir=` to fit, and the model is written there."
         )
 
 

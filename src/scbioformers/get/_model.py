@@ -56,7 +56,9 @@ def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
     return find_fit(adata, key)[0]
 
 
-def gene_embeddings(adata: AnnData | None = None, *, model: ModelLike | None = None, key: str = "bioformer") -> pd.DataFrame:
+def gene_embeddings(
+    adata: AnnData | None = None, *, model: ModelLike | None = None, key: str = "bioformer"
+) -> pd.DataFrame:
     """Embeddings of the modelled genes, genes x width (members of an ensemble side by side), float32.
 
     Raises

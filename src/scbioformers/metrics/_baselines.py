@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from scbioformers.core._errors import ConfigError, DataError
 
-Matrix: TypeAlias = "NDArray | sparse.spmatrix | sparse.sparray"
+Matrix: TypeAlias = "NDArray[Any] | sparse.spmatrix | sparse.sparray"
 
 
 def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_sum: float | None = None) -> Matrix:
@@ -100,7 +100,7 @@ def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]
     if not np.issubdtype(matrix.dtype, np.floating):  # sparse integers would otherwise be copied at float64
         matrix = matrix.astype(np.float32)
     scores = PCA(n_components=n_components, svd_solver="arpack", random_state=seed).fit_transform(matrix)
-    return scores.astype(np.float32)
+    return np.asarray(scores, dtype=np.float32)
 
 
 def pca_log1p(

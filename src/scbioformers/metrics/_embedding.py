@@ -7,7 +7,7 @@ import os
 import random
 import warnings
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,23 +17,21 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score, silhouette_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scbioformers.core._errors import BioformersWarning, ConfigError, DataError, MissingDependencyError
+from scbioformers.metrics._mixing import mixing_scores
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from scib_metrics.nearest_neighbors import NeighborsResults
     from sklearn.base import BaseEstimator
 
 RESOLUTIONS = tuple(round(0.2 * step, 1) for step in range(1, 11))
 N_NEIGHBORS = 15
 N_FOLDS = 5
 MIN_CELLS = 20  # each training fold must hold at least N_NEIGHBORS cells
-LISI_NEIGHBORS = 90  # as in scib-metrics' own benchmark
-KBET_MIN_CELLS = 10  # a label with fewer cells, or of a single batch, says nothing on mixing
 
 Codes = NDArray[np.intp]
 
@@ -65,13 +63,13 @@ class EmbeddingScores:
     linear_f1: float
     """Macro F1 of a linear probe (standardised, multinomial logistic regression), predictions pooled likewise."""
     ilisi: float | None = None
-    """Batch mixing: median inverse Simpson index of batches among 90 neighbours, scaled to 0…1; None without batches."""
+    """Batch mixing: median inverse Simpson index of batches of 90 neighbours, scaled to 0…1; None without batches."""
     kbet: float | None = None
     """Batch mixing: acceptance rate of the kBET test among a label's cells, mean over labels; None without batches, NaN
     if no label has 10 cells and two batches."""
 
     def to_dict(self) -> dict[str, float | None]:
-        """The scores as a plain dictionary, in the order of the fields."""
+        """Return the scores as a plain dictionary, in the order of the fields."""
         return asdict(self)
 
 
@@ -130,7 +128,7 @@ def embedding_scores(
     codes = _check_codes(labels, embedding.shape[0], "labels")
     _warn_of_small_labels(codes, labels)
     batches = None if batch is None else _check_codes(batch, embedding.shape[0], "batch")
-    ilisi, kbet = (None, None) if batches is None else _batch_scores(embedding, codes, batches)
+    ilisi, kbet = (None, None) if batches is None else mixing_scores(embedding, codes, batches)
 
     connectivities = _connectivities(embedding, seed)
     clusters = {resolution: _leiden(connectivities, resolution, seed) for resolution in RESOLUTIONS}
@@ -156,8 +154,8 @@ def embedding_scores(
 
 
 def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray[np.floating]:
-    """The embedding as a dense float array, float32 and float64 kept."""
-    array: NDArray = np.asarray(X.toarray() if isinstance(X, (sparse.spmatrix, sparse.sparray)) else X)
+    """Return the embedding as a dense float array, float32 and float64 kept."""
+    array: NDArray[Any] = np.asarray(X.toarray() if isinstance(X, (sparse.spmatrix, sparse.sparray)) else X)
     if array.ndim != 2 or array.shape[1] == 0:
         raise DataError(f"The embedding must have the shape (n_cells, n_dimensions), not {array.shape}.")
     if array.shape[0] < MIN_CELLS:
@@ -172,8 +170,8 @@ def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray
 
 
 def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
-    """Categories as integers from 0, all of them in use."""
-    array = pd.Series(values).to_numpy()
+    """Return categories as integers from 0, all of them in use."""
+    array = np.asarray(values)
     if array.shape != (n_cells,):
         raise DataError(f"`{name}` has the shape {array.shape}, but the embedding has {n_cells} cells.")
     codes, categories = pd.factorize(array, sort=True)
@@ -187,7 +185,7 @@ def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
 
 
 def _warn_of_small_labels(codes: Codes, labels: ArrayLike) -> None:
-    """A label with fewer cells than folds is absent from some of them, which lowers both macro F1 scores."""
+    """Name labels with fewer cells than folds: absent from some of them, which lowers both macro F1 scores."""
     sizes = pd.Series(np.asarray(labels)).value_counts()
     small = sizes[sizes < N_FOLDS]
     if len(small):
@@ -199,8 +197,8 @@ def _warn_of_small_labels(codes: Codes, labels: ArrayLike) -> None:
         )
 
 
-def _connectivities(embedding: NDArray, seed: int) -> sparse.csr_matrix:
-    """Symmetric weighted neighbour graph, that of ``sc.pp.neighbors``."""
+def _connectivities(embedding: NDArray[np.floating], seed: int) -> sparse.csr_matrix:
+    """Build the symmetric weighted neighbour graph of ``sc.pp.neighbors``."""
     import scanpy as sc
 
     adata = _as_anndata(embedding)
@@ -208,14 +206,14 @@ def _connectivities(embedding: NDArray, seed: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(adata.obsp["connectivities"])
 
 
-def _as_anndata(embedding: NDArray) -> AnnData:
+def _as_anndata(embedding: NDArray[np.floating]) -> AnnData:
     from anndata import AnnData
 
     return AnnData(obs=pd.DataFrame(index=np.arange(embedding.shape[0]).astype(str)), obsm={"X_embedding": embedding})
 
 
 def _leiden(connectivities: sparse.csr_matrix, resolution: float, seed: int) -> Codes:
-    """Leiden clusters by modularity, iterated until nothing changes."""
+    """Cluster by modularity, iterating until nothing changes."""
     import igraph
 
     edges = sparse.triu(connectivities, k=1).tocoo()
@@ -230,8 +228,10 @@ def _leiden(connectivities: sparse.csr_matrix, resolution: float, seed: int) -> 
     return np.asarray(partition.membership, dtype=np.intp)
 
 
-def _label_scores(embedding: NDArray, codes: Codes, clusters: dict[float, Codes]) -> tuple[float, float, float, float]:
-    """NMI, ARI, ASW and the resolution with the best NMI."""
+def _label_scores(
+    embedding: NDArray[np.floating], codes: Codes, clusters: dict[float, Codes]
+) -> tuple[float, float, float, float]:
+    """Return NMI, ARI, ASW and the resolution with the best NMI."""
     nmi = {resolution: normalized_mutual_info_score(codes, found) for resolution, found in clusters.items()}
     best = max(nmi, key=nmi.__getitem__)  # the lowest such resolution in a tie, as scib chooses
     asw = (silhouette_score(embedding, codes) + 1) / 2
@@ -239,9 +239,9 @@ def _label_scores(embedding: NDArray, codes: Codes, clusters: dict[float, Codes]
 
 
 def _scib_label_scores(
-    embedding: NDArray, codes: Codes, clusters: dict[float, Codes]
+    embedding: NDArray[np.floating], codes: Codes, clusters: dict[float, Codes]
 ) -> tuple[float, float, float, float]:
-    """The same four by scib, on the clusters of the embedding's own graph (its own default graph may be another's)."""
+    """Return the same four by scib, given the clusters: its own may be of another embedding's graph (issue 389)."""
     try:
         import scib
     except ImportError as error:
@@ -261,42 +261,10 @@ def _scib_label_scores(
     return float(nmi), float(ari), float(asw), best
 
 
-def _out_of_fold_f1(estimator: BaseEstimator, embedding: NDArray, codes: Codes, seed: int) -> float:
-    """Macro F1 of the pooled out-of-fold predictions, so that a rare label counts once, not once a fold."""
+def _out_of_fold_f1(estimator: BaseEstimator, embedding: NDArray[np.floating], codes: Codes, seed: int) -> float:
+    """Return the macro F1 of the pooled out-of-fold predictions, so that a rare label counts once, not once a fold."""
     folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # ours says which labels
         predicted = cross_val_predict(estimator, embedding, codes, cv=folds)
     return float(f1_score(codes, predicted, average="macro", zero_division=0.0))
-
-
-def _batch_scores(embedding: NDArray, codes: Codes, batches: Codes) -> tuple[float, float]:
-    """iLISI and kBET with scib-metrics' kernels, on exact neighbours (each cell its own first).
-
-    scib-metrics' ``kbet_per_label`` would look for approximate neighbours on a diffusion map of each label instead:
-    made for outputs that are graphs, not repeatable to the last digits, and a minute of compilation.
-    """
-    try:
-        from scib_metrics import ilisi_knn, kbet
-    except ImportError as error:
-        raise MissingDependencyError(
-            'Batch scores need scib-metrics. Run `pip install "scbioformers[bench]"`, or pass batch=None.'
-        ) from error
-    ilisi = ilisi_knn(_exact_neighbors(embedding, LISI_NEIGHBORS), batches)
-    accepted = []
-    for label in range(codes.max() + 1):
-        rows = codes == label
-        sizes = np.bincount(batches[rows])
-        sizes = sizes[sizes > 0]
-        if rows.sum() >= KBET_MIN_CELLS and len(sizes) > 1:
-            k = int(np.clip(sizes.mean() // 4, 10, 70)) + 1  # scib's rule, and the cell itself
-            accepted.append(kbet(_exact_neighbors(embedding[rows], k), batches[rows])[0])
-    return float(ilisi), float(np.mean(accepted)) if accepted else float("nan")
-
-
-def _exact_neighbors(embedding: NDArray, k: int) -> NeighborsResults:
-    from scib_metrics.nearest_neighbors import NeighborsResults
-
-    k = min(k, embedding.shape[0])
-    distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(embedding)
-    return NeighborsResults(indices=indices, distances=distances)

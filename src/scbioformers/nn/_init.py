@@ -24,8 +24,8 @@ class Start:
     """(M,) mean log-normalised profile."""
     component_scale: NDArray[np.float32]
     """(K,) standard deviation of the training profiles along each component."""
-    log_mean: NDArray[np.float32]
-    """(M,) log of the mean count at the mean depth."""
+    rate: NDArray[np.float32]
+    """(M,) log of the mean count at the mean depth; logit of the mean share of the highest bin for other data."""
     log_dispersion: NDArray[np.float32]
     """(M,) log of the negative binomial's inverse dispersion, by moments."""
     log_bins: NDArray[np.float32]
@@ -74,7 +74,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_hidden.weight.copy_(torch.eye(width))
     network.rate.weight.mul_(0.1)
-    network.rate.bias.copy_(torch.from_numpy(start.log_mean))
+    network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
     network.bin_head[2].weight.mul_(0.1)
     network.bin_bias.weight.zero_()

@@ -24,6 +24,8 @@ class Sizes:
     n_molecules: int
     n_values: int
     field_sizes: tuple[int, ...] = ()
+    counts: bool = True
+    """Whether the profile is of counts (a rate) or of bins (a share of the highest)."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Output:
 
     logits: Tensor
     """(B, H, V) over the bins of the hidden molecules."""
-    molecules: Tensor
-    """(B, C, D) contextual embeddings of the visible molecules."""
+    molecules: Tensor | None
+    """(B, C, D) contextual embeddings of the visible molecules, if asked for."""
     cls: Tensor
     """(B, D)."""
     latent: Tensor
@@ -47,19 +49,22 @@ class ValueEmbedding(nn.Module):
 
     def __init__(self, kind: str, n_values: int, width: int) -> None:
         super().__init__()
-        self.kind = kind
-        self.scale = float(max(n_values - 1, 1))
+        self.kind, self.n_values = kind, n_values
         if kind == "lookup":
             self.table = nn.Embedding(n_values, width)
         else:
             self.network = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, bins: Tensor) -> Tensor:
+        return functional.embedding(bins, self.values())
+
+    def values(self) -> Tensor:
+        """(V, D), one row per bin: bins are few and tokens many, so the network runs on the bins."""
         if self.kind == "lookup":
-            return self.table(bins)
-        x = bins.to(self.network[0].weight.dtype)
+            return self.table.weight
+        bins = torch.arange(self.n_values, device=self.network[0].weight.device, dtype=self.network[0].weight.dtype)
         # linear and logarithmic in the bin, so that both 1 against 2 and 10 against 20 can be told apart
-        return self.network(torch.stack((x / self.scale, torch.log1p(x)), dim=-1))
+        return self.network(torch.stack((bins / max(self.n_values - 1, 1), torch.log1p(bins)), dim=-1))
 
 
 class Attention(nn.Module):
@@ -72,11 +77,12 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, n_keys: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries ``x`` (B, Tq, D) read ``context`` (B, Tk, D) -> (B, Tq, D)."""
         batch, length, width = x.shape
-        query = self.query(x).view(batch, length, self.n_heads, -1).transpose(1, 2)  # (B, A, T, D/A)
-        keys = self.key_value(x[:, :n_keys]).view(batch, n_keys, 2 * self.n_heads, -1)
-        key, value = keys.transpose(1, 2).chunk(2, dim=1)  # (B, A, n_keys, D/A) each
+        query = self.query(x).view(batch, length, self.n_heads, -1).transpose(1, 2)  # (B, A, Tq, D/A)
+        keys = self.key_value(context).view(batch, context.shape[1], 2 * self.n_heads, -1)
+        key, value = keys.transpose(1, 2).chunk(2, dim=1)  # (B, A, Tk, D/A) each
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
@@ -98,10 +104,13 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, n_keys: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, n_keys: int, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+        """Update all tokens, or the ``wanted`` ones only; the first ``n_keys`` are what they read."""
+        queries = x if wanted is None else x[:, wanted]
         if self.attention is not None and self.attention_norm is not None:
-            x = x + self.dropout(self.attention(self.attention_norm(x), n_keys, mask))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+            context = self.attention_norm(x[:, :n_keys])
+            queries = queries + self.dropout(self.attention(self.attention_norm(queries), context, mask))
+        return queries + self.dropout(self.feedforward(self.feedforward_norm(queries)))
 
 
 class Network(nn.Module):
@@ -142,10 +151,11 @@ class Network(nn.Module):
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens (Eq. 7): ``<cls>``, obs fields, visible molecules, hidden molecules -> (B, T, D) and key mask (B, T)."""
-        context = (
-            self.molecule(batch.context_ids) + self.value(batch.context_bins) + self.external(batch.context_external)
-        )
-        hidden = self.molecule(batch.hidden_ids) + self.mask + self.external(batch.hidden_external)
+        context = self.molecule(batch.context_ids) + self.value(batch.context_bins)
+        hidden = self.molecule(batch.hidden_ids) + self.mask
+        if batch.context_external is not None and batch.hidden_external is not None:
+            context = context + self.external(batch.context_external)
+            hidden = hidden + self.external(batch.hidden_external)
         hidden = hidden + self.depth(batch.log_depth[:, None])[:, None]
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
@@ -157,18 +167,28 @@ class Network(nn.Module):
         head = torch.ones(len(batch), 1 + len(fields), dtype=torch.bool, device=x.device)
         return x, torch.cat([head, batch.context_ids > 0, batch.hidden_ids > 0], dim=1)
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
+        """Read a batch; ``contextual`` asks for the outputs of the visible molecules too.
+
+        They are what nobody reads after the last block, so without ``contextual`` that block updates ``<cls>`` and the
+        hidden molecules alone, which changes nothing else and costs a fraction.
+        """
         x, readable = self.embed(batch)
         n_context, n_hidden = batch.context_ids.shape[1], batch.hidden_ids.shape[1]
-        n_keys = x.shape[1] if self.config.attend_hidden else x.shape[1] - n_hidden
-        mask = readable[:, None, None, :n_keys]  # (B, 1, 1, n_keys), the same for every query and head
-        for block in self.blocks:
-            x = block(x, n_keys, None if bool(mask.all()) else mask)
-        x = self.norm(x)
         start = x.shape[1] - n_hidden
-        logits = self.bin_head(x[:, start:]) + self.bin_bias(batch.hidden_ids)
+        n_keys = x.shape[1] if self.config.attend_hidden else start
+        mask = None if bool(readable[:, :n_keys].all()) else readable[:, None, None, :n_keys]  # (B, 1, 1, n_keys)
+        wanted = None
+        if not contextual:
+            wanted = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(start, x.shape[1])]).to(x.device)
+        for block in self.blocks[:-1]:
+            x = block(x, n_keys, mask)
+        x = self.norm(self.blocks[-1](x, n_keys, mask, wanted))
+        hidden = x[:, x.shape[1] - n_hidden :]
+        molecules = x[:, start - n_context : start] if contextual else None
+        logits = self.bin_head(hidden) + self.bin_bias(batch.hidden_ids)
         latent = self.latent_norm(self.to_latent(x[:, 0]))
-        return Output(logits, x[:, start - n_context : start], x[:, 0], latent, self.decode(latent, batch.fields))
+        return Output(logits, molecules, x[:, 0], latent, self.decode(latent, batch.fields))
 
     def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
         """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""
@@ -178,8 +198,8 @@ class Network(nn.Module):
         return self.rate(h)
 
     def profile(self, latent: Tensor) -> Tensor:
-        """Decoded log1p profile at the mean depth and averaged conditions, (B, L) -> (B, M)."""
+        """Decoded profile at averaged conditions, (B, L) -> (B, M): log1p of the counts expected at the mean depth."""
         h = self.from_latent(latent)
         for table in self.fields:
             h = h + table.weight.mean(dim=0)
-        return torch.log1p(self.rate(h).exp())
+        return functional.softplus(self.rate(h)) if self.sizes.counts else torch.sigmoid(self.rate(h))

@@ -70,5 +70,5 @@ def training(
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize="small")
     if save is not None:
-        axes[0].figure.savefig(save, dpi=150)
+        axes[0].figure.canvas.figure.savefig(save, dpi=150)  # the whole figure, from a subfigure too
     return list(axes)

@@ -21,12 +21,12 @@ class Batch:
     """int64 (B, C), vocabulary ids of the visible molecules that attention reads; 0 is padding."""
     context_bins: Tensor
     """int64 (B, C), their bins, made from the visible counts and the visible depth."""
-    context_external: Tensor
-    """int64 (B, C), external token of each visible molecule, 0 for none."""
+    context_external: Tensor | None
+    """int64 (B, C), external token of each visible molecule, 0 for none; None where nothing carries one."""
     hidden_ids: Tensor
     """int64 (B, H), vocabulary ids of the molecules to predict; 0 is padding."""
-    hidden_external: Tensor
-    """int64 (B, H), external token of each hidden molecule, 0 for none."""
+    hidden_external: Tensor | None
+    """int64 (B, H), external token of each hidden molecule, 0 for none; None where nothing carries one."""
     visible: Tensor
     """float32 (B, M), log1p of the visible counts at the mean depth, 0 where hidden or not expressed."""
     log_depth: Tensor
@@ -45,4 +45,6 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: x if x is None else x.to(device, non_blocking=True) for name, x in values.items()}
+        return Batch(**moved)

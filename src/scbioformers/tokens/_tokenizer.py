@@ -179,7 +179,9 @@ class Tokenizer:
         return np.log1p(rows.values / self._size(depth, hidden_share)[rows.cells])
 
     def _size(self, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
-        """Depth relative to its training mean; 1 for an empty cell."""
+        """Depth relative to its training mean; 1 for an empty cell, and where the data have no depth."""
+        if not self.counts:
+            return np.ones_like(depth)
         mean_depth = self._mean_depth(hidden_share)
         return np.where(depth > 0, depth, mean_depth) / mean_depth
 
@@ -215,9 +217,9 @@ class Tokenizer:
             rows=torch.from_numpy(np.asarray(rows, np.int64)),
             context_ids=torch.from_numpy(read[0]),
             context_bins=torch.from_numpy(read[1]),
-            context_external=torch.zeros(read[0].shape, dtype=torch.int64),
+            context_external=None,
             hidden_ids=torch.from_numpy(hidden[0]),
-            hidden_external=torch.zeros(hidden[0].shape, dtype=torch.int64),
+            hidden_external=None,
             visible=torch.from_numpy(context.profile),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
             fields=torch.from_numpy(block.fields.astype(np.int64)),

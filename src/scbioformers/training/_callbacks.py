@@ -84,7 +84,7 @@ class StopOnInterrupt(Callback):
     def _stop(self, trainer: L.Trainer, number: int, frame: FrameType | None) -> None:
         logger.warning("Interrupted: stopping after this step and keeping the best model so far.")
         self.interrupted = trainer.should_stop = True
-        self.release()
+        signal.signal(signal.SIGINT, self._former)  # Lightning takes ours for the user's, so release does it again
 
     def release(self) -> None:
         """Give SIGINT back."""

@@ -77,11 +77,12 @@ def fit_model(
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
     _log_masking(tokenizer, sample)
     config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
-    sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields))
+    sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), counts)
     members, histories = [], []
     for member in range(n_models):
         member_seed = seed + member
-        network = Network(config, sizes)
+        with _isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
+            network = Network(config, sizes)
         initialise(network, compute_start(sample, statistics, tokenizer, member_seed), member_seed)
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
         histories.append(_train(network, data, train, counts, member_seed))

@@ -35,12 +35,16 @@ def compute_start(sample: Block, statistics: Statistics, tokenizer: Tokenizer, s
         components, scale = np.zeros((n_molecules, 0)), np.zeros(0)
         mean = np.asarray(profile.mean(axis=0)).ravel()
     gene_mean = np.maximum(statistics.gene_mean, 0.5 / max(statistics.n_cells, 1))
+    rate = np.log(gene_mean)
+    if not tokenizer.counts:
+        share = np.clip(mean, 1e-3, 1 - 1e-3)
+        rate = np.log(share / (1 - share))
     excess = np.maximum(statistics.gene_var - gene_mean, 1e-8)
     return Start(
         components=components.astype(np.float32),
         profile_mean=np.asarray(mean, np.float32),
         component_scale=scale.astype(np.float32),
-        log_mean=np.log(gene_mean).astype(np.float32),
+        rate=rate.astype(np.float32),
         log_dispersion=np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2)).astype(np.float32),
         log_bins=_log_bins(sample, tokenizer).astype(np.float32),
     )

@@ -1,0 +1,105 @@
+"""What all benchmarks share: arguments, data, resumable results, tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+
+PACKAGES = ("scbioformers", "torch", "numpy", "scipy", "scikit-learn", "scanpy", "anndata", "igraph", "scvi-tools",
+            "scib-metrics")  # fmt: skip
+
+
+def make_parser(description: str, sets: Sequence[str], methods: Sequence[str]) -> argparse.ArgumentParser:
+    """Make the parser of the arguments that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    parser.add_argument("--sets", type=_choice(sets), default=list(sets), help=f"of {','.join(sets)}")
+    parser.add_argument("--methods", type=_choice(methods), default=list(methods), help=f"of {','.join(methods)}")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--overwrite", action="store_true", help="run again what has a result already")
+    return parser
+
+
+def _choice(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} not in {','.join(known)}")
+        return names
+
+    return parse
+
+
+def read_counts(path: Path, n_genes: int = 2000) -> AnnData:
+    """Read counts and mark ``highly_variable`` genes: seurat_v3 on the counts, all genes where there are no more."""
+    adata = sc.read_h5ad(path)
+    if adata.n_vars > n_genes:
+        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
+    else:
+        adata.var["highly_variable"] = True
+    return adata
+
+
+def run_once(path: Path, run: Callable[[], dict[str, Any]], *, overwrite: bool) -> dict[str, Any]:
+    """Return the result in ``path``, or run, and write it there with versions, machine and wall time."""
+    if path.exists() and not overwrite:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+    print(f"… {path.stem}", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    result = run()
+    result |= {"wall_seconds": time.perf_counter() - start, "versions": _versions(), "machine": _machine()}
+    write_json(path, result)
+    return result
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write atomically, so that an interrupted run leaves no half result to resume from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS") if name in os.environ}
+    return {"system": platform.platform(), "cpus": os.cpu_count(), **threads}
+
+
+def mean_and_range(values: Iterable[float | None], digits: int = 3) -> str:
+    """``mean (lowest–highest)``, the mean alone if all are equal, a dash if there is none."""
+    known = np.array([value for value in values if value is not None], dtype=float)
+    if known.size == 0:
+        return "–"
+    texts = [f"{value:.{digits}f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.{digits}f}"
+             for value in (known.mean(), known.min(), known.max())]  # fmt: skip
+    return texts[0] if texts[1] == texts[2] else f"{texts[0]} ({texts[1]}–{texts[2]})"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a Markdown table, its first column left, the others right aligned."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,309 @@
+"""Speed and memory of the default model: ``python -m benchmarks.speed --data DIR``.
+
+Every part runs in a process of its own, so that its peak memory is its own. Times on a shared machine wander: read the
+ratios. Floating-point operations are counted by torch's counter (attention included) and compared with the fastest of
+several large matrix products in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from benchmarks._common import make_parser, markdown_table, read_counts, run_once, write_json
+
+WARM_UP, TIMED = 3, 5
+
+
+def _rss() -> float:
+    """Peak resident memory of this process, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _gemm_peak() -> float:
+    """Fastest of several square matrix products, GFLOP/s."""
+    import torch
+
+    best = 0.0
+    for n in (1024, 2048):
+        a, b = torch.randn(n, n), torch.randn(n, n)
+        for _ in range(6):
+            start = time.perf_counter()
+            a @ b
+            best = max(best, 2 * n**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def _flops(run: Callable[[], Any]) -> float:
+    """GFLOP of one call, scaled-dot-product attention on the CPU included."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def attention(query: Any, key: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        batch, heads, length, width = query
+        return 4 * batch * heads * length * key[-2] * width
+
+    def attention_backward(grad: Any, query: Any, key: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return attention(query, key) * 5 // 2  # scores once more, and four products
+
+    aten = torch.ops.aten
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def _stepper(data: Path, changes: dict[str, Any], n_cells: int | None = None) -> tuple[Callable[[], None], int]:
+    """One training step (batch made, forward, backward, update) of the default model on pbmc3k, and its cells."""
+    import torch
+
+    import scbioformers as bf
+    from scbioformers.data import Source
+    from scbioformers.tokens import Sampler
+    from scbioformers.training import TrainingModule, fit_model
+    from scbioformers.training._data import BatchDataset
+
+    adata = read_counts(data / "pbmc3k.h5ad")
+    genes = np.flatnonzero(adata.var["highly_variable"])
+    source = Source(adata, molecules=genes)
+    config, train = replace(bf.ModelConfig.small(), **changes), bf.TrainConfig(max_steps=0)
+    vocabulary = bf.core.Vocabulary.from_names(adata.var_names[genes])
+    model = fit_model(source, vocabulary, bf.Binning(), config, train).model
+    network = model.members[0].train()
+    module = TrainingModule(network, train, 1000, {"masked_bins": 1.0, "profile_counts": 1.0})
+    optimizer = module.configure_optimizers()["optimizer"]
+    sampler = Sampler(np.ones(adata.n_obs, bool), train.batch_size, 0)
+    batches = iter(BatchDataset(source, model.tokenizer, sampler, train, 0, True))
+    module.log_dict = module.log = lambda *args, **kwargs: None  # type: ignore[method-assign,assignment]
+
+    def step() -> None:
+        loss = module.training_step(next(batches), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), train.gradient_clip)
+        optimizer.step()
+
+    return step, train.batch_size
+
+
+def training(data: Path, **changes: Any) -> dict[str, float]:
+    """Cells per second and achieved GFLOP/s of training steps, median of 5 rounds."""
+    step, cells = _stepper(data, changes)
+    for _ in range(WARM_UP):
+        step()
+    gflop = _flops(step)
+    seconds = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        for _ in range(3):
+            step()
+        seconds.append((time.perf_counter() - start) / 3)
+    median, peak = statistics.median(seconds), _gemm_peak()
+    return {
+        "cells/s": cells / median,
+        "GFLOP/cell": gflop / cells,
+        "GFLOP/s": gflop / median,
+        "GEMM peak GFLOP/s": peak,
+        "share of peak": gflop / median / peak,
+        "peak RSS MB": _rss(),
+    }
+
+
+def fitting(data: Path) -> dict[str, float]:
+    """A default fit and embedding of pbmc3k: seconds, cells per second, peak memory."""
+    import scbioformers as bf
+
+    adata = read_counts(data / "pbmc3k.h5ad")
+    start = time.perf_counter()
+    bf.tl.fit(adata, train=bf.TrainConfig(progress_bar=False))
+    fitted = time.perf_counter()
+    bf.tl.embed(adata)
+    done = time.perf_counter()
+    history = bf.get.history(adata)
+    target = 1.01 * history["val_loss"].min()
+    reached = history.loc[history["val_loss"] <= target, "epoch"].iloc[0] / history["epoch"].max()
+    return {
+        "fit s": fitted - start,
+        "embedding cells/s": adata.n_obs / (done - fitted),
+        "cells/s to 1.01 x best validation loss": adata.n_obs / ((fitted - start) * reached),
+        "peak RSS MB": _rss(),
+    }
+
+
+def growth_cells(data: Path, n_cells: int) -> dict[str, float]:
+    """Embedding ``n_cells`` simulated cells from a backed file: seconds and peak memory."""
+    import anndata as ad
+
+    import scbioformers as bf
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5ad"
+        _write_random(path, n_cells, 500, rng)
+        small = bf.datasets.simulate(n_cells=200, n_genes=500)
+        bf.tl.fit(small, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+        before = _rss()
+        adata = ad.read_h5ad(path, backed="r")
+        start = time.perf_counter()
+        bf.tl.embed(adata, model=small)
+        seconds = time.perf_counter() - start
+    return {"cells": n_cells, "embed s": seconds, "cells/s": n_cells / seconds, "RSS grew MB": _rss() - before}
+
+
+def _write_random(path: Path, n_cells: int, n_genes: int, rng: np.random.Generator) -> None:
+    import anndata as ad
+
+    counts = sparse.random(n_cells, n_genes, 0.1, "csr", np.float32, rng, lambda n: rng.poisson(1.0, n) + 1.0)
+    ad.AnnData(counts, var={"name": np.arange(n_genes)}).write_h5ad(path)
+    simulated = ad.read_h5ad(path)
+    simulated.var_names = [f"gene_{i}" for i in range(n_genes)]
+    simulated.write_h5ad(path)
+
+
+def growth_genes(data: Path, n_genes: int) -> dict[str, float]:
+    """Three training steps on 512 simulated cells with ``n_genes`` genes."""
+    import scbioformers as bf
+
+    adata = bf.datasets.simulate(n_cells=512, n_genes=n_genes)
+    train = bf.TrainConfig(max_steps=1, progress_bar=False)
+    bf.tl.fit(adata.copy(), train=train)
+    start = time.perf_counter()
+    bf.tl.fit(adata, train=replace(train, max_steps=8))
+    return {"genes": n_genes, "8 steps and set-up s": time.perf_counter() - start, "peak RSS MB": _rss()}
+
+
+def binning(data: Path) -> dict[str, float]:
+    """Value and segment bins of 100,000 x 2,000 counts, cells per second."""
+    from scbioformers.core import Binning, bin_rows
+
+    rng = np.random.default_rng(0)
+    counts = sparse.random(100_000, 2000, 0.1, "csr", np.float32, rng, lambda n: rng.poisson(1.0, n) + 1.0)
+    depth = np.asarray(counts.sum(axis=1)).ravel()
+    result = {}
+    for kind in ("value", "segment"):
+        seconds = []
+        for _ in range(TIMED + 1):  # the first one compiles
+            start = time.perf_counter()
+            bin_rows(Binning(kind=kind), counts.data, counts.indptr, depth, float(depth.mean()))  # type: ignore[arg-type]
+            seconds.append(time.perf_counter() - start)
+        result[f"{kind} bins cells/s"] = counts.shape[0] / statistics.median(seconds[1:])
+    return result
+
+
+def imports(data: Path) -> dict[str, float]:
+    """Seconds of ``import scbioformers`` beyond ``import scanpy``, median of 5, each in a new process."""
+    seconds: dict[str, list[float]] = {"scanpy": [], "scanpy, scbioformers": []}
+    for _ in range(TIMED + 1):
+        for modules in seconds:
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
+            seconds[modules].append(time.perf_counter() - start)
+    medians = {modules: statistics.median(values[1:]) for modules, values in seconds.items()}
+    return {"scanpy s": medians["scanpy"], "more s": medians["scanpy, scbioformers"] - medians["scanpy"]}
+
+
+def paper_preset(data: Path) -> dict[str, float]:
+    """Parameters of the paper's size on 2,000 genes, and the seconds of one step of 4 cells."""
+    import scbioformers as bf
+
+    adata = read_counts(data / "pbmc3k.h5ad")[:64].copy()
+    train = bf.TrainConfig(max_steps=0, batch_size=4, progress_bar=False)
+    bf.tl.fit(adata, config="paper", train=train, save_dir=tempfile.mkdtemp())
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        train = replace(train, max_steps=1, validation_fraction=0.0)
+        bf.tl.fit(adata, config="paper", train=train, save_dir=f"{folder}/model")
+        seconds = time.perf_counter() - start
+        network = bf.get.model(adata).members[0]
+    return {"parameters": float(sum(p.numel() for p in network.parameters())), "set-up and one step s": seconds}
+
+
+def processes(data: Path) -> dict[str, float]:
+    """Largest relative difference of the losses of two processes (gloo) and one, at the same global batch."""
+    script = (
+        "import sys, json, scanpy as sc, numpy as np, torch, scbioformers as bf\n"
+        "torch.set_num_threads(1)\n"
+        "adata = bf.datasets.simulate(n_cells=512, n_genes=200)\n"
+        "train = bf.TrainConfig(max_epochs=5, devices=int(sys.argv[1]), strategy=sys.argv[2], accelerator='cpu',\n"
+        "                       progress_bar=False, validation_fraction=0.0)\n"
+        "bf.tl.fit(adata, train=train)\n"
+        "import os\n"
+        "if int(os.environ.get('LOCAL_RANK', 0)) == 0:\n"
+        "    bf.get.history(adata)['train_loss'].to_json(sys.argv[3])\n"
+    )
+    losses = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "script.py"
+        path.write_text(script)
+        for devices, strategy in (("1", "auto"), ("2", "ddp")):
+            out = Path(folder) / f"{devices}.json"
+            subprocess.run([sys.executable, str(path), devices, strategy, str(out)], check=True)
+            losses.append(np.array(list(json.loads(out.read_text()).values())))
+    return {
+        "first loss": float(losses[0][0]),
+        "last loss": float(losses[0][-1]),
+        "largest relative difference": float(np.abs(losses[0] / losses[1] - 1).max()),
+    }
+
+
+PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
+    "training": training,
+    "training, tokens=all": partial(training, tokens="all"),
+    "training, no attention": partial(training, attention=False),
+    "fit": fitting,
+    **{f"backed {n:,} cells": partial(growth_cells, n_cells=n) for n in (1_000, 10_000, 100_000)},
+    **{f"{n:,} genes": partial(growth_genes, n_genes=n) for n in (500, 2_000, 8_000)},
+    "binning": binning,
+    "import": imports,
+    "paper preset": paper_preset,
+    "two processes": processes,
+}
+
+
+def _in_own_process(data: Path, part: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.speed", "--data", str(data), "--part", part]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {"part": part, "result": json.loads(done.stdout.splitlines()[-1])}
+
+
+def main() -> None:
+    """Run what has no result yet, then print the table."""
+    if "--part" in sys.argv:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--data", type=Path)
+        parser.add_argument("--part")
+        arguments = parser.parse_args()
+        print(json.dumps(PARTS[arguments.part](arguments.data)))
+        return
+    arguments = make_parser(__doc__ or "", ["pbmc3k"], ["all"]).parse_args()
+    results = []
+    for part in PARTS:
+        path = arguments.out / "speed" / f"{part.replace(' ', '_').replace(',', '')}.json"
+        results.append(run_once(path, partial(_in_own_process, arguments.data, part), overwrite=arguments.overwrite))
+    write_json(arguments.out / "speed.json", results)
+    rows = [
+        [result["part"], ", ".join(f"{name} {value:,.3g}" for name, value in result["result"].items())]
+        for result in results
+    ]
+    print(markdown_table(["part", "measured"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Sphinx configuration. ``make docs`` builds the site in ``docs/_build/html``; it needs no network."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import scbioformers
+
+HERE = Path(__file__).parent
+
+# Sphinx reads pages below its own folder only
+shutil.copytree(
+    HERE.parent / "tutorials",
+    HERE / "tutorials",
+    dirs_exist_ok=True,
+    ignore=shutil.ignore_patterns(".ipynb_checkpoints"),
+)
+
+project = "scbioformers"
+author = "The scbioformers authors"
+copyright = author
+version = release = scbioformers.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+
+default_role = "literal"
+autosummary_generate = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 2
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_theme_options = {"show_navbar_depth": 2}
+
+
+def literal_fields(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Undo napoleon's bold around the names of returned fields that are literals, which would show their backticks."""
+    lines[:] = [re.sub(r"\*\*(`+)(.+?)\1\*\*", r"``\2``", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Register what is defined here."""
+    app.connect("autodoc-process-docstring", literal_fields, priority=600)  # after napoleon, at 500

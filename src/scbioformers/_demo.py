@@ -1,0 +1,205 @@
+"""The steps of ``python -m scbioformers demo``, each a few lines that a notebook would hold."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData, read_h5ad
+
+import scbioformers as bf
+from scbioformers.core import DataError, MissingDependencyError, MissingKeyError
+
+try:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Column, Table
+except ImportError as error:
+    raise MissingDependencyError('The demo needs rich. Run `pip install "scbioformers[demo]"`.') from error
+
+N_TOP_GENES = 2000
+N_COMPONENTS = 50
+COLUMNS = {
+    "avg_bio": "AvgBIO",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "asw": "ASW",
+    "nmi_res1": "NMI(1)",
+    "ari_res1": "ARI(1)",
+    "knn_f1": "kNN F1",
+    "linear_f1": "lin. F1",
+    "ilisi": "iLISI",
+    "kbet": "kBET",
+}
+CAPTION = """NMI, ARI, AvgBIO: Leiden at the resolution with the best NMI.
+NMI(1), ARI(1): at resolution 1. F1: macro, on cells left out."""
+
+
+def run_demo(
+    data: Path | None, label_key: str | None, batch_key: str | None, max_epochs: int | None, out: Path
+) -> AnnData:
+    """Do the main job and write its results to a directory.
+
+    Parameters
+    ----------
+    data
+        h5ad file with counts in ``X`` or ``layers["counts"]``; None takes :func:`scbioformers.datasets.pbmc68k`.
+    label_key, batch_key
+        Columns of ``obs``.
+    max_epochs
+        Passes over the cells, by default those of :class:`~scbioformers.TrainConfig`.
+    out
+        Directory, created if needed, for ``annotated.h5ad``, ``umap.png``, ``training.png`` and, if there are labels,
+        ``scores.csv``.
+
+    Returns
+    -------
+    The annotated data.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or what it holds cannot be used.
+    MissingKeyError
+        If `label_key` or `batch_key` is not a column of ``obs``.
+    MissingDependencyError
+        If scikit-misc, which finds the highly variable genes, is needed and not installed.
+    """
+    console = Console()
+    if data is None and label_key is None:
+        label_key = "bulk_labels"
+    adata = bf.datasets.pbmc68k() if data is None else read(data)
+    check_keys(adata, label_key, batch_key)
+    layer = "counts" if "counts" in adata.layers else None
+    if problems := bf.pp.check(adata, layer=layer).problems:
+        raise DataError(" ".join(problems))
+    out.mkdir(parents=True, exist_ok=True)
+    console.rule("Data")
+    select_genes(adata, layer)
+    console.print(str(bf.pp.check(adata, layer=layer)), markup=False, highlight=False)
+
+    console.rule("Fit, without labels")
+    bf.tl.fit(adata, layer=layer, batch_key=batch_key, max_epochs=max_epochs)
+    bf.tl.embed(adata, progress_bar=True)
+    with console.status("Baselines, neighbours, UMAP and Leiden"):
+        baselines = embed_baselines(adata, layer)
+        add_graphs(adata)
+    if label_key is not None:
+        console.rule("Scores")
+        with console.status("Clustering and classifying"):
+            table = score(adata, baselines, label_key, batch_key)
+        table.to_csv(out / "scores.csv")
+        show(console, table)
+    draw(adata, label_key or "leiden", out)
+    adata.write_h5ad(out / "annotated.h5ad")
+    console.print(f"Figures, scores and annotated.h5ad are in {out}", markup=False, highlight=False)
+    return adata
+
+
+def read(path: Path) -> AnnData:
+    """Read an h5ad file, or say plainly why not."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        return read_h5ad(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as h5ad: {error}") from error
+
+
+def check_keys(adata: AnnData, label_key: str | None, batch_key: str | None) -> None:
+    """Refuse columns that are not there, and labels that cannot be scored, before any work is done."""
+    columns = ", ".join(map(repr, adata.obs.columns)) or "none"
+    for option, key in (("--label-key", label_key), ("--batch-key", batch_key)):
+        if key is not None and key not in adata.obs:
+            raise MissingKeyError(f"{option} {key!r} is not a column of obs. There are: {columns}.")
+    if label_key is not None:
+        labels = adata.obs[label_key].map(str, na_action="ignore").astype("category")  # numbers are names here
+        n_labels, n_cells = labels.nunique(), int(labels.notna().sum())
+        if not 2 <= n_labels <= n_cells // 2:
+            raise DataError(
+                f"--label-key {label_key!r} has {n_labels} different values in {n_cells} cells, expected groups of "
+                f"cells. The columns of obs are: {columns}."
+            )
+        adata.obs[label_key] = labels
+
+
+def select_genes(adata: AnnData, layer: str | None) -> None:
+    """Set ``var["highly_variable"]``: seurat_v3's choice, or all genes where there are few."""
+    if adata.n_vars <= N_TOP_GENES:
+        adata.var["highly_variable"] = True
+        return
+    if find_spec("skmisc") is None:
+        raise MissingDependencyError('Choosing genes needs scikit-misc. Run `pip install "scbioformers[demo]"`.')
+    sc.pp.highly_variable_genes(adata, layer=layer, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
+
+
+def embed_baselines(adata: AnnData, layer: str | None) -> dict[str, Any]:
+    """Log-normalised genes and their principal components, as many as is usual and as many as the model's embedding.
+
+    The usual number is written to ``obsm["X_pca"]`` as well.
+    """
+    counts = adata.X if layer is None else adata.layers[layer]
+    expression = bf.metrics.log1p_normalize(
+        counts[:, adata.var["highly_variable"].to_numpy()], depth=np.asarray(counts.sum(axis=1)).ravel()
+    )
+    most = min(expression.shape) - 1
+    baselines = {"raw HVG": expression}
+    for n_components in (min(N_COMPONENTS, most), min(adata.obsm["X_bioformer"].shape[1], most)):
+        baselines[f"PCA ({n_components})"] = bf.metrics.pca(expression, n_components)
+    adata.obsm["X_pca"] = baselines[f"PCA ({min(N_COMPONENTS, most)})"]
+    return baselines
+
+
+def add_graphs(adata: AnnData) -> None:
+    """Neighbours and UMAP of our embedding and, under the names ``pca`` and ``X_umap_pca``, of PCA; Leiden of ours."""
+    sc.pp.neighbors(adata, use_rep="X_bioformer")
+    sc.tl.umap(adata)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
+    sc.pp.neighbors(adata, use_rep="X_pca", key_added="pca")
+    sc.tl.umap(adata, neighbors_key="pca", key_added="X_umap_pca")
+
+
+def score(adata: AnnData, baselines: dict[str, Any], label_key: str, batch_key: str | None) -> pd.DataFrame:
+    """Scores of every embedding, a row each; cells without a label are left out of the scoring.
+
+    Those of batch mixing are empty without scib-metrics.
+    """
+    labelled = adata.obs[label_key].notna().to_numpy()
+    labels = adata.obs[label_key][labelled].astype(str)
+    batch = None
+    if batch_key is not None and find_spec("scib_metrics") is not None:
+        batch = adata.obs[batch_key][labelled].astype(str)
+    embeddings = baselines | {"BioFormer": adata.obsm["X_bioformer"]}
+    rows = {
+        name: bf.metrics.embedding_scores(X[labelled], labels, batch=batch).to_dict() for name, X in embeddings.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("embedding")
+
+
+def show(console: Console, scores: pd.DataFrame) -> None:
+    """Print the table of scores, the best of each column in bold."""
+    scores = scores.dropna(axis="columns", how="all")
+    columns = {name: title for name, title in COLUMNS.items() if name in scores}
+    table = Table(Column(no_wrap=True), *columns.values(), box=SIMPLE, padding=(0, 1, 0, 0), caption=CAPTION)
+    best = scores.max()
+    for embedding, row in scores.iterrows():
+        cells = (f"[bold]{row[c]:.3f}[/]" if row[c] == best[c] else f"{row[c]:.3f}" for c in columns)
+        table.add_row(str(embedding), *cells)
+    console.print(table)
+
+
+def draw(adata: AnnData, color: str, out: Path) -> None:
+    """Write the UMAP of our embedding beside that of PCA, one legend for both, and the learning curves."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    panels = (("X_umap", "BioFormer", None), ("X_umap_pca", "PCA", "right margin"))
+    for ax, (basis, title, legend) in zip(axes, panels, strict=True):
+        sc.pl.embedding(adata, basis, color=color, title=title, legend_loc=legend, frameon=False, ax=ax, show=False)
+    figure.savefig(out / "umap.png", dpi=150)
+    plt.close(figure)
+    bf.pl.training(adata, save=out / "training.png")
+    plt.close()

@@ -1,0 +1,161 @@
+"""Settings of the session, and small inputs that several test files share."""
+
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scbioformers as bf
+from scbioformers.core import Binning
+from scbioformers.data import Block
+from scbioformers.nn import ModelConfig, Network, Sizes, Start, initialise
+from scbioformers.tokens import Batch, Masking, Tokenizer
+
+TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def _simulated_once() -> ad.AnnData:
+    return bf.datasets.simulate(n_cells=60, n_genes=40, n_regulators=5, n_types=3, n_batches=2, rng=0)
+
+
+@pytest.fixture(scope="session")
+def _fitted_once(_simulated_once) -> ad.AnnData:
+    train = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+    return bf.tl.fit(_simulated_once, config=TINY, train=train, copy=True)
+
+
+@pytest.fixture
+def simulated(_simulated_once) -> ad.AnnData:
+    """60 cells x 40 genes of counts, with obs["cell_type"] and obs["batch"]; a copy that the test may change."""
+    return _simulated_once.copy()
+
+
+@pytest.fixture
+def fitted(_fitted_once) -> ad.AnnData:
+    """`simulated` with a tiny model of 3 steps in uns["bioformer"], fitted once in the session; a copy."""
+    return _fitted_once.copy()
+
+
+@pytest.fixture(scope="session")
+def make_block() -> Callable[..., Block]:
+    """Random counts of cells that differ in depth and number of expressed molecules."""
+
+    def make(n_cells=12, n_molecules=60, *, unmodelled=0.3, log=False, empty=(), n_fields=0, seed=0) -> Block:
+        random = np.random.default_rng(seed)
+        rate = random.gamma(0.4, 3.0, size=n_molecules) * random.uniform(0.5, 3.0, size=(n_cells, 1))
+        x = random.poisson(rate).astype(np.float32)
+        x[list(empty)] = 0
+        if log:
+            x = np.round(64 * np.log1p(x)) / 64  # sums of such values are exact, whatever their order
+        total = x.sum(axis=1, dtype=np.float64)
+        depth = total + (0 if log else np.round(unmodelled * total))
+        fields = random.integers(0, 2, size=(n_cells, n_fields)).astype(np.int32)
+        return Block(0, sp.csr_matrix(x), depth, fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Tokenizer]:
+    """A tokenizer frozen on a block, by plain sums."""
+
+    def make(block: Block, *, kind="value", masking=None, **kwargs) -> Tokenizer:
+        filled = np.diff(block.counts.indptr) > 0
+        total = np.asarray(block.counts.sum(axis=1, dtype=np.float64)).ravel()
+        binning = Binning(kind=kind, n_bins=10).freeze(mean_depth=float(block.depth[filled].mean()), max_bin=18)
+        return Tokenizer(binning, block.counts.shape[1], float(total[filled].mean()), masking or Masking(), **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., Network]:
+    """An initialised network of `sizes`, in evaluation mode, on made-up data statistics."""
+
+    def make(config: ModelConfig = TINY, sizes: Sizes | None = None, *, seed=0) -> Network:
+        sizes = sizes or Sizes(n_molecules=30, n_values=12)
+        with torch.random.fork_rng():
+            network = Network(config, sizes)
+        initialise(network, _start(sizes), seed)
+        return network.eval()
+
+    return make
+
+
+def _start(sizes: Sizes, n_components: int = 5) -> Start:
+    random = np.random.default_rng(3)
+    n_molecules = sizes.n_molecules
+    components = np.linalg.qr(random.normal(size=(n_molecules, n_components)))[0]
+    bins = random.dirichlet(np.ones(sizes.n_values), size=n_molecules)
+    arrays = {
+        "components": components,
+        "profile_mean": random.uniform(0.1, 1.0, size=n_molecules),
+        "component_scale": np.linspace(3.0, 1.0, n_components),
+        "rate": random.normal(size=n_molecules),
+        "log_dispersion": random.normal(size=n_molecules),
+        "log_bins": np.log(np.maximum(bins, 1e-3)),
+    }
+    return Start(**{name: array.astype(np.float32) for name, array in arrays.items()})
+
+
+@pytest.fixture(scope="session")
+def make_start() -> Callable[..., Start]:
+    """The made-up statistics that `make_network` starts from."""
+    return _start
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Batch]:
+    """A random token batch of cells of unequal length, padded, for a network of `sizes`."""
+
+    def make(n_cells=5, n_context=9, n_hidden=4, sizes: Sizes | None = None, *, full=False, seed=0) -> Batch:
+        sizes = sizes or Sizes(n_molecules=30, n_values=12)
+        random = np.random.default_rng(seed)
+        ids = 4 + random.permuted(np.tile(np.arange(sizes.n_molecules), (n_cells, 1)), axis=1)
+        context, hidden = ids[:, :n_context], ids[:, n_context : n_context + n_hidden]
+        bins = random.integers(1, sizes.n_values, size=context.shape)
+        target = random.integers(0, sizes.n_values, size=hidden.shape)
+        if not full:
+            # cell 0 keeps its full length, so that no column is padding alone
+            short = np.arange(n_context) >= random.integers(1, n_context + 1, size=(n_cells, 1))
+            short[0] = False
+            context, bins = np.where(short, 0, context), np.where(short, 0, bins)
+            short = np.arange(n_hidden) >= random.integers(1, n_hidden + 1, size=(n_cells, 1))
+            short[0] = False
+            hidden, target = np.where(short, 0, hidden), np.where(short, -1, target)
+        visible = np.zeros((n_cells, 4 + sizes.n_molecules), np.float32)
+        np.put_along_axis(visible, context, np.log1p(bins).astype(np.float32), axis=1)
+        counts = random.poisson(random.gamma(0.5, 2.0, size=(n_cells, sizes.n_molecules))).astype(np.float32)
+        size_factor = random.uniform(0.5, 2.0, size=n_cells).astype(np.float32)
+        fields = random.integers(0, sizes.field_sizes, size=(n_cells, len(sizes.field_sizes)))
+        arrays = {
+            "rows": np.arange(n_cells),
+            "context_ids": context,
+            "context_bins": bins,
+            "context_external": np.zeros_like(context),
+            "hidden_ids": hidden,
+            "hidden_external": np.zeros_like(hidden),
+            "visible": visible[:, 4:],
+            "log_depth": np.log(size_factor),
+            "fields": fields.astype(np.int64),
+            "target_bins": target,
+            "target_counts": counts,
+            "size_factor": size_factor,
+        }
+        return Batch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+    return make

@@ -1,0 +1,151 @@
+"""Where the network starts."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import scbioformers as bf
+from scbioformers.core import SPECIALS
+from scbioformers.nn import ModelConfig, Network, Sizes, initialise
+
+SIZES = Sizes(n_molecules=80, n_values=12, field_sizes=(3,))
+CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
+CONFIGS = [
+    pytest.param(CONFIG, id="default"),
+    pytest.param(replace(CONFIG, svd_init=False), id="random"),
+    pytest.param(replace(CONFIG, bag=False, attention=False), id="bare"),
+    pytest.param(replace(CONFIG, value_embedding="lookup"), id="lookup"),
+]
+
+
+def leading_subspace(embedding, n):
+    """Orthonormal basis of the n leading directions of the columns."""
+    return np.linalg.svd(embedding, full_matrices=False)[0][:, :n]
+
+
+def smallest_cosine(network, start):
+    """Of the principal angles between the leading columns of the embedding and the PCA subspace; 1 if they agree."""
+    embedding = network.molecule.weight.detach().numpy()[-SIZES.n_molecules :]
+    n = start.components.shape[1]
+    return np.linalg.svd(leading_subspace(embedding, n).T @ start.components)[1].min()
+
+
+# --- randomness ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_weight_is_set_by_the_seed_and_the_data_alone(config, make_start):
+    weights = []
+    for global_seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(global_seed)
+            network = Network(config, SIZES)
+        initialise(network, make_start(SIZES), 5)
+        weights.append(network.state_dict())
+    assert [name for name, values in weights[0].items() if not torch.equal(values, weights[1][name])] == []
+
+
+def test_another_seed_gives_other_weights_and_the_same_baseline(make_network, make_batch):
+    first, second = make_network(CONFIG, SIZES, seed=0), make_network(CONFIG, SIZES, seed=1)
+    batch = make_batch(sizes=SIZES, n_context=20)
+    with torch.no_grad():
+        a, b = first(batch), second(batch)
+    assert not torch.equal(a.cls, b.cls)
+    assert not torch.equal(a.logits, b.logits)
+    assert torch.equal(first.rate.bias, second.rate.bias)
+
+
+def test_the_global_generators_are_left_alone(make_network, make_start):
+    network = make_network(CONFIG, SIZES)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    initialise(network, make_start(SIZES), 3)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert random.getstate() == states[2]
+
+
+def test_fitting_leaves_the_global_generators_alone(simulated, tiny_config):
+    torch.manual_seed(12)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    bf.tl.fit(simulated, config=tiny_config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert random.getstate() == states[2]
+
+
+# --- what the data say ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_at_step_zero_the_bins_are_those_of_the_histogram_of_each_molecule(
+    config, make_network, make_start, make_batch
+):
+    network, start = make_network(config, SIZES), make_start(SIZES)
+    batch = make_batch(n_cells=40, n_context=30, n_hidden=20, sizes=SIZES, full=True)
+    with torch.no_grad():
+        predicted = network(batch).logits.softmax(dim=-1).numpy()
+    molecules = batch.hidden_ids.numpy() - len(SPECIALS)
+    histogram = np.exp(start.log_bins)[molecules]
+    histogram /= histogram.sum(axis=-1, keepdims=True)
+    distance = 0.5 * np.abs(predicted - histogram).sum(axis=-1)
+    of_another = 0.5 * np.abs(predicted - histogram[:, ::-1]).sum(axis=-1)
+    assert distance.mean() < 0.1
+    assert distance.max() < 0.4 * of_another.mean()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_at_step_zero_the_profile_is_the_mean_expression(config, make_network, make_start, make_batch):
+    network, start = make_network(config, SIZES), make_start(SIZES)
+    with torch.no_grad():
+        log_rate = network(make_batch(n_cells=40, n_context=30, sizes=SIZES)).log_rate.numpy()
+    assert np.abs(log_rate - start.rate).mean() < 0.25
+    assert np.corrcoef(log_rate.mean(axis=0), start.rate)[0, 1] > 0.98
+
+
+def test_the_molecule_embeddings_span_the_pca_subspace_with_svd_init_only(make_network, make_start):
+    start = make_start(SIZES)
+    assert smallest_cosine(make_network(CONFIG, SIZES), start) > 0.95
+    assert smallest_cosine(make_network(replace(CONFIG, svd_init=False), SIZES), start) < 0.5
+
+
+@pytest.mark.parametrize("svd_init", [True, False])
+def test_the_bag_of_the_training_cells_is_centred_and_on_a_common_scale(svd_init, make_network, make_start):
+    network, start = make_network(replace(CONFIG, svd_init=svd_init), SIZES), make_start(SIZES)
+    scores = np.random.default_rng(0).normal(size=(4000, 5)) * start.component_scale
+    profiles = (start.profile_mean + scores @ start.components.T).astype(np.float32)
+    with torch.no_grad():
+        bag = network.bag(torch.from_numpy(profiles)).numpy()
+    assert bag.var(axis=0).mean() == pytest.approx(1.0, abs=0.1)
+    np.testing.assert_allclose(bag.mean(axis=0), 0.0, atol=0.15)
+
+
+def test_with_svd_init_distances_between_bags_are_those_between_principal_components(make_network, make_start):
+    network, start = make_network(CONFIG, SIZES), make_start(SIZES)
+    scores = np.random.default_rng(0).normal(size=(50, 5)) * start.component_scale
+    profiles = (start.profile_mean + scores @ start.components.T).astype(np.float32)
+    with torch.no_grad():
+        bags = network.bag(torch.from_numpy(profiles)).numpy()
+    pairs = np.triu_indices(50, 1)
+    of_bags, of_scores = (np.linalg.norm(x[:, None] - x[None], axis=-1)[pairs] for x in (bags, scores))
+    assert np.corrcoef(of_bags, of_scores)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("n_components", [0, 1, 40], ids=["none", "one", "more-than-the-width"])
+def test_any_number_of_components_will_do(n_components, make_start, make_batch):
+    with torch.random.fork_rng():
+        network = Network(CONFIG, SIZES)
+    initialise(network, make_start(SIZES, n_components), 0)
+    with torch.no_grad():
+        output = network(make_batch(sizes=SIZES))
+    assert torch.isfinite(output.logits).all()
+    assert torch.isfinite(output.log_rate).all()
+
+
+def test_padding_and_no_external_token_start_as_nothing(make_network):
+    network = make_network(CONFIG, SIZES)
+    assert not network.molecule.weight[0].any()
+    assert not network.external.weight[0].any()
+    assert network.external.weight[1:].any(dim=1).all()

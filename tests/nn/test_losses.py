@@ -1,0 +1,141 @@
+"""Objectives against plain numpy and scipy."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+from scipy.stats import nbinom
+
+from scbioformers.nn import OBJECTIVES, Output, Sizes
+from scbioformers.tokens import Batch
+
+SIZES = Sizes(n_molecules=30, n_values=12)
+
+
+@pytest.fixture
+def network(make_network):
+    return make_network(sizes=SIZES)
+
+
+@pytest.fixture
+def batch(make_batch):
+    return make_batch(n_cells=6, sizes=SIZES)
+
+
+@pytest.fixture
+def output(batch):
+    """Random numbers in place of what the network says."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(*batch.hidden_ids.shape, SIZES.n_values, generator=random)
+    log_rate = torch.randn(len(batch), SIZES.n_molecules, generator=random)
+    nothing = torch.zeros(len(batch), 1)
+    return Output(logits=logits, molecules=None, cls=nothing, latent=nothing, log_rate=log_rate)
+
+
+def rows(values, start, stop):
+    """Some cells of a batch or an output."""
+    parts = {field.name: getattr(values, field.name) for field in fields(values)}
+    return replace(values, **{name: x if x is None else x[start:stop] for name, x in parts.items()})
+
+
+def shares(batch: Batch) -> Batch:
+    """The batch with targets on another scale: bins as a share of the highest."""
+    return replace(batch, target_counts=batch.target_counts / batch.target_counts.max())
+
+
+# --- by formula ----------------------------------------------------------------------------------------------------
+
+
+def test_masked_bins_is_the_cross_entropy_a_mean_within_and_then_over_cells(network, output, batch):
+    log_p, target = log_softmax(output.logits.double().numpy(), axis=-1), batch.target_bins.numpy()
+    cells = [-np.mean([log_p[i, j, b] for j, b in enumerate(row) if b >= 0]) for i, row in enumerate(target)]
+    assert (target < 0).any()
+    assert OBJECTIVES["masked_bins"](network, output, batch).item() == pytest.approx(np.mean(cells), rel=1e-5)
+
+
+@pytest.mark.parametrize("log_dispersion", [-3.0, 0.0, 3.0])
+def test_profile_counts_is_the_negative_binomial_of_scipy(log_dispersion, network, output, batch):
+    with torch.no_grad():
+        network.log_dispersion += log_dispersion
+    counts, size = batch.target_counts.double().numpy(), batch.size_factor.double().numpy()
+    r = network.log_dispersion.detach().double().exp().numpy()
+    mean = np.exp(output.log_rate.double().numpy()) * size[:, None]
+    nll = -nbinom.logpmf(counts, r, r / (r + mean))
+    cells = nll.sum(axis=1) / (counts > 0).sum(axis=1)
+    assert OBJECTIVES["profile_counts"](network, output, batch).item() == pytest.approx(cells.mean(), rel=1e-4)
+
+
+def test_profile_bins_is_the_binary_cross_entropy_of_every_molecule(network, output, batch):
+    batch = shares(batch)
+    y, p = batch.target_counts.double().numpy(), 1 / (1 + np.exp(-output.log_rate.double().numpy()))
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    assert OBJECTIVES["profile_bins"](network, output, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- properties ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_the_mean_over_two_equal_halves_is_the_loss_of_the_whole(name, network, output, batch):
+    batch = shares(batch) if name == "profile_bins" else batch
+    loss = OBJECTIVES[name]
+    halves = [loss(network, rows(output, *half), rows(batch, *half)).item() for half in ((0, 3), (3, 6))]
+    assert halves[0] != pytest.approx(halves[1], rel=1e-3)
+    assert np.mean(halves) == pytest.approx(loss(network, output, batch).item(), rel=1e-5)
+
+
+def test_padding_of_the_hidden_does_not_change_masked_bins(network, output, batch):
+    wider = replace(
+        batch,
+        hidden_ids=torch.nn.functional.pad(batch.hidden_ids, (0, 3)),
+        target_bins=torch.nn.functional.pad(batch.target_bins, (0, 3), value=-1),
+    )
+    padded = replace(output, logits=torch.nn.functional.pad(output.logits, (0, 0, 0, 3), value=50.0))
+    loss = OBJECTIVES["masked_bins"]
+    assert loss(network, padded, wider).item() == pytest.approx(loss(network, output, batch).item(), rel=1e-6)
+
+
+def test_masked_bins_is_lowest_where_the_target_is_certain(network, output, batch):
+    sure = torch.nn.functional.one_hot(batch.target_bins.clamp(min=0), SIZES.n_values) * 100.0
+    loss = OBJECTIVES["masked_bins"]
+    assert loss(network, replace(output, logits=sure), batch).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_profile_counts_has_no_gradient_at_the_observed_mean(network, output, batch):
+    # of one cell whose predicted means are its counts, the rates are at their maximum likelihood
+    batch = replace(batch, target_counts=batch.target_counts + 1)
+    log_rate = (batch.target_counts.log() - batch.size_factor.log()[:, None]).requires_grad_()
+    OBJECTIVES["profile_counts"](network, replace(output, log_rate=log_rate), batch).backward()
+    assert log_rate.grad.abs().max() < 1e-5
+
+
+def test_cells_with_nothing_to_predict_give_finite_losses_and_gradients(network, output, batch):
+    empty = replace(
+        batch,
+        target_bins=torch.full_like(batch.target_bins, -1),
+        target_counts=torch.zeros_like(batch.target_counts),
+        size_factor=torch.ones_like(batch.size_factor),
+    )
+    output = replace(output, logits=output.logits.requires_grad_(), log_rate=output.log_rate.requires_grad_())
+    losses = {name: loss(network, output, empty) for name, loss in OBJECTIVES.items()}
+    assert losses["masked_bins"].item() == 0.0
+    torch.stack(list(losses.values())).sum().backward()
+    assert torch.isfinite(output.logits.grad).all()
+    assert torch.isfinite(output.log_rate.grad).all()
+
+
+def test_a_batch_without_hidden_molecules_has_no_masked_loss(network, output, batch):
+    nothing = replace(batch, hidden_ids=batch.hidden_ids[:, :0], target_bins=batch.target_bins[:, :0])
+    output = replace(output, logits=output.logits[:, :0])
+    assert OBJECTIVES["masked_bins"](network, output, nothing).item() == 0.0
+
+
+def test_large_counts_stay_finite(network, output, batch):
+    batch = replace(batch, target_counts=batch.target_counts * 1e5, size_factor=batch.size_factor * 1e3)
+    output = replace(output, log_rate=(output.log_rate * 8).requires_grad_())
+    loss = OBJECTIVES["profile_counts"](network, output, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(output.log_rate.grad).all()

@@ -1,0 +1,387 @@
+"""The network: what depends on what, and what does not."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from torch.nn.functional import pad
+
+from scbioformers.nn import OBJECTIVES, ModelConfig, Sizes
+from scbioformers.nn._transformer import Attention, ValueEmbedding
+
+SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3, 2))
+CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
+CONFIGS = [
+    pytest.param(CONFIG, id="default"),
+    pytest.param(replace(CONFIG, attend_hidden=True), id="attend-hidden"),
+    pytest.param(replace(CONFIG, bag=False), id="no-bag"),
+    pytest.param(replace(CONFIG, attention=False), id="no-attention"),
+    pytest.param(replace(CONFIG, value_embedding="lookup", n_layers=1), id="lookup-one-layer"),
+]
+
+
+@pytest.fixture
+def build(make_network):
+    """A network in float64 whose every weight is far from its start, so that no path through it is closed."""
+
+    def make(config=CONFIG):
+        network = make_network(config, SIZES).double()
+        random = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+        return network
+
+    return make
+
+
+@pytest.fixture
+def draw(make_batch):
+    """A batch in float64."""
+
+    def make(**kwargs):
+        batch = make_batch(sizes=SIZES, **kwargs)
+        floats = {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name).is_floating_point()}
+        return replace(batch, **{name: x.double() for name, x in floats.items()})
+
+    return make
+
+
+@torch.no_grad()
+def run(network, batch):
+    return network(batch, contextual=True)
+
+
+def assert_close(first, second):
+    torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+
+
+def differs(first, second):
+    return bool((first - second).abs().max() > 1e-4)
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+def attention_by_formula(module, x, context, readable):
+    """softmax(Q K' / sqrt(d)) V, one head and one cell at a time; keys that are not `readable` do not exist."""
+
+    def linear(layer, y):
+        return y @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+
+    width = x.shape[-1]
+    per_head = width // module.n_heads
+    mixed = np.zeros(x.shape)
+    for cell in range(len(x)):
+        kept = context[cell][readable[cell]]
+        query, key, value = linear(module.query, x[cell]), *np.split(linear(module.key_value, kept), 2, axis=-1)
+        for head in range(module.n_heads):
+            at = slice(head * per_head, (head + 1) * per_head)
+            weights = softmax(query[:, at] @ key[:, at].T / np.sqrt(per_head), axis=-1)
+            mixed[cell, :, at] = weights @ value[:, at]
+    return linear(module.out, mixed)
+
+
+@pytest.mark.parametrize("n_heads", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_the_softmax_formula(n_heads, masked):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = Attention(8, n_heads, 0.0).double().eval()
+    random = np.random.default_rng(0)
+    x, context = random.normal(size=(3, 7, 8)), random.normal(size=(3, 5, 8))
+    readable = random.random((3, 5)) < 0.6 if masked else np.ones((3, 5), bool)
+    readable[:, 0] = True
+    mask = torch.from_numpy(readable)[:, None, None] if masked else None
+    found = module(torch.from_numpy(x), torch.from_numpy(context), mask).detach().numpy()
+    np.testing.assert_allclose(found, attention_by_formula(module, x, context, readable), rtol=1e-10, atol=1e-12)
+
+
+def test_without_attention_there_are_no_attention_parameters_and_nothing_is_attended_to(build, draw):
+    whole, removed = build(), build(replace(CONFIG, attention=False))
+    assert any(isinstance(module, Attention) for module in whole.modules())
+    assert not any(isinstance(module, Attention) for module in removed.modules())
+    assert not any("attention" in name for name, _ in removed.named_parameters())
+    per_layer = 4 * 16 * 16  # query, key, value, out
+    n_whole, n_removed = (sum(p.numel() for p in network.parameters()) for network in (whole, removed))
+    assert n_whole - n_removed >= CONFIG.n_layers * per_layer
+    batch = draw()
+    other = replace(batch, context_bins=(batch.context_bins + 3) % SIZES.n_values)
+    assert_close(run(removed, batch).cls, run(removed, other).cls)
+    assert_close(run(removed, batch).logits, run(removed, other).logits)
+    assert differs(run(whole, batch).cls, run(whole, other).cls)
+    assert differs(run(whole, batch).logits, run(whole, other).logits)
+
+
+# --- order, padding, batches ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_order_of_the_visible_molecules_carries_no_meaning(config, build, draw):
+    network, batch = build(config), draw()
+    order = torch.from_numpy(np.random.default_rng(0).permutation(batch.context_ids.shape[1]))
+    names = ("context_ids", "context_bins", "context_external")
+    permuted = replace(batch, **{name: getattr(batch, name)[:, order] for name in names})
+    before, after = run(network, batch), run(network, permuted)
+    assert_close(after.molecules, before.molecules[:, order])
+    for name in ("cls", "latent", "log_rate", "logits"):
+        assert_close(getattr(after, name), getattr(before, name))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_order_of_the_hidden_molecules_carries_no_meaning(config, build, draw):
+    network, batch = build(config), draw()
+    names = ("hidden_ids", "hidden_external", "target_bins")
+    flipped = replace(batch, **{name: getattr(batch, name).flip(1) for name in names})
+    before, after = run(network, batch), run(network, flipped)
+    assert_close(after.logits, before.logits.flip(1))
+    assert_close(after.cls, before.cls)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_padding_changes_nothing(config, build, draw):
+    network, batch = build(config), draw(full=True)
+    wider = replace(
+        batch,
+        context_ids=pad(batch.context_ids, (0, 4)),
+        context_bins=pad(batch.context_bins, (0, 4), value=7),
+        context_external=pad(batch.context_external, (0, 4)),
+        hidden_ids=pad(batch.hidden_ids, (0, 3)),
+        hidden_external=pad(batch.hidden_external, (0, 3)),
+        target_bins=pad(batch.target_bins, (0, 3), value=-1),
+    )
+    n_context, n_hidden = batch.context_ids.shape[1], batch.hidden_ids.shape[1]
+    before, after = run(network, batch), run(network, wider)
+    assert_close(after.molecules[:, :n_context], before.molecules)
+    assert_close(after.logits[:, :n_hidden], before.logits)
+    for name in ("cls", "latent", "log_rate"):
+        assert_close(getattr(after, name), getattr(before, name))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
+    network, batch = build(config), draw(n_cells=4)
+    together = run(network, batch)
+    for cell in range(4):
+        n_context = int((batch.context_ids[cell] > 0).sum())
+        n_hidden = int((batch.hidden_ids[cell] > 0).sum())
+        widths = {"context": n_context, "hidden": n_hidden, "target_bins": n_hidden}
+        alone = {}
+        for field in fields(batch):
+            x = getattr(batch, field.name)[[cell]]
+            cut = [n for prefix, n in widths.items() if field.name.startswith(prefix)]
+            alone[field.name] = x[:, : cut[0]] if cut else x
+        output = run(network, replace(batch, **alone))
+        assert_close(output.cls[0], together.cls[cell])
+        assert_close(output.log_rate[0], together.log_rate[cell])
+        assert_close(output.logits[0], together.logits[cell, :n_hidden])
+        assert_close(output.molecules[0], together.molecules[cell, :n_context])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, build, draw):
+    network, batch = build(config), draw()
+    whole = run(network, batch)
+    with torch.no_grad():
+        brief = network(batch)
+    assert whole.molecules.shape == (*batch.context_ids.shape, 16)
+    assert brief.molecules is None
+    for name in ("cls", "latent", "log_rate", "logits"):
+        assert_close(getattr(brief, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("n_cells", [1, 3])
+def test_cells_without_any_token_give_finite_outputs(config, n_cells, build, draw):
+    network = build(config)
+    empty = draw(n_cells=n_cells, n_context=0, n_hidden=0, full=True)
+    padded = draw(n_cells=n_cells)
+    padded = replace(
+        padded, **{name: torch.zeros_like(getattr(padded, name)) for name in ("context_ids", "hidden_ids")}
+    )
+    for batch in (empty, padded):
+        output = run(network, batch)
+        assert all(torch.isfinite(getattr(output, f.name)).all() for f in fields(output))
+        assert output.log_rate.shape == (n_cells, SIZES.n_molecules)
+
+
+# --- what may be known of what -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_hidden_molecules_do_not_influence_each_other_unless_they_are_attended_to(config, build, draw):
+    network, batch = build(config), draw(full=True)
+    others = replace(
+        batch,
+        hidden_ids=torch.cat([batch.hidden_ids[:, :2], batch.hidden_ids[:, 2:].roll(1, dims=0)], dim=1),
+        target_bins=batch.target_bins.roll(1, dims=0),
+    )
+    fewer = replace(batch, **{n: getattr(batch, n)[:, :2] for n in ("hidden_ids", "hidden_external", "target_bins")})
+    before = run(network, batch)
+    for changed in (others, fewer):
+        after = run(network, changed)
+        if config.attend_hidden:
+            assert differs(after.logits[:, :2], before.logits[:, :2])
+            assert differs(after.cls, before.cls)
+        else:
+            assert_close(after.logits[:, :2], before.logits[:, :2])
+            assert_close(after.cls, before.cls)
+            assert_close(after.molecules, before.molecules)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_targets_and_the_full_depth_are_not_read(config, build, draw):
+    network, batch = build(config), draw()
+    blind = replace(
+        batch,
+        rows=batch.rows + 100,
+        target_bins=torch.zeros_like(batch.target_bins),
+        target_counts=batch.target_counts * 0,
+        size_factor=batch.size_factor * 7,
+    )
+    before, after = run(network, batch), run(network, blind)
+    for field in fields(before):
+        assert torch.equal(getattr(before, field.name), getattr(after, field.name)), field.name
+
+
+def test_the_visible_profile_reaches_cls_and_predictions_through_the_bag_alone(build, draw):
+    batch = draw()
+    beyond_the_context = torch.zeros_like(batch.visible)
+    for cell, ids in enumerate(batch.context_ids):
+        beyond_the_context[cell, sorted({*range(30)} - {int(i) - 4 for i in ids})[0]] = 2.0
+    other = replace(batch, visible=batch.visible + beyond_the_context)
+    for bag in (True, False):
+        network = build(replace(CONFIG, bag=bag))
+        before, after = run(network, batch), run(network, other)
+        assert differs(before.cls, after.cls) == bag
+        assert differs(before.logits, after.logits) == bag
+
+
+def test_bins_depth_and_fields_reach_the_predictions(build, draw):
+    network, batch = build(), draw(full=True)
+    before = run(network, batch)
+    for changed in (
+        replace(batch, context_bins=(batch.context_bins + 1) % SIZES.n_values),
+        replace(batch, context_ids=4 + (batch.context_ids - 3) % SIZES.n_molecules),
+        replace(batch, log_depth=batch.log_depth + 1),
+        replace(batch, fields=1 - batch.fields.clamp(max=1)),
+        replace(batch, context_external=torch.ones_like(batch.context_external)),
+        replace(batch, hidden_external=torch.ones_like(batch.hidden_external)),
+    ):
+        assert differs(run(network, changed).logits, before.logits)
+
+
+def test_the_decoded_profile_is_free_of_the_fields(build, draw):
+    network, batch = build(), draw()
+    with torch.no_grad():
+        latent = network(batch).latent
+        rates = [network.decode(latent, torch.full_like(batch.fields, code)) for code in (0, 1)]
+        profile = network.profile(latent)
+        for table in network.fields:
+            table.weight.copy_(table.weight.mean(dim=0).expand_as(table.weight))
+        averaged = network.decode(latent, batch.fields)
+    assert differs(*rates)
+    assert_close(profile, torch.log1p(averaged.exp()))
+
+
+def test_without_counts_the_decoded_profile_is_a_share_of_the_highest_bin(make_network, make_batch):
+    sizes = replace(SIZES, counts=False, field_sizes=())
+    network, batch = make_network(CONFIG, sizes), make_batch(sizes=sizes)
+    output = run(network, batch)
+    with torch.no_grad():
+        torch.testing.assert_close(network.profile(output.latent), torch.sigmoid(output.log_rate))
+
+
+def test_no_external_tokens_at_all_start_as_the_token_none(make_network, make_batch):
+    network, batch = make_network(CONFIG, SIZES), make_batch(sizes=SIZES)
+    without = replace(batch, context_external=None, hidden_external=None)
+    assert torch.equal(run(network, batch).logits, run(network, without).logits)
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["scalar", "lookup"])
+def test_equal_bins_get_equal_vectors_and_unequal_ones_do_not(kind):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        embedding = ValueEmbedding(kind, 20, 8)
+    bins = torch.tensor([[3, 19, 0], [0, 3, 4]])
+    vectors = embedding(bins)
+    assert vectors.shape == (2, 3, 8)
+    assert torch.equal(vectors[0, 0], vectors[1, 1])
+    assert torch.equal(vectors[0, 2], vectors[1, 0])
+    distances = torch.cdist(embedding(torch.arange(20)), embedding(torch.arange(20)))
+    assert distances[~torch.eye(20, dtype=torch.bool)].min() > 1e-4
+
+
+def test_a_table_learns_each_bin_by_itself_and_a_network_all_at_once():
+    learned = {}
+    for kind in ("scalar", "lookup"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            embedding = ValueEmbedding(kind, 20, 8)
+        before = embedding(torch.arange(20)).detach()
+        embedding(torch.tensor([5])).square().sum().backward()
+        with torch.no_grad():
+            for parameter in embedding.parameters():
+                parameter -= 0.1 * parameter.grad
+        learned[kind] = (embedding(torch.arange(20)) - before).abs().sum(dim=1) > 0
+    assert learned["lookup"].nonzero().ravel().tolist() == [5]
+    assert learned["scalar"].all()
+
+
+def test_the_scalar_network_keeps_neighbouring_bins_close():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vectors = ValueEmbedding("scalar", 40, 16)(torch.arange(40))
+    step = (vectors[1:] - vectors[:-1]).norm(dim=1)
+    assert step.max() < 0.5 * (vectors[-1] - vectors[0]).norm()
+    small, large = (sum(p.numel() for p in ValueEmbedding("scalar", n, 16).parameters()) for n in (10, 1000))
+    assert small == large
+
+
+def test_dropout_acts_in_training_only(build, draw):
+    network, batch = build(replace(CONFIG, dropout=0.5)), draw()
+    assert torch.equal(run(network, batch).logits, run(network, batch).logits)
+    network.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert differs(run(network, batch).logits, run(network, batch).logits)
+
+
+def test_a_batch_of_one_trains(make_network, make_batch):
+    network, batch = make_network(CONFIG, SIZES).train(), make_batch(n_cells=1, sizes=SIZES)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    losses = []
+    for _ in range(5):
+        output = network(batch)
+        loss = OBJECTIVES["masked_bins"](network, output, batch) + OBJECTIVES["profile_counts"](network, output, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "external",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=pytest.mark.xfail(strict=True, reason="the table of external tokens gets no gradient without any"),
+        ),
+    ],
+)
+def test_every_parameter_gets_a_gradient_as_training_on_several_devices_requires(config, external, build, draw):
+    network, batch = build(config).train(), draw()
+    if not external:
+        batch = replace(batch, context_external=None, hidden_external=None)
+    output = network(batch)
+    losses = [OBJECTIVES[name](network, output, batch) for name in ("masked_bins", "profile_counts")]
+    torch.stack(losses).sum().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []

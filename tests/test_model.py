@@ -1,0 +1,261 @@
+"""A fitted model reads each cell by itself, by the names of the genes, and knows itself by its hash."""
+
+import dataclasses
+import re
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+import scbioformers as bf
+from scbioformers import model as model_module
+from scbioformers.core import BioformersWarning, ConfigError, DataError
+from scbioformers.data import Source, match_molecules
+
+USES = ("profile", "cls", "latent", "mean")
+CLOSE = 1e-5
+
+
+@pytest.fixture
+def model(fitted):
+    return bf.get.model(fitted)
+
+
+def embed(model, adata, use="profile", batch_size=128) -> np.ndarray:
+    columns = match_molecules(model.vocabulary.molecules(), adata.var_names).columns
+    return model.embed(Source(adata, molecules=columns), use=use, batch_size=batch_size)
+
+
+def with_config(model, **changes):
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, **changes))
+
+
+# a cell's embedding depends on the cell alone
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("batch_size", [1, 7, 10_000])
+def test_batch_size(model, simulated, use, batch_size):
+    expected = embed(model, simulated, use)
+    np.testing.assert_allclose(embed(model, simulated, use, batch_size=batch_size), expected, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_order_of_cells(model, simulated, use):
+    expected = embed(model, simulated, use)
+    order = np.random.default_rng(1).permutation(simulated.n_obs)
+    shuffled = simulated[order].copy()
+    np.testing.assert_allclose(embed(model, shuffled, use), expected[order], rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_other_cells(model, simulated, use):
+    expected = embed(model, simulated, use)
+    for rows in ([3], [59, 0, 17]):
+        np.testing.assert_allclose(embed(model, simulated[rows].copy(), use), expected[rows], rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize(("name", "size"), [("READ_CHUNK", 1), ("READ_CHUNK", 13), ("MAX_BATCH_TOKENS", 40)])
+def test_chunks(model, simulated, monkeypatch, name, size):
+    expected = embed(model, simulated, "cls")
+    monkeypatch.setattr(model_module, name, size)
+    np.testing.assert_allclose(embed(model, simulated, "cls"), expected, rtol=0, atol=CLOSE)
+
+
+def test_batches_stay_within_the_token_budget(model, simulated, monkeypatch):
+    monkeypatch.setattr(model_module, "MAX_BATCH_TOKENS", 50)
+    shapes = [batch.context_ids.shape for batch, _ in model.outputs(model.members[0], Source(simulated), 128)]
+    assert max(n_cells * length for n_cells, length in shapes) <= 50
+    assert max(n_cells for n_cells, _ in shapes) > 1
+    assert sum(n_cells for n_cells, _ in shapes) == 60
+
+
+def test_same_bits_again(model, simulated):
+    assert np.array_equal(embed(model, simulated), embed(model, simulated))
+
+
+def test_cells_differ(model, simulated):
+    for use in USES:
+        values = embed(model, simulated, use)
+        assert np.isfinite(values).all()
+        assert len(np.unique(values.round(6), axis=0)) == simulated.n_obs, use
+
+
+# shapes
+
+
+@pytest.mark.parametrize("use", USES)
+def test_shapes(model, simulated, use):
+    config = model.config
+    width = {"profile": config.n_components, "cls": config.width, "latent": config.n_latent, "mean": config.width}[use]
+    values = model.embed(Source(simulated), use=use)
+    assert values.shape == (60, width)
+    assert values.dtype == np.float32
+
+
+def test_members_are_averaged_in_profile_space_and_concatenated_elsewhere(simulated, tiny_config):
+    bf.tl.fit(simulated, config=tiny_config, n_models=2, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    model = bf.get.model(simulated)
+    alone = [dataclasses.replace(model, members=(member,)) for member in model.members]
+    for use in ("cls", "latent", "mean"):
+        expected = np.hstack([embed(each, simulated, use) for each in alone])
+        np.testing.assert_array_equal(embed(model, simulated, use), expected)
+    expected = np.mean([embed(each, simulated) for each in alone], axis=0)
+    np.testing.assert_allclose(embed(model, simulated), expected, rtol=0, atol=CLOSE)
+
+
+def test_profile_is_the_projection_of_the_decoded_profile(model, simulated):
+    latent = torch.from_numpy(embed(model, simulated, "latent"))
+    with torch.no_grad():
+        decoded = model.members[0].profile(latent).numpy()
+    assert (decoded >= 0).all()  # log1p of an expected count
+    expected = (decoded - model.axes_mean) @ model.axes
+    np.testing.assert_allclose(embed(model, simulated), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(model.axes.T @ model.axes, np.eye(model.axes.shape[1]), atol=1e-4)
+
+
+def test_unknown_use(model, simulated):
+    with pytest.raises(ConfigError, match=r"'profile', 'cls', 'latent', 'mean'.*'pca'"):
+        embed(model, simulated, "pca")
+
+
+# genes
+
+
+@pytest.mark.parametrize("use", USES)
+def test_permuted_genes_give_the_same_bits(model, simulated, use):
+    expected = embed(model, simulated, use)
+    order = np.random.default_rng(2).permutation(simulated.n_vars)
+    permuted = simulated[:, order].copy()
+    assert not (permuted.var_names == simulated.var_names).all()
+    assert np.array_equal(embed(model, permuted, use), expected)
+
+
+def test_missing_genes_are_zeros_and_reported(model, simulated):
+    absent = list(simulated.var_names[[2, 5, 30]])
+    zeroed = simulated.copy()
+    zeroed.X = zeroed.X.toarray() * ~zeroed.var_names.isin(absent)
+    expected = embed(model, zeroed)
+    partial = simulated[:, ~simulated.var_names.isin(absent)].copy()
+    with pytest.warns(BioformersWarning, match=re.escape("37 of the model's 40 molecules (92.5 %)")) as caught:
+        found = embed(model, partial)
+    assert len(caught) == 1
+    assert all(name in str(caught[0].message) for name in absent)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_too_few_genes(model, simulated):
+    with pytest.raises(DataError, match=r"Found 19 of the model's 40 molecules .*expected at least 50%"):
+        embed(model, simulated[:, :19].copy())
+    renamed = simulated.copy()
+    renamed.var_names = renamed.var_names.str.lower()
+    with pytest.raises(DataError, match="case"):
+        embed(model, renamed)
+
+
+def test_extra_genes_without_counts_change_nothing(model, simulated):
+    expected = embed(model, simulated)
+    extra = ad.AnnData(np.zeros((60, 3), np.float32), obs=simulated.obs[[]], var={"i": [1, 2, 3]})
+    extra.var_names = ["aa", "bb", "cc"]
+    joined = ad.concat([extra, simulated], axis=1)
+    assert np.array_equal(embed(model, joined), expected)
+
+
+def test_extra_genes_count_for_the_depth_alone(model, simulated):
+    few = ad.AnnData(np.full((60, 2), 4, np.float32), obs=simulated.obs[[]], var={"i": [1, 2]})
+    few.var_names = ["aa", "bb"]
+    one = ad.AnnData(np.full((60, 1), 8, np.float32), obs=simulated.obs[[]], var={"i": [1]})
+    one.var_names = ["zz"]
+    found = [embed(model, ad.concat([simulated, extra], axis=1)) for extra in (few, one)]
+    assert np.array_equal(*found)
+    assert not np.allclose(found[0], embed(model, simulated))
+
+
+# the token budget
+
+
+def test_above_max_tokens_the_highest_counts_are_read(model, simulated):
+    """Attention must not see what is over the budget: moving a count between two dropped molecules changes nothing."""
+    whole = with_config(model, bag=False)
+    whole.members[0].config = whole.config  # the bag sees every molecule, whatever the budget
+    few = with_config(whole, max_tokens=5)
+    expected = embed(few, simulated, "cls")
+    x, moved = simulated.X.toarray(), np.zeros(60, bool)
+    for row in range(60):
+        order = np.lexsort((np.arange(40), x[row]))  # ascending by (count, id)
+        ones = order[:-5][x[row, order[:-5]] == 1]
+        if len(ones) > 1 and x[row, order[-5]] > 2:
+            x[row, ones[:2]] = 0, 2
+            moved[row] = True
+    changed = simulated.copy()
+    changed.X = x
+    assert moved.sum() >= 5
+    np.testing.assert_allclose(embed(few, changed, "cls")[moved], expected[moved], rtol=0, atol=CLOSE)
+    difference = np.abs(embed(whole, changed, "cls") - embed(whole, simulated, "cls"))[moved].max(axis=1)
+    assert (difference > 100 * CLOSE).all()
+
+
+@pytest.mark.parametrize("tokens", ["expressed", "all"])
+def test_max_tokens_is_independent_of_chunks(model, simulated, monkeypatch, tokens):
+    few = with_config(model, max_tokens=4, tokens=tokens)
+    expected = embed(few, simulated, "cls")
+    assert not np.allclose(expected, embed(with_config(model, tokens=tokens), simulated, "cls"), atol=1e-3)
+    monkeypatch.setattr(model_module, "READ_CHUNK", 11)
+    order = np.random.default_rng(3).permutation(60)
+    found = embed(few, simulated[order].copy(), "cls", batch_size=3)
+    np.testing.assert_allclose(found, expected[order], rtol=0, atol=CLOSE)
+
+
+@pytest.mark.xfail(reason="nothing is said when cells exceed max_tokens", strict=True)
+def test_over_max_tokens_is_reported(model, simulated, caplog):
+    few = with_config(model, max_tokens=4)
+    embed(few, simulated)
+    assert "max_tokens" in caplog.text
+
+
+def test_max_tokens_as_large_as_the_cell_changes_nothing(model, simulated):
+    enough = with_config(model, max_tokens=int((simulated.X > 0).sum(axis=1).max()))
+    assert np.array_equal(embed(enough, simulated), embed(model, simulated))
+
+
+# identity
+
+
+def test_hash_is_stable(model, fitted):
+    assert len({model.hash for _ in range(20)}) == 1
+    assert bf.BioFormer.from_bytes(model.to_bytes()).hash == model.hash == fitted.uns["bioformer"]["model_hash"]
+
+
+def test_hash_changes_with_any_weight(model):
+    hashes = {model.hash}
+    tensors = model.members[0].state_dict().values()
+    for tensor in tensors:
+        tensor.view(-1)[-1] += 1e-3
+        hashes.add(model.hash)
+    assert len(hashes) == 1 + len(tensors)
+
+
+def test_hash_changes_with_configuration_and_axes(model):
+    others = [
+        with_config(model, max_tokens=7),
+        dataclasses.replace(model, axes=model.axes * 2),
+        dataclasses.replace(model, masking=bf.Masking(ratio=0.3)),
+        dataclasses.replace(model, vocabulary=model.vocabulary.from_names(model.vocabulary.molecules()[::-1])),
+    ]
+    assert len({model.hash, *(other.hash for other in others)}) == 1 + len(others)
+
+
+def test_repr_says_what_it_is(model):
+    assert re.fullmatch(
+        rf"BioFormer\(40 molecules, 1 layers, width 16, [\d,]+ parameters, 1 member, hash {model.hash[:12]}\)",
+        repr(model),
+    )
+
+
+def test_reading_leaves_the_weights_alone(model, simulated):
+    before = model.to_bytes()
+    for use in USES:
+        embed(model, simulated, use)
+    assert model.to_bytes() == before
+    assert not any(member.training for member in model.members)

@@ -1,0 +1,419 @@
+"""Blocks of counts to token batches: what the model sees, what it is scored on, and that the two do not mix."""
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from scbioformers.core import SPECIALS, bin_rows
+from scbioformers.data import Block, Source
+from scbioformers.tokens import Masking
+
+FIRST = len(SPECIALS)  # vocabulary id of the first molecule
+INPUTS = ["context_ids", "context_bins", "context_external", "hidden_ids", "hidden_external", "visible", "log_depth",
+          "fields"]  # fmt: skip
+ALL = 10_000  # a budget that covers every cell
+
+LAYOUTS = [
+    pytest.param({}, id="value"),
+    pytest.param({"kind": "segment"}, id="segment"),
+    pytest.param({"tokens": "all"}, id="value-all"),
+    pytest.param({"kind": "segment", "tokens": "all"}, id="segment-all"),
+    pytest.param({"masking": Masking(rule="paper", ratio=0.6)}, id="paper-mask"),
+    pytest.param({"kind": "segment", "counts": False}, id="log-scale"),
+]
+
+
+def train(tokenizer, block, rows=None, *, seed=3, epoch=1, n_context=ALL, n_hidden=ALL):
+    rows = np.arange(len(block.depth)) if rows is None else np.asarray(rows)
+    return tokenizer.train(block, rows, seed=seed, epoch=epoch, n_context=n_context, n_hidden=n_hidden)
+
+
+def read(tokenizer, block):
+    return tokenizer.read(block, np.arange(len(block.depth)))
+
+
+def select(block, rows):
+    return Block(0, block.counts[rows], block.depth[rows], block.fields[rows])
+
+
+def molecules(ids):
+    """The molecules of each row of padded ids."""
+    return [[int(i) - FIRST for i in row if i > 0] for row in ids]
+
+
+def tokens(ids, values):
+    """{molecule: value} of each row, padding left out."""
+    return [
+        {int(i) - FIRST: int(v) for i, v in zip(*row, strict=True) if i > 0} for row in zip(ids, values, strict=True)
+    ]
+
+
+def slow_bins(tokenizer, counts, depth, mean_depth):
+    """SPEC 2, one count at a time; `counts` {molecule: count} of one cell."""
+    binning = tokenizer.binning
+    if binning.kind == "segment":
+        at_most = {j: sum(y <= x for y in counts.values()) for j, x in counts.items()}
+        return {j: -(-binning.n_bins * n // len(counts)) for j, n in at_most.items()}
+    bins = {}
+    for j, count in counts.items():
+        x = count * mean_depth / depth
+        if x <= 1:
+            bins[j] = 1
+        elif x <= binning.cutoff:
+            bins[j] = math.floor(x + 0.5)
+        else:
+            doublings = math.log2(x / binning.cutoff)
+            bins[j] = binning.cutoff + math.ceil(binning.bins_per_doubling * doublings - 1e-9)
+    return {j: min(b, binning.n_values - 1) for j, b in bins.items()}
+
+
+def same(first, second, name):
+    a, b = getattr(first, name), getattr(second, name)
+    return a is b is None or torch.equal(a, b)
+
+
+def assert_same_batch(first, second):
+    assert [field.name for field in fields(first) if not same(first, second, field.name)] == []
+
+
+# --- no leak -------------------------------------------------------------------------------------------------------
+
+
+def with_other_hidden_counts(block, hidden, *, log):
+    random = np.random.default_rng(9)
+    x = block.counts.toarray()
+    before = x.sum(axis=1, dtype=np.float64)
+    for row, chosen in enumerate(hidden):
+        chosen = [j for j in chosen if x[row, j] > 0]
+        x[row, chosen] = random.integers(1, 500, size=len(chosen)) / (64 if log else 1)
+    return replace(block, counts=sp.csr_matrix(x), depth=block.depth - before + x.sum(axis=1, dtype=np.float64))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("budget", [ALL, 6])
+def test_what_the_model_reads_knows_nothing_of_the_hidden_counts(layout, budget, make_block, make_tokenizer):
+    log = not layout.get("counts", True)
+    block = make_block(n_fields=1, log=log, empty=[3])
+    tokenizer = make_tokenizer(block, **layout)
+    hidden = molecules(train(tokenizer, block).hidden_ids)
+    other = with_other_hidden_counts(block, hidden, log=log)
+    first = train(tokenizer, block, n_context=budget, n_hidden=budget)
+    second = train(tokenizer, other, n_context=budget, n_hidden=budget)
+    assert [name for name in INPUTS if not same(first, second, name)] == []
+    targets = ["target_bins", "target_counts", *([] if log else ["size_factor"])]
+    assert [name for name in targets if same(first, second, name)] == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_the_model_reads_knows_the_visible_counts(layout, make_block, make_tokenizer):
+    block = make_block(log=not layout.get("counts", True))
+    tokenizer = make_tokenizer(block, **layout)
+    first = train(tokenizer, block)
+    x = block.counts.toarray()
+    for row, hidden in enumerate(molecules(first.hidden_ids)):
+        seen = np.setdiff1d(np.flatnonzero(x[row]), hidden)
+        x[row, seen[np.argmin(x[row, seen])]] = 600  # from the lowest rank to the highest
+    second = train(tokenizer, replace(block, counts=sp.csr_matrix(x)))
+    assert torch.equal(first.hidden_ids, second.hidden_ids)
+    assert (first.context_bins != second.context_bins).any(dim=1).all()
+    assert (first.visible != second.visible).any(dim=1).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_molecule_is_read_or_predicted_never_both(layout, make_block, make_tokenizer):
+    block = make_block(log=not layout.get("counts", True))
+    batch = train(make_tokenizer(block, **layout), block)
+    for row, (seen, hidden) in enumerate(zip(molecules(batch.context_ids), molecules(batch.hidden_ids), strict=True)):
+        assert len({*seen, *hidden}) == len(seen) + len(hidden)
+        assert not batch.visible[row, hidden].any()
+
+
+# --- the numbers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["value", "segment"])
+def test_visible_counts_are_binned_by_the_visible_depth_and_targets_by_the_full_one(kind, make_block, make_tokenizer):
+    block = make_block()
+    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=0.3))
+    batch = train(tokenizer, block)
+    full_mean = tokenizer.binning.mean_depth
+    visible_mean = full_mean - 0.3 * tokenizer.mean_modelled_depth
+    context, scored = tokens(batch.context_ids, batch.context_bins), tokens(batch.hidden_ids, batch.target_bins)
+    for row, x in enumerate(block.counts.toarray().astype(float)):
+        counts = {j: x[j] for j in np.flatnonzero(x)}
+        seen = {j: n for j, n in counts.items() if j not in scored[row]}
+        seen_depth = block.depth[row] - sum(counts[j] for j in scored[row] if j in counts)
+        assert context[row] == slow_bins(tokenizer, seen, seen_depth, visible_mean)
+        full_bins = slow_bins(tokenizer, counts, block.depth[row], full_mean)
+        assert scored[row] == {j: full_bins.get(j, 0) for j in scored[row]}
+        profile = [math.log1p(seen.get(j, 0) * visible_mean / seen_depth) for j in range(x.size)]
+        np.testing.assert_allclose(batch.visible[row], profile, rtol=1e-6)
+        assert batch.log_depth[row].item() == pytest.approx(math.log(seen_depth / visible_mean), abs=1e-6)
+        assert batch.size_factor[row].item() == pytest.approx(block.depth[row] / full_mean)
+        assert batch.target_counts[row].tolist() == x.tolist()
+
+
+def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, make_tokenizer):
+    block = make_block()
+    tokenizer = make_tokenizer(block)
+    batch = train(tokenizer, block)
+    x = block.counts.toarray()
+    for row, hidden in enumerate(molecules(batch.hidden_ids)):
+        x[row, hidden] = 0
+    seen = sp.csr_matrix(x)
+    seen_depth = block.depth - (block.counts.sum(axis=1) - seen.sum(axis=1)).A1
+    mean = tokenizer.binning.mean_depth - tokenizer.masking.ratio * tokenizer.mean_modelled_depth
+    bins = bin_rows(tokenizer.binning, seen.data, seen.indptr, seen_depth, mean)
+    assert batch.context_bins[batch.context_ids > 0].tolist() == bins.tolist()
+    assert molecules(batch.context_ids) == [row.indices.tolist() for row in seen]
+
+
+@pytest.mark.parametrize(
+    "masking",
+    [
+        Masking(),
+        Masking(ratio=0.5),
+        pytest.param(Masking(rule="paper", ratio=0.9), id="paper-at-its-cap"),
+        pytest.param(
+            Masking(rule="paper", ratio=0.1),
+            id="paper-below-its-cap",
+            marks=pytest.mark.xfail(strict=True, reason="half of the expressed are taken to be hidden, always"),
+        ),
+    ],
+)
+def test_in_training_the_visible_depth_is_1_on_average_as_it_is_at_inference(masking, make_block, make_tokenizer):
+    block = make_block(n_cells=100, n_molecules=200, seed=1)
+    tokenizer = make_tokenizer(block, masking=masking)
+    depths = [train(tokenizer, block, epoch=epoch).log_depth.exp().mean().item() for epoch in range(20)]
+    assert np.mean(depths) == pytest.approx(1.0, abs=0.02)
+    assert read(tokenizer, block).log_depth.exp().mean().item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_profiles_are_log1p_at_the_mean_depth(make_block, make_tokenizer):
+    block = make_block()
+    tokenizer = make_tokenizer(block)
+    profiles = tokenizer.profiles(block)
+    assert profiles.dtype == np.float64
+    expected = np.log1p(block.counts.toarray() * (tokenizer.binning.mean_depth / block.depth)[:, None])
+    np.testing.assert_allclose(profiles.toarray(), expected, rtol=1e-12)
+    np.testing.assert_allclose(read(tokenizer, block).visible, expected, rtol=1e-6)
+
+
+def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
+    block = make_block(n_fields=2)
+    batch = train(make_tokenizer(block), block, rows=np.arange(12) + 70)
+    assert len(batch) == 12
+    assert batch.rows.tolist() == list(range(70, 82))
+    assert batch.fields.tolist() == block.fields.tolist()
+    floats = {"visible", "log_depth", "target_counts", "size_factor"}
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    # there are no external tokens where nothing is perturbed
+    assert tensors.pop("context_external") is tensors.pop("hidden_external") is None
+    assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
+    assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64}
+    assert batch.context_ids.shape == batch.context_bins.shape
+    assert batch.hidden_ids.shape == batch.target_bins.shape
+    assert batch.visible.shape == batch.target_counts.shape == (12, 60)
+    assert_same_batch(batch, batch.to("cpu"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_padding_follows_the_tokens_and_has_id_0(layout, make_block, make_tokenizer):
+    block = make_block(empty=[5], log=not layout.get("counts", True))
+    batch = train(make_tokenizer(block, **layout), block)
+    for ids, values, nothing in (
+        (batch.context_ids, batch.context_bins, 0),
+        (batch.hidden_ids, batch.target_bins, -1),
+    ):
+        padding = ids == 0
+        assert (padding.int().diff(dim=1) >= 0).all()
+        assert not padding[:, -1].all()  # as wide as the longest cell
+        assert (values[padding] == nothing).all()
+        assert (values[~padding] >= 0).all()
+        assert (ids[~padding] >= FIRST).all()
+
+
+# --- the choice of tokens ------------------------------------------------------------------------------------------
+
+
+def test_a_budget_reads_some_of_the_visible_and_scores_some_of_the_hidden(make_block, make_tokenizer):
+    block = make_block()
+    tokenizer = make_tokenizer(block, masking=Masking(ratio=0.3))
+    everything, some = train(tokenizer, block), train(tokenizer, block, n_context=7, n_hidden=3)
+    for ids, values, budget in (("context_ids", "context_bins", 7), ("hidden_ids", "target_bins", 3)):
+        of_all = tokens(getattr(everything, ids), getattr(everything, values))
+        of_some = tokens(getattr(some, ids), getattr(some, values))
+        assert [len(row) for row in of_some] == [min(budget, len(row)) for row in of_all]
+        assert all(small.items() <= large.items() for small, large in zip(of_some, of_all, strict=True))
+    # the bag and the depth are of all that is visible, whatever attention reads
+    assert torch.equal(everything.visible, some.visible)
+    assert torch.equal(everything.log_depth, some.log_depth)
+
+
+def test_the_scored_are_an_even_sample_of_the_hidden(make_block, make_tokenizer):
+    block = make_block(n_cells=80, n_molecules=150)
+    tokenizer = make_tokenizer(block, masking=Masking(ratio=0.3))
+    batches = [train(tokenizer, block, epoch=epoch, n_hidden=8) for epoch in range(10)]
+    expressed = torch.cat([batch.target_bins[batch.target_bins >= 0] > 0 for batch in batches]).float()
+    assert expressed.mean().item() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(len(expressed)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_cell_reads_the_same_in_any_batch(layout, make_block, make_tokenizer):
+    block = make_block(log=not layout.get("counts", True))
+    tokenizer = make_tokenizer(block, **layout)
+    together = train(tokenizer, block, n_context=9, n_hidden=4)
+    some = np.array([8, 2, 11])
+    apart = train(tokenizer, select(block, some), rows=some, n_context=9, n_hidden=4)
+    for ids, values in (("context_ids", "context_bins"), ("hidden_ids", "target_bins")):
+        of_all = tokens(getattr(together, ids), getattr(together, values))
+        assert tokens(getattr(apart, ids), getattr(apart, values)) == [of_all[i] for i in some]
+    for name in ("visible", "log_depth", "target_counts", "size_factor"):
+        assert torch.equal(getattr(apart, name), getattr(together, name)[some])
+
+
+@pytest.mark.parametrize("changed", [{"seed": 4}, {"epoch": 2}, {"rows": np.arange(12) + 12}])
+def test_seed_epoch_and_row_change_the_choices_and_nothing_else_does(changed, make_block, make_tokenizer):
+    block = make_block()
+    tokenizer = make_tokenizer(block)
+    first = train(tokenizer, block, n_context=9, n_hidden=4)
+    assert_same_batch(first, train(tokenizer, block, n_context=9, n_hidden=4))
+    second = train(tokenizer, block, n_context=9, n_hidden=4, **changed)
+    assert molecules(first.context_ids) != molecules(second.context_ids)
+    assert molecules(first.hidden_ids) != molecules(second.hidden_ids)
+
+
+def test_the_tokens_all_layout_reads_every_molecule_that_is_not_hidden(make_block, make_tokenizer):
+    block = make_block(empty=[1])
+    x = block.counts.toarray()
+    tokenizer = make_tokenizer(block, tokens="all")
+    batch = train(tokenizer, block)
+    # scored or not, a hidden zero is no token
+    tight = train(tokenizer, block, n_hidden=2)
+    assert torch.equal(batch.context_ids, tight.context_ids)
+    scored = molecules(batch.hidden_ids)
+    for row, context in enumerate(tokens(batch.context_ids, batch.context_bins)):
+        assert sorted({*context, *scored[row]}) == list(range(60))
+        assert all((bin_ > 0) == (x[row, j] > 0) for j, bin_ in context.items())
+    whole = read(tokenizer, block)
+    assert molecules(whole.context_ids) == [list(range(60))] * 12
+    assert ((whole.context_bins > 0).numpy() == (x > 0)).all()
+
+
+# --- inference -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["value", "segment"])
+def test_read_takes_every_expressed_molecule_and_hides_none(kind, make_block, make_tokenizer):
+    block = make_block(empty=[0])
+    tokenizer = make_tokenizer(block, kind=kind)
+    batch = read(tokenizer, block)
+    assert batch.hidden_ids.shape == batch.target_bins.shape == (12, 0)
+    context = tokens(batch.context_ids, batch.context_bins)
+    for row, x in enumerate(block.counts.toarray().astype(float)):
+        counts = {j: x[j] for j in np.flatnonzero(x)}
+        assert context[row] == slow_bins(tokenizer, counts, block.depth[row], tokenizer.binning.mean_depth)
+
+
+@pytest.mark.parametrize("layout", ["expressed", "all"])
+@pytest.mark.parametrize("max_tokens", [1, 5, 12, 40, 59])
+def test_over_max_tokens_read_takes_the_highest_by_count_and_id(layout, max_tokens, make_block, make_tokenizer):
+    block = make_block(empty=[7])
+    batch = read(make_tokenizer(block, tokens=layout, max_tokens=max_tokens), block)
+    whole = read(make_tokenizer(block, tokens=layout), block)
+    bins = tokens(whole.context_ids, whole.context_bins)
+    for row, x in enumerate(block.counts.toarray()):
+        candidates = [(n, j) for j, n in enumerate(x) if n > 0 or layout == "all"]
+        expected = sorted(j for _, j in sorted(candidates)[-max_tokens:])
+        assert molecules(batch.context_ids)[row] == expected
+        assert tokens(batch.context_ids, batch.context_bins)[row] == {j: bins[row][j] for j in expected}
+    assert torch.equal(batch.visible, whole.visible)
+    assert torch.equal(batch.log_depth, whole.log_depth)
+
+
+@pytest.mark.parametrize("layout", ["expressed", "all"])
+@pytest.mark.parametrize("max_tokens", [5, 2048])
+def test_n_context_is_the_length_that_read_gives(layout, max_tokens, make_block, make_tokenizer):
+    block = make_block(empty=[2])
+    tokenizer = make_tokenizer(block, tokens=layout, max_tokens=max_tokens)
+    assert tokenizer.n_context(block).tolist() == (read(tokenizer, block).context_ids > 0).sum(dim=1).tolist()
+
+
+def test_permuted_genes_read_the_same(simulated, make_tokenizer):
+    order = np.random.default_rng(0).permutation(simulated.n_vars)
+    permuted = simulated[:, order].copy()
+    modelled = simulated.var_names[5:]
+    first = Source(simulated, molecules=simulated.var_names.get_indexer(modelled)).read(0, 30)
+    second = Source(permuted, molecules=permuted.var_names.get_indexer(modelled)).read(0, 30)
+    tokenizer = make_tokenizer(first)
+    assert_same_batch(read(tokenizer, first), read(tokenizer, second))
+    assert_same_batch(train(tokenizer, first, n_context=9), train(tokenizer, second, n_context=9))
+
+
+# --- unusual cells -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_cell_has_no_expressed_token_and_disturbs_no_other(layout, make_block, make_tokenizer):
+    block = make_block(empty=[4], log=not layout.get("counts", True))
+    tokenizer = make_tokenizer(block, **layout)
+    others = np.delete(np.arange(12), 4)
+    for batch, without in (
+        (read(tokenizer, block), read(tokenizer, select(block, others))),
+        (train(tokenizer, block), train(tokenizer, select(block, others), rows=others)),
+    ):
+        assert not batch.context_bins[4].any()
+        assert (batch.target_bins[4] <= 0).all()
+        assert not batch.visible[4].any()
+        assert not batch.target_counts[4].any()
+        assert batch.log_depth[4] == 0
+        assert batch.size_factor[4] == 1
+        assert torch.equal(batch.context_bins[others][:, : without.context_bins.shape[1]], without.context_bins)
+        assert torch.equal(batch.visible[others], without.visible)
+
+
+def test_a_block_of_empty_cells_has_no_tokens(make_block, make_tokenizer):
+    tokenizer = make_tokenizer(make_block())
+    nothing = make_block(n_cells=2, empty=[0, 1])
+    for batch in (read(tokenizer, nothing), train(tokenizer, nothing)):
+        assert batch.context_ids.shape == batch.hidden_ids.shape == (2, 0)
+        assert torch.isfinite(batch.log_depth).all()
+
+
+def test_the_only_expressed_molecule_of_a_cell_stays_visible(make_tokenizer):
+    x = sp.csr_matrix(np.array([[0, 3, 0, 0], [2, 0, 0, 0]], np.float32))
+    block = Block(0, x, np.array([3.0, 2.0]), np.zeros((2, 0), np.int32))
+    batch = train(make_tokenizer(block, masking=Masking(ratio=0.9)), block)
+    assert molecules(batch.context_ids) == [[1], [0]]
+    assert batch.hidden_ids.shape == (2, 0)
+
+
+def test_cells_with_counts_in_unmodelled_molecules_only_are_like_empty_ones_with_a_depth(make_block, make_tokenizer):
+    block = make_block(empty=[6])
+    block.depth[6] = 50.0
+    tokenizer = make_tokenizer(block)
+    batch = read(tokenizer, block)
+    assert molecules(batch.context_ids)[6] == []
+    mean = tokenizer.binning.mean_depth
+    assert batch.size_factor[6].item() == pytest.approx(50 / mean)
+    assert batch.log_depth[6].item() == pytest.approx(math.log(50 / mean), rel=1e-6)
+
+
+def test_without_counts_bins_as_a_share_of_the_highest_stand_in_for_them(make_block, make_tokenizer):
+    block = make_block(log=True)
+    tokenizer = make_tokenizer(block, kind="segment", counts=False)
+    batch = train(tokenizer, block)
+    for row, (x, hidden) in enumerate(zip(block.counts.toarray(), molecules(batch.hidden_ids), strict=True)):
+        counts = {j: x[j] for j in np.flatnonzero(x)}
+        seen = {j: n for j, n in counts.items() if j not in hidden}
+        for dense, levels in ((batch.visible, seen), (batch.target_counts, counts)):
+            bins = slow_bins(tokenizer, levels, 1, 1)
+            np.testing.assert_allclose(dense[row], [bins.get(j, 0) / 10 for j in range(x.size)], rtol=1e-6)
+    np.testing.assert_allclose(tokenizer.profiles(block).toarray(), batch.target_counts, rtol=1e-6)
+    # such data have no depth
+    assert not batch.log_depth.any()
+    assert (batch.size_factor == 1).all()

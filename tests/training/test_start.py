@@ -1,0 +1,202 @@
+"""What the training data say before the first step."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scbioformers.core import Binning, bin_normalized
+from scbioformers.data import Block, Source, Statistics, scan
+from scbioformers.nn import ModelConfig, Network, Sizes, initialise
+from scbioformers.tokens import Masking, Tokenizer
+from scbioformers.training._start import compute_start
+
+MASKINGS = [
+    pytest.param(Masking(), id="default"),
+    pytest.param(Masking(ratio=0.4, nonzero_share=0.25), id="many-zeros"),
+    pytest.param(Masking(rule="paper", ratio=0.3), id="paper"),
+]
+
+
+@pytest.fixture
+def data(simulated):
+    """Sample, statistics and tokenizer of the simulated counts, with half of the genes modelled."""
+    source = Source(simulated, molecules=np.arange(0, 40, 2))
+    statistics = scan(source)
+    binning = Binning(cutoff=3).freeze(mean_depth=statistics.mean_depth, max_bin=9)
+    return source.read(0, 60), statistics, Tokenizer(binning, 20, statistics.mean_modelled_depth, Masking())
+
+
+def slow_log_bins(x, bins, masking, n_values):
+    """Bin by bin: how often each molecule, where it is hidden, has it; plus 5 cells like the average molecule."""
+    n_cells, n_molecules = x.shape
+    hidden = [masking.counts(int((row > 0).sum()), n_molecules) for row in x]
+    rate_nonzero = sum(n for n, _ in hidden) / (x > 0).sum()
+    rate_zero = sum(n for _, n in hidden) / (x == 0).sum()
+    weights = np.zeros((n_molecules, n_values))
+    for cell in range(n_cells):
+        for molecule in range(n_molecules):
+            weight = 1.0 if x[cell, molecule] > 0 else rate_zero / rate_nonzero
+            weights[molecule, bins[cell, molecule]] += weight
+    average = weights.sum(axis=0) + 0.1
+    for molecule in range(n_molecules):
+        weights[molecule] += 5 * average / average.sum()
+    return np.log(weights / weights.sum(axis=1)[:, None])
+
+
+# --- bins ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_log_bins_are_the_frequencies_where_hidden_shrunk_to_the_average_molecule(masking, data):
+    sample, statistics, tokenizer = data
+    x = sample.counts.toarray()
+    scaled = x.astype(np.float64) * statistics.mean_depth / sample.depth[:, None]
+    bins = np.minimum(bin_normalized(scaled, 3, 3), 9)
+    assert (bins == 9).any()
+    found = compute_start(sample, statistics, replace(tokenizer, masking=masking), 0).log_bins
+    np.testing.assert_allclose(found, slow_log_bins(x, bins, masking, 10), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_log_bins_predict_what_is_found_under_the_masks(masking, make_block, make_tokenizer):
+    sample = make_block(n_cells=300, n_molecules=20, seed=4)
+    tokenizer = make_tokenizer(sample, masking=masking)
+    start = compute_start(sample, statistics_of(sample), tokenizer, 0)
+    seen = np.zeros(start.log_bins.shape)
+    for epoch in range(20):
+        batch = tokenizer.train(sample, np.arange(300), seed=0, epoch=epoch, n_context=99, n_hidden=99)
+        scored = (batch.hidden_ids > 0).numpy()
+        np.add.at(seen, (batch.hidden_ids.numpy()[scored] - 4, batch.target_bins.numpy()[scored]), 1)
+    predicted = np.exp(start.log_bins)
+    # molecules that are nearly always or never expressed are hidden at rates of their own, hence the margin
+    distance = 0.5 * np.abs(seen / seen.sum(axis=1, keepdims=True) - predicted).sum(axis=1)
+    natural = np.asarray((sample.counts > 0).mean(axis=0)).ravel()
+    uncorrected = np.abs(1 - seen[:, 0] / seen.sum(axis=1) - natural)
+    assert distance.mean() < 0.1
+    assert distance.mean() < uncorrected.mean()
+
+
+def test_log_bins_of_segments(make_block, make_tokenizer):
+    sample = make_block(n_cells=30, n_molecules=15, log=True)
+    tokenizer = make_tokenizer(sample, kind="segment", counts=False)
+    x = sample.counts.toarray()
+    at_most = (x[:, :, None] >= np.where(x > 0, x, np.inf)[:, None, :]).sum(axis=2)
+    bins = np.where(x > 0, -(-10 * at_most // (x > 0).sum(axis=1, keepdims=True)), 0)
+    found = compute_start(sample, statistics_of(sample), tokenizer, 0).log_bins
+    np.testing.assert_allclose(found, slow_log_bins(x, bins, Masking(), 11), rtol=1e-4, atol=1e-5)
+
+
+def statistics_of(block: Block, **kwargs) -> Statistics:
+    """By plain numpy."""
+    x = block.counts.toarray().astype(np.float64)
+    scaled = x * block.depth.mean() / block.depth[:, None]
+    values = {
+        "n_cells": len(x),
+        "n_empty": 0,
+        "mean_depth": block.depth.mean(),
+        "mean_modelled_depth": x.sum(axis=1).mean(),
+        "gene_mean": scaled.mean(axis=0),
+        "gene_var": scaled.var(axis=0),
+        "gene_nnz": (x > 0).sum(axis=0),
+        "max_normalized": scaled.max(),
+        "max_count": x.max(),
+    }
+    return Statistics(**values | kwargs)
+
+
+# --- means and dispersions -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "inverse_dispersion"),
+    [
+        pytest.param(2.0, 4.0, 2.0, id="4-over-4-minus-2"),
+        pytest.param(4.0, 36.0, 0.5, id="16-over-36-minus-4"),
+        pytest.param(3.0, 3.5, 18.0, id="nearly-poisson"),
+        pytest.param(3.0, 3.0, 100.0, id="poisson-at-the-limit"),
+        pytest.param(3.0, 1.0, 100.0, id="below-poisson-at-the-limit"),
+        pytest.param(0.1, 50.0, 0.01, id="very-dispersed-at-the-limit"),
+    ],
+)
+def test_dispersions_by_moments(mean, variance, inverse_dispersion, data):
+    sample, statistics, tokenizer = data
+    statistics = replace(statistics, gene_mean=np.full(20, mean), gene_var=np.full(20, variance))
+    start = compute_start(sample, statistics, tokenizer, 0)
+    np.testing.assert_allclose(np.exp(start.log_dispersion), inverse_dispersion, rtol=1e-5)
+    np.testing.assert_allclose(start.rate, math.log(mean), rtol=1e-5)
+
+
+def test_dispersions_of_negative_binomial_counts_are_recovered():
+    random = np.random.default_rng(0)
+    truth = np.array([0.5, 1.0, 2.0, 5.0])
+    x = random.poisson(random.gamma(truth, 8.0 / truth, size=(40_000, 4)))
+    # equal depths, so that the normalised counts are the counts
+    sample = Block(0, sp.csr_matrix(x.astype(np.float32))[:200], np.full(200, 100.0), np.zeros((200, 0), np.int32))
+    statistics = replace(statistics_of(sample), gene_mean=x.mean(axis=0), gene_var=x.var(axis=0))
+    tokenizer = Tokenizer(Binning().freeze(mean_depth=100.0, max_bin=30), 4, 32.0, Masking())
+    start = compute_start(sample, statistics, tokenizer, 0)
+    np.testing.assert_allclose(np.exp(start.log_dispersion), truth, rtol=0.1)
+
+
+def test_a_molecule_that_is_never_expressed_has_a_finite_start(data):
+    sample, statistics, tokenizer = data
+    mean, variance = statistics.gene_mean.copy(), statistics.gene_var.copy()
+    mean[3] = variance[3] = 0.0
+    x = sample.counts.toarray()
+    x[:, 3] = 0
+    start = compute_start(
+        replace(sample, counts=sp.csr_matrix(x)), replace(statistics, gene_mean=mean, gene_var=variance), tokenizer, 0
+    )
+    assert start.rate[3] == pytest.approx(math.log(0.5 / 60), rel=1e-5)
+    for name in ("rate", "log_dispersion", "log_bins", "components", "component_scale", "profile_mean"):
+        assert np.isfinite(getattr(start, name)).all(), name
+    assert start.log_bins[3].argmax() == 0
+
+
+def test_without_counts_the_rate_is_the_logit_of_the_mean_share_of_the_highest_bin(make_block, make_tokenizer):
+    sample = make_block(n_cells=30, n_molecules=15, log=True)
+    tokenizer = make_tokenizer(sample, kind="segment", counts=False)
+    start = compute_start(sample, statistics_of(sample), tokenizer, 0)
+    share = tokenizer.profiles(sample).toarray().mean(axis=0)
+    inside = (share > 0.01) & (share < 0.99)
+    assert inside.any()
+    np.testing.assert_allclose(1 / (1 + np.exp(-start.rate[inside])), share[inside], rtol=1e-4)
+    assert np.isfinite(start.rate).all()
+
+
+# --- components ----------------------------------------------------------------------------------------------------
+
+
+def test_components_are_those_of_the_centred_log_profiles(data):
+    sample, statistics, tokenizer = data
+    start = compute_start(sample, statistics, tokenizer, 0)
+    profiles = np.log1p(sample.counts.toarray() * (statistics.mean_depth / sample.depth)[:, None])
+    centred = profiles - profiles.mean(axis=0)
+    _, singular, right = np.linalg.svd(centred, full_matrices=False)
+    assert start.components.shape == (20, 19)
+    np.testing.assert_allclose(start.profile_mean, profiles.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(start.component_scale, singular[:19] / math.sqrt(59), rtol=1e-4)
+    np.testing.assert_allclose(np.abs((right[:19] * start.components.T).sum(axis=1)), 1.0, atol=1e-4)
+    np.testing.assert_allclose((centred @ start.components).std(axis=0, ddof=1), start.component_scale, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits(data):
+    first, second = (compute_start(*data, 7) for _ in range(2))
+    for name in vars(first):
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes(), name
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 3])
+def test_few_cells_start_a_network(n_cells, data):
+    sample, statistics, tokenizer = data
+    few = Block(0, sample.counts[:n_cells], sample.depth[:n_cells], sample.fields[:n_cells])
+    start = compute_start(few, statistics, tokenizer, 0)
+    assert start.components.shape == (20, n_cells - 1)
+    assert start.component_scale.shape == (n_cells - 1,)
+    network = Network(ModelConfig(width=8, n_layers=1, n_heads=1, n_latent=4), Sizes(20, 10))
+    initialise(network, start, 0)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
