@@ -101,6 +101,7 @@ def _start(sizes: Sizes, n_components: int = 5) -> Start:
     n_molecules = sizes.n_molecules
     components = np.linalg.qr(random.normal(size=(n_molecules, n_components)))[0]
     bins = random.dirichlet(np.ones(sizes.n_values), size=n_molecules)
+    field_means = [random.normal(scale=0.3, size=(n, n_molecules)) for n in sizes.field_sizes]
     arrays = {
         "components": components,
         "profile_mean": random.uniform(0.1, 1.0, size=n_molecules),
@@ -109,7 +110,10 @@ def _start(sizes: Sizes, n_components: int = 5) -> Start:
         "log_dispersion": random.normal(size=n_molecules),
         "log_bins": np.log(np.maximum(bins, 1e-3)),
     }
-    return Start(**{name: array.astype(np.float32) for name, array in arrays.items()})
+    return Start(
+        field_means=tuple(means.astype(np.float32) for means in field_means),
+        **{name: array.astype(np.float32) for name, array in arrays.items()},
+    )
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,9 @@ class BioFormer:
     counts: bool
     """Whether the model was fitted on counts."""
     mean_modelled_depth: float
+    """Mean over the training cells of the counts within the modelled molecules."""
+    hidden_share: float
+    """Share of the expressed molecules that the masks hid, over the training cells."""
     members: tuple[Network, ...]
     """One network per member of the ensemble."""
     axes: NDArray[np.float32]
@@ -77,9 +80,11 @@ class BioFormer:
             n_molecules=len(self.vocabulary),
             mean_modelled_depth=self.mean_modelled_depth,
             masking=self.masking,
+            hidden_share=self.hidden_share,
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.counts,
+            n_noise=self.config.n_latent if self.config.latent_noise else 0,
         )
 
     @property
@@ -216,6 +221,7 @@ class BioFormer:
             "fields": [obs_field.to_dict() for obs_field in self.fields],
             "counts": self.counts,
             "mean_modelled_depth": self.mean_modelled_depth,
+            "hidden_share": self.hidden_share,
             "n_members": len(self.members),
             "provenance": self.provenance,
         }
@@ -244,6 +250,7 @@ class BioFormer:
                 fields=fields,
                 counts=bool(stored["counts"]),
                 mean_modelled_depth=float(stored["mean_modelled_depth"]),
+                hidden_share=float(stored["hidden_share"]),
                 members=members,
                 axes=axes,
                 axes_mean=axes_mean,

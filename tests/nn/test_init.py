@@ -133,6 +133,20 @@ def test_with_svd_init_distances_between_bags_are_those_between_principal_compon
     assert np.corrcoef(of_bags, of_scores)[0, 1] > 0.98
 
 
+def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_start, make_batch):
+    network, start = make_network(CONFIG, SIZES), make_start(SIZES)
+    batch = make_batch(n_cells=6, sizes=SIZES)
+    codes = np.array([0, 1, 2, 0, 1, 2])
+    cell = np.repeat(np.random.default_rng(0).normal(size=(2, SIZES.n_molecules)), 3, axis=0)
+    visible = (start.profile_mean + cell + start.field_means[0][codes]).astype(np.float32)
+    batch = replace(batch, visible=torch.from_numpy(visible), fields=torch.from_numpy(codes)[:, None])
+    with torch.no_grad():
+        cls = network.embed(batch)[0][:, 0].numpy()
+    np.testing.assert_allclose(cls[:3] - cls[0], 0.0, atol=1e-4)
+    np.testing.assert_allclose(cls[3:] - cls[3], 0.0, atol=1e-4)
+    assert np.abs(cls[0] - cls[3]).max() > 0.1
+
+
 @pytest.mark.parametrize("n_components", [0, 1, 40], ids=["none", "one", "more-than-the-width"])
 def test_any_number_of_components_will_do(n_components, make_start, make_batch):
     with torch.random.fork_rng():

@@ -370,7 +370,6 @@ def test_segment_bins_take_log_data(simulated, fit):
     assert len(np.unique(values.round(5), axis=0)) == 60
 
 
-@pytest.mark.xfail(reason="a mean depth below zero cannot be frozen", raises=ConfigError, strict=True)
 def test_segment_bins_take_centred_data(simulated, fit):
     x = np.log1p(simulated.X.toarray())
     simulated.X = x - x.mean(axis=0)

@@ -103,7 +103,6 @@ def test_nothing_modelled_is_expressed(simulated, fit):
         fit(simulated, mask_var=np.arange(40) < 3)
 
 
-@pytest.mark.xfail(reason="the check looks at all genes rather than at the modelled", strict=True)
 def test_unmodelled_zero_genes_are_none_of_the_users_business(simulated, fit):
     x = simulated.X.toarray()
     x[:, 3] = 0
@@ -166,6 +165,15 @@ def test_best_weights_are_kept(simulated, fit, spy_on, best):
     assert len(spy.weights) == 6
     assert_weights(simulated, spy.weights[best])
     np.testing.assert_allclose(bf.get.history(simulated)["val_loss"], validation)
+
+
+@pytest.mark.xfail(reason="an epoch without a validation repeats the value of an earlier one", strict=True)
+def test_history_has_each_validation_once(simulated, fit, spy_on):
+    validation = [5.0, 4.0, 3.0, 2.0, 1.0]
+    spy = spy_on([*validation, *validation])
+    fit(simulated, train=SPIED | {"max_epochs": 20})
+    found = bf.get.history(simulated)["val_loss"].dropna().tolist()
+    np.testing.assert_allclose(found, (validation * 2)[: len(spy.weights)])
 
 
 def test_early_stopping(simulated, fit, spy_on):
@@ -234,7 +242,7 @@ def test_interrupt_from_outside(simulated, fit, handler):
 
 def test_second_interrupt_aborts(simulated, fit, spy_on, handler):
     spy_on([1.0] * 6, {4: lambda loss: interrupt(interrupt(loss))})
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):  # Lightning turns the first into the second
         fit(simulated, train=SPIED)
     assert signal.getsignal(signal.SIGINT) is handler
     assert "bioformer" not in simulated.uns

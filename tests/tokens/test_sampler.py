@@ -70,6 +70,7 @@ def test_within_one_buffer_all_cells_are_shuffled():
     first_half = [(rows < 500).mean() for rows in buffer.batches]
     assert all(0.2 < share < 0.8 for share in first_half)
     assert np.std(first_half) > 0.01
+    assert len({tuple(flat(batches(sampler, epoch))) for epoch in range(4)}) == 4
 
 
 def test_every_epoch_has_another_order(sampler):

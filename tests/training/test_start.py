@@ -29,6 +29,10 @@ def data(simulated):
     return source.read(0, 60), statistics, Tokenizer(binning, 20, statistics.mean_modelled_depth, Masking())
 
 
+def start_of(sample, statistics, tokenizer, *, field_sizes=(), seed=0):
+    return compute_start(sample, statistics, tokenizer, field_sizes, seed)
+
+
 def slow_log_bins(x, bins, masking, n_values):
     """Bin by bin: how often each molecule, where it is hidden, has it; plus 5 cells like the average molecule."""
     n_cells, n_molecules = x.shape
@@ -56,7 +60,7 @@ def test_log_bins_are_the_frequencies_where_hidden_shrunk_to_the_average_molecul
     scaled = x.astype(np.float64) * statistics.mean_depth / sample.depth[:, None]
     bins = np.minimum(bin_normalized(scaled, 3, 3), 9)
     assert (bins == 9).any()
-    found = compute_start(sample, statistics, replace(tokenizer, masking=masking), 0).log_bins
+    found = start_of(sample, statistics, replace(tokenizer, masking=masking)).log_bins
     np.testing.assert_allclose(found, slow_log_bins(x, bins, masking, 10), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, rtol=1e-5)
 
@@ -65,7 +69,7 @@ def test_log_bins_are_the_frequencies_where_hidden_shrunk_to_the_average_molecul
 def test_log_bins_predict_what_is_found_under_the_masks(masking, make_block, make_tokenizer):
     sample = make_block(n_cells=300, n_molecules=20, seed=4)
     tokenizer = make_tokenizer(sample, masking=masking)
-    start = compute_start(sample, statistics_of(sample), tokenizer, 0)
+    start = start_of(sample, statistics_of(sample), tokenizer)
     seen = np.zeros(start.log_bins.shape)
     for epoch in range(20):
         batch = tokenizer.train(sample, np.arange(300), seed=0, epoch=epoch, n_context=99, n_hidden=99)
@@ -86,7 +90,7 @@ def test_log_bins_of_segments(make_block, make_tokenizer):
     x = sample.counts.toarray()
     at_most = (x[:, :, None] >= np.where(x > 0, x, np.inf)[:, None, :]).sum(axis=2)
     bins = np.where(x > 0, -(-10 * at_most // (x > 0).sum(axis=1, keepdims=True)), 0)
-    found = compute_start(sample, statistics_of(sample), tokenizer, 0).log_bins
+    found = start_of(sample, statistics_of(sample), tokenizer).log_bins
     np.testing.assert_allclose(found, slow_log_bins(x, bins, Masking(), 11), rtol=1e-4, atol=1e-5)
 
 
@@ -125,7 +129,7 @@ def statistics_of(block: Block, **kwargs) -> Statistics:
 def test_dispersions_by_moments(mean, variance, inverse_dispersion, data):
     sample, statistics, tokenizer = data
     statistics = replace(statistics, gene_mean=np.full(20, mean), gene_var=np.full(20, variance))
-    start = compute_start(sample, statistics, tokenizer, 0)
+    start = start_of(sample, statistics, tokenizer)
     np.testing.assert_allclose(np.exp(start.log_dispersion), inverse_dispersion, rtol=1e-5)
     np.testing.assert_allclose(start.rate, math.log(mean), rtol=1e-5)
 
@@ -138,7 +142,7 @@ def test_dispersions_of_negative_binomial_counts_are_recovered():
     sample = Block(0, sp.csr_matrix(x.astype(np.float32))[:200], np.full(200, 100.0), np.zeros((200, 0), np.int32))
     statistics = replace(statistics_of(sample), gene_mean=x.mean(axis=0), gene_var=x.var(axis=0))
     tokenizer = Tokenizer(Binning().freeze(mean_depth=100.0, max_bin=30), 4, 32.0, Masking())
-    start = compute_start(sample, statistics, tokenizer, 0)
+    start = start_of(sample, statistics, tokenizer)
     np.testing.assert_allclose(np.exp(start.log_dispersion), truth, rtol=0.1)
 
 
@@ -148,8 +152,8 @@ def test_a_molecule_that_is_never_expressed_has_a_finite_start(data):
     mean[3] = variance[3] = 0.0
     x = sample.counts.toarray()
     x[:, 3] = 0
-    start = compute_start(
-        replace(sample, counts=sp.csr_matrix(x)), replace(statistics, gene_mean=mean, gene_var=variance), tokenizer, 0
+    start = start_of(
+        replace(sample, counts=sp.csr_matrix(x)), replace(statistics, gene_mean=mean, gene_var=variance), tokenizer
     )
     assert start.rate[3] == pytest.approx(math.log(0.5 / 60), rel=1e-5)
     for name in ("rate", "log_dispersion", "log_bins", "components", "component_scale", "profile_mean"):
@@ -160,7 +164,7 @@ def test_a_molecule_that_is_never_expressed_has_a_finite_start(data):
 def test_without_counts_the_rate_is_the_logit_of_the_mean_share_of_the_highest_bin(make_block, make_tokenizer):
     sample = make_block(n_cells=30, n_molecules=15, log=True)
     tokenizer = make_tokenizer(sample, kind="segment", counts=False)
-    start = compute_start(sample, statistics_of(sample), tokenizer, 0)
+    start = start_of(sample, statistics_of(sample), tokenizer)
     share = tokenizer.profiles(sample).toarray().mean(axis=0)
     inside = (share > 0.01) & (share < 0.99)
     assert inside.any()
@@ -168,12 +172,51 @@ def test_without_counts_the_rate_is_the_logit_of_the_mean_share_of_the_highest_b
     assert np.isfinite(start.rate).all()
 
 
+# --- obs fields ----------------------------------------------------------------------------------------------------
+
+
+def profiles_of(sample, tokenizer):
+    return tokenizer.profiles(sample).toarray()
+
+
+def test_field_means_are_how_a_category_departs_from_all_cells(data):
+    sample, statistics, tokenizer = data
+    codes = np.random.default_rng(0).integers(0, 3, size=60)
+    start = start_of(replace(sample, fields=codes[:, None].astype(np.int32)), statistics, tokenizer, field_sizes=(3,))
+    profiles = profiles_of(sample, tokenizer)
+    (means,) = start.field_means
+    for category in range(3):
+        expected = profiles[codes == category].mean(axis=0) - profiles.mean(axis=0)
+        np.testing.assert_allclose(means[category], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_field_explains_what_the_first_has_left(data):
+    sample, statistics, tokenizer = data
+    first = np.arange(60) % 2
+    second = np.where(np.arange(60) < 50, first, 1 - first)  # confounded, but for ten cells
+    fields = np.stack([first, second], axis=1).astype(np.int32)
+    start = start_of(replace(sample, fields=fields), statistics, tokenizer, field_sizes=(2, 2))
+    profiles = profiles_of(sample, tokenizer)
+    left = profiles - profiles.mean(axis=0)
+    left = left - np.stack([left[first == category].mean(axis=0) for category in (0, 1)])[first]
+    for category in range(2):
+        expected = left[second == category].mean(axis=0)
+        np.testing.assert_allclose(start.field_means[1][category], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_category_without_cells_departs_from_nothing(data):
+    sample, statistics, tokenizer = data
+    fields = np.zeros((60, 1), np.int32)
+    start = start_of(replace(sample, fields=fields), statistics, tokenizer, field_sizes=(2,))
+    np.testing.assert_allclose(start.field_means[0], 0.0, atol=1e-6)
+
+
 # --- components ----------------------------------------------------------------------------------------------------
 
 
 def test_components_are_those_of_the_centred_log_profiles(data):
     sample, statistics, tokenizer = data
-    start = compute_start(sample, statistics, tokenizer, 0)
+    start = start_of(sample, statistics, tokenizer)
     profiles = np.log1p(sample.counts.toarray() * (statistics.mean_depth / sample.depth)[:, None])
     centred = profiles - profiles.mean(axis=0)
     _, singular, right = np.linalg.svd(centred, full_matrices=False)
@@ -185,8 +228,8 @@ def test_components_are_those_of_the_centred_log_profiles(data):
 
 
 def test_the_same_seed_gives_the_same_bits(data):
-    first, second = (compute_start(*data, 7) for _ in range(2))
-    for name in vars(first):
+    first, second = (start_of(*data, seed=7) for _ in range(2))
+    for name in ("components", "component_scale", "profile_mean", "rate", "log_dispersion", "log_bins"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes(), name
 
 
@@ -194,7 +237,7 @@ def test_the_same_seed_gives_the_same_bits(data):
 def test_few_cells_start_a_network(n_cells, data):
     sample, statistics, tokenizer = data
     few = Block(0, sample.counts[:n_cells], sample.depth[:n_cells], sample.fields[:n_cells])
-    start = compute_start(few, statistics, tokenizer, 0)
+    start = start_of(few, statistics, tokenizer)
     assert start.components.shape == (20, n_cells - 1)
     assert start.component_scale.shape == (n_cells - 1,)
     network = Network(ModelConfig(width=8, n_layers=1, n_heads=1, n_latent=4), Sizes(20, 10))

@@ -172,7 +172,11 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
     ------
     MissingKeyError
         If the key is not there; the message lists the keys that are.
+    DataError
+        If `adata` has no such slot, thus is no AnnData.
     """
+    if not hasattr(adata, slot):
+        raise DataError(f"Expected an AnnData, found {type(adata).__name__}.")
     mapping = getattr(adata, slot)
     if escape(key) not in mapping:
         there = [

@@ -34,6 +34,9 @@ class ModelConfig:
     """Dropout after attention and feed-forward, in training."""
     n_latent: int = 32
     """Width of the small latent between ``<cls>`` and the predicted profile."""
+    latent_noise: float = 0.5
+    """Standard deviation of the noise on the (normalised) latent in training: what the decoder knows already, such as
+    the batch, is then not worth its place in the latent."""
     n_components: int = 32
     """Components of the decoded profile that make the default cell embedding (at most the number of molecules)."""
     value_embedding: Literal["scalar", "lookup"] = "scalar"
@@ -64,6 +67,8 @@ class ModelConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"ModelConfig.dropout must lie in [0, 1), got {self.dropout}.")
+        if self.latent_noise < 0.0:
+            raise ConfigError(f"ModelConfig.latent_noise must not be negative, got {self.latent_noise}.")
         if self.value_embedding not in ("scalar", "lookup"):
             raise ConfigError(f"ModelConfig.value_embedding is 'scalar' or 'lookup', got {self.value_embedding!r}.")
         if self.tokens not in ("expressed", "all"):

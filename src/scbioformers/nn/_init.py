@@ -28,6 +28,9 @@ class Start:
     """(M,) log of the mean count at the mean depth; logit of the mean share of the highest bin for other data."""
     log_dispersion: NDArray[np.float32]
     """(M,) log of the negative binomial's inverse dispersion, by moments."""
+    field_means: tuple[NDArray[np.float32], ...]
+    """For each obs field (n_categories, M), how the mean log-normalised profile of each category departs from the mean
+    of all cells, once the fields before it are taken out."""
     log_bins: NDArray[np.float32]
     """(M, V) log probability of each bin where it is hidden, by counting."""
 
@@ -39,7 +42,8 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     * Linear layers: normal with variance 1 / fan-in, biases zero; the layers that write into the residual stream are
       scaled down by sqrt(2 n_layers), so that the depth does not change the scale of the stream.
     * Molecule embeddings: the SVD of the training profiles in the leading columns (``svd_init``), small noise elsewhere.
-      The bag of a cell is then its principal components, centred, on a common scale.
+      The bag of a cell is then its principal components, centred, on a common scale; ``<cls>`` starts with the mean of
+      its obs fields (batches) taken out, which training may put back.
     * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each molecule, so that
       the network starts as the per-molecule baseline and learns departures from it.
     """
@@ -56,7 +60,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
             layer.weight.mul_((2 * config.n_layers) ** -0.5)
     for token in (network.cls, network.mask):
         token.normal_(std=0.02, generator=generator)
-    network.external.weight[0].zero_()  # "none" starts as no change
+    network.external.weight[0].zero_()
 
     embedding = network.molecule.weight[len(SPECIALS) :]
     n_molecules, width = embedding.shape
@@ -69,8 +73,11 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     network.molecule.weight[0].zero_()
     network.bag_mean.copy_(torch.from_numpy(start.profile_mean) @ embedding)
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
-    network.bag_scale.fill_(float(scores.square().sum(dim=0).mean().sqrt().clamp(min=1e-6)))
+    spread = float(scores.square().sum(dim=0).mean().sqrt())
+    network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # identical cells have no spread to scale to
     if config.bag:
+        for table, means in zip(network.field_shifts, start.field_means, strict=True):
+            table.weight.copy_(-(torch.from_numpy(means) @ embedding) / network.bag_scale)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_hidden.weight.copy_(torch.eye(width))
     network.rate.weight.mul_(0.1)

@@ -125,12 +125,13 @@ class Network(nn.Module):
         width, n_specials = config.width, len(SPECIALS)
         self.molecule = nn.Embedding(n_specials + sizes.n_molecules, width, padding_idx=0)
         self.value = ValueEmbedding(config.value_embedding, sizes.n_values, width)
-        self.external = nn.Embedding(len(EXTERNAL), width)
+        self.external = nn.Embedding(len(EXTERNAL), width, padding_idx=0)  # 0 is none: no change, ever
         self.fields = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
         self.cls = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
         self.depth = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         if config.bag:
+            self.field_shifts = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
             self.bag_to_cls = nn.Linear(width, width, bias=False)
             self.bag_to_hidden = nn.Linear(width, width, bias=False)
         self.register_buffer("bag_mean", torch.zeros(width))
@@ -160,7 +161,10 @@ class Network(nn.Module):
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
             bag = self.bag(batch.visible)
-            cls = cls + self.bag_to_cls(bag)[:, None]
+            shifted = bag
+            for i, table in enumerate(self.field_shifts):
+                shifted = shifted + table(batch.fields[:, i])
+            cls = cls + self.bag_to_cls(shifted)[:, None]
             hidden = hidden + self.bag_to_hidden(bag)[:, None]
         fields = [table(batch.fields[:, i])[:, None] for i, table in enumerate(self.fields)]
         x = torch.cat([cls, *fields, context, hidden], dim=1)
@@ -188,7 +192,10 @@ class Network(nn.Module):
         molecules = x[:, start - n_context : start] if contextual else None
         logits = self.bin_head(hidden) + self.bin_bias(batch.hidden_ids)
         latent = self.latent_norm(self.to_latent(x[:, 0]))
-        return Output(logits, molecules, x[:, 0], latent, self.decode(latent, batch.fields))
+        noisy = latent
+        if self.training and batch.noise is not None:
+            noisy = latent + self.config.latent_noise * batch.noise
+        return Output(logits, molecules, x[:, 0], latent, self.decode(noisy, batch.fields))
 
     def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
         """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""

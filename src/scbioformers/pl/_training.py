@@ -47,6 +47,14 @@ def training(
         If nothing was fitted.
     DataError
         If the fit made no step.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> [ax.get_title() for ax in bf.pl.training(adata)]
+    ['hidden molecules', 'profile from <cls>']
     """
     table = get.history(adata, key=key)
     names = [name for name in _TITLES if f"train_{name}" in table]

@@ -88,7 +88,7 @@ def embed(
     fitted = find_model(adata, model, key)
     layer = _layer(adata, fitted, layer)
     if fitted.counts:
-        require_counts(adata, layer, allow_non_integer=True)
+        require_counts(adata, layer, allow_non_integer=bool(fitted.provenance.get("allow_non_integer")))
     else:
         require_valid(adata, layer)
     adata = target(adata, copy)

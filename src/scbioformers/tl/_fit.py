@@ -20,6 +20,7 @@ from scbioformers.data import (
     Source,
     field_codes,
     gene_mask,
+    inspect,
     require_counts,
     require_valid,
     target,
@@ -125,12 +126,13 @@ def fit(
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, got {n_models}.")
-    if kind.kind == "value":
-        found = require_counts(adata, layer, allow_non_integer=allow_non_integer)
-    else:
-        found = require_valid(adata, layer)
-    adata = target(adata, copy)
+    found = inspect(adata, layer)
     genes = gene_mask(adata, mask_var)
+    if kind.kind == "value":
+        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=found)
+    else:
+        require_valid(adata, layer, modelled=genes, inspection=found)
+    adata = target(adata, copy)
     keys = [*([batch_key] if batch_key is not None else []), *obs_tokens]
     fields = tuple(ObsField.register(adata, key) for key in keys)
     vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
@@ -148,7 +150,7 @@ def fit(
         n_models=n_models,
         seed=seed,
     )
-    fitted.model.provenance["layer"] = layer
+    fitted.model.provenance.update(layer=layer, allow_non_integer=allow_non_integer)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": layer,

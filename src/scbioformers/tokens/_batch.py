@@ -39,6 +39,9 @@ class Batch:
     """float32 (B, M), all counts (values on another scale where there are no counts)."""
     size_factor: Tensor
     """float32 (B,), full depth relative to its training mean."""
+    noise: Tensor | None = None
+    """float32 (B, L), standard normal, added to the latent in training; drawn here so that it depends on the cell and
+    the epoch alone."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -60,23 +60,31 @@ class Sampler:
 
     def epoch(self, epoch: int) -> Iterator[Buffer]:
         """The buffers of an epoch; each chunk of the data is in exactly one of them."""
-        n_chunks = -(-len(self.rows) // self.chunk_size)
-        order = np.argsort(uniform(self.seed ^ _CHUNK_STREAM, epoch, np.arange(n_chunks)), kind="stable")
-        for first in range(0, n_chunks, self.buffer_chunks):
-            starts = np.sort(order[first : first + self.buffer_chunks]) * self.chunk_size
-            ranges = tuple((int(start), int(min(start + self.chunk_size, len(self.rows)))) for start in starts)
+        for ranges in self._ranges(epoch):
             rows = np.concatenate([start + np.flatnonzero(self.rows[start:stop]) for start, stop in ranges])
             if rows.size:
                 yield Buffer(ranges, self._batches(rows, epoch))
 
-    def _batches(self, rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], ...]:
-        rows = rows[np.argsort(uniform(self.seed ^ _ROW_STREAM, epoch, rows), kind="stable")]
-        batches = np.array_split(rows, max(1, len(rows) // self.batch_size))
-        shares = [len(batch) // self.world_size for batch in batches]
-        return tuple(
-            batch[self.rank * n : (self.rank + 1) * n] for batch, n in zip(batches, shares, strict=True) if n
-        )
-
     def n_batches(self, epoch: int = 0) -> int:
         """Batches that :meth:`epoch` yields."""
-        return sum(len(buffer.batches) for buffer in self.epoch(epoch))
+        sizes = (sum(int(self.rows[start:stop].sum()) for start, stop in ranges) for ranges in self._ranges(epoch))
+        return sum(self._count(size) for size in sizes if size)
+
+    def _ranges(self, epoch: int) -> Iterator[tuple[tuple[int, int], ...]]:
+        n_chunks = -(-len(self.rows) // self.chunk_size)
+        order = np.argsort(uniform(self.seed ^ _CHUNK_STREAM, epoch, np.arange(n_chunks)), kind="stable")
+        for first in range(0, n_chunks, self.buffer_chunks):
+            starts = np.sort(order[first : first + self.buffer_chunks]) * self.chunk_size
+            yield tuple((int(start), int(min(start + self.chunk_size, len(self.rows)))) for start in starts)
+
+    def _count(self, n_rows: int) -> int:
+        """Batches of a buffer; none if it holds fewer cells than there are ranks."""
+        return max(1, n_rows // self.batch_size) if n_rows >= self.world_size else 0
+
+    def _batches(self, rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], ...]:
+        if not (n_batches := self._count(len(rows))):
+            return ()
+        rows = rows[np.argsort(uniform(self.seed ^ _ROW_STREAM, epoch, rows), kind="stable")]
+        batches = np.array_split(rows, n_batches)
+        share = [len(batch) // self.world_size for batch in batches]
+        return tuple(batch[self.rank * n : (self.rank + 1) * n] for batch, n in zip(batches, share, strict=True))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.special import ndtri
 
-from scbioformers.core import SPECIALS, Binning, bin_rows, hash_uniform
+from scbioformers.core import SPECIALS, Binning, bin_rows, hash_uniform, uniform
 from scbioformers.data import Block
 from scbioformers.tokens._batch import Batch
 from scbioformers.tokens._masking import Masking, hide
 
 _N_SPECIALS = len(SPECIALS)
-_CONTEXT_STREAM, _HIDDEN_STREAM = 0x9E37, 0x79B9  # keep the choice of tokens apart from the choice of the mask
+_CONTEXT_STREAM, _HIDDEN_STREAM, _NOISE_STREAM = 0x9E37, 0x79B9, 0x7F4A  # keep the choice of tokens apart from the choice of the mask
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,14 @@ class Tokenizer:
     mean_modelled_depth: float
     """Mean over the training cells of the counts within the modelled molecules."""
     masking: Masking
+    hidden_share: float = 0.15
+    """Share of the expressed molecules that the masks hide, over the training cells."""
     tokens: str = "expressed"
     max_tokens: int = 2048
     counts: bool = True
     """Whether the data are counts; otherwise their bins stand in for counts in the profile."""
+    n_noise: int = 0
+    """Width of the noise on the latent, drawn in training."""
 
     def train(
         self, block: Block, rows: NDArray[np.int64], *, seed: int, epoch: int, n_context: int, n_hidden: int
@@ -119,7 +124,6 @@ class Tokenizer:
         target_bins = self._bins(full, block.depth, hidden_share=0.0)
         visible = full.keep(~hidden)
         hidden_depth = np.bincount(full.cells[hidden], weights=full.values[hidden], minlength=len(rows))
-        share = self.masking.ratio if self.masking.rule == "expressed" else 0.5
         scored = _Rows(full.indptr, full.molecules, target_bins).keep(hidden)
         scored = scored.merge(_Rows(zero_indptr, zeros, np.zeros(zeros.size)))
         widest = min(int(np.diff(scored.indptr).max(initial=0)), n_hidden)
@@ -128,7 +132,7 @@ class Tokenizer:
             *(scored.indptr, scored.molecules, scored.values, rows, n_hidden, seed ^ _HIDDEN_STREAM, epoch),
             *(hidden_ids, hidden_bins),
         )
-        context = self._context(visible, block.depth - hidden_depth, share, scored)
+        context = self._context(visible, block.depth - hidden_depth, self.hidden_share, scored)
         widest = min(int(np.diff(context.tokens.indptr).max(initial=0)), n_context)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
         tokens = context.tokens
@@ -136,7 +140,11 @@ class Tokenizer:
             *(tokens.indptr, tokens.molecules, tokens.values, rows, n_context, seed ^ _CONTEXT_STREAM, epoch),
             *(ids, bins),
         )
-        return self._batch(block, rows, context, (ids, bins), (hidden_ids, hidden_bins), (full, target_bins))
+        batch = self._batch(block, rows, context, (ids, bins), (hidden_ids, hidden_bins), (full, target_bins))
+        if not self.n_noise:
+            return batch
+        draws = uniform(seed ^ _NOISE_STREAM, epoch, rows[:, None], np.arange(self.n_noise))
+        return replace(batch, noise=torch.from_numpy(ndtri(np.maximum(draws, 2.0**-53)).astype(np.float32)))
 
     def read(self, block: Block, rows: NDArray[np.int64]) -> Batch:
         """Hide nothing and read every expressed molecule, above ``max_tokens`` the highest by (count, id)."""

@@ -24,7 +24,7 @@ from scbioformers.core import Binning, ConfigError, DataError, Vocabulary, bin_n
 from scbioformers.data import Block, ObsField, Source, Statistics, scan
 from scbioformers.model import BioFormer
 from scbioformers.nn import ModelConfig, Network, Sizes, initialise
-from scbioformers.tokens import Tokenizer
+from scbioformers.tokens import Masking, Tokenizer
 from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
 from scbioformers.training._config import TrainConfig
 from scbioformers.training._data import TrainingData
@@ -73,9 +73,18 @@ def fit_model(
         raise DataError("No cell has a count in the modelled molecules; check `layer=` and `mask_var=`.")
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
-    tokenizer = _tokenizer(statistics, vocabulary, _freeze(binning, statistics), config, train, counts)
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
-    _log_masking(tokenizer, sample)
+    tokenizer = Tokenizer(
+        binning=_freeze(binning, statistics),
+        n_molecules=len(vocabulary),
+        mean_modelled_depth=statistics.mean_modelled_depth,
+        masking=train.masking,
+        hidden_share=_hidden_share(train.masking, sample),
+        tokens=config.tokens,
+        max_tokens=config.max_tokens,
+        counts=counts,
+        n_noise=config.n_latent if config.latent_noise else 0,
+    )
     config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
     sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), counts)
     members, histories = [], []
@@ -83,7 +92,7 @@ def fit_model(
         member_seed = seed + member
         with _isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
             network = Network(config, sizes)
-        initialise(network, compute_start(sample, statistics, tokenizer, member_seed), member_seed)
+        initialise(network, compute_start(sample, statistics, tokenizer, sizes.field_sizes, member_seed), member_seed)
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
         histories.append(_train(network, data, train, counts, member_seed))
         members.append(network.cpu().eval())
@@ -96,6 +105,7 @@ def fit_model(
         fields=tuple(fields),
         counts=counts,
         mean_modelled_depth=statistics.mean_modelled_depth,
+        hidden_share=tokenizer.hidden_share,
         members=tuple(members),
         axes=np.zeros((n_molecules, config.n_components), np.float32),
         axes_mean=np.zeros(n_molecules, np.float32),
@@ -122,29 +132,12 @@ def _validation(filled: NDArray[np.bool_], fraction: float, seed: int) -> NDArra
 
 def _freeze(binning: Binning, statistics: Statistics) -> Binning:
     if binning.kind == "segment":
-        return binning.freeze(mean_depth=statistics.mean_depth, max_bin=binning.n_bins)
+        # centred data have no depth, and segment bins need none
+        depth = statistics.mean_depth if statistics.mean_depth > 0 else 1.0
+        return binning.freeze(mean_depth=depth, max_bin=binning.n_bins)
     highest = statistics.max_normalized if binning.normalize else statistics.max_count
     max_bin = int(bin_normalized([highest], binning.cutoff, binning.bins_per_doubling)[0])
     return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
-
-
-def _tokenizer(
-    statistics: Statistics,
-    vocabulary: Vocabulary,
-    binning: Binning,
-    config: ModelConfig,
-    train: TrainConfig,
-    counts: bool,
-) -> Tokenizer:
-    return Tokenizer(
-        binning=binning,
-        n_molecules=len(vocabulary),
-        mean_modelled_depth=statistics.mean_modelled_depth,
-        masking=train.masking,
-        tokens=config.tokens,
-        max_tokens=config.max_tokens,
-        counts=counts,
-    )
 
 
 def _sample(source: Source, rows: NDArray[np.bool_], size: int, seed: int) -> Block:
@@ -165,14 +158,16 @@ def _rows_of(block: Block, rows: NDArray[np.int64]) -> Block:
     return Block(0, block.counts[rows], block.depth[rows], block.fields[rows])
 
 
-def _log_masking(tokenizer: Tokenizer, sample: Block) -> None:
-    expressed, n = np.diff(sample.counts.indptr), tokenizer.n_molecules
-    nonzero, zero = np.array([tokenizer.masking.counts(int(k), n) for k in expressed]).sum(axis=0)
+def _hidden_share(masking: Masking, sample: Block) -> float:
+    """Share of the expressed molecules that the masks hide, over these cells; logged beside that of the zeros."""
+    expressed, n = np.diff(sample.counts.indptr), sample.counts.shape[1]
+    nonzero, zero = np.array([masking.counts(int(k), n) for k in expressed]).sum(axis=0)
     logger.info(
         "Hiding %.1f %% of the expressed and %.1f %% of the other molecules; %.1f %% of the hidden are expressed.",
         *(100 * nonzero / max(expressed.sum(), 1), 100 * zero / max(len(expressed) * n - expressed.sum(), 1)),
         100 * nonzero / max(nonzero + zero, 1),
     )
+    return float(nonzero / max(expressed.sum(), 1))
 
 
 def _train(network: Network, data: TrainingData, config: TrainConfig, counts: bool, seed: int) -> list[dict[str, float]]:
@@ -198,7 +193,7 @@ def _train(network: Network, data: TrainingData, config: TrainConfig, counts: bo
             max_steps=steps,
             accelerator=_accelerator(config.accelerator),
             devices=config.devices,
-            strategy=config.strategy,
+            strategy=_strategy(config),
             num_nodes=config.num_nodes,
             precision=config.precision,  # type: ignore[arg-type]
             gradient_clip_val=config.gradient_clip,
@@ -247,6 +242,18 @@ def _quiet() -> Iterator[None]:
         finally:
             for each, level in zip(loggers, levels, strict=True):
                 each.setLevel(level)
+
+
+def _strategy(config: TrainConfig) -> str:
+    """Lightning's strategy; several processes must expect weights that these data or objectives do not reach."""
+    several = config.num_nodes > 1 or (config.devices not in (1, "1") and (config.devices != "auto" or _n_gpus() > 1))
+    if config.strategy == "ddp" or (config.strategy == "auto" and several):
+        return "ddp_find_unused_parameters_true"
+    return config.strategy
+
+
+def _n_gpus() -> int:
+    return torch.cuda.device_count()
 
 
 def _accelerator(name: str) -> str:

@@ -15,7 +15,9 @@ from scbioformers.tokens import Masking, Tokenizer
 N_COMPONENTS = 50
 
 
-def compute_start(sample: Block, statistics: Statistics, tokenizer: Tokenizer, seed: int) -> Start:
+def compute_start(
+    sample: Block, statistics: Statistics, tokenizer: Tokenizer, field_sizes: tuple[int, ...], seed: int
+) -> Start:
     """Components, means, dispersions and bin histograms of the training cells.
 
     Parameters
@@ -24,6 +26,8 @@ def compute_start(sample: Block, statistics: Statistics, tokenizer: Tokenizer, s
         At most 50,000 training cells, none of them empty.
     statistics
         Of all training cells.
+    field_sizes
+        Number of categories of each obs field.
     """
     n_cells, n_molecules = sample.counts.shape
     profile = tokenizer.profiles(sample)
@@ -46,14 +50,30 @@ def compute_start(sample: Block, statistics: Statistics, tokenizer: Tokenizer, s
         component_scale=scale.astype(np.float32),
         rate=rate.astype(np.float32),
         log_dispersion=np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2)).astype(np.float32),
+        field_means=_field_means(sample, profile, field_sizes),
         log_bins=_log_bins(sample, tokenizer).astype(np.float32),
     )
+
+
+def _field_means(sample: Block, profile: csr_matrix, sizes: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
+    """Departure of each category's mean profile from the mean of all, field after field."""
+    means: list[NDArray[np.float32]] = []
+    for i, n in enumerate(sizes):
+        codes = sample.fields[:, i]
+        one_hot = csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(n, len(codes)))
+        size = np.maximum(np.asarray(one_hot.sum(axis=1)), 1.0)
+        departure = (one_hot @ profile).toarray() / size - np.asarray(profile.mean(axis=0))
+        departure[np.diff(one_hot.indptr) == 0] = 0.0  # no training cell, nothing known
+        for j, former in enumerate(means):
+            departure -= (one_hot @ former[sample.fields[:, j]]) / size
+        means.append(departure.astype(np.float32))
+    return tuple(means)
 
 
 def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
     """Log probability of each bin of each molecule *where it is hidden*, (M, V), shrunk towards all molecules' mean."""
     counts, n_values = sample.counts, tokenizer.binning.n_values
-    bins = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, float(tokenizer.binning.mean_depth or 1))
+    bins = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, tokenizer.binning.mean_depth)
     histogram = np.zeros((counts.shape[1], n_values))
     np.add.at(histogram, (counts.indices, bins), 1.0)
     histogram[:, 0] = counts.shape[0] - histogram.sum(axis=1)

@@ -1,0 +1,151 @@
+"""The learning curves against a stored picture, drawn from a history made by hand."""
+
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.testing.compare import compare_images
+from matplotlib.testing.decorators import remove_ticks_and_titles
+from matplotlib.testing.exceptions import ImageComparisonFailure
+
+import scbioformers as bf
+from scbioformers.core import DataError, MissingKeyError
+from scbioformers.data import params_to_json, set_uns
+
+BASELINE = Path(__file__).parent / "baseline"
+TOLERANCE = 1.5  # root mean square of grey levels; without text the renderings of different machines are within 1
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+    plt.close("all")
+
+
+def make(n_members: int = 1, **changes) -> ad.AnnData:
+    """Data whose fit had five epochs, the first without a look at held-out cells."""
+    tables = []
+    for member in range(n_members):
+        epoch = np.arange(1, 6)
+        held_out = np.where(epoch > 1, 1.2 - 0.1 * epoch + 0.05 * member, np.nan)
+        table = {
+            "member": member,
+            "epoch": epoch,
+            "step": 10 * epoch,
+            "train_loss": 2.0 / epoch,
+            "train_masked_bins": 1.0 / epoch + 0.3 * member,
+            "train_profile_counts": 3.0 - 0.2 * epoch,
+            "val_masked_bins": held_out,
+            "val_profile_counts": 2 * held_out,
+        }
+        tables.append(pd.DataFrame({name: value for name, value in (table | changes).items() if value is not None}))
+    adata = ad.AnnData(np.ones((2, 2), np.float32))
+    set_uns(adata, "bioformer", {"params": params_to_json({}), "history": pd.concat(tables, ignore_index=True)})
+    return adata
+
+
+def draw(adata, path: Path) -> Path:
+    """The curves alone: fonts differ from machine to machine."""
+    axes = bf.pl.training(adata)
+    figure = axes[0].figure
+    remove_ticks_and_titles(figure)
+    for ax in axes:
+        ax.set(xlabel="", ylabel="")
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    figure.savefig(path, dpi=60)
+    return path
+
+
+def difference(found: Path, name: str) -> str | None:
+    """What distinguishes two pictures; None if it is within the tolerance."""
+    expected = found.with_name("expected.png")
+    expected.write_bytes((BASELINE / name).read_bytes())  # a copy, since a difference is saved beside it
+    try:
+        return compare_images(str(expected), str(found), tol=TOLERANCE)
+    except ImageComparisonFailure as failure:  # of different sizes
+        return str(failure)
+
+
+@pytest.mark.parametrize(("n_members", "name"), [(1, "training.png"), (2, "training_members.png")])
+def test_picture(tmp_path, n_members, name):
+    found = draw(make(n_members), tmp_path / name)
+    assert difference(found, name) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_masked_bins": 1.2 / np.arange(1, 6)},
+        {"val_masked_bins": np.nan},
+        {"val_profile_counts": None},
+        {"train_profile_counts": None},
+    ],
+    ids=["another curve", "no held-out cells", "no such column", "one panel"],
+)
+def test_the_tolerance_can_fail(tmp_path, changes):
+    found = draw(make(**changes), tmp_path / "found.png")
+    assert difference(found, "training.png") is not None
+
+
+def test_curves_and_labels():
+    first, second = bf.pl.training(make())
+    assert [ax.get_title() for ax in (first, second)] == ["hidden molecules", "profile from <cls>"]
+    assert first.get_xlabel() == "epoch"
+    assert "nats" in first.get_ylabel()
+    assert "nats" in second.get_ylabel()
+    train, held_out = first.lines
+    np.testing.assert_allclose(train.get_xydata(), [[1, 1], [2, 1 / 2], [3, 1 / 3], [4, 1 / 4], [5, 1 / 5]])
+    np.testing.assert_allclose(held_out.get_ydata(), [np.nan, 1.0, 0.9, 0.8, 0.7])
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["training", "held-out cells"]
+
+
+def test_members_are_told_apart():
+    first, _ = bf.pl.training(make(2))
+    labels = [text.get_text() for text in first.get_legend().get_texts()]
+    assert len(set(labels)) == 4
+    assert sum("member 1" in label for label in labels) == 2
+    colors = [line.get_color() for line in first.lines]
+    assert colors[0] == colors[1] != colors[2] == colors[3]
+
+
+def test_axes_of_the_caller():
+    figure, mine = plt.subplots(1, 2)
+    axes = bf.pl.training(make(), axes=mine)
+    assert list(axes) == list(mine)
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_save(tmp_path):
+    bf.pl.training(make(), save=tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_real_fit(fitted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axes = bf.pl.training(fitted)
+    assert len(axes) == 2
+    assert all(np.isfinite(ax.lines[0].get_ydata()).any() for ax in axes)
+
+
+def test_key():
+    adata = make()
+    adata.uns["other"] = adata.uns.pop("bioformer")
+    assert len(bf.pl.training(adata, key="other")) == 2
+    with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.fit"):
+        bf.pl.training(adata)
+
+
+def test_nothing_to_draw():
+    with pytest.raises(DataError, match="made no training step"):
+        bf.pl.training(make(train_masked_bins=None, train_profile_counts=None))
+    assert not plt.get_fignums()

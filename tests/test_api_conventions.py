@@ -1,0 +1,222 @@
+"""Every public verb keeps the same promises: its signature, its docstring, its examples, what it writes and returns."""
+
+import ast
+import dataclasses
+import doctest
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import textwrap
+from importlib import import_module
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import pytest
+
+import scbioformers as bf
+
+NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
+FUNCTIONS = {
+    f"{namespace}.{name}": getattr(getattr(bf, namespace), name)
+    for namespace in NAMESPACES
+    for name in getattr(bf, namespace).__all__
+    if inspect.isfunction(getattr(getattr(bf, namespace), name))
+}
+CLASSES = {name: getattr(bf, name) for name in bf.__all__ if inspect.isclass(getattr(bf, name))}
+CONFIGS = {name: each for name, each in CLASSES.items() if name != "BioFormer"}
+ON_ADATA = {name: each for name, each in FUNCTIONS.items() if name.split(".")[0] in ("get", "pl", "pp", "tl")}
+WRITERS = {name: each for name, each in ON_ADATA.items() if "copy" in inspect.signature(each).parameters}
+MODULES = [
+    module.name for module in pkgutil.walk_packages(bf.__path__, "scbioformers.") if "__main__" not in module.name
+]
+
+
+def each(functions: dict) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("function", functions.values(), ids=functions)
+
+
+def sections(text: str) -> dict[str, str]:
+    """A numpydoc docstring, by heading."""
+    parts = re.split(r"^(\w[\w ]*)\n-{3,}$", inspect.cleandoc(text), flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+# signatures
+
+
+@each(ON_ADATA)
+def test_adata_comes_first(function):
+    first = next(iter(inspect.signature(function).parameters.values()))
+    assert first.name == "adata"
+    assert first.kind is first.POSITIONAL_OR_KEYWORD
+
+
+@each(ON_ADATA)
+def test_few_positional_arguments(function):
+    parameters = inspect.signature(function).parameters.values()
+    assert sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) <= 3
+    assert all(p.default is p.empty or p.kind is p.KEYWORD_ONLY for p in parameters if p.name != "adata")
+
+
+@each(FUNCTIONS)
+def test_no_catch_all_arguments(function):
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    assert not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+@each(FUNCTIONS)
+def test_every_argument_is_typed(function):
+    signature = inspect.signature(function)
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    assert signature.return_annotation is not signature.empty
+
+
+SHARED = {"layer": None, "copy": False, "key": "bioformer", "model": None, "save": None}
+
+
+@each(ON_ADATA)
+def test_arguments_mean_the_same_everywhere(function):
+    parameters = inspect.signature(function).parameters
+    for name, default in SHARED.items():
+        if name in parameters:
+            assert parameters[name].default == default
+            assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    assert not {"seed", "random_state", "inplace", "key_name"} & set(parameters)
+
+
+def test_every_tool_can_copy_and_name_its_result():
+    for name, function in FUNCTIONS.items():
+        if name.startswith("tl."):
+            assert {"copy", "key_added"} <= set(inspect.signature(function).parameters), name
+
+
+# docstrings
+
+
+@each(FUNCTIONS)
+def test_docstring(function):
+    found = sections(function.__doc__ or "")
+    summary = found[""].split("\n\n")[0]
+    assert summary
+    assert summary[0].isupper()
+    assert summary.endswith((".", ":"))
+    documented = []
+    for line in found.get("Parameters", "").splitlines():
+        if line and not line.startswith(" "):
+            documented += [name.strip() for name in line.split(":")[0].split(",")]
+    assert documented == list(inspect.signature(function).parameters)
+    assert "Returns" in found
+    order = [heading for heading in ("Parameters", "Returns", "Raises", "Warns", "Examples") if heading in found]
+    assert [heading for heading in found if heading in order] == order
+
+
+@each(ON_ADATA)
+def test_errors_are_documented(function):
+    raised = [line for line in sections(function.__doc__)["Raises"].splitlines() if line and not line.startswith(" ")]
+    assert raised
+    for name in (each.strip() for line in raised for each in line.split(",")):
+        assert issubclass(getattr(bf.core, name), bf.core.BioformersError)
+
+
+@each(FUNCTIONS | CLASSES)
+def test_there_is_an_example(function):
+    example = sections(function.__doc__)["Examples"]
+    assert ">>> " in example or "See :func:" in example
+
+
+@each(WRITERS)
+def test_what_is_written_is_documented(function):
+    returned = sections(function.__doc__)["Returns"]
+    assert "Sets the following fields:" in returned
+    fields = re.findall(r"^`+adata\.(\w+)\[.+\]`+ : (.+)$", returned, flags=re.MULTILINE)
+    assert fields, "name the slot, then its type"
+    assert {slot for slot, _ in fields} <= {"obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"}
+
+
+@each(CONFIGS)
+def test_configurations_are_frozen_and_each_field_is_explained(function):
+    assert function.__dataclass_params__.frozen
+    body = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0].body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign):
+            explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            assert explained, ast.unparse(node.target)
+    assert {p.name for p in inspect.signature(function).parameters.values()} == {
+        field.name for field in dataclasses.fields(function)
+    }
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("agg")
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, _ = doctest.testmod(import_module(name), optionflags=flags)
+    plt.close("all")
+    assert not failed, capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+# behaviour
+
+ARGUMENTS: dict[str, tuple] = {"tl.fit": ()}
+KEYWORDS = {
+    "tl.fit": {
+        "config": bf.ModelConfig(width=16, n_layers=1, n_heads=2),
+        "train": bf.TrainConfig(max_steps=1, progress_bar=False),
+    }
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_copy(fitted, name):
+    def call(**kwargs):
+        return WRITERS[name](fitted, *ARGUMENTS.get(name, ()), **KEYWORDS.get(name, {}), **kwargs)
+
+    before = fitted.copy()
+    copied = call(copy=True)
+    assert isinstance(copied, ad.AnnData)
+    assert copied is not fitted
+    for slot in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
+        assert set(getattr(fitted, slot)) == set(getattr(before, slot)), slot
+    assert call() is None
+    for slot in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
+        assert set(getattr(fitted, slot)) == set(getattr(copied, slot)), slot
+
+
+@pytest.mark.parametrize("name", ON_ADATA)
+def test_what_is_no_adata_is_refused(name):
+    with pytest.raises(bf.core.DataError, match="Expected an AnnData"):
+        ON_ADATA[name]([[1, 2], [3, 4]], *ARGUMENTS.get(name, ()))
+
+
+# the package
+
+
+def test_names():
+    assert sorted(bf.__all__) == bf.__all__
+    assert set(bf.__all__) < set(dir(bf))
+    assert all(getattr(bf, name) is not None for name in bf.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", bf.__version__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = bf.nonsense
+
+
+LIGHT = """
+import sys
+for name in ("", ".core", ".data", ".metrics", ".datasets", ".pp"):
+    __import__("scbioformers" + name)
+    heavy = {"torch", "lightning"} & set(sys.modules)
+    if not name:
+        heavy |= {"anndata", "scanpy", "numba", "matplotlib", "pandas"} & set(sys.modules)
+        dir(sys.modules["scbioformers"])
+    if heavy:
+        sys.exit(f"scbioformers{name} imports {heavy}")
+"""
+
+
+def test_importing_is_light():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
