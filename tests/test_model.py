@@ -65,7 +65,8 @@ def test_chunks(model, simulated, monkeypatch, name, size):
 
 def test_batches_stay_within_the_token_budget(model, simulated, monkeypatch):
     monkeypatch.setattr(model_module, "MAX_BATCH_TOKENS", 50)
-    shapes = [batch.context_ids.shape for batch, _ in model.outputs(model.members[0], Source(simulated), 128)]
+    read = model.outputs(model.members[0], Source(simulated).blocks(), 128)
+    shapes = [batch.context_ids.shape for batch, _ in read]
     assert max(n_cells * length for n_cells, length in shapes) <= 50
     assert max(n_cells for n_cells, _ in shapes) > 1
     assert sum(n_cells for n_cells, _ in shapes) == 60
@@ -205,13 +206,6 @@ def test_max_tokens_is_independent_of_chunks(model, simulated, monkeypatch, toke
     order = np.random.default_rng(3).permutation(60)
     found = embed(few, simulated[order].copy(), "cls", batch_size=3)
     np.testing.assert_allclose(found, expected[order], rtol=0, atol=CLOSE)
-
-
-@pytest.mark.xfail(reason="nothing is said when cells exceed max_tokens", strict=True)
-def test_over_max_tokens_is_reported(model, simulated, caplog):
-    few = with_config(model, max_tokens=4)
-    embed(few, simulated)
-    assert "max_tokens" in caplog.text
 
 
 def test_max_tokens_as_large_as_the_cell_changes_nothing(model, simulated):

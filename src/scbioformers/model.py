@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from scbioformers import _storage
 from scbioformers.core import Binning, ConfigError, ModelFormatError, Vocabulary
 from scbioformers.data import Block, ObsField, Source
-from scbioformers.nn import ModelConfig, Network, Output, Sizes
+from scbioformers.nn import ModelConfig, Network, Output, Sizes, require_device
 from scbioformers.tokens import Batch, Masking, Tokenizer
 
 Use = Literal["profile", "cls", "latent", "mean"]
@@ -84,7 +84,7 @@ class BioFormer:
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.counts,
-            n_noise=self.config.n_latent if self.config.latent_noise else 0,
+            n_noise=self.config.n_latent if self.config.latent_noise and self.fields else 0,
         )
 
     @property
@@ -116,18 +116,28 @@ class BioFormer:
         Returns
         -------
         float32 (N, K). Members of an ensemble are averaged in profile space and concatenated for the other uses.
+
+        Raises
+        ------
+        ConfigError
+            If ``use`` or ``batch_size`` is out of range, or the device is not there.
         """
         if use not in USES:
             raise ConfigError(f"`use` is one of {USES}, got {use!r}.")
+        if batch_size < 1:
+            raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
+        require_device(device)
         parts: list[NDArray[np.float32]] = []
         for network in self.members:
-            rows = [
-                (batch.rows, self._represent(network, output, batch, use))
-                for batch, output in self.outputs(network, source, batch_size, device, progress_bar, use == "mean")
-            ]
+            read = self.outputs(network, source.blocks(READ_CHUNK), batch_size, device=device, contextual=use == "mean")
+            with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
+                rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+                for batch, output in read:
+                    rows.append((batch.rows.cpu(), self._represent(network, output, batch, use).cpu()))
+                    bar.update(len(batch))
             result = np.empty((source.n_obs, rows[0][1].shape[1]), np.float32)
             for index, values in rows:
-                result[index.numpy()] = values.cpu().numpy()
+                result[index.numpy()] = values.numpy()
             parts.append(result)
         if use == "profile":
             mean: NDArray[np.float32] = np.mean(parts, axis=0, dtype=np.float32)
@@ -150,28 +160,26 @@ class BioFormer:
     def outputs(
         self,
         network: Network,
-        source: Source,
+        blocks: Iterable[Block],
         batch_size: int,
+        *,
         device: str = "cpu",
-        progress_bar: bool = False,
         contextual: bool = False,
     ) -> Iterator[tuple[Batch, Output]]:
         """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
         tokenizer = self.tokenizer
         network = network.to(device).eval()
-        with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
-            for block in source.blocks(READ_CHUNK):
-                lengths = tokenizer.n_context(block)
-                order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
-                start = 0
-                while start < len(order):
-                    size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
-                    chosen = order[start : start + size]
-                    part = Block(block.start, block.counts[chosen], block.depth[chosen], block.fields[chosen])
-                    batch = tokenizer.read(part, block.start + chosen).to(device)
-                    yield batch, network(batch, contextual=contextual)
-                    start += size
-                    bar.update(len(chosen))
+        for block in blocks:
+            lengths = tokenizer.n_context(block)
+            order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
+            start = 0
+            while start < len(order):
+                size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
+                chosen = order[start : start + size]
+                part = Block(block.start, block.counts[chosen], block.depth[chosen], block.fields[chosen])
+                batch = tokenizer.read(part, block.start + chosen).to(device)
+                yield batch, network(batch, contextual=contextual)
+                start += size
 
     def to_bytes(self) -> bytes:
         """The whole model as one safetensors file; no pickle."""
@@ -235,7 +243,9 @@ class BioFormer:
             vocabulary = Vocabulary.from_dict(documents["vocabulary"])
             fields = tuple(ObsField.from_dict(value) for value in stored["fields"])
             binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
-            sizes = Sizes(len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), stored["counts"])
+            sizes = Sizes(
+                len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), stored["counts"]
+            )
             members = tuple(_network(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
             axes, axes_mean = tensors["axes"].numpy(), tensors["axes_mean"].numpy()
             if not members or axes.shape != (len(vocabulary), config.n_components) or axes_mean.shape != axes.shape[:1]:

@@ -43,8 +43,8 @@ def draw(make_batch):
 
     def make(**kwargs):
         batch = make_batch(sizes=SIZES, **kwargs)
-        floats = {f.name: getattr(batch, f.name) for f in fields(batch) if getattr(batch, f.name).is_floating_point()}
-        return replace(batch, **{name: x.double() for name, x in floats.items()})
+        tensors = {name: x for name, x in vars(batch).items() if x is not None}
+        return replace(batch, **{name: x.double() for name, x in tensors.items() if x.is_floating_point()})
 
     return make
 
@@ -120,9 +120,7 @@ def test_a_block_is_pre_norm_so_its_updates_do_not_depend_on_the_scale_of_the_st
         torch.manual_seed(0)
         block, x = Block(CONFIG).double().eval(), 10 * torch.randn(2, 6, 16, dtype=torch.float64)
     with torch.no_grad():
-        for layer in block.feedforward:
-            if isinstance(layer, torch.nn.Linear):
-                layer.weight.zero_()
+        block.contract.weight.zero_()  # what remains of the feed-forward half is a constant
         updates = [block(scale * x, 4, None) - scale * x for scale in (1.0, 50.0)]
     assert updates[0].abs().max() > 0.01
     torch.testing.assert_close(updates[0], updates[1], rtol=1e-4, atol=1e-5)
@@ -182,10 +180,10 @@ def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
         n_hidden = int((batch.hidden_ids[cell] > 0).sum())
         widths = {"context": n_context, "hidden": n_hidden, "target_bins": n_hidden}
         alone = {}
-        for field in fields(batch):
-            x = getattr(batch, field.name)[[cell]]
-            cut = [n for prefix, n in widths.items() if field.name.startswith(prefix)]
-            alone[field.name] = x[:, : cut[0]] if cut else x
+        for name, x in vars(batch).items():
+            if x is not None:
+                cut = [n for prefix, n in widths.items() if name.startswith(prefix)]
+                alone[name] = x[[cell], : cut[0]] if cut else x[[cell]]
         output = run(network, replace(batch, **alone))
         assert_close(output.cls[0], together.cls[cell])
         assert_close(output.log_rate[0], together.log_rate[cell])
@@ -365,6 +363,20 @@ def test_dropout_acts_in_training_only(build, draw):
         assert differs(run(network, batch).logits, run(network, batch).logits)
 
 
+def test_noise_on_the_latent_reaches_the_decoder_in_training_only(build, draw):
+    quiet, noise = draw(), torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    noisy = replace(quiet, noise=noise)
+    network = build(replace(CONFIG, latent_noise=0.7))
+    assert torch.equal(run(network, noisy).log_rate, run(network, quiet).log_rate)
+    network.train()
+    output = run(network, noisy)
+    assert torch.equal(output.latent, run(network, quiet).latent)
+    assert torch.equal(output.logits, run(network, quiet).logits)
+    with torch.no_grad():
+        assert_close(output.log_rate, network.decode(output.latent + 0.7 * noise, noisy.fields))
+    assert differs(output.log_rate, run(network, quiet).log_rate)
+
+
 def test_a_batch_of_one_trains(make_network, make_batch):
     network, batch = make_network(CONFIG, SIZES).train(), make_batch(n_cells=1, sizes=SIZES)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -386,17 +398,20 @@ def without_gradient(network, batch):
     return [name for name, parameter in network.named_parameters() if parameter.grad is None]
 
 
-@pytest.mark.parametrize("config", [param for param in CONFIGS if param.id != "no-bag"])
-def test_every_parameter_gets_a_gradient_as_training_on_several_devices_requires(config, build, draw):
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_parameter_gets_a_gradient(config, build, draw):
     assert without_gradient(build(config).train(), draw()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the shifts of the bag by obs field are there even if there is no bag")
-def test_every_parameter_gets_a_gradient_without_the_bag(build, draw):
-    assert without_gradient(build(replace(CONFIG, bag=False)).train(), draw()) == []
-
-
-@pytest.mark.xfail(strict=True, reason="the table of external tokens is there even if there are none")
-def test_every_parameter_gets_a_gradient_without_external_tokens(build, draw):
+def test_without_external_tokens_only_their_table_gets_no_gradient(build, draw):
     batch = replace(draw(), context_external=None, hidden_external=None)
-    assert without_gradient(build().train(), batch) == []
+    assert without_gradient(build().train(), batch) == ["external.weight"]
+
+
+def test_the_external_token_none_is_not_learned(build, draw):
+    network, batch = build().train(), draw()
+    external = torch.arange(batch.context_ids.numel()).view_as(batch.context_ids) % 3
+    without_gradient(network, replace(batch, context_external=external))
+    gradient = network.external.weight.grad
+    assert not gradient[0].any()
+    assert gradient[1:].any(dim=1).all()

@@ -374,7 +374,11 @@ def test_segment_bins_take_centred_data(simulated, fit):
     x = np.log1p(simulated.X.toarray())
     simulated.X = x - x.mean(axis=0)
     fit(simulated, binning=bf.Binning(kind="segment", n_bins=10))
-    assert np.isfinite(embedded(simulated)).all()
+    history = bf.get.history(simulated).drop(columns=["member", "epoch", "step"])
+    assert np.isfinite(history).all(axis=None)
+    values = embedded(simulated)
+    assert np.isfinite(values).all()
+    assert len(np.unique(values.round(5), axis=0)) == 60
 
 
 def test_segment_bins_of_counts_keep_the_count_objective(simulated, fit):

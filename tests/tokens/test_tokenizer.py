@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from scipy.stats import kstest
 
 from scbioformers.core import SPECIALS, bin_rows
 from scbioformers.data import Block, Source
@@ -138,7 +139,7 @@ def test_a_molecule_is_read_or_predicted_never_both(layout, make_block, make_tok
 @pytest.mark.parametrize("kind", ["value", "segment"])
 def test_visible_counts_are_binned_by_the_visible_depth_and_targets_by_the_full_one(kind, make_block, make_tokenizer):
     block = make_block()
-    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=0.3))
+    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=0.3), hidden_share=0.3)
     batch = train(tokenizer, block)
     full_mean = tokenizer.binning.mean_depth
     visible_mean = full_mean - 0.3 * tokenizer.mean_modelled_depth
@@ -166,7 +167,7 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
         x[row, hidden] = 0
     seen = sp.csr_matrix(x)
     seen_depth = block.depth - (block.counts.sum(axis=1) - seen.sum(axis=1)).A1
-    mean = tokenizer.binning.mean_depth - tokenizer.masking.ratio * tokenizer.mean_modelled_depth
+    mean = tokenizer.binning.mean_depth - tokenizer.hidden_share * tokenizer.mean_modelled_depth
     bins = bin_rows(tokenizer.binning, seen.data, seen.indptr, seen_depth, mean)
     assert batch.context_bins[batch.context_ids > 0].tolist() == bins.tolist()
     assert molecules(batch.context_ids) == [row.indices.tolist() for row in seen]
@@ -178,16 +179,14 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
         Masking(),
         Masking(ratio=0.5),
         pytest.param(Masking(rule="paper", ratio=0.9), id="paper-at-its-cap"),
-        pytest.param(
-            Masking(rule="paper", ratio=0.1),
-            id="paper-below-its-cap",
-            marks=pytest.mark.xfail(strict=True, reason="half of the expressed are taken to be hidden, always"),
-        ),
+        pytest.param(Masking(rule="paper", ratio=0.1), id="paper-below-its-cap"),
     ],
 )
 def test_in_training_the_visible_depth_is_1_on_average_as_it_is_at_inference(masking, make_block, make_tokenizer):
     block = make_block(n_cells=100, n_molecules=200, seed=1)
-    tokenizer = make_tokenizer(block, masking=masking)
+    expressed = np.diff(block.counts.indptr)
+    share = sum(masking.counts(n, 200)[0] for n in expressed) / expressed.sum()
+    tokenizer = make_tokenizer(block, masking=masking, hidden_share=share)
     depths = [train(tokenizer, block, epoch=epoch).log_depth.exp().mean().item() for epoch in range(20)]
     assert np.mean(depths) == pytest.approx(1.0, abs=0.02)
     assert read(tokenizer, block).log_depth.exp().mean().item() == pytest.approx(1.0, abs=1e-6)
@@ -213,6 +212,7 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     # there are no external tokens where nothing is perturbed
     assert tensors.pop("context_external") is tensors.pop("hidden_external") is None
+    assert tensors.pop("noise") is None
     assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
     assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64}
     assert batch.context_ids.shape == batch.context_bins.shape
@@ -285,6 +285,31 @@ def test_seed_epoch_and_row_change_the_choices_and_nothing_else_does(changed, ma
     second = train(tokenizer, block, n_context=9, n_hidden=4, **changed)
     assert molecules(first.context_ids) != molecules(second.context_ids)
     assert molecules(first.hidden_ids) != molecules(second.hidden_ids)
+
+
+def test_noise_is_a_function_of_seed_epoch_and_row_alone(make_block, make_tokenizer):
+    block = make_block()
+    tokenizer = make_tokenizer(block, n_noise=7)
+    noise = train(tokenizer, block).noise
+    assert noise.shape == (12, 7)
+    assert noise.dtype == torch.float32
+    some = np.array([8, 2, 11])
+    assert torch.equal(train(tokenizer, select(block, some), rows=some, n_context=5, n_hidden=2).noise, noise[some])
+    wider = make_tokenizer(block, n_noise=9, masking=Masking(ratio=0.4))
+    assert torch.equal(train(wider, block).noise[:, :7], noise)
+    others = [train(tokenizer, block, **changed).noise for changed in ({"seed": 4}, {"epoch": 2})]
+    assert all((other != noise).all() for other in others)
+    assert read(tokenizer, block).noise is None
+    assert_same_batch(read(tokenizer, block), read(make_tokenizer(block), block))
+
+
+def test_noise_is_standard_normal(make_block, make_tokenizer):
+    block = make_block(n_cells=100)
+    noise = torch.cat([train(make_tokenizer(block, n_noise=8), block, epoch=epoch).noise for epoch in range(5)])
+    assert torch.isfinite(noise).all()
+    assert kstest(noise.numpy().ravel(), "norm").pvalue > 0.001
+    correlation = np.corrcoef(noise.numpy(), rowvar=False) - np.eye(8)
+    assert np.abs(correlation).max() < 5 / math.sqrt(len(noise))
 
 
 def test_the_tokens_all_layout_reads_every_molecule_that_is_not_hidden(make_block, make_tokenizer):

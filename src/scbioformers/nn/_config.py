@@ -22,7 +22,7 @@ class ModelConfig:
     8
     """
 
-    n_layers: int = 2
+    n_layers: int = 1
     """Transformer blocks."""
     n_heads: int = 4
     """Attention heads per block; must divide ``width``."""
@@ -34,9 +34,9 @@ class ModelConfig:
     """Dropout after attention and feed-forward, in training."""
     n_latent: int = 32
     """Width of the small latent between ``<cls>`` and the predicted profile."""
-    latent_noise: float = 0.5
-    """Standard deviation of the noise on the (normalised) latent in training: what the decoder knows already, such as
-    the batch, is then not worth its place in the latent."""
+    latent_noise: float = 2.0
+    """Standard deviation of the noise on the (normalised) latent in training, where there are obs fields such as the
+    batch: the decoder is told them, so with noise they are not worth their place in the latent. Not used otherwise."""
     n_components: int = 32
     """Components of the decoded profile that make the default cell embedding (at most the number of molecules)."""
     value_embedding: Literal["scalar", "lookup"] = "scalar"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scbioformers.core import SPECIALS
-from scbioformers.nn._transformer import Network
+from scbioformers.nn._transformer import Attention, Block, Network
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
 
     * Linear layers: normal with variance 1 / fan-in, biases zero; the layers that write into the residual stream are
       scaled down by sqrt(2 n_layers), so that the depth does not change the scale of the stream.
-    * Molecule embeddings: the SVD of the training profiles in the leading columns (``svd_init``), small noise elsewhere.
+    * Molecule embeddings: the SVD of the training profiles in the leading columns (``svd_init``), with small noise.
       The bag of a cell is then its principal components, centred, on a common scale; ``<cls>`` starts with the mean of
       its obs fields (batches) taken out, which training may put back.
     * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each molecule, so that
@@ -55,9 +56,11 @@ def initialise(network: Network, start: Start, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
             module.weight.normal_(std=0.02, generator=generator)
-    for block in network.blocks:
-        for layer in (block.feedforward[2], *((block.attention.out,) if block.attention is not None else ())):
-            layer.weight.mul_((2 * config.n_layers) ** -0.5)
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.contract.weight.mul_((2 * config.n_layers) ** -0.5)
+        elif isinstance(module, Attention):
+            module.out.weight.mul_((2 * config.n_layers) ** -0.5)
     for token in (network.cls, network.mask):
         token.normal_(std=0.02, generator=generator)
     network.external.weight[0].zero_()
@@ -77,12 +80,12 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # identical cells have no spread to scale to
     if config.bag:
         for table, means in zip(network.field_shifts, start.field_means, strict=True):
-            table.weight.copy_(-(torch.from_numpy(means) @ embedding) / network.bag_scale)
+            cast("nn.Embedding", table).weight.copy_(-(torch.from_numpy(means) @ embedding) / network.bag_scale)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_hidden.weight.copy_(torch.eye(width))
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
-    network.bin_head[2].weight.mul_(0.1)
+    network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)

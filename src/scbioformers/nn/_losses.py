@@ -16,8 +16,9 @@ from scbioformers.tokens import Batch
 
 def masked_bins(network: Network, output: Output, batch: Batch) -> Tensor:
     """Cross-entropy over the bins of the hidden molecules, in nats (paper, section 2.2)."""
-    losses = functional.cross_entropy(output.logits.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1,
-                                      reduction="none")
+    losses = functional.cross_entropy(
+        output.logits.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1, reduction="none"
+    )
     scored = (batch.target_bins >= 0).sum(dim=1).clamp(min=1)
     return (losses.view(batch.target_bins.shape).sum(dim=1) / scored).mean()
 

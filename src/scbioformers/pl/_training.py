@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -68,10 +67,18 @@ def training(
             only = table["member"].nunique() == 1
             suffix = "" if only else f", member {member}"
             (line,) = ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, label=f"training{suffix}")
-            held_out = rows[f"val_{name}"] if f"val_{name}" in rows else np.full(len(rows), np.nan)
-            if np.isfinite(held_out).any():
+            held_out = rows.dropna(subset=f"val_{name}") if f"val_{name}" in rows else rows[:0]
+            if len(held_out):
                 color = "C1" if only else line.get_color()
-                ax.plot(rows["epoch"], held_out, "o--", ms=3.5, lw=1, color=color, label=f"held-out cells{suffix}")
+                ax.plot(
+                    held_out["epoch"],
+                    held_out[f"val_{name}"],
+                    "o--",
+                    ms=3.5,
+                    lw=1,
+                    color=color,
+                    label=f"held-out cells{suffix}",
+                )
         title, unit = _TITLES[name]
         ax.set(title=title, xlabel="epoch", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

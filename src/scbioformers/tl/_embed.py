@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 
+from scbioformers.core import BioformersWarning
 from scbioformers.data import (
     Source,
     field_codes,
+    inspect,
     match_molecules,
     params_to_json,
     require_counts,
@@ -87,20 +92,36 @@ def embed(
     """
     fitted = find_model(adata, model, key)
     layer = _layer(adata, fitted, layer)
+    found = inspect(adata, layer)
+    no_gene = np.zeros(adata.n_vars, dtype=bool)  # a gene may well be zero in a query: nothing to warn of
     if fitted.counts:
-        require_counts(adata, layer, allow_non_integer=bool(fitted.provenance.get("allow_non_integer")))
+        allow = bool(fitted.provenance.get("allow_non_integer"))
+        require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=found)
     else:
-        require_valid(adata, layer)
+        require_valid(adata, layer, modelled=no_gene, inspection=found)
     adata = target(adata, copy)
     columns = match_molecules(fitted.vocabulary.molecules(), adata.var_names).columns
     source = Source(adata, layer=layer, molecules=columns, fields=field_codes(fitted.fields, adata))
     embedding = fitted.embed(source, use=use, batch_size=batch_size, device=device, progress_bar=progress_bar)
     set_obsm(adata, key_added, embedding)
     set_uns(adata, key_added, {"params": params_to_json({"model_hash": fitted.hash, "use": use, "layer": layer})})
-    empty = np.concatenate([np.diff(block.counts.indptr) == 0 for block in source.blocks()])
-    if empty.any():
-        set_obs(adata, "bioformer_empty", empty)
+    n_expressed = np.concatenate([np.diff(block.counts.indptr) for block in source.blocks()])
+    if not n_expressed.all() or "bioformer_empty" in adata.obs:
+        set_obs(adata, "bioformer_empty", n_expressed == 0)
+    _warn_if_cut(fitted, n_expressed)
     return adata if copy else None
+
+
+def _warn_if_cut(model: BioFormer, n_expressed: NDArray[np.int64]) -> None:
+    limit = model.config.max_tokens
+    lengths = n_expressed if model.config.tokens == "expressed" else np.full_like(n_expressed, len(model.vocabulary))
+    if n := int((lengths > limit).sum()):
+        warnings.warn(
+            f"{n} of {len(lengths)} cells have more molecules than attention reads (ModelConfig.max_tokens={limit}); "
+            "of these the highest counts were read.",
+            BioformersWarning,
+            stacklevel=3,
+        )
 
 
 def _layer(adata: AnnData, model: BioFormer, layer: str | None) -> str | None:

@@ -25,7 +25,7 @@ from scbioformers.data import (
     require_valid,
     target,
 )
-from scbioformers.nn import ModelConfig, Network, Sizes
+from scbioformers.nn import ModelConfig, Network, Sizes, require_device
 from scbioformers.stored import check_size, store_model
 from scbioformers.training import TrainConfig, fit_model
 
@@ -126,6 +126,7 @@ def fit(
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, got {n_models}.")
+    require_device(train.accelerator)
     found = inspect(adata, layer)
     genes = gene_mask(adata, mask_var)
     if kind.kind == "value":

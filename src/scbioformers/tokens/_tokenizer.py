@@ -17,7 +17,11 @@ from scbioformers.tokens._batch import Batch
 from scbioformers.tokens._masking import Masking, hide
 
 _N_SPECIALS = len(SPECIALS)
-_CONTEXT_STREAM, _HIDDEN_STREAM, _NOISE_STREAM = 0x9E37, 0x79B9, 0x7F4A  # keep the choice of tokens apart from the choice of the mask
+_CONTEXT_STREAM, _HIDDEN_STREAM, _NOISE_STREAM = (
+    0x9E37,
+    0x79B9,
+    0x7F4A,
+)  # keep the choice of tokens apart from the choice of the mask
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,6 @@ def _fill_highest(indptr, indices, values, counts, budget, ids_out, values_out):
                 ids_out[i, at] = indices[k] + _N_SPECIALS
                 values_out[i, at] = values[k]
                 at += 1
-
 
 
 @dataclass(frozen=True)

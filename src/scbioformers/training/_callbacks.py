@@ -23,15 +23,22 @@ class TrainingDiverged(BioformersError, ArithmeticError):
 
 
 class History(Callback):
-    """One row of mean losses per validation."""
+    """One row of mean losses per epoch; the held-out ones only in epochs that ended with a validation."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation comes before the end of its epoch."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect what the module logged in this epoch."""
+        """Collect what the module logged in this epoch; Lightning would repeat the last validation's values."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "loss"}
-        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
+        fresh = {name: value for name, value in metrics.items() if self._validated or not name.startswith("val_")}
+        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **fresh})
+        self._validated = False
 
 
 class BestWeights(Callback):

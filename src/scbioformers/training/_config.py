@@ -24,7 +24,7 @@ class TrainConfig:
     """
 
     max_epochs: int | None = None
-    """Passes over the cells; by default 25, and fewer above 8,000 cells so that the number of steps stays the same."""
+    """Passes over the cells; by default 20, and fewer above 8,000 cells so that the number of steps stays the same."""
     max_steps: int | None = None
     """Stop after so many steps; 0 leaves the model as it is initialised."""
     batch_size: int = 64
@@ -66,8 +66,16 @@ class TrainConfig:
     """Show Lightning's progress bar."""
 
     def __post_init__(self) -> None:
-        for name, low in (("max_epochs", 1), ("max_steps", 0), ("batch_size", 1), ("warmup_steps", 0), ("n_hidden", 1),
-                          ("patience", 1), ("num_nodes", 1), ("num_workers", 0)):
+        for name, low in (
+            ("max_epochs", 1),
+            ("max_steps", 0),
+            ("batch_size", 1),
+            ("warmup_steps", 0),
+            ("n_hidden", 1),
+            ("patience", 1),
+            ("num_nodes", 1),
+            ("num_workers", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"TrainConfig.{name} must be at least {low}, got {value}.")
@@ -86,7 +94,7 @@ class TrainConfig:
         """Passes over ``n_cells`` training cells."""
         if self.max_epochs is not None:
             return self.max_epochs
-        return max(1, round(25 * min(1.0, FEW_CELLS / max(n_cells, 1))))
+        return max(1, round(20 * min(1.0, FEW_CELLS / max(n_cells, 1))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

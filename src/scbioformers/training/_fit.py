@@ -5,30 +5,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from numpy.typing import NDArray
 from scipy.sparse import vstack
 from sklearn.decomposition import PCA
 
-from scbioformers.core import Binning, ConfigError, DataError, Vocabulary, bin_normalized, uniform, validation_rows
+from scbioformers.core import Binning, DataError, Vocabulary, bin_normalized, uniform, validation_rows
 from scbioformers.data import Block, ObsField, Source, Statistics, scan
 from scbioformers.model import BioFormer
 from scbioformers.nn import ModelConfig, Network, Sizes, initialise
 from scbioformers.tokens import Masking, Tokenizer
-from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
 from scbioformers.training._config import TrainConfig
 from scbioformers.training._data import TrainingData
-from scbioformers.training._module import TrainingModule
+from scbioformers.training._run import isolated, run_training
 from scbioformers.training._start import compute_start
 
 logger = logging.getLogger(__name__)
@@ -83,18 +78,18 @@ def fit_model(
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=counts,
-        n_noise=config.n_latent if config.latent_noise else 0,
+        n_noise=config.n_latent if config.latent_noise and fields else 0,
     )
     config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
     sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), counts)
     members, histories = [], []
     for member in range(n_models):
-        member_seed = seed + member
-        with _isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
+        member_seed = (seed + member) % 2**63
+        with isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
             network = Network(config, sizes)
         initialise(network, compute_start(sample, statistics, tokenizer, sizes.field_sizes, member_seed), member_seed)
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
-        histories.append(_train(network, data, train, counts, member_seed))
+        histories.append(run_training(network, data, train, counts, member_seed))
         members.append(network.cpu().eval())
     n_molecules = len(vocabulary)
     model = BioFormer(
@@ -170,124 +165,19 @@ def _hidden_share(masking: Masking, sample: Block) -> float:
     return float(nonzero / max(expressed.sum(), 1))
 
 
-def _train(network: Network, data: TrainingData, config: TrainConfig, counts: bool, seed: int) -> list[dict[str, float]]:
-    """Train in place; leaves the best weights in the network."""
-    n_cells = int(data.split.training.sum())
-    epochs = config.epochs(n_cells)
-    steps = epochs * max(1, data.sampler.n_batches())
-    if config.max_steps is not None:
-        steps = min(steps, config.max_steps)
-    if steps == 0:
-        return []
-    profile = "profile_counts" if counts else "profile_bins"
-    objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
-    module = TrainingModule(network, config, steps, objectives)
-    validated = bool(data.split.validation.any())
-    history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
-    callbacks: list[L.Callback] = [history, diverged, interrupt]
-    if validated:
-        callbacks += [best, EarlyStopping("val_loss", patience=config.patience, check_finite=False)]
-    with _isolated(seed), _quiet():
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            max_steps=steps,
-            accelerator=_accelerator(config.accelerator),
-            devices=config.devices,
-            strategy=_strategy(config),
-            num_nodes=config.num_nodes,
-            precision=config.precision,  # type: ignore[arg-type]
-            gradient_clip_val=config.gradient_clip,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=config.progress_bar,
-            check_val_every_n_epoch=max(1, epochs // 10),
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-        )
-        try:
-            trainer.fit(module, datamodule=data)
-        finally:
-            interrupt.release()
-    if diverged.step is not None:
-        if best.weights is None:
-            raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
-        logger.warning("The loss became NaN at step %d; the weights of step %d are kept.", diverged.step, best.step)
-    best.restore(module)
-    return history.rows
-
-
-@contextmanager
-def _isolated(seed: int) -> Iterator[None]:
-    """Dropout draws from torch's global generators: lend them a seed and give them back as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's remarks about our choices (few workers, no logger, hardware) are none of the user's business."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [each.level for each in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        try:
-            for each in loggers:
-                each.setLevel(logging.ERROR)
-            yield
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
-
-
-def _strategy(config: TrainConfig) -> str:
-    """Lightning's strategy; several processes must expect weights that these data or objectives do not reach."""
-    several = config.num_nodes > 1 or (config.devices not in (1, "1") and (config.devices != "auto" or _n_gpus() > 1))
-    if config.strategy == "ddp" or (config.strategy == "auto" and several):
-        return "ddp_find_unused_parameters_true"
-    return config.strategy
-
-
-def _n_gpus() -> int:
-    return torch.cuda.device_count()
-
-
-def _accelerator(name: str) -> str:
-    available = {"cuda": torch.cuda.is_available(), "gpu": torch.cuda.is_available(),
-                 "mps": torch.backends.mps.is_available()}
-    if not available.get(name, True):
-        raise ConfigError(f"accelerator={name!r} was asked for and there is none here; use 'cpu' or 'auto'.")
-    return name
-
-
 @torch.no_grad()
 def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Leading components of the decoded profiles, averaged over the members, of a sample of training cells."""
     profiles = np.zeros((len(sample.depth), len(model.vocabulary)), np.float32)
     for network in model.members:
-        for batch, output in model.outputs(network, _BlockSource(sample), batch_size=128):
+        for batch, output in model.outputs(network, [sample], batch_size=128):
             profiles[batch.rows.numpy()] += network.profile(output.latent).numpy() / len(model.members)
     if len(profiles) < 2:
         return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)
     n_components = min(model.config.n_components, *profiles.shape)
-    pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
+    with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all, if all cells are alike
+        pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
     return np.ascontiguousarray(pca.components_.T, np.float32), pca.mean_.astype(np.float32)
-
-
-class _BlockSource:
-    """A block that is already in memory, read like a :class:`Source`."""
-
-    def __init__(self, block: Block) -> None:
-        self.block, self.n_obs = block, len(block.depth)
-
-    def blocks(self, chunk_size: int) -> Iterator[Block]:
-        for start in range(0, self.n_obs, chunk_size):
-            rows = np.arange(start, min(start + chunk_size, self.n_obs))
-            yield replace(_rows_of(self.block, rows), start=start)
 
 
 def _provenance(train: TrainConfig, seed: int, sample: Block) -> dict[str, Any]:

@@ -51,7 +51,10 @@ class TrainingModule(L.LightningModule):
         """AdamW with linear warm-up and a cosine to zero (SPEC of the paper's section 3.2 at ``paper`` size)."""
         matrices = [p for p in self.network.parameters() if p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self.config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
         warmup = max(1, min(self.config.warmup_steps, self.total_steps // 10))
 

@@ -33,7 +33,8 @@ def compute_start(
     profile = tokenizer.profiles(sample)
     n_components = min(N_COMPONENTS, n_cells - 1, n_molecules - 1)
     if n_components >= 1:
-        pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
+        with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all, if all cells are alike
+            pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
         components, scale, mean = pca.components_.T, np.sqrt(pca.explained_variance_), pca.mean_
     else:
         components, scale = np.zeros((n_molecules, 0)), np.zeros(0)
