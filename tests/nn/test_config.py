@@ -63,3 +63,8 @@ def test_unknown_choices_are_named(name):
 def test_it_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig().width = 3
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(ConfigError, match=r"ModelConfig\.latent_noise must not be negative, got -1"):
+        ModelConfig(latent_noise=-1.0)

@@ -71,6 +71,13 @@ def test_last_batch_of_one(simulated, fit):
     assert np.isfinite(embedded(few)).all()
 
 
+@pytest.mark.parametrize("max_epochs", [1, 19, 20, 40])  # a validation after every epoch, or after some
+def test_max_steps_within_an_epoch(simulated, fit, max_epochs):
+    fit(simulated, train={"max_epochs": max_epochs, "max_steps": 2, "batch_size": 8})
+    assert bf.get.history(simulated)["step"].tolist() == [2]
+    assert np.isfinite(embedded(simulated)).all()
+
+
 def test_one_gene(simulated, fit):
     name = simulated.var_names[np.argmax(np.asarray(simulated.X.sum(axis=0)))]
     one = simulated[:, [name]].copy()

@@ -34,7 +34,7 @@ class ModelConfig:
     """Dropout after attention and feed-forward, in training."""
     n_latent: int = 32
     """Width of the small latent between ``<cls>`` and the predicted profile."""
-    latent_noise: float = 2.0
+    latent_noise: float = 3.0
     """Standard deviation of the noise on the (normalised) latent in training, where there are obs fields such as the
     batch: the decoder is told them, so with noise they are not worth their place in the latent. Not used otherwise."""
     n_components: int = 32

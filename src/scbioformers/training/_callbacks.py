@@ -62,6 +62,11 @@ class BestWeights(Callback):
             module.load_state_dict(self.weights)
 
 
+def _anywhere(trainer: L.Trainer, decision: bool) -> bool:
+    """Whether any process decided so: one that stopped by itself would leave the others waiting for its gradients."""
+    return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+
 class StopOnNaN(Callback):
     """Stops at the first loss that is not finite; the best weights so far are kept."""
 
@@ -72,7 +77,7 @@ class StopOnNaN(Callback):
     ) -> None:
         """Look at the loss that this step returned."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if loss is not None and not bool(torch.isfinite(loss)):
+        if _anywhere(trainer, loss is not None and not bool(torch.isfinite(loss))):
             self.step = trainer.global_step
             trainer.should_stop = True
 
@@ -86,11 +91,18 @@ class StopOnInterrupt(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over SIGINT, in the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, lambda number, frame: self._stop(trainer, number, frame))
+            self._former = signal.signal(signal.SIGINT, self._interrupt)
 
-    def _stop(self, trainer: L.Trainer, number: int, frame: FrameType | None) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here."""
+        if _anywhere(trainer, self.interrupted):
+            trainer.should_stop = True
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         logger.warning("Interrupted: stopping after this step and keeping the best model so far.")
-        self.interrupted = trainer.should_stop = True
+        self.interrupted = True
         signal.signal(signal.SIGINT, self._former)  # Lightning takes ours for the user's, so release does it again
 
     def release(self) -> None:

@@ -24,7 +24,7 @@ class TrainConfig:
     """
 
     max_epochs: int | None = None
-    """Passes over the cells; by default 20, and fewer above 8,000 cells so that the number of steps stays the same."""
+    """Passes over the cells; by default 15, and fewer above 8,000 cells so that the number of steps stays the same."""
     max_steps: int | None = None
     """Stop after so many steps; 0 leaves the model as it is initialised."""
     batch_size: int = 64
@@ -94,7 +94,7 @@ class TrainConfig:
         """Passes over ``n_cells`` training cells."""
         if self.max_epochs is not None:
             return self.max_epochs
-        return max(1, round(20 * min(1.0, FEW_CELLS / max(n_cells, 1))))
+        return max(1, round(15 * min(1.0, FEW_CELLS / max(n_cells, 1))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

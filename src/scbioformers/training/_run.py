@@ -38,7 +38,9 @@ def run_training(
     history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
     callbacks: list[L.Callback] = [history, diverged, interrupt]
     if validated:
-        callbacks += [best, EarlyStopping("val_loss", patience=config.patience, check_finite=False)]
+        # at validations alone: max_steps may end an epoch before its validation
+        stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
+        callbacks += [best, stop]
     with isolated(seed), _quiet():
         trainer = L.Trainer(
             max_epochs=epochs,
