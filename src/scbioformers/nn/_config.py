@@ -32,9 +32,9 @@ class ModelConfig:
     """Width of the feed-forward layer, in multiples of ``width``."""
     dropout: float = 0.0
     """Dropout after attention and feed-forward, in training."""
-    n_latent: int = 32
+    n_latent: int = 16
     """Width of the small latent between ``<cls>`` and the predicted profile."""
-    latent_noise: float = 3.0
+    latent_noise: float = 1.5
     """Standard deviation of the noise on the (normalised) latent in training, where there are obs fields such as the
     batch: the decoder is told them, so with noise they are not worth their place in the latent. Not used otherwise."""
     n_components: int = 32

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -83,6 +84,12 @@ def initialise(network: Network, start: Start, seed: int) -> None:
             cast("nn.Embedding", table).weight.copy_(-(torch.from_numpy(means) @ embedding) / network.bag_scale)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_hidden.weight.copy_(torch.eye(width))
+        network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
+    network.to_latent[2].weight.mul_(0.1)
+    network.linear_rate.weight.mul_(0.1)
+    if config.svd_init:
+        k = max(1, min(config.n_latent, components.shape[1]))
+        network.linear_rate.weight[:, :k] += components[:, :k] * float(np.sqrt(np.mean(start.component_scale[:k] ** 2)))
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))

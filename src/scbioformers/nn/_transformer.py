@@ -135,6 +135,7 @@ class Network(nn.Module):
             self.field_shifts = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
             self.bag_to_cls = nn.Linear(width, width, bias=False)
             self.bag_to_hidden = nn.Linear(width, width, bias=False)
+            self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
         self.register_buffer("bag_mean", torch.zeros(width))
         self.register_buffer("bag_scale", torch.ones(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -145,11 +146,18 @@ class Network(nn.Module):
         self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
         self.from_latent = nn.Sequential(nn.Linear(config.n_latent, width), nn.GELU())
         self.rate = nn.Linear(width, sizes.n_molecules)
+        self.linear_rate = nn.Linear(config.n_latent, sizes.n_molecules, bias=False)
         self.log_dispersion = nn.Parameter(torch.empty(sizes.n_molecules))
 
     def bag(self, visible: Tensor) -> Tensor:
         """Normalised, expression-weighted sum of the embeddings of *every* visible molecule, (B, M) -> (B, D)."""
         return (visible @ self.molecule.weight[len(SPECIALS) :] - self.bag_mean) / self.bag_scale
+
+    def shift(self, bag: Tensor, fields: Tensor) -> Tensor:
+        """Take out of the bag what the obs fields of the cell explain, (B, D) -> (B, D)."""
+        for i, table in enumerate(self.field_shifts):
+            bag = bag + table(fields[:, i])
+        return bag
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens (Eq. 7): ``<cls>``, fields, visible molecules, hidden molecules -> (B, T, D) and key mask (B, T)."""
@@ -162,10 +170,7 @@ class Network(nn.Module):
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
             bag = self.bag(batch.visible)
-            shifted = bag
-            for i, table in enumerate(self.field_shifts):
-                shifted = shifted + table(batch.fields[:, i])
-            cls = cls + self.bag_to_cls(shifted)[:, None]
+            cls = cls + self.bag_to_cls(self.shift(bag, batch.fields))[:, None]
             hidden = hidden + self.bag_to_hidden(bag)[:, None]
         fields = [table(batch.fields[:, i])[:, None] for i, table in enumerate(self.fields)]
         x = torch.cat([cls, *fields, context, hidden], dim=1)
@@ -192,7 +197,10 @@ class Network(nn.Module):
         hidden = x[:, x.shape[1] - n_hidden :]
         molecules = x[:, start - n_context : start] if contextual else None
         logits = self.bin_out(functional.gelu(self.bin_hidden(hidden))) + self.bin_bias(batch.hidden_ids)
-        latent = self.latent_norm(self.to_latent(x[:, 0]))
+        latent = self.to_latent(x[:, 0])
+        if self.config.bag:
+            latent = latent + self.bag_to_latent(self.shift(self.bag(batch.visible), batch.fields))
+        latent = self.latent_norm(latent)
         noisy = latent
         if self.training and batch.noise is not None:
             noisy = latent + self.config.latent_noise * batch.noise
@@ -203,11 +211,12 @@ class Network(nn.Module):
         h = self.from_latent(latent)
         for i, table in enumerate(self.fields):
             h = h + table(fields[:, i])
-        return self.rate(h)
+        return self.rate(h) + self.linear_rate(latent)
 
     def profile(self, latent: Tensor) -> Tensor:
         """Decoded profile at averaged conditions, (B, L) -> (B, M): log1p of the counts expected at the mean depth."""
         h = self.from_latent(latent)
         for table in self.fields:
             h = h + cast("nn.Embedding", table).weight.mean(dim=0)
-        return functional.softplus(self.rate(h)) if self.sizes.counts else torch.sigmoid(self.rate(h))
+        rate = self.rate(h) + self.linear_rate(latent)
+        return functional.softplus(rate) if self.sizes.counts else torch.sigmoid(rate)

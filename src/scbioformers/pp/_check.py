@@ -20,12 +20,12 @@ from scbioformers.data import (
     inspect,
 )
 
-# What a default fit takes, measured on 2 CPU cores: cells are read 15 times up to 8,000 of them, and fewer times beyond
-EPOCHS, FEW_CELLS = 15, 8_000
+# What a default fit takes, measured on 2 CPU cores: cells are read 20 times up to 8,000 of them, and fewer times beyond
+EPOCHS, FEW_CELLS = 20, 8_000
 FIXED_SECONDS = 10.0  # imports, compilation, the embedding's components
 SECONDS_PER_TOKEN = 8e-6
 SECONDS_PER_GENE = 3e-7  # predicting the profile of a cell
-MEAN_CONTEXT, MAX_HIDDEN = 70, 32  # tokens of a training step
+MEAN_CONTEXT, MAX_HIDDEN = 58, 32  # tokens of a training step
 HIDDEN_PER_EXPRESSED = 0.3  # hidden molecules and hidden zeros
 FIXED_BYTES = 700e6  # Python with torch
 BYTES_PER_TOKEN = 40e3  # activations of the default model

@@ -24,7 +24,7 @@ class TrainConfig:
     """
 
     max_epochs: int | None = None
-    """Passes over the cells; by default 15, and fewer above 8,000 cells so that the number of steps stays the same."""
+    """Passes over the cells; by default 20, and fewer above 8,000 cells so that the number of steps stays the same."""
     max_steps: int | None = None
     """Stop after so many steps; 0 leaves the model as it is initialised."""
     batch_size: int = 64
@@ -37,7 +37,7 @@ class TrainConfig:
     """At most; never more than 10 % of the steps."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
-    n_context: tuple[int, int] = (32, 128)
+    n_context: tuple[int, int] = (32, 96)
     """Visible molecules that attention reads in a step: drawn anew for every batch, log-uniformly between the two.
     ``tokens="all"`` reads all."""
     n_hidden: int = 32
@@ -48,7 +48,7 @@ class TrainConfig:
     """Weight of each objective; ``"profile"`` is the objective of ``<cls>``."""
     validation_fraction: float = 0.1
     """Share of the cells that only tells when to stop and which weights are best."""
-    patience: int = 5
+    patience: int = 10
     """Validations without improvement before training stops."""
     devices: int | str = 1
     """As Lightning takes it: a number of devices (on a CPU: processes) or ``"auto"``."""
@@ -94,7 +94,7 @@ class TrainConfig:
         """Passes over ``n_cells`` training cells."""
         if self.max_epochs is not None:
             return self.max_epochs
-        return max(1, round(15 * min(1.0, FEW_CELLS / max(n_cells, 1))))
+        return max(1, round(20 * min(1.0, FEW_CELLS / max(n_cells, 1))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
