@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -46,6 +45,8 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     * Molecule embeddings: the SVD of the training profiles in the leading columns (``svd_init``), with small noise.
       The bag of a cell is then its principal components, centred, on a common scale; ``<cls>`` starts with the mean of
       its obs fields (batches) taken out, which training may put back.
+    * The latent starts as the leading directions of the bag, the profile as their linear reconstruction around the mean
+      expression (``svd_init``); the networks beside these linear maps start small.
     * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each molecule, so that
       the network starts as the per-molecule baseline and learns departures from it.
     """
@@ -85,7 +86,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_hidden.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
-    network.to_latent[2].weight.mul_(0.1)
+    network.latent_out.weight.mul_(0.1)
     network.linear_rate.weight.mul_(0.1)
     if config.svd_init:
         k = max(1, min(config.n_latent, components.shape[1]))

@@ -142,7 +142,7 @@ class Network(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bin_hidden, self.bin_out = nn.Linear(width, width), nn.Linear(width, sizes.n_values)
         self.bin_bias = nn.Embedding(n_specials + sizes.n_molecules, sizes.n_values)
-        self.to_latent = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.n_latent))
+        self.latent_hidden, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
         self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
         self.from_latent = nn.Sequential(nn.Linear(config.n_latent, width), nn.GELU())
         self.rate = nn.Linear(width, sizes.n_molecules)
@@ -197,7 +197,7 @@ class Network(nn.Module):
         hidden = x[:, x.shape[1] - n_hidden :]
         molecules = x[:, start - n_context : start] if contextual else None
         logits = self.bin_out(functional.gelu(self.bin_hidden(hidden))) + self.bin_bias(batch.hidden_ids)
-        latent = self.to_latent(x[:, 0])
+        latent = self.latent_out(functional.gelu(self.latent_hidden(x[:, 0])))
         if self.config.bag:
             latent = latent + self.bag_to_latent(self.shift(self.bag(batch.visible), batch.fields))
         latent = self.latent_norm(latent)
