@@ -70,27 +70,28 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     embedding = network.molecule.weight[len(SPECIALS) :]
     n_molecules, width = embedding.shape
     embedding.normal_(std=width**-0.5, generator=generator)
-    components = torch.from_numpy(start.components[:, :width])
+    components = torch.from_numpy(start.components[:, :width]).clone()  # aligned, so that products are repeatable
     if config.svd_init:
         # each column gets the norm that a random column of this table would have
         embedding.mul_(0.1)
         embedding[:, : components.shape[1]] += components * math.sqrt(n_molecules / width)
     network.molecule.weight[0].zero_()
-    network.bag_mean.copy_(torch.from_numpy(start.profile_mean) @ embedding)
+    network.bag_mean.copy_(torch.from_numpy(start.profile_mean).clone() @ embedding)
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
     spread = float(scores.square().sum(dim=0).mean().sqrt())
     network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # identical cells have no spread to scale to
     if config.bag:
         for table, means in zip(network.field_shifts, start.field_means, strict=True):
-            cast("nn.Embedding", table).weight.copy_(-(torch.from_numpy(means) @ embedding) / network.bag_scale)
+            cast("nn.Embedding", table).weight.copy_(-(torch.from_numpy(means).clone() @ embedding) / network.bag_scale)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_hidden.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
     network.latent_out.weight.mul_(0.1)
     network.linear_rate.weight.mul_(0.1)
     if config.svd_init:
-        k = max(1, min(config.n_latent, components.shape[1]))
-        network.linear_rate.weight[:, :k] += components[:, :k] * float(np.sqrt(np.mean(start.component_scale[:k] ** 2)))
+        k = min(config.n_latent, components.shape[1])
+        scale = float(np.sqrt(np.square(start.component_scale[:k]).sum() / max(k, 1)))
+        network.linear_rate.weight[:, :k] += scale * components[:, :k]
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))

@@ -208,15 +208,16 @@ class Network(nn.Module):
 
     def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
         """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""
-        h = self.from_latent(latent)
-        for i, table in enumerate(self.fields):
-            h = h + table(fields[:, i])
-        return self.rate(h) + self.linear_rate(latent)
+        told = [table(fields[:, i]) for i, table in enumerate(self.fields)]
+        return self._decode(latent, told)
 
     def profile(self, latent: Tensor) -> Tensor:
         """Decoded profile at averaged conditions, (B, L) -> (B, M): log1p of the counts expected at the mean depth."""
-        h = self.from_latent(latent)
-        for table in self.fields:
-            h = h + cast("nn.Embedding", table).weight.mean(dim=0)
-        rate = self.rate(h) + self.linear_rate(latent)
+        rate = self._decode(latent, [cast("nn.Embedding", table).weight.mean(dim=0) for table in self.fields])
         return functional.softplus(rate) if self.sizes.counts else torch.sigmoid(rate)
+
+    def _decode(self, latent: Tensor, told: list[Tensor]) -> Tensor:
+        h = self.from_latent(latent)
+        for condition in told:
+            h = h + condition
+        return self.rate(h) + self.linear_rate(latent)

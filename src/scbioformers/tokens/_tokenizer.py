@@ -83,6 +83,11 @@ def _fill_highest(indptr, indices, values, counts, budget, ids_out, values_out):
                 at += 1
 
 
+def _aligned(array: NDArray[np.float32]) -> torch.Tensor:
+    """A copy in torch's own memory: on unaligned memory a matrix product may round differently from run to run."""
+    return torch.from_numpy(array).clone()
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Turns blocks of counts into a :class:`Batch`; frozen on the training cells, as its binning is.
@@ -231,11 +236,11 @@ class Tokenizer:
             context_external=None,
             hidden_ids=torch.from_numpy(hidden[0]),
             hidden_external=None,
-            visible=torch.from_numpy(context.profile),
+            visible=_aligned(context.profile),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
             fields=torch.from_numpy(block.fields.astype(np.int64)),
             target_bins=torch.from_numpy(hidden[1]),
-            target_counts=torch.from_numpy(profile),
+            target_counts=_aligned(profile),
             size_factor=torch.from_numpy(self._size(block.depth, 0.0).astype(np.float32)),
         )
 
