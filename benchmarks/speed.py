@@ -75,16 +75,18 @@ def _stepper(data: Path, changes: dict[str, Any], n_cells: int | None = None) ->
     import torch
 
     import scbioformers as bf
+    from scbioformers.core import Vocabulary
     from scbioformers.data import Source
     from scbioformers.tokens import Sampler
-    from scbioformers.training import TrainingModule, fit_model
+    from scbioformers.training import fit_model
     from scbioformers.training._data import BatchDataset
+    from scbioformers.training._module import TrainingModule
 
     adata = read_counts(data / "pbmc3k.h5ad")
     genes = np.flatnonzero(adata.var["highly_variable"])
     source = Source(adata, molecules=genes)
     config, train = replace(bf.ModelConfig.small(), **changes), bf.TrainConfig(max_steps=0)
-    vocabulary = bf.core.Vocabulary.from_names(adata.var_names[genes])
+    vocabulary = Vocabulary.from_names(adata.var_names[genes])
     model = fit_model(source, vocabulary, bf.Binning(), config, train).model
     network = model.members[0].train()
     module = TrainingModule(network, train, 1000, {"masked_bins": 1.0, "profile_counts": 1.0})
@@ -156,8 +158,8 @@ def growth_cells(data: Path, n_cells: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cells.h5ad"
-        _write_random(path, n_cells, 500, rng)
         small = bf.datasets.simulate(n_cells=200, n_genes=500)
+        _write_random(path, n_cells, list(small.var_names), rng)
         bf.tl.fit(small, train=bf.TrainConfig(max_steps=1, progress_bar=False))
         before = _rss()
         adata = ad.read_h5ad(path, backed="r")
@@ -167,14 +169,12 @@ def growth_cells(data: Path, n_cells: int) -> dict[str, float]:
     return {"cells": n_cells, "embed s": seconds, "cells/s": n_cells / seconds, "RSS grew MB": _rss() - before}
 
 
-def _write_random(path: Path, n_cells: int, n_genes: int, rng: np.random.Generator) -> None:
+def _write_random(path: Path, n_cells: int, genes: list[str], rng: np.random.Generator) -> None:
     import anndata as ad
+    import pandas as pd
 
-    counts = sparse.random(n_cells, n_genes, 0.1, "csr", np.float32, rng, lambda n: rng.poisson(1.0, n) + 1.0)
-    ad.AnnData(counts, var={"name": np.arange(n_genes)}).write_h5ad(path)
-    simulated = ad.read_h5ad(path)
-    simulated.var_names = [f"gene_{i}" for i in range(n_genes)]
-    simulated.write_h5ad(path)
+    counts = sparse.random(n_cells, len(genes), 0.1, "csr", np.float32, rng, lambda n: rng.poisson(1.0, n) + 1.0)
+    ad.AnnData(counts, var=pd.DataFrame(index=genes)).write_h5ad(path)
 
 
 def growth_genes(data: Path, n_genes: int) -> dict[str, float]:
