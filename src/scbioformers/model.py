@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from scbioformers import _storage
@@ -23,6 +25,7 @@ from scbioformers.tokens import Batch, Masking, Tokenizer
 Use = Literal["profile", "cls", "latent", "mean"]
 USES = ("profile", "cls", "latent", "mean")
 READ_CHUNK = 4096  # cells read and sorted by length at a time
+_ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean")
 MAX_BATCH_TOKENS = 2**16  # of one inference batch, so that memory does not grow with the length of the cells
 
 
@@ -52,10 +55,12 @@ class BioFormer:
     """The sample-level tokens, e.g. the batch, with their categories."""
     counts: bool
     """Whether the model was fitted on counts."""
-    mean_modelled_depth: float
-    """Mean over the training cells of the counts within the modelled molecules."""
-    hidden_share: float
-    """Share of the expressed molecules that the masks hid, over the training cells."""
+    gene_mean: NDArray[np.float32]
+    """(M,), mean count of each molecule over the training cells, at their mean depth."""
+    gene_share: NDArray[np.float32]
+    """(M,), share of the training cells that express each molecule."""
+    bin_mean: NDArray[np.float32]
+    """(V,), mean of the (normalised) counts of the training cells within each bin."""
     members: tuple[Network, ...]
     """One network per member of the ensemble."""
     axes: NDArray[np.float32]
@@ -77,10 +82,8 @@ class BioFormer:
         """How this model reads counts."""
         return Tokenizer(
             binning=self.binnings["rna"],
-            n_molecules=len(self.vocabulary),
-            mean_modelled_depth=self.mean_modelled_depth,
+            gene_mean=self.gene_mean,
             masking=self.masking,
-            hidden_share=self.hidden_share,
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.counts,
@@ -167,19 +170,64 @@ class BioFormer:
         contextual: bool = False,
     ) -> Iterator[tuple[Batch, Output]]:
         """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
-        tokenizer = self.tokenizer
         network = network.to(device).eval()
         for block in blocks:
-            lengths = tokenizer.n_context(block)
-            order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
-            start = 0
-            while start < len(order):
-                size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
-                chosen = order[start : start + size]
-                part = Block(block.start, block.counts[chosen], block.depth[chosen], block.fields[chosen])
-                batch = tokenizer.read(part, block.start + chosen).to(device)
+            for batch in self._batches(block, None, batch_size):
+                batch = batch.to(device)
                 yield batch, network(batch, contextual=contextual)
-                start += size
+
+    @torch.no_grad()
+    def predict(
+        self, block: Block, asked: csr_matrix, batch_size: int, *, device: str = "cpu"
+    ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """Hide the asked positions of each cell and predict their bins from the rest.
+
+        Parameters
+        ----------
+        block
+            N cells.
+        asked
+            (N, M), non-zero at the positions to predict.
+
+        Yields
+        ------
+        A batch of cells with ``hidden_ids`` (B, H), and natural probabilities (B, H, V) of their bins: members are
+        averaged, and the odds by which training showed more expressed molecules than there are, are taken out.
+        """
+        networks = [network.to(device).eval() for network in self.members]
+        for batch in self._batches(block, asked, batch_size):
+            natural = self._natural_odds(batch).log().to(device)[:, None]
+            batch = batch.to(device)
+            mean: Tensor | None = None
+            for network in networks:
+                logits = network(batch).logits
+                logits = torch.cat([logits[..., :1] - natural[..., None], logits[..., 1:]], dim=-1)
+                share = logits.softmax(dim=-1) / len(networks)
+                mean = share if mean is None else mean + share
+            if mean is not None:
+                yield batch, mean.cpu().numpy()
+
+    def _batches(self, block: Block, asked: csr_matrix | None, batch_size: int) -> Iterator[Batch]:
+        """The cells of a block in batches of similar length."""
+        tokenizer = self.tokenizer
+        lengths = tokenizer.n_context(block)
+        if asked is not None:
+            lengths = lengths + np.diff(asked.indptr)
+        order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
+        start = 0
+        while start < len(order):
+            size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
+            chosen = order[start : start + size]
+            wanted = None if asked is None else asked[chosen]
+            yield tokenizer.read(block.take(chosen), block.start + chosen, wanted)
+            start += size
+
+    def _natural_odds(self, batch: Batch) -> Tensor:
+        """(B,) odds of the training mask for cells like these, judged by what is known of them alone."""
+        share = torch.from_numpy(self.gene_share.astype(np.float64))
+        seen = (batch.visible > 0).sum(dim=1).double() / (batch.known.double() @ share).clamp(min=1e-9)
+        n_expressed = seen * share.sum()
+        return torch.from_numpy(self.masking.odds(n_expressed.numpy(), len(self.vocabulary))).float()
 
     def to_bytes(self) -> bytes:
         """The whole model as one safetensors file; no pickle."""
@@ -215,7 +263,7 @@ class BioFormer:
         return cls._build(*_storage.load(Path(directory)))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {"axes": torch.from_numpy(self.axes), "axes_mean": torch.from_numpy(self.axes_mean)}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
         for i, network in enumerate(self.members):
             tensors |= {f"members.{i}.{name}": value for name, value in network.state_dict().items()}
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -228,8 +276,6 @@ class BioFormer:
             "masking": self.masking.to_dict(),
             "fields": [obs_field.to_dict() for obs_field in self.fields],
             "counts": self.counts,
-            "mean_modelled_depth": self.mean_modelled_depth,
-            "hidden_share": self.hidden_share,
             "n_members": len(self.members),
             "provenance": self.provenance,
         }
@@ -247,9 +293,12 @@ class BioFormer:
                 len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), stored["counts"]
             )
             members = tuple(_network(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
-            axes, axes_mean = tensors["axes"].numpy(), tensors["axes_mean"].numpy()
-            if not members or axes.shape != (len(vocabulary), config.n_components) or axes_mean.shape != axes.shape[:1]:
-                raise ValueError(f"{len(members)} members, axes {axes.shape} for {len(vocabulary)} molecules")
+            arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+            n = len(vocabulary)
+            expected = [(n, config.n_components), (n,), (n,), (n,), (sizes.n_values,)]
+            if not members or [array.shape for array in arrays.values()] != expected:
+                found_shapes = {name: array.shape for name, array in arrays.items()}
+                raise ValueError(f"{len(members)} members, {found_shapes}, expected {expected}")
             if found := {x.dtype for x in tensors.values()} - {torch.float32}:
                 raise ValueError(f"tensors of {found}")
             return cls(
@@ -259,12 +308,9 @@ class BioFormer:
                 masking=Masking.from_dict(stored["masking"]),
                 fields=fields,
                 counts=bool(stored["counts"]),
-                mean_modelled_depth=float(stored["mean_modelled_depth"]),
-                hidden_share=float(stored["hidden_share"]),
                 members=members,
-                axes=axes,
-                axes_mean=axes_mean,
                 provenance=dict(stored["provenance"]),
+                **arrays,
             )
         except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
             raise ModelFormatError(f"The stored model is incomplete or inconsistent: {error}") from error

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError
-from scbioformers.data import get_slot, params_from_json, params_to_json, set_uns
+from scbioformers.core import ConfigError, DataError, MissingKeyError, ModelFormatError
+from scbioformers.data import (
+    Source,
+    field_codes,
+    get_slot,
+    inspect,
+    match_molecules,
+    params_from_json,
+    params_to_json,
+    require_counts,
+    require_valid,
+    set_uns,
+)
 from scbioformers.model import BioFormer
 
 logger = logging.getLogger(__name__)
@@ -75,6 +89,61 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
     found = BioFormer.load(str(stored["model_dir"]))
     if found.hash != str(stored["model_hash"]):
         raise ModelFormatError(f"{stored['model_dir']} holds another model than the one fitted here; pass `model=`.")
+    return found
+
+
+def fitted_layer(adata: Any, model: BioFormer, layer: str | None) -> str | None:
+    """The layer to read: the one asked for, else the one that the model was fitted on if it is there, else ``X``."""
+    fitted_on = model.provenance.get("layer")
+    if layer is None and isinstance(fitted_on, str) and isinstance(adata, AnnData) and fitted_on in adata.layers:
+        return fitted_on
+    return layer
+
+
+def open_query(adata: AnnData, model: BioFormer, layer: str | None) -> tuple[Source, NDArray[np.int64]]:
+    """The cells of ``adata`` as the model reads them, and the column of each of its molecules (-1: not measured).
+
+    Raises
+    ------
+    MissingKeyError
+        If a column that the model needs is not there.
+    DataError
+        If the data is on another scale than the model's, or fewer than half of its genes are there.
+    """
+    found = inspect(adata, layer)
+    no_gene = np.zeros(adata.n_vars, dtype=bool)  # a gene may well be zero in a query: nothing to warn of
+    if model.counts:
+        allow = bool(model.provenance.get("allow_non_integer"))
+        require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=found)
+    else:
+        require_valid(adata, layer, modelled=no_gene, inspection=found)
+    columns = match_molecules(model.vocabulary.molecules(), adata.var_names).columns
+    return Source(adata, layer=layer, molecules=columns, fields=field_codes(model.fields, adata)), columns
+
+
+def molecule_indices(
+    model: BioFormer, genes: Sequence[str], *, measured: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Positions of genes among the model's molecules.
+
+    Raises
+    ------
+    DataError
+        If a gene is unknown to the model (near names are suggested), or not among the ``measured``.
+    """
+    names = model.vocabulary.molecules()
+    at = {name: i for i, name in enumerate(names)}
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    if unknown := [gene for gene in genes if gene not in at]:
+        near = difflib.get_close_matches(str(unknown[0]), names, 3)
+        hint = f" Near names: {near}." if near else ""
+        raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
+    found = np.array([at[gene] for gene in genes], dtype=np.int64)
+    if measured is not None and not measured[found].all():
+        absent = [gene for gene, there in zip(genes, measured[found], strict=True) if not there]
+        raise DataError(
+            f"{absent[:5]} are not among the genes of the data; `bf.get.imputed(adata, genes=…)` predicts them."
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from scbioformers.core._bin_kernels import bin_normalized, bin_segment_dense, bin_segment_rows
 from scbioformers.core._binning import Binning, bin_rows
+from scbioformers.core._decoding import SCALES, Scale, bin_levels, deviation, expected, quantile
 from scbioformers.core._errors import (
     BioformersError,
     BioformersWarning,
@@ -17,6 +18,7 @@ from scbioformers.core._vocabulary import EXTERNAL, SPECIALS, Match, Vocabulary,
 
 __all__ = [
     "EXTERNAL",
+    "SCALES",
     "SPECIALS",
     "Binning",
     "BioformersError",
@@ -27,13 +29,18 @@ __all__ = [
     "MissingDependencyError",
     "MissingKeyError",
     "ModelFormatError",
+    "Scale",
     "Vocabulary",
+    "bin_levels",
     "bin_normalized",
     "bin_rows",
     "bin_segment_dense",
     "bin_segment_rows",
+    "deviation",
+    "expected",
     "hash_uniform",
     "match",
+    "quantile",
     "seed_from",
     "uniform",
     "validation_rows",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,12 @@ class Block:
     """(n,) sum of each row over *all* columns of the data, modelled or not, in counts."""
     fields: NDArray[np.int32]
     """(n, n_fields) category codes of the registered obs fields."""
+    absent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Molecules that the data does not measure: their zeros mean nothing."""
+
+    def take(self, rows: NDArray[np.int64]) -> Block:
+        """Those rows, in that order, as a block of their own."""
+        return Block(0, self.counts[rows], self.depth[rows], self.fields[rows], self.absent)
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -111,6 +117,7 @@ class Source:
         self.n_obs: int = adata.n_obs
         self._columns = None if molecules is None else _check_columns(molecules, adata.n_vars)
         self.n_molecules: int = adata.n_vars if self._columns is None else len(self._columns)
+        self.absent = np.flatnonzero(self._columns < 0) if self._columns is not None else np.zeros(0, np.int64)
         self._fields = np.zeros((self.n_obs, 0), np.int32) if fields is None else np.asarray(fields, np.int32)
         if self._fields.ndim != 2 or len(self._fields) != self.n_obs:
             raise ConfigError(f"`fields` must have the shape ({self.n_obs}, n_fields), found {self._fields.shape}.")
@@ -170,7 +177,7 @@ class Source:
                 self.n_molecules,
             )
             depth = self._depth[start:stop].copy()
-        return Block(start, counts, depth, self._fields[start:stop].copy())
+        return Block(start, counts, depth, self._fields[start:stop].copy(), self.absent)
 
     def blocks(self, chunk_size: int = CHUNK_SIZE) -> Iterator[Block]:
         """Iterate over all rows in order, `chunk_size` at a time."""

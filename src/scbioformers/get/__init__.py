@@ -1,5 +1,6 @@
 """Typed read-back of what the verbs have written."""
 
+from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
 
-__all__ = ["gene_embeddings", "history", "model", "params"]
+__all__ = ["gene_embeddings", "history", "imputation_evidence", "imputed", "model", "params"]

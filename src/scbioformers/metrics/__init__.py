@@ -5,6 +5,35 @@ anywhere else.
 """
 
 from scbioformers.metrics._baselines import log1p_normalize, pca, pca_binned, pca_log1p
+from scbioformers.metrics._calibration import (
+    CalibrationCurve,
+    calibration_curve,
+    calibration_error,
+    interval_coverage,
+    natural_log_probabilities,
+    top_label_calibration_error,
+)
 from scbioformers.metrics._embedding import EmbeddingScores, embedding_scores
+from scbioformers.metrics._masked import MaskedScores, masked_scores, poisson_loss, thin_counts
+from scbioformers.metrics._masked_cells import MaskedCells, TrainingCells
 
-__all__ = ["EmbeddingScores", "embedding_scores", "log1p_normalize", "pca", "pca_binned", "pca_log1p"]
+__all__ = [
+    "CalibrationCurve",
+    "EmbeddingScores",
+    "MaskedCells",
+    "MaskedScores",
+    "TrainingCells",
+    "calibration_curve",
+    "calibration_error",
+    "embedding_scores",
+    "interval_coverage",
+    "log1p_normalize",
+    "masked_scores",
+    "natural_log_probabilities",
+    "pca",
+    "pca_binned",
+    "pca_log1p",
+    "poisson_loss",
+    "thin_counts",
+    "top_label_calibration_error",
+]

@@ -10,16 +10,21 @@ from scbioformers.core import ConfigError
 def require_device(name: str) -> None:
     """Refuse a device that is not there, before any work.
 
+    ``"auto"``, which leaves the choice to Lightning, passes. Names are compared, not parsed: torch reads "cuda:256" as
+    "cuda:0".
+
     Raises
     ------
     ConfigError
-        If ``name`` ("cuda", "cuda:1", "gpu", "mps", …) asks for one that torch does not find.
+        If ``name`` ("cuda:7", "gpu", …) is not "cpu", "cuda" or "mps", or its kind or index is not here.
     """
-    kind = name.split(":")[0]
-    found = {
-        "cuda": torch.cuda.is_available(),
-        "gpu": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+    n_found = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
     }
-    if not found.get(kind, True):
-        raise ConfigError(f"The device {name!r} was asked for and there is none here; use 'cpu'.")
+    known = {"auto", *(kind for kind, n in n_found.items() if n)}
+    known |= {f"{kind}:{index}" for kind, n in n_found.items() for index in range(n)}
+    if str(name) not in known:  # a torch.device reads as its name
+        here = [f"{kind!r}" + f" (0 to {n - 1})" * (n > 1) for kind, n in n_found.items() if n]
+        raise ConfigError(f"The device {str(name)!r} was asked for and there is none here; use {' or '.join(here)}.")

@@ -76,7 +76,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
         embedding.mul_(0.1)
         embedding[:, : components.shape[1]] += components * math.sqrt(n_molecules / width)
     network.molecule.weight[0].zero_()
-    network.bag_mean.copy_(torch.from_numpy(start.profile_mean).clone() @ embedding)
+    network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
     spread = float(scores.square().sum(dim=0).mean().sqrt())
     network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # identical cells have no spread to scale to
@@ -95,6 +95,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
+    cast("nn.Linear", network.rate_to_hidden[-1]).weight.mul_(0.1)
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)

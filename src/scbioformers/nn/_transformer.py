@@ -79,12 +79,12 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries ``x`` (B, Tq, D) read ``context`` (B, Tk, D) -> (B, Tq, D)."""
+    def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries ``x`` (B, Tq, D) read projected ``keys`` (B, Tk, 2D) -> (B, Tq, D)."""
         batch, length, width = x.shape
         query = self.query(x).view(batch, length, self.n_heads, -1).transpose(1, 2)  # (B, A, Tq, D/A)
-        keys = self.key_value(context).view(batch, context.shape[1], 2 * self.n_heads, -1)
-        key, value = keys.transpose(1, 2).chunk(2, dim=1)  # (B, A, Tk, D/A) each
+        parted = keys.view(batch, keys.shape[1], 2 * self.n_heads, -1)
+        key, value = parted.transpose(1, 2).chunk(2, dim=1)  # (B, A, Tk, D/A) each
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
@@ -103,21 +103,25 @@ class Block(nn.Module):
         self.contract = nn.Linear(config.feedforward * width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, n_keys: int, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
-        """Update all tokens, or the ``wanted`` ones only; the first ``n_keys`` are what they read."""
-        queries = x if wanted is None else x[:, wanted]
+    def keys(self, x: Tensor) -> Tensor:
+        """What tokens (..., D) show to those who read them: key and value, (..., 2D)."""
+        if self.attention is None or self.attention_norm is None:
+            return x.new_zeros(*x.shape[:-1], 0)
+        return self.attention.key_value(self.attention_norm(x))
+
+    def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """Let the tokens ``x`` (B, T, D) read the ``keys`` (B, Tk, 2D) -> (B, T, D)."""
         if self.attention is not None and self.attention_norm is not None:
-            context = self.attention_norm(x[:, :n_keys])
-            queries = queries + self.dropout(self.attention(self.attention_norm(queries), context, mask))
+            x = x + self.dropout(self.attention(self.attention_norm(x), keys, mask))
         # ReLU is several times faster than GELU on a CPU
-        inner = functional.relu(self.expand(self.feedforward_norm(queries)))
-        return queries + self.dropout(self.contract(inner))
+        inner = functional.relu(self.expand(self.feedforward_norm(x)))
+        return x + self.dropout(self.contract(inner))
 
 
 class Network(nn.Module):
     """Token batches to bin logits of the hidden molecules and, through ``<cls>``, the profile of the cell."""
 
-    bag_mean: Tensor
+    profile_mean: Tensor
     bag_scale: Tensor
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -136,10 +140,11 @@ class Network(nn.Module):
             self.bag_to_cls = nn.Linear(width, width, bias=False)
             self.bag_to_hidden = nn.Linear(width, width, bias=False)
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
-        self.register_buffer("bag_mean", torch.zeros(width))
+        self.register_buffer("profile_mean", torch.zeros(sizes.n_molecules))
         self.register_buffer("bag_scale", torch.ones(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
+        self.rate_to_hidden = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
         self.bin_hidden, self.bin_out = nn.Linear(width, width), nn.Linear(width, sizes.n_values)
         self.bin_bias = nn.Embedding(n_specials + sizes.n_molecules, sizes.n_values)
         self.latent_hidden, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
@@ -149,9 +154,14 @@ class Network(nn.Module):
         self.linear_rate = nn.Linear(config.n_latent, sizes.n_molecules, bias=False)
         self.log_dispersion = nn.Parameter(torch.empty(sizes.n_molecules))
 
-    def bag(self, visible: Tensor) -> Tensor:
-        """Normalised, expression-weighted sum of the embeddings of *every* visible molecule, (B, M) -> (B, D)."""
-        return (visible @ self.molecule.weight[len(SPECIALS) :] - self.bag_mean) / self.bag_scale
+    def bag(self, batch: Batch) -> Tensor:
+        """Sum of the embeddings of *all* known molecules, weighted by departure from their mean, -> (B, D).
+
+        It is scaled up to all molecules, so that its size does not tell how many are known.
+        """
+        departure = (batch.visible - self.profile_mean) * batch.known
+        bag = departure @ self.molecule.weight[len(SPECIALS) :] / self.bag_scale
+        return bag / batch.known.float().mean(dim=1, keepdim=True).clamp(min=0.05)
 
     def shift(self, bag: Tensor, fields: Tensor) -> Tensor:
         """Take out of the bag what the obs fields of the cell explain, (B, D) -> (B, D)."""
@@ -159,52 +169,89 @@ class Network(nn.Module):
             bag = bag + table(fields[:, i])
         return bag
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens (Eq. 7): ``<cls>``, fields, visible molecules, hidden molecules -> (B, T, D) and key mask (B, T)."""
-        context = self.molecule(batch.context_ids) + self.value(batch.context_bins)
-        hidden = self.molecule(batch.hidden_ids) + self.mask
-        if batch.context_external is not None and batch.hidden_external is not None:
-            context = context + self.external(batch.context_external)
+    def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Visible molecules (Eq. 7): the distinct (molecule, bin, external) of the batch -> (W, D), and which (B, C).
+
+        The same word is the same vector in every cell, and a batch holds far fewer words than tokens.
+        """
+        code = batch.context_ids * self.sizes.n_values + batch.context_bins
+        if batch.context_external is not None:
+            code = code * len(EXTERNAL) + batch.context_external
+        code, which = torch.unique(code, return_inverse=True)
+        external = None
+        if batch.context_external is not None:
+            code, external = code // len(EXTERNAL), code % len(EXTERNAL)
+        words = self.molecule(code // self.sizes.n_values) + self.value(code % self.sizes.n_values)
+        return words if external is None else words + self.external(external), which
+
+    def questions(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """``<cls>`` with the obs fields -> (B, 1 + F, D), and the hidden molecules -> (B, H, D)."""
+        depth = self.depth(batch.log_depth[:, None])[:, None]
+        hidden = self.molecule(batch.hidden_ids) + self.mask + depth
+        if batch.hidden_external is not None:
             hidden = hidden + self.external(batch.hidden_external)
-        hidden = hidden + self.depth(batch.log_depth[:, None])[:, None]
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
-            bag = self.bag(batch.visible)
             cls = cls + self.bag_to_cls(self.shift(bag, batch.fields))[:, None]
             hidden = hidden + self.bag_to_hidden(bag)[:, None]
         fields = [table(batch.fields[:, i])[:, None] for i, table in enumerate(self.fields)]
-        x = torch.cat([cls, *fields, context, hidden], dim=1)
-        head = torch.ones(len(batch), 1 + len(fields), dtype=torch.bool, device=x.device)
-        return x, torch.cat([head, batch.context_ids > 0, batch.hidden_ids > 0], dim=1)
+        return torch.cat([cls, *fields], dim=1), hidden
+
+    def read(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The transformer: ``<cls>`` (B, D), hidden molecules (B, H, D) and, if asked for, visible ones (B, C, D).
+
+        The visible molecules are what nobody reads after the last block, so without ``contextual`` that block updates
+        ``<cls>`` and the hidden molecules alone, which changes nothing else and costs a fraction. Its keys are then
+        projected once a word, if it is the only block.
+        """
+        words, which = self.words(batch)
+        head, hidden = self.questions(batch, bag)
+        n_head, n_context, n_hidden = head.shape[1], which.shape[1], hidden.shape[1]
+        readable = torch.ones(len(batch), n_head, dtype=torch.bool, device=head.device)
+        readable = torch.cat([readable, batch.context_ids > 0], dim=1)
+        if self.config.attend_hidden:
+            readable = torch.cat([readable, batch.hidden_ids > 0], dim=1)
+        n_keys = readable.shape[1]
+        mask = None if bool(readable.all()) else readable[:, None, None]  # (B, 1, 1, n_keys)
+        last = cast("Block", self.blocks[-1])
+        if len(self.blocks) == 1 and not contextual:
+            parts = [last.keys(head), functional.embedding(which, last.keys(words))]
+            keys = torch.cat([*parts, last.keys(hidden)] if self.config.attend_hidden else parts, dim=1)
+            x = self.norm(last(torch.cat([head[:, :1], hidden], dim=1), keys, mask))
+            return x[:, 0], x[:, 1:], None
+        x = torch.cat([head, functional.embedding(which, words), hidden], dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x, cast("Block", block).keys(x[:, :n_keys]), mask)
+        keys = last.keys(x[:, :n_keys])
+        if not contextual:
+            x = torch.cat([x[:, :1], x[:, n_head + n_context :]], dim=1)
+        x = self.norm(last(x, keys, mask))
+        visible = x[:, n_head : n_head + n_context] if contextual else None
+        return x[:, 0], x[:, x.shape[1] - n_hidden :], visible
 
     def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
-        """Read a batch; ``contextual`` asks for the outputs of the visible molecules too.
-
-        They are what nobody reads after the last block, so without ``contextual`` that block updates ``<cls>`` and the
-        hidden molecules alone, which changes nothing else and costs a fraction.
-        """
-        x, readable = self.embed(batch)
-        n_context, n_hidden = batch.context_ids.shape[1], batch.hidden_ids.shape[1]
-        start = x.shape[1] - n_hidden
-        n_keys = x.shape[1] if self.config.attend_hidden else start
-        mask = None if bool(readable[:, :n_keys].all()) else readable[:, None, None, :n_keys]  # (B, 1, 1, n_keys)
-        wanted = None
-        if not contextual:
-            wanted = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(start, x.shape[1])]).to(x.device)
-        for block in self.blocks[:-1]:
-            x = block(x, n_keys, mask)
-        x = self.norm(self.blocks[-1](x, n_keys, mask, wanted))
-        hidden = x[:, x.shape[1] - n_hidden :]
-        molecules = x[:, start - n_context : start] if contextual else None
-        logits = self.bin_out(functional.gelu(self.bin_hidden(hidden))) + self.bin_bias(batch.hidden_ids)
-        latent = self.latent_out(functional.gelu(self.latent_hidden(x[:, 0])))
+        """Read a batch; ``contextual`` asks for the outputs of the visible molecules too."""
+        bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
+        cls, hidden, molecules = self.read(batch, bag, contextual)
+        latent = self.latent_out(functional.gelu(self.latent_hidden(cls)))
         if self.config.bag:
-            latent = latent + self.bag_to_latent(self.shift(self.bag(batch.visible), batch.fields))
+            latent = latent + self.bag_to_latent(self.shift(bag, batch.fields))
         latent = self.latent_norm(latent)
-        noisy = latent
+        log_rate = self.decode(latent, batch.fields)
+        hidden = hidden + self.rate_to_hidden(self._rates(log_rate, batch.hidden_ids))
+        logits = self.bin_out(functional.gelu(self.bin_hidden(hidden))) + self.bin_bias(batch.hidden_ids)
         if self.training and batch.noise is not None:
-            noisy = latent + self.config.latent_noise * batch.noise
-        return Output(logits, molecules, x[:, 0], latent, self.decode(noisy, batch.fields))
+            log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.fields)
+        return Output(logits, molecules, cls, latent, log_rate)
+
+    def _rates(self, log_rate: Tensor, ids: Tensor) -> Tensor:
+        """What ``<cls>`` says of each hidden molecule, (B, M) -> (B, H, 2): its rate, and by how much it is not usual.
+
+        A product of cell and molecule, which sums of embeddings and a feed-forward layer learn slowly.
+        """
+        molecules = (ids - len(SPECIALS)).clamp(min=0)
+        rate = log_rate.gather(1, molecules)
+        return torch.stack([rate, rate - self.rate.bias[molecules]], dim=-1)
 
     def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
         """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""

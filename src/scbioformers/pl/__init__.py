@@ -1,5 +1,6 @@
 """Figures."""
 
+from scbioformers.pl._imputation import calibration, imputation
 from scbioformers.pl._training import training
 
-__all__ = ["training"]
+__all__ = ["calibration", "imputation", "training"]

@@ -2,5 +2,6 @@
 
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
+from scbioformers.tl._impute import impute
 
-__all__ = ["embed", "fit"]
+__all__ = ["embed", "fit", "impute"]

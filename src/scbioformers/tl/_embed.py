@@ -9,21 +9,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning
-from scbioformers.data import (
-    Source,
-    field_codes,
-    inspect,
-    match_molecules,
-    params_to_json,
-    require_counts,
-    require_valid,
-    set_obs,
-    set_obsm,
-    set_uns,
-    target,
-)
+from scbioformers.data import params_to_json, set_obs, set_obsm, set_uns, target
 from scbioformers.model import BioFormer, Use
-from scbioformers.stored import ModelLike, find_model
+from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
 
 
 def embed(
@@ -91,17 +79,9 @@ def embed(
     See :func:`scbioformers.tl.fit`.
     """
     fitted = find_model(adata, model, key)
-    layer = _layer(adata, fitted, layer)
-    found = inspect(adata, layer)
-    no_gene = np.zeros(adata.n_vars, dtype=bool)  # a gene may well be zero in a query: nothing to warn of
-    if fitted.counts:
-        allow = bool(fitted.provenance.get("allow_non_integer"))
-        require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=found)
-    else:
-        require_valid(adata, layer, modelled=no_gene, inspection=found)
+    layer = fitted_layer(adata, fitted, layer)
+    source, _ = open_query(adata, fitted, layer)
     adata = target(adata, copy)
-    columns = match_molecules(fitted.vocabulary.molecules(), adata.var_names).columns
-    source = Source(adata, layer=layer, molecules=columns, fields=field_codes(fitted.fields, adata))
     embedding = fitted.embed(source, use=use, batch_size=batch_size, device=device, progress_bar=progress_bar)
     set_obsm(adata, key_added, embedding)
     set_uns(adata, key_added, {"params": params_to_json({"model_hash": fitted.hash, "use": use, "layer": layer})})
@@ -122,10 +102,3 @@ def _warn_if_cut(model: BioFormer, n_expressed: NDArray[np.int64]) -> None:
             BioformersWarning,
             stacklevel=3,
         )
-
-
-def _layer(adata: AnnData, model: BioFormer, layer: str | None) -> str | None:
-    fitted_on = model.provenance.get("layer")
-    if layer is None and isinstance(fitted_on, str) and isinstance(adata, AnnData) and fitted_on in adata.layers:
-        return fitted_on
-    return layer

@@ -29,6 +29,8 @@ class Batch:
     """int64 (B, H), external token of each hidden molecule, 0 for none; None where nothing carries one."""
     visible: Tensor
     """float32 (B, M), log1p of the visible counts at the mean depth, 0 where hidden or not expressed."""
+    known: Tensor
+    """bool (B, M), whether the model is told the value: not of what is hidden, or absent from the data."""
     log_depth: Tensor
     """float32 (B,), log of the visible depth relative to its training mean."""
     fields: Tensor

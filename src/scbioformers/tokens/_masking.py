@@ -45,6 +45,17 @@ class Masking:
         nonzero, zero = _wanted(n_expressed, n_molecules, self.ratio, self.nonzero_share, self.rule == "paper")
         return int(nonzero), int(zero)
 
+    def odds(self, n_expressed: NDArray[np.floating], n_molecules: int) -> NDArray[np.float64]:
+        """How much likelier a zero is to be hidden than an expressed molecule, for cells with ``n_expressed``.
+
+        A model that was trained under the mask sees zeros in these odds; to divide by them gives natural probabilities.
+        """
+        n = np.clip(np.asarray(n_expressed, np.float64), 1.0, n_molecules - 1.0)
+        hidden = np.array([self.counts(round(each), n_molecules) for each in n], np.float64).reshape(-1, 2)
+        share_of_expressed = np.maximum(hidden[:, 0], 1.0) / n
+        share_of_zeros = np.maximum(hidden[:, 1], 1.0) / (n_molecules - n)
+        return share_of_zeros / share_of_expressed
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

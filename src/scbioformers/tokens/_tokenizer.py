@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
-from scbioformers.core import SPECIALS, Binning, bin_rows, hash_uniform, uniform
+from scbioformers.core import SPECIALS, Binning, Scale, bin_rows, hash_uniform, uniform
 from scbioformers.data import Block
 from scbioformers.tokens._batch import Batch
 from scbioformers.tokens._masking import Masking, hide
 
 _N_SPECIALS = len(SPECIALS)
-_CONTEXT_STREAM, _HIDDEN_STREAM, _NOISE_STREAM = (
-    0x9E37,
-    0x79B9,
-    0x7F4A,
-)  # keep the choice of tokens apart from the choice of the mask
+# keep the choice of tokens apart from the choice of the mask
+_CONTEXT_STREAM, _HIDDEN_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,9 @@ class Tokenizer:
 
     binning: Binning
     """Frozen on the training cells."""
-    n_molecules: int
-    mean_modelled_depth: float
-    """Mean over the training cells of the counts within the modelled molecules."""
+    gene_mean: NDArray[np.floating]
+    """(M,) mean count of each molecule over the training cells, at their mean depth: what hiding it takes away."""
     masking: Masking
-    hidden_share: float = 0.15
-    """Share of the expressed molecules that the masks hide, over the training cells."""
     tokens: str = "expressed"
     max_tokens: int = 2048
     counts: bool = True
@@ -111,8 +105,21 @@ class Tokenizer:
     n_noise: int = 0
     """Width of the noise on the latent, drawn in training."""
 
+    @property
+    def n_molecules(self) -> int:
+        """Modelled molecules, M."""
+        return len(self.gene_mean)
+
     def train(
-        self, block: Block, rows: NDArray[np.int64], *, seed: int, epoch: int, n_context: int, n_hidden: int
+        self,
+        block: Block,
+        rows: NDArray[np.int64],
+        *,
+        seed: int,
+        epoch: int,
+        n_context: int,
+        n_hidden: int,
+        bag_dropout: float = 0.0,
     ) -> Batch:
         """Hide molecules, then read at most ``n_context`` of the visible and score at most ``n_hidden`` of the hidden.
 
@@ -124,23 +131,21 @@ class Tokenizer:
             B cells.
         rows
             int64 (B,), identity of each cell in its source.
+        bag_dropout
+            Up to this share of the molecules, drawn for each cell, are kept from the bag.
         """
         full = self._rows(block)
-        hidden, zero_indptr, zeros = hide(
+        hidden, zero_indptr, at_zeros = hide(
             self.masking, full.indptr, full.molecules, rows, self.n_molecules, seed=seed, epoch=epoch
         )
-        target_bins = self._bins(full, block.depth, hidden_share=0.0)
-        visible = full.keep(~hidden)
-        hidden_depth = np.bincount(full.cells[hidden], weights=full.values[hidden], minlength=len(rows))
-        scored = _Rows(full.indptr, full.molecules, target_bins).keep(hidden)
-        scored = scored.merge(_Rows(zero_indptr, zeros, np.zeros(zeros.size)))
+        zeros = _Rows(zero_indptr, at_zeros, np.zeros(at_zeros.size))
+        scored, context, target_bins = self._hide(block, full, hidden, zeros)
         widest = min(int(np.diff(scored.indptr).max(initial=0)), n_hidden)
         hidden_ids, hidden_bins = np.zeros((len(rows), widest), np.int64), np.full((len(rows), widest), -1, np.int64)
         _fill_random(
             *(scored.indptr, scored.molecules, scored.values, rows, n_hidden, seed ^ _HIDDEN_STREAM, epoch),
             *(hidden_ids, hidden_bins),
         )
-        context = self._context(visible, block.depth - hidden_depth, self.hidden_share, scored)
         widest = min(int(np.diff(context.tokens.indptr).max(initial=0)), n_context)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
         tokens = context.tokens
@@ -149,27 +154,57 @@ class Tokenizer:
             *(ids, bins),
         )
         batch = self._batch(block, rows, context, (ids, bins), (hidden_ids, hidden_bins), (full, target_bins))
+        if bag_dropout:
+            share = bag_dropout * uniform(seed ^ _BAG_STREAM, epoch, rows)[:, None]
+            kept = uniform(seed ^ _BAG_STREAM, epoch, rows[:, None], np.arange(1, self.n_molecules + 1)) >= share
+            batch = replace(batch, known=batch.known & torch.from_numpy(kept))
         if not self.n_noise:
             return batch
         draws = uniform(seed ^ _NOISE_STREAM, epoch, rows[:, None], np.arange(self.n_noise))
         return replace(batch, noise=torch.from_numpy(ndtri(np.maximum(draws, 2.0**-53)).astype(np.float32)))
 
-    def read(self, block: Block, rows: NDArray[np.int64]) -> Batch:
-        """Hide nothing and read every expressed molecule, above ``max_tokens`` the highest by (count, id)."""
+    def read(self, block: Block, rows: NDArray[np.int64], asked: csr_matrix | None = None) -> Batch:
+        """Read every expressed molecule, above ``max_tokens`` the highest by (count, id), and nothing at random.
+
+        Parameters
+        ----------
+        block
+            B cells.
+        rows
+            int64 (B,), identity of each cell in its source.
+        asked
+            (B, M), non-zero at the molecules to hide and predict; by default none.
+        """
         full = self._rows(block)
-        context = self._context(full, block.depth, 0.0, _Rows(np.zeros_like(full.indptr), *_EMPTY))
+        asked = csr_matrix(block.counts.shape, dtype=bool) if asked is None else asked
+        hidden, zeros = _split(full, asked)
+        scored, context, bins_of_all = self._hide(block, full, hidden, zeros)
         tokens = context.tokens
         widest = min(int(np.diff(tokens.indptr).max(initial=0)), self.max_tokens)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
         _fill_highest(tokens.indptr, tokens.molecules, tokens.values, context.order, self.max_tokens, ids, bins)
-        nothing = np.zeros((len(rows), 0), np.int64)
-        bins_of_all = self._bins(full, block.depth, hidden_share=0.0)
-        return self._batch(block, rows, context, (ids, bins), (nothing, nothing), (full, bins_of_all))
+        widest = int(np.diff(scored.indptr).max(initial=0))
+        hidden_ids, hidden_bins = np.zeros((len(rows), widest), np.int64), np.full((len(rows), widest), -1, np.int64)
+        _fill_highest(scored.indptr, scored.molecules, scored.values, scored.values, widest, hidden_ids, hidden_bins)
+        return self._batch(block, rows, context, (ids, bins), (hidden_ids, hidden_bins), (full, bins_of_all))
 
     def profiles(self, block: Block) -> csr_matrix:
         """float64 (B, M) log-normalised profiles of whole cells (their bins, scaled, where the data are not counts)."""
         full = self._rows(block)
-        return csr_matrix((self._levels(full, block.depth, 0.0), full.molecules, full.indptr), shape=block.counts.shape)
+        return csr_matrix((self._levels(full, block.depth), full.molecules, full.indptr), shape=block.counts.shape)
+
+    def measured(self, block: Block, scale: Scale) -> NDArray[np.float32]:
+        """float32 (B, M) what was measured: counts, log1p at the mean depth, or bins; NaN for absent molecules."""
+        full = self._rows(block)
+        values = full.values
+        if scale == "log1p":
+            values = self._levels(full, block.depth)
+        elif scale == "bins":
+            values = self._bins(full, block.depth)
+        dense = np.zeros(block.counts.shape, np.float32)
+        dense[full.cells, full.molecules] = values
+        dense[:, block.absent] = np.nan
+        return dense
 
     def n_context(self, block: Block) -> NDArray[np.int64]:
         """int64 (B,), the context tokens that :meth:`read` makes of each cell (to sort cells by length)."""
@@ -180,41 +215,52 @@ class Tokenizer:
         x = block.counts
         return _Rows(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float64))
 
-    def _mean_depth(self, hidden_share: float) -> float:
-        """Training mean of the depth that stays visible when that share of the modelled counts is hidden."""
-        return float(self.binning.mean_depth or 1.0) - hidden_share * self.mean_modelled_depth
+    def _hide(
+        self, block: Block, full: _Rows, hidden: NDArray[np.bool_], zeros: _Rows
+    ) -> tuple[_Rows, _Context, NDArray[np.float64]]:
+        """The hidden entries with their bins, what the model may see of the rest, and the bins of all entries."""
+        target_bins = self._bins(full, block.depth)
+        scored = _Rows(full.indptr, full.molecules, target_bins).keep(hidden).merge(zeros)
+        known = np.ones((len(block.depth), self.n_molecules), dtype=bool)
+        known[scored.cells, scored.molecules] = False
+        known[:, block.absent] = False
+        hidden_depth = np.bincount(full.cells[hidden], weights=full.values[hidden], minlength=len(block.depth))
+        depth = self._whole_depth(block.depth - hidden_depth, known)
+        return scored, self._context(full.keep(~hidden), depth, known), target_bins
 
-    def _bins(self, rows: _Rows, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
-        bins = bin_rows(self.binning, rows.values, rows.indptr, depth, self._mean_depth(hidden_share))
+    def _whole_depth(self, visible: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The depth to expect of the whole cell, from the visible depth and *which* molecules are known."""
+        mean_depth = float(self.binning.mean_depth or 1.0)
+        share = np.maximum(mean_depth - ~known @ self.gene_mean.astype(np.float64), 1e-3 * mean_depth) / mean_depth
+        return visible / share
+
+    def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Depth relative to its training mean; 1 for an empty cell, and where the data have no depth."""
+        mean_depth = float(self.binning.mean_depth or 1.0)
+        return np.where(depth > 0, depth, mean_depth) / mean_depth if self.counts else np.ones_like(depth)
+
+    def _bins(self, rows: _Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
+        bins = bin_rows(self.binning, rows.values, rows.indptr, depth, float(self.binning.mean_depth or 1.0))
         return bins.astype(np.float64)
 
-    def _levels(self, rows: _Rows, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
+    def _levels(self, rows: _Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """The profile's entry for each entry: log1p at the mean depth, or the bin as a share of the highest."""
         if not self.counts:
-            return self._bins(rows, depth, hidden_share) / float(self.binning.n_values - 1)
-        return np.log1p(rows.values / self._size(depth, hidden_share)[rows.cells])
+            return self._bins(rows, depth) / float(self.binning.n_values - 1)
+        return np.log1p(rows.values / self._size(depth)[rows.cells])
 
-    def _size(self, depth: NDArray[np.float64], hidden_share: float) -> NDArray[np.float64]:
-        """Depth relative to its training mean; 1 for an empty cell, and where the data have no depth."""
-        if not self.counts:
-            return np.ones_like(depth)
-        mean_depth = self._mean_depth(hidden_share)
-        return np.where(depth > 0, depth, mean_depth) / mean_depth
-
-    def _context(self, visible: _Rows, depth: NDArray[np.float64], hidden_share: float, hidden: _Rows) -> _Context:
-        bins = self._bins(visible, depth, hidden_share)
-        tokens, order = _Rows(visible.indptr, visible.molecules, bins), visible.values
+    def _context(self, visible: _Rows, depth: NDArray[np.float64], known: NDArray[np.bool_]) -> _Context:
+        tokens, order = _Rows(visible.indptr, visible.molecules, self._bins(visible, depth)), visible.values
         if self.tokens == "all":
-            zero = np.ones((visible.indptr.size - 1, self.n_molecules), dtype=bool)
+            zero = known.copy()
             zero[visible.cells, visible.molecules] = False
-            zero[hidden.cells, hidden.molecules] = False
             molecules = np.nonzero(zero)[1].astype(np.int32)
             zeros = _Rows(np.concatenate(([0], np.cumsum(zero.sum(axis=1)))), molecules, np.zeros(molecules.size))
             order = visible.merge(zeros).values
             tokens = tokens.merge(zeros)
-        profile = np.zeros((visible.indptr.size - 1, self.n_molecules), np.float32)
-        profile[visible.cells, visible.molecules] = self._levels(visible, depth, hidden_share)
-        return _Context(tokens, order, profile, np.log(self._size(depth, hidden_share)))
+        profile = np.zeros(known.shape, np.float32)
+        profile[visible.cells, visible.molecules] = self._levels(visible, depth)
+        return _Context(tokens, order, profile, known, np.log(self._size(depth)))
 
     def _batch(
         self,
@@ -237,11 +283,12 @@ class Tokenizer:
             hidden_ids=torch.from_numpy(hidden[0]),
             hidden_external=None,
             visible=_aligned(context.profile),
+            known=torch.from_numpy(context.known),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
             fields=torch.from_numpy(block.fields.astype(np.int64)),
             target_bins=torch.from_numpy(hidden[1]),
             target_counts=_aligned(profile),
-            size_factor=torch.from_numpy(self._size(block.depth, 0.0).astype(np.float32)),
+            size_factor=torch.from_numpy(self._size(block.depth).astype(np.float32)),
         )
 
 
@@ -252,7 +299,15 @@ class _Context:
     tokens: _Rows
     order: NDArray[np.float64]
     profile: NDArray[np.float32]
+    known: NDArray[np.bool_]
     log_depth: NDArray[np.float64]
 
 
-_EMPTY = (np.zeros(0, np.int32), np.zeros(0))
+def _split(full: _Rows, asked: csr_matrix) -> tuple[NDArray[np.bool_], _Rows]:
+    """Which entries are asked for, and the asked positions that are zeros."""
+    wanted = np.zeros(asked.shape, dtype=bool)
+    wanted[np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr)), asked.indices] = True
+    hidden = wanted[full.cells, full.molecules]
+    wanted[full.cells, full.molecules] = False
+    molecules = np.nonzero(wanted)[1].astype(np.int32)
+    return hidden, _Rows(np.concatenate(([0], np.cumsum(wanted.sum(axis=1)))), molecules, np.zeros(molecules.size))

@@ -45,7 +45,7 @@ class BatchDataset(IterableDataset[Batch]):
                     if rows is None or block is None:
                         rows, block = self._read(buffer.ranges)
                     at = np.searchsorted(rows, batch_rows)
-                    part = Block(0, block.counts[at], block.depth[at], block.fields[at])
+                    part = block.take(at)
                     yield self.tokenizer.train(
                         part,
                         batch_rows,
@@ -53,6 +53,7 @@ class BatchDataset(IterableDataset[Batch]):
                         epoch=self.epoch if self.training else EVALUATION_EPOCH,
                         n_context=self._n_context(step),
                         n_hidden=self.config.n_hidden if self.training else 2 * self.config.n_hidden,
+                        bag_dropout=self.config.bag_dropout if self.training else 0.0,
                     )
                 step += 1
 
@@ -61,10 +62,10 @@ class BatchDataset(IterableDataset[Batch]):
         rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
         counts = blocks[0].counts if len(blocks) == 1 else vstack([b.counts for b in blocks], format="csr")
         depth, fields = np.concatenate([b.depth for b in blocks]), np.concatenate([b.fields for b in blocks])
-        return rows, Block(0, counts, depth, fields)
+        return rows, Block(0, counts, depth, fields, blocks[0].absent)
 
     def _n_context(self, step: int) -> int:
-        if self.tokenizer.tokens == "all":
+        if self.tokenizer.tokens == "all" or self.config.n_context is None:
             return self.tokenizer.n_molecules
         low, high = self.config.n_context
         if not self.training:

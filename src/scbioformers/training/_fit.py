@@ -24,7 +24,7 @@ from scbioformers.tokens import Masking, Tokenizer
 from scbioformers.training._config import TrainConfig
 from scbioformers.training._data import TrainingData
 from scbioformers.training._run import isolated, run_training
-from scbioformers.training._start import compute_start
+from scbioformers.training._start import bin_means, compute_start
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +69,11 @@ def fit_model(
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
+    _log_masking(train.masking, sample)
     tokenizer = Tokenizer(
         binning=_freeze(binning, statistics),
-        n_molecules=len(vocabulary),
-        mean_modelled_depth=statistics.mean_modelled_depth,
+        gene_mean=statistics.gene_mean.astype(np.float32),
         masking=train.masking,
-        hidden_share=_hidden_share(train.masking, sample),
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=counts,
@@ -99,14 +98,15 @@ def fit_model(
         masking=train.masking,
         fields=tuple(fields),
         counts=counts,
-        mean_modelled_depth=statistics.mean_modelled_depth,
-        hidden_share=tokenizer.hidden_share,
+        gene_mean=statistics.gene_mean.astype(np.float32),
+        gene_share=(statistics.gene_nnz / max(statistics.n_cells - statistics.n_empty, 1)).astype(np.float32),
+        bin_mean=bin_means(sample, tokenizer).astype(np.float32),
         members=tuple(members),
         axes=np.zeros((n_molecules, config.n_components), np.float32),
         axes_mean=np.zeros(n_molecules, np.float32),
         provenance=_provenance(train, seed, sample),
     )
-    axes, mean = _fit_axes(model, _rows_of(sample, np.arange(min(len(sample.depth), MAX_AXES_SAMPLE))), seed)
+    axes, mean = _fit_axes(model, sample.take(np.arange(min(len(sample.depth), MAX_AXES_SAMPLE))), seed)
     return Fitted(replace(model, axes=axes, axes_mean=mean), histories)
 
 
@@ -140,7 +140,7 @@ def _sample(source: Source, rows: NDArray[np.bool_], size: int, seed: int) -> Bl
     keys = uniform(seed ^ _SAMPLE_STREAM, np.arange(rows.size))
     keys[~rows] = 2.0
     chosen = rows if rows.sum() <= size else keys <= np.partition(keys, size - 1)[size - 1]
-    blocks = [_rows_of(b, np.flatnonzero(chosen[b.start : b.start + len(b.depth)])) for b in source.blocks()]
+    blocks = [b.take(np.flatnonzero(chosen[b.start : b.start + len(b.depth)])) for b in source.blocks()]
     return Block(
         0,
         vstack([b.counts for b in blocks], format="csr"),
@@ -149,12 +149,8 @@ def _sample(source: Source, rows: NDArray[np.bool_], size: int, seed: int) -> Bl
     )
 
 
-def _rows_of(block: Block, rows: NDArray[np.int64]) -> Block:
-    return Block(0, block.counts[rows], block.depth[rows], block.fields[rows])
-
-
-def _hidden_share(masking: Masking, sample: Block) -> float:
-    """Share of the expressed molecules that the masks hide, over these cells; logged beside that of the zeros."""
+def _log_masking(masking: Masking, sample: Block) -> None:
+    """Say what the masks hide, over these cells."""
     expressed, n = np.diff(sample.counts.indptr), sample.counts.shape[1]
     nonzero, zero = np.array([masking.counts(int(k), n) for k in expressed]).sum(axis=0)
     logger.info(
@@ -162,7 +158,6 @@ def _hidden_share(masking: Masking, sample: Block) -> float:
         *(100 * nonzero / max(expressed.sum(), 1), 100 * zero / max(len(expressed) * n - expressed.sum(), 1)),
         100 * nonzero / max(nonzero + zero, 1),
     )
-    return float(nonzero / max(expressed.sum(), 1))
 
 
 @torch.no_grad()

@@ -56,6 +56,25 @@ def compute_start(
     )
 
 
+def bin_means(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
+    """Mean of the (normalised) counts within each bin, (V,): the bin itself where the data are not counts.
+
+    A bin that these cells do not fill gets the middle of its edges.
+    """
+    binning, counts = tokenizer.binning, sample.counts
+    if binning.kind == "segment":
+        return np.arange(binning.n_values, dtype=np.float64)
+    bins = bin_rows(binning, counts.data, counts.indptr, sample.depth)
+    values = counts.data.astype(np.float64)
+    if binning.normalize:
+        values *= np.repeat(float(binning.mean_depth or 1.0) / np.maximum(sample.depth, 1e-300), np.diff(counts.indptr))
+    number = np.bincount(bins, minlength=binning.n_values)
+    lower, upper = binning.edges()
+    return np.where(
+        number > 0, np.bincount(bins, values, binning.n_values) / np.maximum(number, 1), (lower + upper) / 2
+    )
+
+
 def _field_means(sample: Block, profile: csr_matrix, sizes: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
     """Departure of each category's mean profile from the mean of all, field after field."""
     means: list[NDArray[np.float32]] = []

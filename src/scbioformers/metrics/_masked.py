@@ -1,0 +1,293 @@
+"""How well hidden counts are predicted: scores of masked bins (paper, section 3.2, Tables 2-4) and thinned counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.stats import binom, rankdata
+
+from scbioformers.core import ConfigError, DataError, uniform
+
+RATE_FLOOR = 1e-8  # a molecule where none was expected costs 18.4 nats, not infinity
+SUM_TOLERANCE = 0.01  # of the probabilities of a row: far above the rounding of float16, far below any logits
+BLOCK_ROWS = 8192
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class MaskedScores:
+    """Scores of predicted bins at hidden positions; a share of nothing is NaN.
+
+    The predicted bin is the most probable one, the lowest of equals.
+    """
+
+    nll_bits: float
+    """Mean negative log-likelihood of the true bins, in bits; lower is better. The headline: it rewards honest
+    probabilities only, where a constant 1 may win `sensitivity`."""
+    auroc: float
+    """Area under the ROC curve of P(bin > 0), non-zero against zero."""
+    sensitivity: float
+    """Share of the non-zero positions whose bin is predicted exactly."""
+    hel: float
+    """High-expression sensitivity: share of the positions above the cutoff predicted at most one bin off."""
+    hel_molecule_mean: float
+    """The same for each molecule, mean over the molecules that have such positions."""
+    npv50: float
+    """Negative predictive value with as many zeros as non-zeros hidden, whatever the mask was:
+    spec / (spec + FNR) with FNR the share of the non-zeros predicted zero. NaN if nothing is predicted zero."""
+    zero_specificity: float
+    """Share of the zeros predicted zero (spec)."""
+    bin_mae: float
+    """Mean distance of predicted and true bin, in bins."""
+    macro_f1: float
+    """F1 of each bin, mean over the bins that occur as true bins."""
+    sensitivity_by_level: dict[str, float]
+    """Share predicted exactly, by the true bin: "zero" (0), "one" (1), "low" (2 to the cutoff), "high" (above)."""
+    predicted_for_one: dict[str, float]
+    """Table 3, the true bin being 1: share predicted "zero" (0), "one" (1) and "more" (above 1; the paper's third
+    column says "> 0", but its rows sum to 1)."""
+    n: int
+    """Number of hidden positions."""
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the scores as a flat dictionary; that of the level "one" is "sensitivity_by_level_one"."""
+        flat: dict[str, float] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, dict):
+                flat |= {f"{field.name}_{key}": part for key, part in value.items()}
+            else:
+                flat[field.name] = value
+        return flat
+
+
+def masked_scores(
+    log_probabilities: ArrayLike, target: ArrayLike, molecules: ArrayLike, *, cutoff: int
+) -> MaskedScores:
+    """Score predicted distributions over bins at hidden positions, pooled over cells.
+
+    Parameters
+    ----------
+    log_probabilities
+        Natural logarithms of the probabilities of bins 0 … V-1, shape (H, V), each row normalised.
+    target
+        True bin of each position, integers, shape (H,).
+    molecules
+        Molecule of each position (number or name), shape (H,).
+    cutoff
+        Highest bin that is not "high", at least 1: the cutoff c of the value binning.
+
+    Returns
+    -------
+    :class:`MaskedScores`
+
+    Raises
+    ------
+    DataError
+        If shapes do not match, there are no positions, a target is not one of the bins, or rows are not normalised.
+    ConfigError
+        If `cutoff` is below 1.
+
+    Examples
+    --------
+    Three positions, three bins; the last is predicted one bin too low.
+
+    >>> import numpy as np
+    >>> from scbioformers.metrics import masked_scores
+    >>> probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25]])
+    >>> scores = masked_scores(np.log(probabilities), [0, 1, 2], ["CD4", "CD4", "CD8A"], cutoff=1)
+    >>> round(scores.nll_bits, 6), scores.sensitivity, scores.hel, scores.npv50
+    (1.333333, 0.5, 1.0, 1.0)
+    """
+    logs = check_log_probabilities(log_probabilities)
+    y = check_bins(target, *logs.shape)
+    names = np.asarray(molecules)
+    if names.shape != y.shape:
+        raise DataError(f"`molecules` has the shape {names.shape}; expected {y.shape}, one for each hidden position.")
+    if cutoff < 1:
+        raise ConfigError(f"`cutoff` must be at least 1, found {cutoff}.")
+    predicted = logs.argmax(axis=1)
+    exact, zero, one, high = predicted == y, y == 0, y == 1, y > cutoff
+    close = np.abs(predicted - y)[high] <= 1
+    specificity, missed = _share(exact[zero]), _share(predicted[~zero] == 0)
+    _, molecule = np.unique(names[high], return_inverse=True)
+    hel_by_molecule = np.bincount(molecule, weights=close) / np.bincount(molecule)
+    low = ~(zero | one | high)
+    return MaskedScores(
+        nll_bits=float(-logs[np.arange(len(y)), y].mean(dtype=np.float64) / np.log(2)),
+        auroc=_auroc(-logs[:, 0], ~zero),  # P(bin > 0) falls with log P(0), which keeps more digits than 1 - P(0)
+        sensitivity=_share(exact[~zero]),
+        hel=_share(close),
+        hel_molecule_mean=_share(hel_by_molecule),
+        npv50=specificity / (specificity + missed) if specificity + missed > 0 else float("nan"),
+        zero_specificity=specificity,
+        bin_mae=float(np.abs(predicted - y).mean()),
+        macro_f1=_macro_f1(predicted, y, logs.shape[1]),
+        sensitivity_by_level={
+            "zero": specificity,
+            "one": _share(exact[one]),
+            "low": _share(exact[low]),
+            "high": _share(exact[high]),
+        },
+        predicted_for_one={
+            "zero": _share(predicted[one] == 0),
+            "one": _share(predicted[one] == 1),
+            "more": _share(predicted[one] > 1),
+        },
+        n=len(y),
+    )
+
+
+def check_log_probabilities(log_probabilities: ArrayLike) -> Floats:
+    """Return normalised log-probabilities as a float array (n, V), or raise a DataError."""
+    logs = np.asarray(log_probabilities)
+    if logs.ndim != 2 or 0 in logs.shape:
+        raise DataError(
+            f"Log-probabilities must have the shape (positions, bins), neither of them 0, not {logs.shape}."
+        )
+    if logs.dtype.kind != "f":
+        logs = logs.astype(np.float64)
+    for start in range(0, len(logs), BLOCK_ROWS):
+        with np.errstate(over="ignore"):  # logits
+            sums = np.exp(logs[start : start + BLOCK_ROWS]).sum(axis=1, dtype=np.float64)
+        wrong = np.flatnonzero(~(np.abs(sums - 1) <= SUM_TOLERANCE))
+        if len(wrong):
+            raise DataError(
+                f"The probabilities of position {start + wrong[0]} sum to {sums[wrong[0]]:.4g}, not 1: pass natural "
+                "logarithms of probabilities, such as a log-softmax of logits."
+            )
+    return logs
+
+
+def check_bins(target: ArrayLike, n_positions: int, n_bins: int) -> Integers:
+    """Return true bins as an integer array (n_positions,) with values 0 … n_bins-1, or raise a DataError."""
+    y = np.asarray(target)
+    if y.shape != (n_positions,):
+        raise DataError(f"`target` has the shape {y.shape}; expected {(n_positions,)}, one bin for each row.")
+    if y.dtype.kind not in "iu":
+        raise DataError(f"`target` must hold integer bins, found dtype {y.dtype}.")
+    if y.min() < 0 or y.max() >= n_bins:
+        raise DataError(f"`target` has bins {y.min()} to {y.max()}, but the predictions are of bins 0 to {n_bins - 1}.")
+    return y.astype(np.int64)
+
+
+def _share(values: NDArray[np.bool_] | Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _auroc(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Return the probability that a positive scores above a negative, ties counting half; infinite scores are fine."""
+    n_positive = int(positive.sum())
+    n_pairs = n_positive * (len(positive) - n_positive)
+    if n_pairs == 0:
+        return float("nan")
+    return float((rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2) / n_pairs)
+
+
+def _macro_f1(predicted: Integers, y: Integers, n_bins: int) -> float:
+    n_true, n_predicted = np.bincount(y, minlength=n_bins), np.bincount(predicted, minlength=n_bins)
+    n_both = np.bincount(y[predicted == y], minlength=n_bins)
+    occurs = n_true > 0
+    return float((2 * n_both[occurs] / (n_true + n_predicted)[occurs]).mean())
+
+
+def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Split the counted molecules at random in two, for molecular cross-validation (Batson, Royer and Webber 2019).
+
+    If counts are Poisson, so are both parts, and they are independent: a model that reads the first may be scored on
+    the second, which is expected at (1 - fraction) / fraction times the first.
+
+    Parameters
+    ----------
+    counts
+        Non-negative whole numbers of any dtype, shape (n_cells, n_molecules); not changed.
+    fraction
+        Chance of a counted molecule to be in the first part, between 0 and 1.
+    seed
+        Seed of the draws; each depends on the seed, the row, the column and the count only.
+
+    Returns
+    -------
+    Two CSR matrices of the shape and dtype of `counts` that sum to it: the kept and the held-out counts.
+
+    Raises
+    ------
+    DataError
+        If counts are negative or not whole.
+    ConfigError
+        If `fraction` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> from scbioformers.metrics import thin_counts
+    >>> counts = csr_matrix([[0, 1000], [1, 0]])
+    >>> kept, held = thin_counts(counts, 0.9, seed=0)
+    >>> (kept + held).toarray().tolist()
+    [[0, 1000], [1, 0]]
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"`fraction` must be between 0 and 1, found {fraction}.")
+    whole = sparse.csr_matrix(counts, copy=True)
+    whole.sum_duplicates()
+    x = whole.data.astype(np.float64)
+    if not ((x >= 0) & (x < np.inf) & (x == np.floor(x))).all():
+        raise DataError("Only counts can be thinned, but `counts` has values that are negative or not whole.")
+    rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
+    u = 1 - uniform(seed, rows, whole.indices)  # in (0, 1]: the quantile of 0 is -1
+    drawn = binom.ppf(u, x, fraction)
+    parts = []
+    for values in (drawn, x - drawn):
+        part = whole.copy()
+        part.data = values.astype(whole.dtype)
+        part.eliminate_zeros()
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
+    """Mean Poisson loss of predicted rates for held-out counts, ``rate - x * log(rate)`` in nats.
+
+    The term log(x!), which no prediction changes, is left out, so the loss may be negative.
+
+    Parameters
+    ----------
+    rate
+        Expected counts, shape (n_cells, n_molecules), not negative. In the logarithm, rates below 1e-8 count as 1e-8.
+    held
+        Counts, same shape, such as the second part of :func:`thin_counts`.
+
+    Returns
+    -------
+    Mean over all n_cells × n_molecules entries.
+
+    Raises
+    ------
+    DataError
+        If the shapes differ or are empty, or a rate is negative, NaN or infinite.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> from scbioformers.metrics import poisson_loss
+    >>> poisson_loss([[1.0, 0.5]], csr_matrix([[3, 0]]))
+    0.75
+    """
+    expected, found = np.asarray(rate), sparse.csr_matrix(held)
+    if expected.shape != found.shape or expected.size == 0:
+        raise DataError(
+            f"`rate` has the shape {expected.shape}; expected that of the counts, {found.shape}, not empty."
+        )
+    total = 0.0
+    for start in range(0, len(expected), BLOCK_ROWS):
+        block, counted = expected[start : start + BLOCK_ROWS], found[start : start + BLOCK_ROWS].tocoo()
+        if not (block.min() >= 0 and block.max() < np.inf):
+            raise DataError(f"`rate` has negative, NaN or infinite values in rows {start} to {start + len(block) - 1}.")
+        rates = block[counted.row, counted.col].astype(np.float64)
+        total += block.sum(dtype=np.float64) - counted.data @ np.log(np.maximum(rates, RATE_FLOOR))
+    return float(total / expected.size)

@@ -1,0 +1,230 @@
+"""``bf.tl.impute``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import zarr
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scbioformers.core import SCALES, ConfigError, DataError, Scale
+from scbioformers.data import Source, params_to_json, set_layer, set_uns, target
+from scbioformers.imputation import BLOCK_CELLS, Evidence, Plan, folds, impute_blocks, positions
+from scbioformers.model import BioFormer
+from scbioformers.nn import require_device
+from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
+
+logger = logging.getLogger(__name__)
+
+N_FOLDS = 7  # hides a seventh of the molecules at a time, about the share that training hides
+
+
+def impute(
+    adata: AnnData,
+    *,
+    mask: Any = None,
+    genes: Sequence[str] | None = None,
+    output: Scale = "counts",
+    std: bool = False,
+    quantiles: Sequence[float] = (),
+    out: str | Path | None = None,
+    model: ModelLike | None = None,
+    layer: str | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress_bar: bool = True,
+    key: str = "bioformer",
+    key_added: str = "imputed",
+    copy: bool = False,
+) -> AnnData | None:
+    """Predict expression with a fitted model (paper, section 3.2): denoise what is measured, or fill what is masked.
+
+    Without ``mask`` every value is replaced by its prediction from the *other* molecules of the cell: the molecules are
+    hidden a seventh at a time, so that no value takes part in its own prediction, not even through the depth. With
+    ``mask`` only the masked positions are hidden, together, and predicted; the others keep what was measured.
+    Molecules that were not measured at all are predicted by :func:`scbioformers.get.imputed`.
+
+    Parameters
+    ----------
+    adata
+        The cells that were fitted, or others on the same scale; genes are found by name, in any order.
+    mask
+        bool (N, n_vars), dense or sparse: positions to fill. What ``adata`` holds there is not looked at.
+    genes
+        Only predict these.
+    output
+        ``"counts"`` at the depth of the cell; ``"log1p"`` of the counts at the mean depth of the training cells;
+        ``"bins"`` of the model's binning. All are means of the predicted distribution.
+    std
+        Also write the standard deviation of the predicted distribution (of a new measurement, not of its mean).
+    quantiles
+        Also write these quantiles of it, each between 0 and 1.
+    out
+        For data larger than memory: a zarr path, to which an AnnData with the modelled genes and the predictions in
+        ``layers`` is written block by block (``anndata.read_zarr`` opens it); then no layer is set.
+    model
+        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+    layer
+        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+    batch_size
+        Cells read at once, at most.
+    device
+        Where to compute, ``"cpu"``, ``"cuda"``, ….
+    progress_bar
+        Show a progress bar.
+    key
+        Where the model is in ``uns``.
+    key_added
+        Name of the layers.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    None, or the copy. Sets the following fields:
+
+    ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (N, n_vars)
+        The predictions, in the unit of ``output``; NaN for genes that were not modelled or not asked for.
+    ``adata.layers[key_added + "_std"]``, ``adata.layers[key_added + "_q10"]`` : float32 :class:`~numpy.ndarray`
+        On request, in the same unit; ``_q10`` is the quantile .1.
+    ``adata.uns[key_added]`` : dict
+        ``params`` (JSON: hash of the model, ``output``, …) and, without ``mask``, ``evidence``: how well the measured
+        values were predicted, which :func:`scbioformers.pl.imputation` and :func:`scbioformers.pl.calibration` show.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no model, or a column that the model needs is not there.
+    ConfigError
+        If ``output``, a quantile or the device is not to be had.
+    DataError
+        If the mask has another shape or dtype, a gene is unknown, the data is on another scale than the model's, or
+        fewer than half of its genes are there. Nothing is written then.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.impute(adata, progress_bar=False)
+    >>> adata.layers["imputed"].shape
+    (60, 40)
+    """
+    if output not in SCALES:
+        raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
+    if wrong := [q for q in quantiles if not 0 < q < 1]:
+        raise ConfigError(f"`quantiles` lie strictly between 0 and 1, got {wrong}.")
+    require_device(device)
+    fitted = find_model(adata, model, key)
+    if fitted.binnings["rna"].kind == "segment" and output != "bins":
+        raise ConfigError(f"This model has segment bins, ranks that do not tell {output!r}: pass `output='bins'`.")
+    layer = fitted_layer(adata, fitted, layer)
+    source, columns = open_query(adata, fitted, layer)
+    wanted = None if genes is None else molecule_indices(fitted, genes, measured=columns >= 0)
+    chosen = _modelled_mask(mask, adata, columns, wanted)
+    asked = np.flatnonzero(columns >= 0) if wanted is None else wanted
+    plan: Plan = folds(len(columns), N_FOLDS, asked) if chosen is None else positions(chosen)
+    n_values = fitted.binnings["rna"].n_values
+    evidence = Evidence(np.zeros((n_values, n_values))) if chosen is None else None
+    blocks = impute_blocks(
+        fitted,
+        source,
+        plan,
+        scale=output,
+        std=std,
+        quantiles=quantiles,
+        evidence=evidence,
+        batch_size=batch_size,
+        device=device,
+        progress_bar=progress_bar,
+    )
+    adata = target(adata, copy)
+    names = {"mean": key_added, "std": f"{key_added}_std"} | {str(q): f"{key_added}_q{100 * q:g}" for q in quantiles}
+    kept = [names[name] for name in ("mean", *(["std"] if std else []), *(str(q) for q in quantiles))]
+    measured = columns >= 0
+    layers: dict[str, Any]
+    if out is None:
+        layers = {name: np.full(adata.shape, np.nan, np.float32) for name in kept}
+        at = columns[measured]
+    else:
+        layers, at = _create(Path(out), adata, columns[measured], kept), np.arange(int(measured.sum()))
+    for start, values in blocks:
+        rows = slice(start, start + len(values["mean"]))
+        if chosen is not None:
+            _keep_measured(values["mean"], fitted, source, rows, output, wanted)
+        for name, array in values.items():
+            block = np.full((len(array), layers[names[name]].shape[1]), np.nan, np.float32)
+            block[:, at] = array[:, measured]
+            layers[names[name]][rows] = block
+    if out is None:
+        for name, array in layers.items():
+            set_layer(adata, name, array)
+    params = {"model_hash": fitted.hash, "output": output, "layer": layer, "masked": chosen is not None}
+    stored: dict[str, Any] = {"params": params_to_json(params | {"out": None if out is None else str(out)})}
+    if evidence is not None:
+        stored["evidence"] = evidence.to_dict()
+    set_uns(adata, key_added, stored)
+    return adata if copy else None
+
+
+def _modelled_mask(
+    mask: Any, adata: AnnData, columns: NDArray[np.int64], wanted: NDArray[np.int64] | None
+) -> sp.csr_matrix | None:
+    """The user's mask over the model's molecules, restricted to those wanted."""
+    if mask is None:
+        return None
+    array = mask if sp.issparse(mask) else np.asarray(mask)
+    if array.shape != adata.shape or array.dtype != np.bool_:
+        raise DataError(
+            f"`mask` must be bool of the shape of the data {adata.shape}, found {array.dtype} {array.shape}. "
+            "True marks what to fill."
+        )
+    full = sp.csc_matrix(array)
+    full.eliminate_zeros()
+    keep = columns >= 0
+    if wanted is not None:
+        keep &= np.isin(np.arange(len(columns)), wanted)
+    molecules = np.flatnonzero(keep)
+    part = full[:, columns[molecules]].tocoo()
+    chosen = sp.csr_matrix((part.data, (part.row, molecules[part.col])), shape=(adata.n_obs, len(columns)))
+    if outside := full.nnz - chosen.nnz:
+        logger.info("%d masked positions are of genes that are not modelled or not asked for, and stay NaN.", outside)
+    return chosen
+
+
+def _keep_measured(
+    values: NDArray[np.float32],
+    model: BioFormer,
+    source: Source,
+    rows: slice,
+    output: Scale,
+    wanted: NDArray[np.int64] | None,
+) -> None:
+    """Put the measured values where nothing was to be filled."""
+    block = source.read(rows.start, rows.stop)
+    measured = model.tokenizer.measured(block, output)
+    keep = np.isnan(values)
+    if wanted is not None:
+        keep &= np.isin(np.arange(values.shape[1]), wanted)
+    values[keep] = measured[keep]
+
+
+def _create(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+    """An AnnData at ``path`` with the names of cells and genes, and an empty layer for each of ``names``."""
+    frame = AnnData(obs=adata.obs[[]], var=adata.var.iloc[columns][[]])
+    frame.write_zarr(path)
+    layers: Any = zarr.open_group(str(path), mode="r+")["layers"]
+    created = {}
+    for name in names:
+        array = layers.create_array(
+            name, shape=frame.shape, dtype="float32", chunks=(min(BLOCK_CELLS, max(adata.n_obs, 1)), frame.n_vars)
+        )
+        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        created[name] = array
+    return created
