@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
-from scbioformers.core import SPECIALS, Scale, bin_levels, deviation, expected, quantile, uniform
+from scbioformers.core import SCALES, SPECIALS, ConfigError, Scale, bin_levels, deviation, expected, quantile, uniform
 from scbioformers.data import Block, Source
 from scbioformers.model import BioFormer
+from scbioformers.nn import require_device
 from scbioformers.tokens import Batch
 
 BLOCK_CELLS = 1024  # cells decoded to dense rows at a time
@@ -62,6 +63,23 @@ class Evidence:
             "count": self.count,
             "nll_bits": np.array([self.nll_bits / n]),
         }
+
+
+def check_request(output: str, quantiles: Sequence[float], batch_size: int, device: str) -> None:
+    """Refuse, before any work, what cannot be predicted.
+
+    Raises
+    ------
+    ConfigError
+        If the unit, a quantile or the batch size is out of range, or the device not there.
+    """
+    if output not in SCALES:
+        raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
+    if wrong := [q for q in quantiles if not 0 < q < 1]:
+        raise ConfigError(f"`quantiles` lie strictly between 0 and 1, got {wrong}.")
+    if batch_size < 1:
+        raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
+    require_device(device)
 
 
 def folds(n_molecules: int, n_folds: int, molecules: NDArray[np.int64] | None = None) -> Plan:

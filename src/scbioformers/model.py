@@ -51,6 +51,8 @@ class BioFormer:
     binnings: dict[str, Binning]
     """By modality, ``"rna"`` where there is one."""
     masking: Masking
+    hidden_share: float
+    """Share of the expressed molecules that the masks hid, over the training cells."""
     fields: tuple[ObsField, ...]
     """The sample-level tokens, e.g. the batch, with their categories."""
     counts: bool
@@ -84,6 +86,7 @@ class BioFormer:
             binning=self.binnings["rna"],
             gene_mean=self.gene_mean,
             masking=self.masking,
+            hidden_share=self.hidden_share,
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.counts,
@@ -172,13 +175,13 @@ class BioFormer:
         """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
         network = network.to(device).eval()
         for block in blocks:
-            for batch in self._batches(block, None, batch_size):
+            for batch in self._batches(block, batch_size):
                 batch = batch.to(device)
                 yield batch, network(batch, contextual=contextual)
 
     @torch.no_grad()
     def predict(
-        self, block: Block, asked: csr_matrix, batch_size: int, *, device: str = "cpu"
+        self, block: Block, asked: csr_matrix, batch_size: int, *, device: str = "cpu", natural: bool = True
     ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
         """Hide the asked positions of each cell and predict their bins from the rest.
 
@@ -188,29 +191,34 @@ class BioFormer:
             N cells.
         asked
             (N, M), non-zero at the positions to predict.
+        natural
+            Take out the odds by which the training mask showed more expressed molecules than there are. False says that
+            the positions were drawn by such a mask, and gives the probabilities under it.
 
         Yields
         ------
-        A batch of cells with ``hidden_ids`` (B, H), and natural probabilities (B, H, V) of their bins: members are
-        averaged, and the odds by which training showed more expressed molecules than there are, are taken out.
+        A batch of cells with ``hidden_ids`` (B, H), and the probabilities (B, H, V) of their bins, averaged over the
+        members.
         """
         networks = [network.to(device).eval() for network in self.members]
-        for batch in self._batches(block, asked, batch_size):
-            natural = self._natural_odds(batch).log().to(device)[:, None]
+        for batch in self._batches(block, batch_size, asked, drawn=not natural):
+            odds = self._odds(batch).log().to(device)[:, None, None] if natural else 0.0
             batch = batch.to(device)
             mean: Tensor | None = None
             for network in networks:
                 logits = network(batch).logits
-                logits = torch.cat([logits[..., :1] - natural[..., None], logits[..., 1:]], dim=-1)
+                logits = torch.cat([logits[..., :1] - odds, logits[..., 1:]], dim=-1)
                 share = logits.softmax(dim=-1) / len(networks)
                 mean = share if mean is None else mean + share
             if mean is not None:
                 yield batch, mean.cpu().numpy()
 
-    def _batches(self, block: Block, asked: csr_matrix | None, batch_size: int) -> Iterator[Batch]:
+    def _batches(
+        self, block: Block, batch_size: int, asked: csr_matrix | None = None, *, drawn: bool = False
+    ) -> Iterator[Batch]:
         """The cells of a block in batches of similar length."""
         tokenizer = self.tokenizer
-        lengths = tokenizer.n_context(block)
+        lengths = tokenizer.n_context(block, asked)  # not of what is hidden, which must not even tell the order
         if asked is not None:
             lengths = lengths + np.diff(asked.indptr)
         order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
@@ -219,10 +227,10 @@ class BioFormer:
             size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
             chosen = order[start : start + size]
             wanted = None if asked is None else asked[chosen]
-            yield tokenizer.read(block.take(chosen), block.start + chosen, wanted)
+            yield tokenizer.read(block.take(chosen), block.start + chosen, wanted, drawn=drawn)
             start += size
 
-    def _natural_odds(self, batch: Batch) -> Tensor:
+    def _odds(self, batch: Batch) -> Tensor:
         """(B,) odds of the training mask for cells like these, judged by what is known of them alone."""
         share = torch.from_numpy(self.gene_share.astype(np.float64))
         seen = (batch.visible > 0).sum(dim=1).double() / (batch.known.double() @ share).clamp(min=1e-9)
@@ -276,6 +284,7 @@ class BioFormer:
             "masking": self.masking.to_dict(),
             "fields": [obs_field.to_dict() for obs_field in self.fields],
             "counts": self.counts,
+            "hidden_share": self.hidden_share,
             "n_members": len(self.members),
             "provenance": self.provenance,
         }
@@ -308,6 +317,7 @@ class BioFormer:
                 masking=Masking.from_dict(stored["masking"]),
                 fields=fields,
                 counts=bool(stored["counts"]),
+                hidden_share=float(stored["hidden_share"]),
                 members=members,
                 provenance=dict(stored["provenance"]),
                 **arrays,

@@ -129,13 +129,16 @@ def molecule_indices(
     Raises
     ------
     DataError
-        If a gene is unknown to the model (near names are suggested), or not among the ``measured``.
+        If no gene is named, one is unknown to the model (near names are suggested), or not among the ``measured``.
     """
     names = model.vocabulary.molecules()
     at = {name: i for i, name in enumerate(names)}
     genes = [genes] if isinstance(genes, str) else list(genes)
+    if not genes:
+        raise DataError("`genes` is empty: name at least one, or pass None.")
     if unknown := [gene for gene in genes if gene not in at]:
-        near = difflib.get_close_matches(str(unknown[0]), names, 3)
+        lower = {name.lower(): name for name in names}
+        near = [lower[name] for name in difflib.get_close_matches(str(unknown[0]).lower(), lower, 3)]
         hint = f" Near names: {near}." if near else ""
         raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
     found = np.array([at[gene] for gene in genes], dtype=np.int64)

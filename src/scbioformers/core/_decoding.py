@@ -12,6 +12,7 @@ from scbioformers.core._errors import ConfigError
 
 Scale = Literal["counts", "log1p", "bins"]
 SCALES = ("counts", "log1p", "bins")
+_TOLERANCE = 1e-6  # depths pass through float32: a count on an edge must not fall on its other side
 
 
 def bin_levels(
@@ -58,9 +59,11 @@ def bin_levels(
     size = np.asarray(size, np.float64)[:, None]
     to_counts = size if binning.normalize else np.ones_like(size)
     lower, upper = (edge * to_counts for edge in binning.edges())
-    rounded = np.arange(binning.n_values) <= binning.cutoff  # these hold their lower edge, the others their upper
-    lowest = np.maximum(np.where(rounded, np.ceil(lower), np.floor(lower) + 1), 1)
-    highest = np.where(rounded & (np.arange(binning.n_values) < binning.cutoff), np.ceil(upper) - 1, np.floor(upper))
+    bins = np.arange(binning.n_values)  # up to the cutoff a bin holds its lower edge, from there on its upper
+    from_edge, beyond_edge = np.ceil(lower * (1 - _TOLERANCE)), np.floor(lower * (1 + _TOLERANCE)) + 1
+    lowest = np.maximum(np.where(bins <= binning.cutoff, from_edge, beyond_edge), 1)
+    before_edge, to_edge = np.ceil(upper * (1 - _TOLERANCE)) - 1, np.floor(upper * (1 + _TOLERANCE))
+    highest = np.where(bins < binning.cutoff, before_edge, to_edge)
     levels = bin_mean * to_counts
     levels = np.where(lowest <= highest, np.clip(levels, lowest, highest), levels)
     levels[:, 0] = 0.0

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import SCALES, ConfigError, DataError, MissingKeyError, Scale
+from scbioformers.core import DataError, MissingKeyError, Scale
 from scbioformers.data import get_slot
-from scbioformers.imputation import folds, impute_blocks
-from scbioformers.nn import require_device
+from scbioformers.imputation import check_request, folds, impute_blocks
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
 N_FOLDS = 7
@@ -64,7 +63,7 @@ def imputed(
     MissingKeyError
         If there is no model, or a column that the model needs is not there.
     ConfigError
-        If ``output`` or the device is not to be had.
+        If ``output``, ``batch_size`` or the device is not to be had.
     DataError
         If the model does not know a gene, no gene is left to predict, or the data does not fit the model.
 
@@ -76,9 +75,7 @@ def imputed(
     >>> bf.get.imputed(adata, genes=list(adata.var_names[:2])).shape
     (60, 2)
     """
-    if output not in SCALES:
-        raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
-    require_device(device)
+    check_request(output, (), batch_size, device)
     fitted = find_model(adata, model, key)
     layer = fitted_layer(adata, fitted, layer)
     source, columns = open_query(adata, fitted, layer)

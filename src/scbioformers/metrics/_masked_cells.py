@@ -19,7 +19,7 @@ class MaskedCells:
     Raises
     ------
     DataError
-        If the shapes disagree or a hidden entry lies outside the matrix.
+        If the shapes disagree, or the hidden entries lie outside the matrix or are not sorted by cell.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class MaskedCells:
     depth: NDArray[np.float64]
     """(N,) visible depth: that of the whole transcriptome less the hidden counts."""
     cells: NDArray[np.int64]
-    """(H,) row of each hidden entry."""
+    """(H,) row of each hidden entry, ascending."""
     molecules: NDArray[np.int64]
     """(H,) column of each hidden entry."""
     bins: NDArray[np.int64]
@@ -49,6 +49,8 @@ class MaskedCells:
                 f"Expected one depth for each of {n} cells and a cell, molecule and bin for each hidden entry, found "
                 f"shapes {self.depth.shape}, {self.cells.shape}, {self.molecules.shape}, {self.bins.shape}."
             )
+        if np.any(np.diff(self.cells) < 0):
+            raise DataError("The hidden entries must be sorted by cell.")
         for name, values, limit in (("cells", self.cells, n), ("molecules", self.molecules, m)):
             if values.size and not 0 <= values.min() <= values.max() < limit:
                 raise DataError(f"`{name}` of the hidden entries must lie from 0 to {limit - 1}.")
@@ -119,4 +121,11 @@ class TrainingCells:
     def split(self, fraction: float = 0.15, seed: int = 0) -> tuple[TrainingCells, MaskedCells]:
         """Cells to fit to, and the masked remainder on which to choose between hyper-parameters."""
         held_out = validation_rows(self.depth.size, fraction, seed)
-        return self.take(~held_out), stack([draw.take(held_out) for draw in self.draws])
+        return self.take(~held_out), stack([draw.take(held_out) for draw in self.draws[:2]])
+
+    def sample(self, max_entries: int) -> tuple[MaskedCells, NDArray[np.int64]]:
+        """Masked cells with about that many hidden entries, or all, and the row (n,) of each among the whole cells."""
+        hidden = self.together
+        step = max(1, -(-hidden.bins.size // max_entries))
+        rows = np.arange(hidden.depth.size) % step == 0
+        return hidden.take(rows), np.flatnonzero(rows) % self.depth.size

@@ -32,7 +32,7 @@ class ModelConfig:
     """Width of the feed-forward layer, in multiples of ``width``."""
     dropout: float = 0.0
     """Dropout after attention and feed-forward, in training."""
-    n_latent: int = 16
+    n_latent: int = 32
     """Width of the small latent between ``<cls>`` and the predicted profile."""
     latent_noise: float = 1.5
     """Standard deviation of the noise on the (normalised) latent in training, where there are obs fields such as the

@@ -95,7 +95,9 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
-    cast("nn.Linear", network.rate_to_hidden[-1]).weight.mul_(0.1)
+    network.expect_out.weight.mul_(0.1)
+    for few in network.few:
+        cast("nn.Embedding", few).weight.mul_(15.0)  # to .3: as wide as what the rates add to it
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from scbioformers.core import EXTERNAL, SPECIALS
 from scbioformers.nn._config import ModelConfig
-from scbioformers.tokens import Batch
+from scbioformers.tokens import FEW_COUNTS, Batch
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ class Network(nn.Module):
         self.register_buffer("bag_scale", torch.ones(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
-        self.rate_to_hidden = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
+        self.few = nn.ModuleList(nn.Embedding(sizes.n_values, width) for _ in range(FEW_COUNTS))
+        self.expect_in, self.expect_out = nn.Linear(3, width), nn.Linear(width, width)
+        self.expect_hidden = nn.Linear(width, width)
         self.bin_hidden, self.bin_out = nn.Linear(width, width), nn.Linear(width, sizes.n_values)
         self.bin_bias = nn.Embedding(n_specials + sizes.n_molecules, sizes.n_values)
         self.latent_hidden, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
@@ -238,20 +240,25 @@ class Network(nn.Module):
             latent = latent + self.bag_to_latent(self.shift(bag, batch.fields))
         latent = self.latent_norm(latent)
         log_rate = self.decode(latent, batch.fields)
-        hidden = hidden + self.rate_to_hidden(self._rates(log_rate, batch.hidden_ids))
+        hidden = hidden + self.expect(log_rate, batch)
         logits = self.bin_out(functional.gelu(self.bin_hidden(hidden))) + self.bin_bias(batch.hidden_ids)
         if self.training and batch.noise is not None:
             log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.fields)
         return Output(logits, molecules, cls, latent, log_rate)
 
-    def _rates(self, log_rate: Tensor, ids: Tensor) -> Tensor:
-        """What ``<cls>`` says of each hidden molecule, (B, M) -> (B, H, 2): its rate, and by how much it is not usual.
+    def expect(self, log_rate: Tensor, batch: Batch) -> Tensor:
+        """What ``<cls>`` leads to expect of each hidden molecule at the depth of the cell, (B, M) -> (B, H, D).
 
-        A product of cell and molecule, which sums of embeddings and a feed-forward layer learn slowly.
+        Its rate is a product of cell and molecule, which sums of embeddings and a feed-forward layer learn slowly, and
+        the bins that a few counts fall in depend on the depth in steps.
         """
-        molecules = (ids - len(SPECIALS)).clamp(min=0)
+        molecules = (batch.hidden_ids - len(SPECIALS)).clamp(min=0)
         rate = log_rate.gather(1, molecules)
-        return torch.stack([rate, rate - self.rate.bias[molecules]], dim=-1)
+        depth = batch.log_depth[:, None].expand_as(rate)
+        h = self.expect_in(torch.stack([rate, rate - self.rate.bias[molecules], depth], dim=-1))
+        for i, table in enumerate(self.few):
+            h = h + table(batch.few_bins[:, i])[:, None]
+        return self.expect_out(functional.gelu(self.expect_hidden(functional.gelu(h))))
 
     def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
         """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""

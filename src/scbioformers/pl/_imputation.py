@@ -67,7 +67,7 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     right.set_yticks(shown, [f"{number[i]:,.0f}" for i in shown], fontsize=7)
     right.set_ylabel("values")
     ax.legend(loc="lower right", frameon=False, fontsize=8)
-    ax.figure.colorbar(image, ax=ax, label="share of predictions", pad=0.16)
+    ax.figure.colorbar(image, ax=ax, label="share of predictions", pad=0.02)
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
@@ -116,6 +116,7 @@ def calibration(
     bars = ax.twinx()
     bars.bar(table["predicted"], table["n"], width=0.03, color="0.85", zorder=0)
     bars.set_yscale("log")
+    bars.set_ylim(bottom=0.5)
     bars.set_ylabel("values", color="0.5")
     bars.tick_params(axis="y", colors="0.5", labelsize=7)
     ax.set_zorder(bars.get_zorder() + 1)

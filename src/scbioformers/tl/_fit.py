@@ -126,7 +126,8 @@ def fit(
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, got {n_models}.")
-    require_device(train.accelerator)
+    if train.accelerator != "auto":
+        require_device(train.accelerator)
     found = inspect(adata, layer)
     genes = gene_mask(adata, mask_var)
     if kind.kind == "value":

@@ -13,11 +13,10 @@ import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import SCALES, ConfigError, DataError, Scale
-from scbioformers.data import Source, params_to_json, set_layer, set_uns, target
-from scbioformers.imputation import BLOCK_CELLS, Evidence, Plan, folds, impute_blocks, positions
+from scbioformers.core import ConfigError, DataError, Scale
+from scbioformers.data import Source, escape, params_to_json, set_layer, set_uns, target
+from scbioformers.imputation import BLOCK_CELLS, Evidence, Plan, check_request, folds, impute_blocks, positions
 from scbioformers.model import BioFormer
-from scbioformers.nn import require_device
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ def impute(
     MissingKeyError
         If there is no model, or a column that the model needs is not there.
     ConfigError
-        If ``output``, a quantile or the device is not to be had.
+        If ``output``, a quantile, ``batch_size`` or the device is not to be had, or ``out`` exists and is no zarr store.
     DataError
         If the mask has another shape or dtype, a gene is unknown, the data is on another scale than the model's, or
         fewer than half of its genes are there. Nothing is written then.
@@ -116,11 +115,7 @@ def impute(
     >>> adata.layers["imputed"].shape
     (60, 40)
     """
-    if output not in SCALES:
-        raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
-    if wrong := [q for q in quantiles if not 0 < q < 1]:
-        raise ConfigError(f"`quantiles` lie strictly between 0 and 1, got {wrong}.")
-    require_device(device)
+    check_request(output, quantiles, batch_size, device)
     fitted = find_model(adata, model, key)
     if fitted.binnings["rna"].kind == "segment" and output != "bins":
         raise ConfigError(f"This model has segment bins, ranks that do not tell {output!r}: pass `output='bins'`.")
@@ -217,14 +212,18 @@ def _keep_measured(
 
 def _create(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
     """An AnnData at ``path`` with the names of cells and genes, and an empty layer for each of ``names``."""
+    if path.exists():
+        if not any((path / name).exists() for name in (".zgroup", "zarr.json")):
+            raise ConfigError(f"{path} exists and is no zarr store; `out` would replace it. Name another path.")
+        logger.info("Overwriting %s.", path)
     frame = AnnData(obs=adata.obs[[]], var=adata.var.iloc[columns][[]])
     frame.write_zarr(path)
-    layers: Any = zarr.open_group(str(path), mode="r+")["layers"]
+    group: Any = zarr.open_group(str(path), mode="r+", use_consolidated=False)
     created = {}
     for name in names:
-        array = layers.create_array(
-            name, shape=frame.shape, dtype="float32", chunks=(min(BLOCK_CELLS, max(adata.n_obs, 1)), frame.n_vars)
-        )
+        chunks = (min(BLOCK_CELLS, max(adata.n_obs, 1)), frame.n_vars)
+        array = group["layers"].create_array(escape(name), shape=frame.shape, dtype="float32", chunks=chunks)
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         created[name] = array
+    zarr.consolidate_metadata(group.store)  # again: readers trust the list that was written with the frame
     return created

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+FEW_COUNTS = 4
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,7 +34,9 @@ class Batch:
     known: Tensor
     """bool (B, M), whether the model is told the value: not of what is hidden, or absent from the data."""
     log_depth: Tensor
-    """float32 (B,), log of the visible depth relative to its training mean."""
+    """float32 (B,), log of the depth to expect of the whole cell, relative to the training mean."""
+    few_bins: Tensor
+    """int64 (B, FEW_COUNTS), the bins that counts of 1, 2, … would have in a cell of that depth."""
     fields: Tensor
     """int64 (B, F), category codes of the sample-level tokens."""
     target_bins: Tensor

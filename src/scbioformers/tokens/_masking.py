@@ -50,6 +50,7 @@ class Masking:
 
         A model that was trained under the mask sees zeros in these odds; to divide by them gives natural probabilities.
         """
+        n_molecules = max(n_molecules, 2)  # of a single molecule nothing can be said
         n = np.clip(np.asarray(n_expressed, np.float64), 1.0, n_molecules - 1.0)
         hidden = np.array([self.counts(round(each), n_molecules) for each in n], np.float64).reshape(-1, 2)
         share_of_expressed = np.maximum(hidden[:, 0], 1.0) / n

@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from scbioformers.core import SPECIALS, Binning, Scale, bin_rows, hash_uniform, uniform
 from scbioformers.data import Block
-from scbioformers.tokens._batch import Batch
+from scbioformers.tokens._batch import FEW_COUNTS, Batch
 from scbioformers.tokens._masking import Masking, hide
 
 _N_SPECIALS = len(SPECIALS)
@@ -98,6 +98,8 @@ class Tokenizer:
     gene_mean: NDArray[np.floating]
     """(M,) mean count of each molecule over the training cells, at their mean depth: what hiding it takes away."""
     masking: Masking
+    hidden_share: float = 0.15
+    """Share of the expressed molecules that the masks hide, over the training cells."""
     tokens: str = "expressed"
     max_tokens: int = 2048
     counts: bool = True
@@ -139,7 +141,7 @@ class Tokenizer:
             self.masking, full.indptr, full.molecules, rows, self.n_molecules, seed=seed, epoch=epoch
         )
         zeros = _Rows(zero_indptr, at_zeros, np.zeros(at_zeros.size))
-        scored, context, target_bins = self._hide(block, full, hidden, zeros)
+        scored, context, target_bins = self._hide(block, full, hidden, zeros, drawn=True)
         widest = min(int(np.diff(scored.indptr).max(initial=0)), n_hidden)
         hidden_ids, hidden_bins = np.zeros((len(rows), widest), np.int64), np.full((len(rows), widest), -1, np.int64)
         _fill_random(
@@ -163,7 +165,9 @@ class Tokenizer:
         draws = uniform(seed ^ _NOISE_STREAM, epoch, rows[:, None], np.arange(self.n_noise))
         return replace(batch, noise=torch.from_numpy(ndtri(np.maximum(draws, 2.0**-53)).astype(np.float32)))
 
-    def read(self, block: Block, rows: NDArray[np.int64], asked: csr_matrix | None = None) -> Batch:
+    def read(
+        self, block: Block, rows: NDArray[np.int64], asked: csr_matrix | None = None, *, drawn: bool = False
+    ) -> Batch:
         """Read every expressed molecule, above ``max_tokens`` the highest by (count, id), and nothing at random.
 
         Parameters
@@ -174,11 +178,13 @@ class Tokenizer:
             int64 (B,), identity of each cell in its source.
         asked
             (B, M), non-zero at the molecules to hide and predict; by default none.
+        drawn
+            Whether they were drawn by the rule of the training masks, which prefers expressed molecules.
         """
         full = self._rows(block)
         asked = csr_matrix(block.counts.shape, dtype=bool) if asked is None else asked
         hidden, zeros = _split(full, asked)
-        scored, context, bins_of_all = self._hide(block, full, hidden, zeros)
+        scored, context, bins_of_all = self._hide(block, full, hidden, zeros, drawn=drawn)
         tokens = context.tokens
         widest = min(int(np.diff(tokens.indptr).max(initial=0)), self.max_tokens)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
@@ -206,9 +212,12 @@ class Tokenizer:
         dense[:, block.absent] = np.nan
         return dense
 
-    def n_context(self, block: Block) -> NDArray[np.int64]:
+    def n_context(self, block: Block, asked: csr_matrix | None = None) -> NDArray[np.int64]:
         """int64 (B,), the context tokens that :meth:`read` makes of each cell (to sort cells by length)."""
         n = np.diff(block.counts.indptr) if self.tokens == "expressed" else np.full(len(block.depth), self.n_molecules)
+        if asked is not None:
+            hidden = block.counts.astype(bool).multiply(asked) if self.tokens == "expressed" else asked
+            n = n - np.diff(csr_matrix(hidden).indptr)
         return np.minimum(n, self.max_tokens).astype(np.int64)
 
     def _rows(self, block: Block) -> _Rows:
@@ -216,7 +225,7 @@ class Tokenizer:
         return _Rows(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float64))
 
     def _hide(
-        self, block: Block, full: _Rows, hidden: NDArray[np.bool_], zeros: _Rows
+        self, block: Block, full: _Rows, hidden: NDArray[np.bool_], zeros: _Rows, *, drawn: bool
     ) -> tuple[_Rows, _Context, NDArray[np.float64]]:
         """The hidden entries with their bins, what the model may see of the rest, and the bins of all entries."""
         target_bins = self._bins(full, block.depth)
@@ -225,14 +234,20 @@ class Tokenizer:
         known[scored.cells, scored.molecules] = False
         known[:, block.absent] = False
         hidden_depth = np.bincount(full.cells[hidden], weights=full.values[hidden], minlength=len(block.depth))
-        depth = self._whole_depth(block.depth - hidden_depth, known)
+        depth = self._whole_depth(block.depth - hidden_depth, block.absent, None if drawn else known)
         return scored, self._context(full.keep(~hidden), depth, known), target_bins
 
-    def _whole_depth(self, visible: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The depth to expect of the whole cell, from the visible depth and *which* molecules are known."""
-        mean_depth = float(self.binning.mean_depth or 1.0)
-        share = np.maximum(mean_depth - ~known @ self.gene_mean.astype(np.float64), 1e-3 * mean_depth) / mean_depth
-        return visible / share
+    def _whole_depth(
+        self, visible: NDArray[np.float64], absent: NDArray[np.int64], known: NDArray[np.bool_] | None
+    ) -> NDArray[np.float64]:
+        """The depth to expect of the whole cell: the visible depth over the share of a mean cell's that is visible.
+
+        Masks of the training draw expressed molecules far too often for their means to tell what is hidden: without
+        ``known`` the share is the same for all cells. Otherwise it is that of the molecules which are known.
+        """
+        mean_depth, gene_mean = float(self.binning.mean_depth or 1.0), self.gene_mean.astype(np.float64)
+        unseen = self.hidden_share * gene_mean.sum() + gene_mean[absent].sum() if known is None else ~known @ gene_mean
+        return visible * (mean_depth / np.maximum(mean_depth - unseen, 1e-3 * mean_depth))
 
     def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Depth relative to its training mean; 1 for an empty cell, and where the data have no depth."""
@@ -248,6 +263,14 @@ class Tokenizer:
         if not self.counts:
             return self._bins(rows, depth) / float(self.binning.n_values - 1)
         return np.log1p(rows.values / self._size(depth)[rows.cells])
+
+    def _few_bins(self, size: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Bins of counts of 1, 2, … by the depth of the cell: zeros where bins do not follow from counts."""
+        few = np.tile(np.arange(1.0, FEW_COUNTS + 1), len(size))
+        if self.binning.kind == "segment":
+            return np.zeros((len(size), FEW_COUNTS), np.int64)
+        bins = bin_rows(self.binning, few, np.arange(len(size) + 1) * FEW_COUNTS, size, 1.0)
+        return bins.reshape(len(size), FEW_COUNTS).astype(np.int64)
 
     def _context(self, visible: _Rows, depth: NDArray[np.float64], known: NDArray[np.bool_]) -> _Context:
         tokens, order = _Rows(visible.indptr, visible.molecules, self._bins(visible, depth)), visible.values
@@ -285,6 +308,7 @@ class Tokenizer:
             visible=_aligned(context.profile),
             known=torch.from_numpy(context.known),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
+            few_bins=torch.from_numpy(self._few_bins(np.exp(context.log_depth))),
             fields=torch.from_numpy(block.fields.astype(np.int64)),
             target_bins=torch.from_numpy(hidden[1]),
             target_counts=_aligned(profile),

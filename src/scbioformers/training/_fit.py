@@ -69,11 +69,11 @@ def fit_model(
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
-    _log_masking(train.masking, sample)
     tokenizer = Tokenizer(
         binning=_freeze(binning, statistics),
         gene_mean=statistics.gene_mean.astype(np.float32),
         masking=train.masking,
+        hidden_share=_hidden_share(train.masking, sample),
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=counts,
@@ -96,6 +96,7 @@ def fit_model(
         vocabulary=vocabulary,
         binnings={"rna": tokenizer.binning},
         masking=train.masking,
+        hidden_share=tokenizer.hidden_share,
         fields=tuple(fields),
         counts=counts,
         gene_mean=statistics.gene_mean.astype(np.float32),
@@ -149,8 +150,8 @@ def _sample(source: Source, rows: NDArray[np.bool_], size: int, seed: int) -> Bl
     )
 
 
-def _log_masking(masking: Masking, sample: Block) -> None:
-    """Say what the masks hide, over these cells."""
+def _hidden_share(masking: Masking, sample: Block) -> float:
+    """Share of the expressed molecules that the masks hide, over these cells; logged beside that of the zeros."""
     expressed, n = np.diff(sample.counts.indptr), sample.counts.shape[1]
     nonzero, zero = np.array([masking.counts(int(k), n) for k in expressed]).sum(axis=0)
     logger.info(
@@ -158,6 +159,7 @@ def _log_masking(masking: Masking, sample: Block) -> None:
         *(100 * nonzero / max(expressed.sum(), 1), 100 * zero / max(len(expressed) * n - expressed.sum(), 1)),
         100 * nonzero / max(nonzero + zero, 1),
     )
+    return float(nonzero / max(expressed.sum(), 1))
 
 
 @torch.no_grad()

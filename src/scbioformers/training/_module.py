@@ -12,9 +12,9 @@ from scbioformers.nn import OBJECTIVES, Network
 from scbioformers.tokens import Batch
 from scbioformers.training._config import TrainConfig
 
-STARTED_LR = (
-    0.1  # what starts from the data learns at so much of the pace: at the full pace it overfits (experiment 14)
-)
+# relative to the learning rate of the rest
+STARTED_LR = 0.1  # of molecule embeddings that start from the data: at the full pace they overfit (experiment 14)
+DISPERSION_LR = 20.0  # its start knows nothing of cell types: it has far to go, in a straight line (experiment 21)
 
 
 class TrainingModule(L.LightningModule):
@@ -53,14 +53,16 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and a cosine to zero (SPEC of the paper's section 3.2 at ``paper`` size)."""
-        started = self.network.molecule.weight if self.network.config.svd_init else None
-        rest = [p for p in self.network.parameters() if p is not started]
+        network, lr = self.network, self.config.lr
+        paces: list[tuple[torch.Tensor, float]] = [(network.log_dispersion, DISPERSION_LR)]
+        if network.config.svd_init:
+            paces.append((network.molecule.weight, STARTED_LR))
+        rest = [p for p in network.parameters() if not any(p is own for own, _ in paces)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+            *({"params": [p], "lr": lr * pace, "weight_decay": 0.0} for p, pace in paces),
         ]
-        if started is not None:
-            groups.append({"params": [started], "lr": self.config.lr * STARTED_LR, "weight_decay": 0.0})
         optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
         warmup = max(1, min(self.config.warmup_steps, self.total_steps // 10))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from scbioformers.training._data import TrainingData
 from scbioformers.training._module import TrainingModule
 
 logger = logging.getLogger(__name__)
+
+_GLOBALS = threading.RLock()
 
 
 def run_training(
@@ -75,8 +78,11 @@ def run_training(
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Dropout draws from torch's global generators: lend them a seed and give them back as they were."""
-    with torch.random.fork_rng():
+    """Dropout draws from torch's global generators: lend them a seed and give them back as they were.
+
+    The generators are the process's, so of several threads one fits at a time.
+    """
+    with _GLOBALS, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 

@@ -1,0 +1,84 @@
+"""Baselines of masked expression that need no regression by molecule: histograms, counts, neighbours, low rank.
+
+Each takes the training cells, with masks drawn by the rule of the test mask, and the test cells, and returns the log
+probability of every bin at every hidden test entry. None reads the bins of the test cells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.special import betainc, gammaln
+
+from scbioformers.core import Binning, ConfigError
+from scbioformers.metrics._masked_cells import MaskedCells, TrainingCells
+from scbioformers.metrics._masked_features import Array, DepthModel, log_histogram, zero_odds
+
+LogProbabilities = NDArray[np.float32]
+
+_CHUNK = 1024
+
+
+def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: float = 0.01) -> LogProbabilities:
+    """Probability ``1 - floor`` for one bin, the rest for all others alike."""
+    n_values = train.binning.n_values
+    if not 0 <= value < n_values:
+        raise ConfigError(f"value={value} is not one of the bins 0…{n_values - 1}.")
+    row = np.full(n_values, np.log(floor / (n_values - 1)))
+    row[value] = np.log1p(-floor)
+    return np.tile(row.astype(np.float32), (test.bins.size, 1))
+
+
+def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
+    """Frequency of each bin of the molecule under such masks, whatever the cell."""
+    return log_histogram(train)[test.molecules].astype(np.float32)
+
+
+def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
+    """Negative binomial counts around mean share of the molecule times depth, summed within the bins."""
+    rate = np.maximum(np.asarray(train.counts.sum(axis=0)).ravel(), 0.5) / train.depth.sum()
+    dispersion = _dispersion(train.counts, train.depth, rate)
+    depth = DepthModel.fit(train)
+    depths = depth.estimate(test)[:, None] * depth.spread
+    odds = zero_odds(train, test)
+    out = np.empty((test.bins.size, train.binning.n_values), np.float32)
+    for start in range(0, len(out), _CHUNK):
+        cells, molecules = test.cells[start : start + _CHUNK], test.molecules[start : start + _CHUNK]
+        p = _bin_masses(train.binning, rate[molecules], dispersion[molecules], depths[cells])
+        p[:, 0] *= odds[cells]
+        out[start : start + _CHUNK] = np.log(p / p.sum(axis=1, keepdims=True))
+    return out
+
+
+def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
+    """(M,) dispersion (variance = mean + dispersion * mean**2) of the highest likelihood, from a grid."""
+    columns = counts.tocsc()
+    molecules = np.repeat(np.arange(rate.size), np.diff(columns.indptr))
+    mean, x = rate[molecules] * depth[columns.indices], columns.data.astype(np.float64)
+    grid = np.exp(np.linspace(np.log(0.01), np.log(100), 25))
+    likelihood = np.zeros((grid.size, rate.size))
+    for k, dispersion in enumerate(grid):
+        size = 1 / dispersion
+        for start in range(0, depth.size, _CHUNK):  # as if all entries were zero
+            means = depth[start : start + _CHUNK, None] * rate
+            likelihood[k] -= size * np.log1p(dispersion * means).sum(axis=0)
+        nonzero = gammaln(x + size) - gammaln(size) - gammaln(x + 1)
+        nonzero += x * np.log(mean * dispersion / (1 + mean * dispersion))
+        likelihood[k] += np.bincount(molecules, weights=nonzero, minlength=rate.size)
+    return grid[likelihood.argmax(axis=0)]
+
+
+def _bin_masses(binning: Binning, rate: Array, dispersion: Array, depths: Array) -> Array:
+    """(n, V) mass of each bin, the mean over the (n, D) depths that the cell may have."""
+    upper = binning.edges()[1] * (depths[:, :, None] / float(binning.mean_depth or 1.0))
+    # bins of rounded counts exclude their upper edge
+    rounded = np.arange(upper.shape[2]) < binning.cutoff
+    highest = np.where(rounded, np.ceil(upper) - 1, np.floor(upper))
+    highest[:, :, 0] = 0
+    size = (1 / dispersion)[:, None, None]
+    mean = (rate[:, None] * depths)[:, :, None]
+    below = betainc(size, np.maximum(highest, 0) + 1, size / (size + mean))
+    below[:, :, -1] = 1.0
+    mass = np.diff(below, axis=2, prepend=0.0).mean(axis=1)
+    return np.maximum(mass, 1e-6)
