@@ -1,6 +1,7 @@
 """Training through Lightning: one process or several, and what they agree on."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,10 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import scbioformers as bf
+from scbioformers.core import validation_rows
 from scbioformers.data import Source
+from scbioformers.training._fit import _SPLIT_STREAM
 from scbioformers.training._run import _strategy
 
 PARAMETERS_MAY_BE_UNREACHED = "ddp_find_unused_parameters_true"
@@ -78,7 +82,7 @@ def results(tmp_path_factory):
         text=True,
     )
     try:
-        printed, errors = process.communicate(timeout=90)
+        printed, errors = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # its own session: all of its processes, and no other
         pytest.fail(f"it hangs: {process.communicate()[1][-2000:]}")
@@ -125,12 +129,38 @@ def test_several_devices_expect_parameters_that_nothing_reaches(monkeypatch, tra
     assert _strategy(bf.TrainConfig(**train)) == expected
 
 
-def test_the_hidden_share_is_that_of_the_training_cells(simulated, tiny_config):
+def fit(simulated, config, **train):
+    bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=0, progress_bar=False, **train))
+    return bf.get.model(simulated)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_the_gene_means_are_those_of_the_training_cells_at_their_mean_depth(simulated, tiny_config, fraction):
+    """Not of the cells held out to validate, nor of the empty ones."""
+    x = simulated.X.toarray()
+    x[[3, 11]] = 0
+    simulated.X = sp.csr_matrix(x)
+    model = fit(simulated, tiny_config, validation_fraction=fraction)
+    filled = np.flatnonzero(x.sum(axis=1) > 0)
+    kept = filled[~validation_rows(58, fraction, 0 ^ _SPLIT_STREAM)] if fraction else filled
+    depth = x[kept].sum(axis=1, dtype=np.float64)
+    assert model.binnings["rna"].mean_depth == pytest.approx(depth.mean())
+    np.testing.assert_allclose(model.gene_mean, (x[kept] / depth[:, None]).mean(axis=0) * depth.mean(), rtol=1e-5)
+    np.testing.assert_allclose(model.gene_share, (x[kept] > 0).mean(axis=0), rtol=1e-6)
+    for array in (model.gene_mean, model.gene_share, model.bin_mean):
+        assert array.dtype == np.float32
+    assert np.array_equal(model.tokenizer.gene_mean, model.gene_mean)
+    assert model.gene_mean.sum() == pytest.approx(depth.mean(), rel=1e-5)  # all genes are modelled
+
+
+def test_the_hidden_share_is_that_of_the_training_cells_and_logged(simulated, tiny_config, caplog):
     masking = bf.Masking(rule="paper", ratio=0.2)
-    train = bf.TrainConfig(max_steps=0, validation_fraction=0.0, masking=masking, progress_bar=False)
-    bf.tl.fit(simulated, config=tiny_config, train=train)
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        model = fit(simulated, tiny_config, validation_fraction=0.0, masking=masking)
     expressed = np.diff(Source(simulated).read(0, 60).counts.indptr)
-    expected = sum(masking.counts(int(n), 40)[0] for n in expressed) / expressed.sum()
-    model = bf.get.model(simulated)
-    assert model.hidden_share == model.tokenizer.hidden_share == expected
-    assert expected != masking.ratio
+    nonzero, zero = np.array([masking.counts(int(n), 40) for n in expressed]).sum(axis=0)
+    share = nonzero / expressed.sum()
+    assert model.hidden_share == model.tokenizer.hidden_share == share != masking.ratio
+    shares = 100 * share, 100 * zero / (2400 - expressed.sum()), 100 * nonzero / (nonzero + zero)
+    (said,) = [record for record in caplog.records if record.getMessage().startswith("Hiding")]
+    assert said.args == pytest.approx(shares)

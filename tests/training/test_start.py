@@ -11,7 +11,7 @@ from scbioformers.core import Binning, bin_normalized
 from scbioformers.data import Block, Source, Statistics, scan
 from scbioformers.nn import ModelConfig, Network, Sizes, initialise
 from scbioformers.tokens import Masking, Tokenizer
-from scbioformers.training._start import compute_start
+from scbioformers.training._start import bin_means, compute_start
 
 MASKINGS = [
     pytest.param(Masking(), id="default"),
@@ -26,7 +26,7 @@ def data(simulated):
     source = Source(simulated, molecules=np.arange(0, 40, 2))
     statistics = scan(source)
     binning = Binning(cutoff=3).freeze(mean_depth=statistics.mean_depth, max_bin=9)
-    return source.read(0, 60), statistics, Tokenizer(binning, 20, statistics.mean_modelled_depth, Masking())
+    return source.read(0, 60), statistics, Tokenizer(binning, statistics.gene_mean, Masking())
 
 
 def start_of(sample, statistics, tokenizer, *, field_sizes=(), seed=0):
@@ -112,6 +112,29 @@ def statistics_of(block: Block, **kwargs) -> Statistics:
     return Statistics(**values | kwargs)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_bin_means_are_the_mean_counts_within_each_bin(normalize, data):
+    sample, statistics, tokenizer = data
+    binning = Binning(cutoff=3, normalize=normalize).freeze(mean_depth=statistics.mean_depth, max_bin=20)
+    x = sample.counts.toarray().astype(np.float64)
+    scaled = x * statistics.mean_depth / sample.depth[:, None] if normalize else x
+    bins = bin_normalized(scaled, 3, 3)
+    found = bin_means(sample, replace(tokenizer, binning=binning))
+    lower, upper = binning.edges()
+    assert found.shape == (21,)
+    assert found[0] == 0
+    filled = np.unique(bins[x > 0])
+    assert 3 < len(filled) < 20
+    for bin_ in range(1, 21):
+        expected = scaled[bins == bin_].mean() if bin_ in filled else (lower[bin_] + upper[bin_]) / 2
+        assert found[bin_] == pytest.approx(expected), bin_
+
+
+def test_bin_means_of_segments_are_the_bins(make_block, make_tokenizer):
+    sample = make_block(n_cells=30, n_molecules=15, log=True)
+    assert bin_means(sample, make_tokenizer(sample, kind="segment", counts=False)).tolist() == list(range(11))
+
+
 # --- means and dispersions -----------------------------------------------------------------------------------------
 
 
@@ -141,7 +164,7 @@ def test_dispersions_of_negative_binomial_counts_are_recovered():
     # equal depths, so that the normalised counts are the counts
     sample = Block(0, sp.csr_matrix(x.astype(np.float32))[:200], np.full(200, 100.0), np.zeros((200, 0), np.int32))
     statistics = replace(statistics_of(sample), gene_mean=x.mean(axis=0), gene_var=x.var(axis=0))
-    tokenizer = Tokenizer(Binning().freeze(mean_depth=100.0, max_bin=30), 4, 32.0, Masking())
+    tokenizer = Tokenizer(Binning().freeze(mean_depth=100.0, max_bin=30), x.mean(axis=0), Masking())
     start = start_of(sample, statistics, tokenizer)
     np.testing.assert_allclose(np.exp(start.log_dispersion), truth, rtol=0.1)
 

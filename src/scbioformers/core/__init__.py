@@ -13,6 +13,7 @@ from scbioformers.core._errors import (
     ModelFormatError,
 )
 from scbioformers.core._random import hash_uniform, seed_from, uniform
+from scbioformers.core._schedule import default_epochs
 from scbioformers.core._splits import validation_rows
 from scbioformers.core._vocabulary import EXTERNAL, SPECIALS, Match, Vocabulary, match
 
@@ -36,6 +37,7 @@ __all__ = [
     "bin_rows",
     "bin_segment_dense",
     "bin_segment_rows",
+    "default_epochs",
     "deviation",
     "expected",
     "hash_uniform",

@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from scbioformers.core import default_epochs
 from scbioformers.data import (
     COUNTS_FROM_RAW,
     Inspection,
@@ -20,8 +21,7 @@ from scbioformers.data import (
     inspect,
 )
 
-# What a default fit takes, measured on 2 CPU cores: cells are read 20 times up to 8,000 of them, and fewer times beyond
-EPOCHS, FEW_CELLS = 20, 8_000
+# What a default fit takes, measured on 2 CPU cores
 FIXED_SECONDS = 10.0  # imports, compilation, the embedding's components
 SECONDS_PER_TOKEN = 8e-6
 SECONDS_PER_GENE = 3e-7  # predicting the profile of a cell
@@ -141,7 +141,7 @@ def check(
     expressed = n_nonzero / max(found.n_obs, 1)
     tokens = min(expressed, MEAN_CONTEXT) + min(HIDDEN_PER_EXPRESSED * expressed, MAX_HIDDEN) + 1  # <cls>
     seconds_per_cell = SECONDS_PER_TOKEN * tokens + SECONDS_PER_GENE * int(modelled.sum())
-    seconds = FIXED_SECONDS + seconds_per_cell * EPOCHS * min(found.n_obs, FEW_CELLS)
+    seconds = FIXED_SECONDS + seconds_per_cell * default_epochs(found.n_obs, BATCH_SIZE) * found.n_obs
     n_bytes = FIXED_BYTES + BYTES_PER_TOKEN * tokens * min(BATCH_SIZE, found.n_obs) + BYTES_PER_NONZERO * n_nonzero
     problems = find_problems(found) or find_count_problems(found)
     cautions = find_cautions(found, modelled)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, default_epochs
 from scbioformers.nn import OBJECTIVES
 from scbioformers.tokens import Masking
-
-FEW_CELLS = 8_000  # beyond, epochs get fewer so that the number of steps stays the same
-MIN_STEPS = 750  # few cells are read more often, so that there are at least so many steps
-MAX_EPOCHS = 100
 
 
 @dataclass(frozen=True)
@@ -102,9 +97,7 @@ class TrainConfig:
         """Passes over ``n_cells`` training cells."""
         if self.max_epochs is not None:
             return self.max_epochs
-        n_cells = max(n_cells, 1)
-        few = min(MAX_EPOCHS, math.ceil(MIN_STEPS / math.ceil(n_cells / self.batch_size)))
-        return max(1, few, 20) if n_cells <= FEW_CELLS else max(1, round(20 * FEW_CELLS / n_cells))
+        return default_epochs(n_cells, self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
