@@ -1,6 +1,7 @@
 """Settings of the session, and small inputs that several test files share."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -12,7 +13,7 @@ import scbioformers as bf
 from scbioformers.core import Binning
 from scbioformers.data import Block
 from scbioformers.nn import ModelConfig, Network, Sizes, Start, initialise
-from scbioformers.tokens import Batch, Masking, Tokenizer
+from scbioformers.tokens import FEW_COUNTS, Batch, Masking, Tokenizer
 
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 
@@ -51,6 +52,22 @@ def fitted(_fitted_once) -> ad.AnnData:
 
 
 @pytest.fixture(scope="session")
+def ensemble() -> bf.BioFormer:
+    """Two tiny networks that were told the batch, fitted once in the session; nobody may change them."""
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
+    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
+    train = bf.TrainConfig(max_steps=2, progress_bar=False)
+    bf.tl.fit(adata, config=config, batch_key="batch", n_models=2, train=train)
+    return bf.get.model(adata)
+
+
+@pytest.fixture
+def directory(ensemble, tmp_path) -> Path:
+    """`ensemble`, saved for this test alone."""
+    return ensemble.save(tmp_path / "saved")
+
+
+@pytest.fixture(scope="session")
 def make_block() -> Callable[..., Block]:
     """Random counts of cells that differ in depth and number of expressed molecules."""
 
@@ -75,9 +92,10 @@ def make_tokenizer() -> Callable[..., Tokenizer]:
 
     def make(block: Block, *, kind="value", masking=None, **kwargs) -> Tokenizer:
         filled = np.diff(block.counts.indptr) > 0
-        total = np.asarray(block.counts.sum(axis=1, dtype=np.float64)).ravel()
-        binning = Binning(kind=kind, n_bins=10).freeze(mean_depth=float(block.depth[filled].mean()), max_bin=18)
-        return Tokenizer(binning, block.counts.shape[1], float(total[filled].mean()), masking or Masking(), **kwargs)
+        x, depth = block.counts.toarray()[filled].astype(np.float64), block.depth[filled]
+        binning = Binning(kind=kind, n_bins=10).freeze(mean_depth=float(depth.mean()), max_bin=18)
+        gene_mean = (x / depth[:, None]).mean(axis=0) * depth.mean()
+        return Tokenizer(binning, gene_mean.astype(np.float32), masking or Masking(), **kwargs)
 
     return make
 
@@ -143,6 +161,8 @@ def make_batch() -> Callable[..., Batch]:
             hidden, target = np.where(short, 0, hidden), np.where(short, -1, target)
         visible = np.zeros((n_cells, 4 + sizes.n_molecules), np.float32)
         np.put_along_axis(visible, context, np.log1p(bins).astype(np.float32), axis=1)
+        known = np.ones(visible.shape, bool)
+        np.put_along_axis(known, hidden, False, axis=1)
         counts = random.poisson(random.gamma(0.5, 2.0, size=(n_cells, sizes.n_molecules))).astype(np.float32)
         size_factor = random.uniform(0.5, 2.0, size=n_cells).astype(np.float32)
         fields = random.integers(0, sizes.field_sizes, size=(n_cells, len(sizes.field_sizes)))
@@ -154,7 +174,9 @@ def make_batch() -> Callable[..., Batch]:
             "hidden_ids": hidden,
             "hidden_external": np.zeros_like(hidden),
             "visible": visible[:, 4:],
+            "known": known[:, 4:],
             "log_depth": np.log(size_factor),
+            "few_bins": random.integers(0, sizes.n_values, size=(n_cells, FEW_COUNTS)),
             "fields": fields.astype(np.int64),
             "target_bins": target,
             "target_counts": counts,

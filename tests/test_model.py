@@ -6,11 +6,12 @@ import re
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import scbioformers as bf
 from scbioformers import model as model_module
-from scbioformers.core import BioformersWarning, ConfigError, DataError
+from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError
 from scbioformers.data import Source, match_molecules
 
 USES = ("profile", "cls", "latent", "mean")
@@ -133,17 +134,24 @@ def test_permuted_genes_give_the_same_bits(model, simulated, use):
     assert np.array_equal(embed(model, permuted, use), expected)
 
 
-def test_missing_genes_are_zeros_and_reported(model, simulated):
-    absent = list(simulated.var_names[[2, 5, 30]])
+def test_missing_genes_are_unknown_not_zero_and_reported(model, simulated):
+    """A cell reads as if they were there and hidden."""
+    at = [2, 5, 30]
+    absent = list(simulated.var_names[at])
+    asked = np.zeros((60, 40), bool)
+    asked[:, at] = True
+    hidden = model.tokenizer.read(Source(simulated).read(0, 60), np.arange(60), sp.csr_matrix(asked))
+    with torch.no_grad():
+        expected = model.members[0](hidden).cls.numpy()
     zeroed = simulated.copy()
-    zeroed.X = zeroed.X.toarray() * ~zeroed.var_names.isin(absent)
-    expected = embed(model, zeroed)
-    partial = simulated[:, ~simulated.var_names.isin(absent)].copy()
+    zeroed.X = zeroed.X.toarray() * ~asked[0]
+    partial = simulated[:, ~asked[0]].copy()
     with pytest.warns(BioformersWarning, match=re.escape("37 of the model's 40 molecules (92.5 %)")) as caught:
-        found = embed(model, partial)
+        found = embed(model, partial, "cls")
     assert len(caught) == 1
     assert all(name in str(caught[0].message) for name in absent)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    assert np.abs(found - embed(model, zeroed, "cls")).max() > 0.01
 
 
 def test_too_few_genes(model, simulated):
@@ -213,6 +221,87 @@ def test_max_tokens_as_large_as_the_cell_changes_nothing(model, simulated):
     assert np.array_equal(embed(enough, simulated), embed(model, simulated))
 
 
+# predictions of what is hidden
+
+
+def question(block, seed=0):
+    """Random positions: few of most cells, none of the first, all of the second."""
+    asked = np.random.default_rng(seed).random(block.counts.shape) < 0.2
+    asked[0], asked[1] = False, True
+    return asked
+
+
+def predictions(model, block, asked, batch_size=128, **kwargs):
+    """{(row, molecule): probabilities of its bins}"""
+    found = {}
+    for batch, share in model.predict(block, sp.csr_matrix(asked), batch_size, **kwargs):
+        for row, ids, values in zip(batch.rows.tolist(), batch.hidden_ids.tolist(), share, strict=True):
+            found |= {(row, i - len(SPECIALS)): value for i, value in zip(ids, values, strict=True) if i}
+    return found
+
+
+def assert_close(first, second):
+    assert first.keys() == second.keys()
+    np.testing.assert_allclose([first[at] for at in second], list(second.values()), rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("natural", [True, False])
+def test_predictions_are_of_the_asked_positions_whatever_the_batch(model, simulated, natural):
+    block = Source(simulated).read(10, 40)
+    asked = question(block)
+    found = predictions(model, block, asked, natural=natural)
+    assert found.keys() == {(10 + row, molecule) for row, molecule in np.argwhere(asked)}
+    shares = np.array(list(found.values()))
+    assert shares.shape[1] == model.binnings["rna"].n_values
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-5)
+    assert (shares > 0).all()
+    assert_close(predictions(model, block, asked, 4, natural=natural), found)
+
+
+@pytest.mark.parametrize("natural", [True, False])
+def test_predictions_know_nothing_of_what_is_asked(model, simulated, natural):
+    block = Source(simulated).read(0, 30)
+    asked, x = question(block), block.counts.toarray()
+    others = np.where(asked, np.random.default_rng(1).poisson(3.0, x.shape), x).astype(np.float32)
+    depth = block.depth + others.sum(axis=1) - x.sum(axis=1)
+    other = dataclasses.replace(block, counts=sp.csr_matrix(others), depth=depth)
+    expected = predictions(model, block, asked, natural=natural)
+    assert_close(predictions(model, other, asked, natural=natural), expected)
+    seen = dataclasses.replace(block, counts=sp.csr_matrix(np.where(asked, x, 5 * x)))
+    changed = predictions(model, seen, asked, natural=natural)
+    assert max(np.abs(changed[at] - expected[at]).max() for at in expected) > 0.01
+
+
+def test_natural_probabilities_take_out_the_odds_of_the_mask(model, simulated):
+    """With the same inputs, the odds of a zero are divided by how much likelier the mask makes a zero to be hidden."""
+    block = Source(simulated).read(0, 30)
+    asked = question(block)
+    asked[1] = False
+    natural = predictions(model, block, asked)
+    read = model.tokenizer.read(block, np.arange(30), sp.csr_matrix(asked))
+    with torch.no_grad():
+        logits = model.members[0](read).logits.double().numpy()
+    seen = np.where(asked, 0, block.counts.toarray()) > 0
+    for row, ids in enumerate(read.hidden_ids.tolist()):
+        usual = model.gene_share.astype(float)
+        n_expressed = seen[row].sum() / usual[~asked[row]].sum() * usual.sum()
+        (odds,) = model.masking.odds(np.array([n_expressed]), 40)
+        for at, molecule in enumerate(ids):
+            if molecule:
+                weights = np.exp(logits[row, at])
+                weights[0] /= odds
+                expected = weights / weights.sum()
+                np.testing.assert_allclose(natural[row, molecule - len(SPECIALS)], expected, rtol=0, atol=CLOSE)
+
+
+def test_predictions_of_members_are_averaged(ensemble):
+    adata = bf.datasets.simulate(20, 30, n_regulators=5, n_batches=2, rng=3)
+    block = Source(adata, fields=np.zeros((20, 1), np.int32)).read(0, 20)
+    asked = question(block)
+    alone = [predictions(dataclasses.replace(ensemble, members=(m,)), block, asked) for m in ensemble.members]
+    assert_close(predictions(ensemble, block, asked), {at: (alone[0][at] + alone[1][at]) / 2 for at in alone[0]})
+
+
 # identity
 
 
@@ -234,6 +323,8 @@ def test_hash_changes_with_configuration_and_axes(model):
     others = [
         with_config(model, max_tokens=7),
         dataclasses.replace(model, axes=model.axes * 2),
+        dataclasses.replace(model, gene_mean=model.gene_mean * 2),
+        dataclasses.replace(model, hidden_share=model.hidden_share / 2),
         dataclasses.replace(model, masking=bf.Masking(ratio=0.3)),
         dataclasses.replace(model, vocabulary=model.vocabulary.from_names(model.vocabulary.molecules()[::-1])),
     ]

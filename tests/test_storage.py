@@ -19,21 +19,6 @@ from scbioformers.core import ModelFormatError
 FILES = ("config.json", "vocabulary.json", "model.safetensors", "manifest.json")
 
 
-@pytest.fixture(scope="module")
-def model():
-    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
-    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
-    bf.tl.fit(
-        adata, config=config, batch_key="batch", n_models=2, train=bf.TrainConfig(max_steps=2, progress_bar=False)
-    )
-    return bf.get.model(adata)
-
-
-@pytest.fixture
-def directory(model, tmp_path) -> Path:
-    return model.save(tmp_path / "saved")
-
-
 def assert_same(first, second):
     assert first.hash == second.hash
     assert json.dumps(first._documents()) == json.dumps(second._documents())
@@ -44,23 +29,23 @@ def assert_same(first, second):
 # round trips
 
 
-def test_round_trip_of_bytes(model):
-    data = model.to_bytes()
+def test_round_trip_of_bytes(ensemble):
+    data = ensemble.to_bytes()
     assert isinstance(data, bytes)
-    assert all(model.to_bytes() == data for _ in range(20))
-    assert_same(bf.BioFormer.from_bytes(data), model)
+    assert all(ensemble.to_bytes() == data for _ in range(20))
+    assert_same(bf.BioFormer.from_bytes(data), ensemble)
     assert bf.BioFormer.from_bytes(data).to_bytes() == data
 
 
-def test_round_trip_of_a_directory(model, directory):
+def test_round_trip_of_a_directory(ensemble, directory):
     assert sorted(path.name for path in directory.iterdir()) == sorted(FILES)
-    assert_same(bf.BioFormer.load(directory), model)
-    assert_same(bf.BioFormer.load(str(directory)), model)
+    assert_same(bf.BioFormer.load(directory), ensemble)
+    assert_same(bf.BioFormer.load(str(directory)), ensemble)
 
 
-def test_files_are_plain_safetensors_and_json(model, directory):
+def test_files_are_plain_safetensors_and_json(ensemble, directory):
     tensors = safetensors.torch.load_file(directory / "model.safetensors")
-    assert set(tensors) == set(model._tensors())
+    assert set(tensors) == set(ensemble._tensors())
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["schema"] == json.loads((directory / "config.json").read_text())["schema"] == _storage.SCHEMA
     for name, digest in manifest["sha256"].items():
@@ -68,10 +53,10 @@ def test_files_are_plain_safetensors_and_json(model, directory):
     assert set(manifest["sha256"]) == set(FILES) - {"manifest.json"}
 
 
-def test_the_manifest_is_written_last(model, tmp_path, monkeypatch):
+def test_the_manifest_is_written_last(ensemble, tmp_path, monkeypatch):
     written, write = [], _storage._write
     monkeypatch.setattr(_storage, "_write", lambda path, content: (written.append(path.name), write(path, content)))
-    model.save(tmp_path / "saved")
+    ensemble.save(tmp_path / "saved")
     assert written[-1] == "manifest.json"
     assert sorted(written) == sorted(FILES)
 
@@ -90,8 +75,8 @@ def test_truncated_file(directory, name, keep):
 
 
 @pytest.mark.parametrize("keep", [0, 4, 32, 40, "half", "all but one"])
-def test_truncated_bytes(model, keep):
-    data = model.to_bytes()
+def test_truncated_bytes(ensemble, keep):
+    data = ensemble.to_bytes()
     keep = {"half": len(data) // 2, "all but one": len(data) - 1}.get(keep, keep)
     with pytest.raises(ModelFormatError, match="truncated" if keep < 48 else "damaged"):
         bf.BioFormer.from_bytes(data[:keep])
@@ -119,8 +104,8 @@ def test_every_byte_of_the_manifest_counts(directory, bit):
 
 
 @pytest.mark.parametrize("where", [0.0, 0.001, 0.01, 0.5, 1.0])
-def test_flipped_byte_in_bytes(model, where):
-    data = bytearray(model.to_bytes())
+def test_flipped_byte_in_bytes(ensemble, where):
+    data = bytearray(ensemble.to_bytes())
     data[round(where * (len(data) - 1))] ^= 1
     with pytest.raises(ModelFormatError, match="hash does not match"):
         bf.BioFormer.from_bytes(bytes(data))
@@ -153,51 +138,51 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_saving_replaces_a_former_model(model, directory, tmp_path):
-    changed = other(model)
-    assert changed.hash != model.hash
+def test_saving_replaces_a_former_model(ensemble, directory, tmp_path):
+    changed = other(ensemble)
+    assert changed.hash != ensemble.hash
     changed.save(directory)
     assert_same(bf.BioFormer.load(directory), changed)
     assert entries(tmp_path) == ["saved"]
 
 
-def test_saving_makes_parents_and_takes_an_empty_directory(model, tmp_path):
+def test_saving_makes_parents_and_takes_an_empty_directory(ensemble, tmp_path):
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
-        assert_same(bf.BioFormer.load(model.save(place)), model)
+        assert_same(bf.BioFormer.load(ensemble.save(place)), ensemble)
     assert entries(tmp_path / "a" / "b") == ["c"]
 
 
-def test_saving_leaves_a_foreign_directory_alone(model, tmp_path):
+def test_saving_leaves_a_foreign_directory_alone(ensemble, tmp_path):
     foreign = tmp_path / "results"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("three years")
     with pytest.raises(ModelFormatError, match=r"results exists and holds .*; nothing was written"):
-        model.save(foreign)
+        ensemble.save(foreign)
     assert entries(foreign) == ["thesis.txt"]
     assert (foreign / "thesis.txt").read_text() == "three years"
     assert entries(tmp_path) == ["results"]
 
 
-def test_saving_over_a_model_keeps_foreign_files(model, directory):
+def test_saving_over_a_model_keeps_foreign_files(ensemble, directory):
     (directory / "notes.txt").write_text("which cells these were")
     with pytest.raises(ModelFormatError, match="nothing was written"):
-        other(model).save(directory)
-    assert_same(bf.BioFormer.load(directory), model)
+        other(ensemble).save(directory)
+    assert_same(bf.BioFormer.load(directory), ensemble)
     assert (directory / "notes.txt").read_text() == "which cells these were"
 
 
-def test_saved_directory_has_ordinary_permissions(model, tmp_path):
+def test_saved_directory_has_ordinary_permissions(ensemble, tmp_path):
     (tmp_path / "ordinary").mkdir()
-    saved = model.save(tmp_path / "saved")
+    saved = ensemble.save(tmp_path / "saved")
     assert saved.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 @pytest.mark.parametrize("former", [False, True])
 @pytest.mark.parametrize("failing", FILES)
-def test_full_disk(model, tmp_path, monkeypatch, former, failing):
+def test_full_disk(ensemble, tmp_path, monkeypatch, former, failing):
     if former:
-        model.save(tmp_path / "saved")
+        ensemble.save(tmp_path / "saved")
     write = _storage._write
 
     def fail(path, content):
@@ -208,14 +193,14 @@ def test_full_disk(model, tmp_path, monkeypatch, former, failing):
 
     monkeypatch.setattr(_storage, "_write", fail)
     with pytest.raises(OSError, match="No space left"):
-        other(model).save(tmp_path / "saved")
+        other(ensemble).save(tmp_path / "saved")
     assert entries(tmp_path) == (["saved"] if former else [])
     if former:
-        assert_same(bf.BioFormer.load(tmp_path / "saved"), model)
+        assert_same(bf.BioFormer.load(tmp_path / "saved"), ensemble)
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_failing_rename(model, directory, tmp_path, monkeypatch, failing):
+def test_failing_rename(ensemble, directory, tmp_path, monkeypatch, failing):
     calls, replace = [], os.replace
 
     def fail(source, destination):
@@ -226,9 +211,9 @@ def test_failing_rename(model, directory, tmp_path, monkeypatch, failing):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        other(model).save(directory)
+        other(ensemble).save(directory)
     monkeypatch.undo()
-    assert_same(bf.BioFormer.load(directory), model)
+    assert_same(bf.BioFormer.load(directory), ensemble)
     assert entries(tmp_path) == ["saved"]
 
 
@@ -266,12 +251,12 @@ for step in range(1, 100):
 """
 
 
-def test_killed_while_saving(model, tmp_path):
-    former, new = model.save(tmp_path / "former"), other(model).save(tmp_path / "new")
+def test_killed_while_saving(ensemble, tmp_path):
+    former, new = ensemble.save(tmp_path / "former"), other(ensemble).save(tmp_path / "new")
     command = [sys.executable, "-c", KILLED, str(former), str(new), str(tmp_path / "place" / "saved")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [killed for _, killed, _ in results] == [True] * (len(FILES) + 2) + [False]
-    assert {found for _, killed, found in results if killed} == {model.hash}
-    assert results[-1][2] == other(model).hash
+    assert {found for _, killed, found in results if killed} == {ensemble.hash}
+    assert results[-1][2] == other(ensemble).hash
     assert not [path for path in entries(tmp_path / "place") if "former" in path]

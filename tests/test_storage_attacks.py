@@ -20,21 +20,6 @@ FILES = ("config.json", "vocabulary.json", "model.safetensors", "manifest.json")
 NESTED = "[" * 100_000 + "]" * 100_000
 
 
-@pytest.fixture(scope="module")
-def model():
-    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
-    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
-    bf.tl.fit(
-        adata, config=config, batch_key="batch", n_models=2, train=bf.TrainConfig(max_steps=2, progress_bar=False)
-    )
-    return bf.get.model(adata)
-
-
-@pytest.fixture
-def directory(model, tmp_path) -> Path:
-    return model.save(tmp_path / "saved")
-
-
 def resign(directory: Path) -> None:
     """Make the manifest fit the files, as somebody who alters a model on purpose would."""
     manifest = json.loads((directory / "manifest.json").read_text())
@@ -109,8 +94,8 @@ def test_pickle_as_a_path_is_refused(pickles, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63, 2**64 - 1])
-def test_absurd_header_length(model, directory, length):
-    body = model.to_bytes()[32:]
+def test_absurd_header_length(ensemble, directory, length):
+    body = ensemble.to_bytes()[32:]
     body = length.to_bytes(8, "little") + body[8:]
     start = time.perf_counter()
     with pytest.raises(ModelFormatError, match="header"):
@@ -173,9 +158,9 @@ def test_other_schema_names_both(directory, where, schema):
         bf.BioFormer.load(directory)
 
 
-def test_other_schema_in_bytes(model, monkeypatch):
+def test_other_schema_in_bytes(ensemble, monkeypatch):
     monkeypatch.setattr(_storage, "SCHEMA", 7)
-    data = model.to_bytes()
+    data = ensemble.to_bytes()
     monkeypatch.undo()
     with pytest.raises(ModelFormatError, match=rf"schema 7; .* reads {_storage.SCHEMA}"):
         bf.BioFormer.from_bytes(data)
@@ -201,7 +186,7 @@ ABSURD = {
     "fields of another type": {"fields": 3},
     "masking": {"masking": {"ratio": 5.0}},
     "unknown masking": {"masking": {"extra": 1}},
-    "depth": {"mean_modelled_depth": "deep"},
+    "text for a share": {"hidden_share": "some"},
     "a million layers": {"model": {"n_layers": 10**6}},  # last: the peak of memory is that of all cases so far
 }
 BOUNDED = """
@@ -237,11 +222,11 @@ def merge(config: dict, change: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def absurd_loads(model, tmp_path_factory):
+def absurd_loads(ensemble, tmp_path_factory):
     """What loading each absurd configuration came to, in a process of its own, which a hang or flood ends with."""
-    directories = [str(model.save(tmp_path_factory.mktemp("absurd") / "sound"))]
+    directories = [str(ensemble.save(tmp_path_factory.mktemp("absurd") / "sound"))]
     for name, change in ABSURD.items():
-        directories.append(str(model.save(tmp_path_factory.mktemp("absurd") / name)))
+        directories.append(str(ensemble.save(tmp_path_factory.mktemp("absurd") / name)))
         edit_config(Path(directories[-1]), lambda config, change=change: merge(config, change))
     command = [sys.executable, "-c", BOUNDED, *directories]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -266,10 +251,10 @@ def test_vocabulary_that_does_not_fit_the_weights(directory, change):
         bf.BioFormer.load(directory)
 
 
-@pytest.mark.parametrize("name", ["axes", "axes_mean", "members.0", "members.1"])
+@pytest.mark.parametrize("name", ["axes", "axes_mean", "gene_mean", "gene_share", "bin_mean", "members.0", "members.1"])
 @pytest.mark.parametrize("change", ["missing", "shape", "int32", "float64", "bfloat16"])
-def test_tensors_that_do_not_fit_the_configuration(model, directory, name, change):
-    tensors = model._tensors()
+def test_tensors_that_do_not_fit_the_configuration(ensemble, directory, name, change):
+    tensors = ensemble._tensors()
     name = max(full for full in tensors if full == name or full.startswith(f"{name}."))
     tensor = tensors.pop(name)
     if change != "missing":

@@ -17,6 +17,7 @@ from scbioformers.nn import require_device
 from scbioformers.tokens import Batch
 
 BLOCK_CELLS = 1024  # cells decoded to dense rows at a time
+N_FOLDS = 7  # hides a seventh of the molecules at a time, about the share that training hides
 N_RELIABILITY_BINS = 20
 _FOLD_STREAM = 0xF01D
 

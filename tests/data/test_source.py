@@ -86,6 +86,8 @@ def fingerprint(matrix: object) -> str:
 
 def assert_blocks(source: Source, dense: np.ndarray, molecules: np.ndarray | None, chunk_size: int) -> None:
     expected, depth = slow_select(dense, molecules), dense.sum(1)
+    absent = [] if molecules is None else [i for i, column in enumerate(molecules) if column < 0]
+    assert source.absent.tolist() == absent
     row = 0
     for block in source.blocks(chunk_size):
         n = len(block.depth)
@@ -97,6 +99,7 @@ def assert_blocks(source: Source, dense: np.ndarray, molecules: np.ndarray | Non
         assert counts.data.all()
         np.testing.assert_array_equal(counts.toarray(), expected[row : row + n])
         np.testing.assert_allclose(block.depth, depth[row : row + n], rtol=1e-12)
+        assert block.absent.tolist() == absent
         row += n
     assert row == len(dense)
 
@@ -285,6 +288,21 @@ def test_fields_and_ends():
     block = source.read(20, 99)
     assert block.fields.tolist() == [[40, 41], [42, 43], [44, 45]] and block.fields.dtype == np.int32
     assert source.read(23, 30).counts.shape == (0, 11) and source.n_fields == 2
+
+
+@pytest.mark.parametrize("rows", [[7, 2, 2, 22], [], list(range(23))], ids=["some", "none", "all"])
+def test_taken_rows_are_a_block_of_their_own(rows):
+    dense, molecules = make_counts(), np.array([5, -1, 0, 9])
+    adata = ad.AnnData(sp.csr_matrix(dense.astype(np.float32)))
+    block = Source(adata, molecules=molecules, fields=np.arange(46).reshape(23, 2)).read(0, 23)
+    taken = block.take(np.array(rows, np.int64))
+    np.testing.assert_array_equal(taken.counts.toarray(), slow_select(dense, molecules)[rows])
+    assert taken.depth.tolist() == dense.sum(1)[rows].tolist()
+    assert taken.fields.tolist() == [[2 * row, 2 * row + 1] for row in rows]
+    assert taken.absent.tolist() == [1]
+    assert taken.start == 0
+    taken.depth[:], taken.counts.data[:] = -1, -1
+    assert block.depth.min() >= 0 and (block.counts.data > 0).all()
 
 
 def test_row20_depth_is_exact_for_large_counts():

@@ -33,6 +33,14 @@ def smallest_cosine(network, start):
     return np.linalg.svd(leading_subspace(embedding, n).T @ start.components)[1].min()
 
 
+def bags_of(network, make_batch, profiles):
+    """Bags of cells of which every molecule is known."""
+    visible = torch.from_numpy(profiles.astype(np.float32))
+    batch = replace(make_batch(sizes=SIZES), visible=visible, known=torch.ones_like(visible, dtype=torch.bool))
+    with torch.no_grad():
+        return network.bag(batch).numpy()
+
+
 # --- randomness ----------------------------------------------------------------------------------------------------
 
 
@@ -113,22 +121,20 @@ def test_the_molecule_embeddings_span_the_pca_subspace_with_svd_init_only(make_n
 
 
 @pytest.mark.parametrize("svd_init", [True, False])
-def test_the_bag_of_the_training_cells_is_centred_and_on_a_common_scale(svd_init, make_network, make_start):
+def test_the_bag_of_the_training_cells_is_centred_and_on_a_common_scale(svd_init, make_network, make_start, make_batch):
     network, start = make_network(replace(CONFIG, svd_init=svd_init), SIZES), make_start(SIZES)
     scores = np.random.default_rng(0).normal(size=(4000, 5)) * start.component_scale
-    profiles = (start.profile_mean + scores @ start.components.T).astype(np.float32)
-    with torch.no_grad():
-        bag = network.bag(torch.from_numpy(profiles)).numpy()
+    bag = bags_of(network, make_batch, start.profile_mean + scores @ start.components.T)
     assert bag.var(axis=0).mean() == pytest.approx(1.0, abs=0.1)
     np.testing.assert_allclose(bag.mean(axis=0), 0.0, atol=0.15)
 
 
-def test_with_svd_init_distances_between_bags_are_those_between_principal_components(make_network, make_start):
+def test_with_svd_init_distances_between_bags_are_those_between_principal_components(
+    make_network, make_start, make_batch
+):
     network, start = make_network(CONFIG, SIZES), make_start(SIZES)
     scores = np.random.default_rng(0).normal(size=(50, 5)) * start.component_scale
-    profiles = (start.profile_mean + scores @ start.components.T).astype(np.float32)
-    with torch.no_grad():
-        bags = network.bag(torch.from_numpy(profiles)).numpy()
+    bags = bags_of(network, make_batch, start.profile_mean + scores @ start.components.T)
     pairs = np.triu_indices(50, 1)
     of_bags, of_scores = (np.linalg.norm(x[:, None] - x[None], axis=-1)[pairs] for x in (bags, scores))
     assert np.corrcoef(of_bags, of_scores)[0, 1] > 0.98
@@ -139,10 +145,11 @@ def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_star
     batch = make_batch(n_cells=6, sizes=SIZES)
     codes = np.array([0, 1, 2, 0, 1, 2])
     cell = np.repeat(np.random.default_rng(0).normal(size=(2, SIZES.n_molecules)), 3, axis=0)
-    visible = (start.profile_mean + cell + start.field_means[0][codes]).astype(np.float32)
-    batch = replace(batch, visible=torch.from_numpy(visible), fields=torch.from_numpy(codes)[:, None])
+    visible = torch.from_numpy((start.profile_mean + cell + start.field_means[0][codes]).astype(np.float32))
+    known = torch.ones_like(visible, dtype=torch.bool)
+    batch = replace(batch, visible=visible, known=known, fields=torch.from_numpy(codes)[:, None])
     with torch.no_grad():
-        cls = network.embed(batch)[0][:, 0].numpy()
+        cls = network.questions(batch, network.bag(batch))[0][:, 0].numpy()
     np.testing.assert_allclose(cls[:3] - cls[0], 0.0, atol=1e-4)
     np.testing.assert_allclose(cls[3:] - cls[3], 0.0, atol=1e-4)
     assert np.abs(cls[0] - cls[3]).max() > 0.1

@@ -19,6 +19,8 @@ CONFIGS = [
     pytest.param(replace(CONFIG, bag=False), id="no-bag"),
     pytest.param(replace(CONFIG, attention=False), id="no-attention"),
     pytest.param(replace(CONFIG, value_embedding="lookup", n_layers=1), id="lookup-one-layer"),
+    pytest.param(replace(CONFIG, attend_hidden=True, n_layers=1), id="attend-hidden-one-layer"),
+    pytest.param(replace(CONFIG, attention=False, n_layers=1), id="no-attention-one-layer"),
 ]
 
 
@@ -95,7 +97,8 @@ def test_attention_is_the_softmax_formula(n_heads, masked):
     readable = random.random((3, 5)) < 0.6 if masked else np.ones((3, 5), bool)
     readable[:, 0] = True
     mask = torch.from_numpy(readable)[:, None, None] if masked else None
-    found = module(torch.from_numpy(x), torch.from_numpy(context), mask).detach().numpy()
+    keys = module.key_value(torch.from_numpy(context))
+    found = module(torch.from_numpy(x), keys, mask).detach().numpy()
     np.testing.assert_allclose(found, attention_by_formula(module, x, context, readable), rtol=1e-10, atol=1e-12)
 
 
@@ -121,7 +124,7 @@ def test_a_block_is_pre_norm_so_its_updates_do_not_depend_on_the_scale_of_the_st
         block, x = Block(CONFIG).double().eval(), 10 * torch.randn(2, 6, 16, dtype=torch.float64)
     with torch.no_grad():
         block.contract.weight.zero_()  # what remains of the feed-forward half is a constant
-        updates = [block(scale * x, 4, None) - scale * x for scale in (1.0, 50.0)]
+        updates = [block(scale * x, block.keys(scale * x[:, :4]), None) - scale * x for scale in (1.0, 50.0)]
     assert updates[0].abs().max() > 0.01
     torch.testing.assert_close(updates[0], updates[1], rtol=1e-4, atol=1e-5)
 
@@ -192,8 +195,15 @@ def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, build, draw):
-    network, batch = build(config), draw()
+@pytest.mark.parametrize("external", ["drawn", "none", "no-tensor"])
+@pytest.mark.parametrize("full", [True, False], ids=["full", "padded"])
+def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, external, full, build, draw):
+    """One block then projects the keys of each word of the batch once, and more update fewer tokens in the last."""
+    network, batch = build(config), draw(full=full)
+    random = torch.Generator().manual_seed(4)
+    for name in ("context_external", "hidden_external"):
+        drawn = torch.randint(0, 3, getattr(batch, name).shape, generator=random)
+        batch = replace(batch, **{name: {"drawn": drawn, "none": torch.zeros_like(drawn)}.get(external)})
     whole = run(network, batch)
     with torch.no_grad():
         brief = network(batch)
@@ -201,6 +211,21 @@ def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, build, 
     assert brief.molecules is None
     for name in ("cls", "latent", "log_rate", "logits"):
         assert_close(getattr(brief, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_not_asked_for_does_not_change_the_gradients(config, build, draw):
+    """Training takes the short way; the long one must teach the same."""
+    network, batch = build(config).train(), draw()
+    gradients = []
+    for contextual in (True, False):
+        output = network(batch, contextual=contextual)
+        network.zero_grad()
+        (output.logits.square().sum() + output.log_rate.square().sum()).backward()
+        pairs = network.named_parameters()
+        gradients.append({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in pairs})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-7, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -261,7 +286,8 @@ def test_the_visible_profile_reaches_cls_and_predictions_through_the_bag_alone(b
     batch = draw()
     beyond_the_context = torch.zeros_like(batch.visible)
     for cell, ids in enumerate(batch.context_ids):
-        beyond_the_context[cell, sorted({*range(30)} - {int(i) - 4 for i in ids})[0]] = 2.0
+        known = {int(j) for j in batch.known[cell].nonzero()}
+        beyond_the_context[cell, min(known - {int(i) - 4 for i in ids})] = 2.0
     other = replace(batch, visible=batch.visible + beyond_the_context)
     for bag in (True, False):
         network = build(replace(CONFIG, bag=bag))
@@ -277,6 +303,7 @@ def test_bins_depth_and_fields_reach_the_predictions(build, draw):
         replace(batch, context_bins=(batch.context_bins + 1) % SIZES.n_values),
         replace(batch, context_ids=4 + (batch.context_ids - 3) % SIZES.n_molecules),
         replace(batch, log_depth=batch.log_depth + 1),
+        replace(batch, few_bins=batch.few_bins.roll(1, dims=1)),
         replace(batch, fields=1 - batch.fields.clamp(max=1)),
         replace(batch, context_external=torch.ones_like(batch.context_external)),
         replace(batch, hidden_external=torch.ones_like(batch.hidden_external)),
@@ -400,7 +427,10 @@ def without_gradient(network, batch):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_parameter_gets_a_gradient(config, build, draw):
-    assert without_gradient(build(config).train(), draw()) == []
+    bins = "value." if not config.attention and config.n_layers == 1 else None  # then nobody reads a bin
+    network = build(config).train()
+    expected = [name for name, _ in network.named_parameters() if bins and name.startswith(bins)]
+    assert without_gradient(network, draw()) == expected
 
 
 def test_without_external_tokens_only_their_table_gets_no_gradient(build, draw):

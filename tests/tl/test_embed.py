@@ -274,11 +274,12 @@ def test_members_share_the_embedding(simulated, tiny_config):
 # parameters
 
 
-def test_absent_device(fitted):
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu"])
+def test_absent_device(fitted, name):
     if torch.cuda.is_available():
         pytest.skip("it is here")
-    with pytest.raises(ConfigError, match=r"The device 'cuda' was asked for and there is none here; use 'cpu'"):
-        bf.tl.embed(fitted, device="cuda")
+    with pytest.raises(ConfigError, match=f"The device '{name}' was asked for and there is none here; use 'cpu'"):
+        bf.tl.embed(fitted, device=name)
 
 
 @pytest.mark.parametrize(("name", "value"), [("use", "pca"), ("batch_size", 0), ("batch_size", -1)])

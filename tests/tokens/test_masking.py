@@ -184,3 +184,41 @@ def test_an_unknown_rule_is_named():
 def test_round_trip_through_json():
     masking = Masking(ratio=0.3, nonzero_share=0.25, rule="paper")
     assert Masking.from_dict(json.loads(json.dumps(masking.to_dict()))) == masking
+
+
+# --- odds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("masking", "n_expressed", "expected"),
+    [
+        pytest.param(Masking(), 100, (15 / 1900) / (15 / 100), id="default"),
+        pytest.param(Masking(nonzero_share=0.25), 100, (45 / 1900) / (15 / 100), id="more-zeros"),
+        pytest.param(Masking(rule="paper", ratio=0.1), 400, (100 / 1600) / (100 / 400), id="paper"),
+        pytest.param(Masking(rule="paper", ratio=0.1), 100, (100 / 1900) / (50 / 100), id="paper-capped"),
+        pytest.param(Masking(), 100.4, (15 / 1899.6) / (15 / 100.4), id="between-two-numbers"),
+    ],
+)
+def test_odds_by_hand(masking, n_expressed, expected):
+    assert masking.odds(np.array([n_expressed]), 2000).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_odds_are_how_much_oftener_zeros_are_hidden(masking, counts):
+    odds = masking.odds((counts > 0).sum(axis=1), 50)
+    hidden = np.zeros((10, 2))
+    for epoch in range(20):
+        for kind, lists in enumerate(run(masking, counts, epoch=epoch)):
+            hidden[:, kind] += [len(each) for each in lists]
+    n = (counts > 0).sum(axis=1)
+    usual = (n > 2) & (n < 48)  # of these both kinds are hidden
+    share = hidden[usual] / 20 / np.stack([n[usual], 50 - n[usual]], axis=1)
+    np.testing.assert_allclose(odds[usual], share[:, 1] / share[:, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_odds_are_finite_and_positive_for_any_cell(masking):
+    odds = masking.odds(np.array([0.0, 0.3, 1, 49.9, 50, 80]), 50)
+    assert np.isfinite(odds).all()
+    assert (odds > 0).all()
+    assert masking.odds(np.array([]), 50).shape == (0,)

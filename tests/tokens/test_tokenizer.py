@@ -14,8 +14,8 @@ from scbioformers.data import Block, Source
 from scbioformers.tokens import Masking
 
 FIRST = len(SPECIALS)  # vocabulary id of the first molecule
-INPUTS = ["context_ids", "context_bins", "context_external", "hidden_ids", "hidden_external", "visible", "log_depth",
-          "fields"]  # fmt: skip
+INPUTS = ["context_ids", "context_bins", "context_external", "hidden_ids", "hidden_external", "visible", "known",
+          "log_depth", "few_bins", "fields"]  # fmt: skip
 ALL = 10_000  # a budget that covers every cell
 
 LAYOUTS = [
@@ -28,17 +28,13 @@ LAYOUTS = [
 ]
 
 
-def train(tokenizer, block, rows=None, *, seed=3, epoch=1, n_context=ALL, n_hidden=ALL):
+def train(tokenizer, block, rows=None, *, seed=3, epoch=1, n_context=ALL, n_hidden=ALL, **kwargs):
     rows = np.arange(len(block.depth)) if rows is None else np.asarray(rows)
-    return tokenizer.train(block, rows, seed=seed, epoch=epoch, n_context=n_context, n_hidden=n_hidden)
+    return tokenizer.train(block, rows, seed=seed, epoch=epoch, n_context=n_context, n_hidden=n_hidden, **kwargs)
 
 
 def read(tokenizer, block):
     return tokenizer.read(block, np.arange(len(block.depth)))
-
-
-def select(block, rows):
-    return Block(0, block.counts[rows], block.depth[rows], block.fields[rows])
 
 
 def molecules(ids):
@@ -137,25 +133,33 @@ def test_a_molecule_is_read_or_predicted_never_both(layout, make_block, make_tok
 
 
 @pytest.mark.parametrize("kind", ["value", "segment"])
-def test_visible_counts_are_binned_by_the_visible_depth_and_targets_by_the_full_one(kind, make_block, make_tokenizer):
+@pytest.mark.parametrize("ratio", [0.15, 0.6])
+def test_visible_counts_are_binned_by_what_they_say_of_the_depth_and_targets_by_the_depth(
+    kind, ratio, make_block, make_tokenizer
+):
+    """In training the masks hide about the same share of every cell."""
     block = make_block()
-    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=0.3), hidden_share=0.3)
+    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=ratio), hidden_share=ratio)
     batch = train(tokenizer, block)
-    full_mean = tokenizer.binning.mean_depth
-    visible_mean = full_mean - 0.3 * tokenizer.mean_modelled_depth
+    mean = tokenizer.binning.mean_depth
+    visible_mean = mean - ratio * tokenizer.gene_mean.sum(dtype=float)
     context, scored = tokens(batch.context_ids, batch.context_bins), tokens(batch.hidden_ids, batch.target_bins)
     for row, x in enumerate(block.counts.toarray().astype(float)):
         counts = {j: x[j] for j in np.flatnonzero(x)}
         seen = {j: n for j, n in counts.items() if j not in scored[row]}
         seen_depth = block.depth[row] - sum(counts[j] for j in scored[row] if j in counts)
-        assert context[row] == slow_bins(tokenizer, seen, seen_depth, visible_mean)
-        full_bins = slow_bins(tokenizer, counts, block.depth[row], full_mean)
+        depth = seen_depth * mean / visible_mean
+        assert context[row] == slow_bins(tokenizer, seen, depth, mean)
+        full_bins = slow_bins(tokenizer, counts, block.depth[row], mean)
         assert scored[row] == {j: full_bins.get(j, 0) for j in scored[row]}
-        profile = [math.log1p(seen.get(j, 0) * visible_mean / seen_depth) for j in range(x.size)]
+        profile = [math.log1p(seen.get(j, 0) * mean / depth) for j in range(x.size)]
         np.testing.assert_allclose(batch.visible[row], profile, rtol=1e-6)
-        assert batch.log_depth[row].item() == pytest.approx(math.log(seen_depth / visible_mean), abs=1e-6)
-        assert batch.size_factor[row].item() == pytest.approx(block.depth[row] / full_mean)
+        assert batch.log_depth[row].item() == pytest.approx(math.log(depth / mean), abs=1e-6)
+        few = [slow_bins(tokenizer, {0: n}, depth, mean)[0] for n in (1, 2, 3, 4)]
+        assert batch.few_bins[row].tolist() == (few if kind == "value" else [0] * 4)
+        assert batch.size_factor[row].item() == pytest.approx(block.depth[row] / mean)
         assert batch.target_counts[row].tolist() == x.tolist()
+        assert np.flatnonzero(~batch.known[row]).tolist() == sorted(scored[row])
 
 
 def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, make_tokenizer):
@@ -165,10 +169,9 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
     x = block.counts.toarray()
     for row, hidden in enumerate(molecules(batch.hidden_ids)):
         x[row, hidden] = 0
-    seen = sp.csr_matrix(x)
-    seen_depth = block.depth - (block.counts.sum(axis=1) - seen.sum(axis=1)).A1
-    mean = tokenizer.binning.mean_depth - tokenizer.hidden_share * tokenizer.mean_modelled_depth
-    bins = bin_rows(tokenizer.binning, seen.data, seen.indptr, seen_depth, mean)
+    seen, mean = sp.csr_matrix(x), tokenizer.binning.mean_depth
+    depth = mean * batch.log_depth.double().exp().numpy()  # what the model is told of the depth
+    bins = bin_rows(tokenizer.binning, seen.data, seen.indptr, depth, mean)
     assert batch.context_bins[batch.context_ids > 0].tolist() == bins.tolist()
     assert molecules(batch.context_ids) == [row.indices.tolist() for row in seen]
 
@@ -182,7 +185,7 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
         pytest.param(Masking(rule="paper", ratio=0.1), id="paper-below-its-cap"),
     ],
 )
-def test_in_training_the_visible_depth_is_1_on_average_as_it_is_at_inference(masking, make_block, make_tokenizer):
+def test_in_training_the_depth_is_1_on_average_as_it_is_at_inference(masking, make_block, make_tokenizer):
     block = make_block(n_cells=100, n_molecules=200, seed=1)
     expressed = np.diff(block.counts.indptr)
     share = sum(masking.counts(n, 200)[0] for n in expressed) / expressed.sum()
@@ -214,10 +217,11 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     assert tensors.pop("context_external") is tensors.pop("hidden_external") is None
     assert tensors.pop("noise") is None
     assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
-    assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64}
+    assert {name for name, x in tensors.items() if x.dtype == torch.bool} == {"known"}
+    assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64, torch.bool}
     assert batch.context_ids.shape == batch.context_bins.shape
     assert batch.hidden_ids.shape == batch.target_bins.shape
-    assert batch.visible.shape == batch.target_counts.shape == (12, 60)
+    assert batch.visible.shape == batch.known.shape == batch.target_counts.shape == (12, 60)
     assert_same_batch(batch, batch.to("cpu"))
 
 
@@ -250,8 +254,8 @@ def test_a_budget_reads_some_of_the_visible_and_scores_some_of_the_hidden(make_b
         assert [len(row) for row in of_some] == [min(budget, len(row)) for row in of_all]
         assert all(small.items() <= large.items() for small, large in zip(of_some, of_all, strict=True))
     # the bag and the depth are of all that is visible, whatever attention reads
-    assert torch.equal(everything.visible, some.visible)
-    assert torch.equal(everything.log_depth, some.log_depth)
+    for name in ("visible", "known", "log_depth", "few_bins"):
+        assert torch.equal(getattr(everything, name), getattr(some, name)), name
 
 
 def test_the_scored_are_an_even_sample_of_the_hidden(make_block, make_tokenizer):
@@ -268,11 +272,11 @@ def test_a_cell_reads_the_same_in_any_batch(layout, make_block, make_tokenizer):
     tokenizer = make_tokenizer(block, **layout)
     together = train(tokenizer, block, n_context=9, n_hidden=4)
     some = np.array([8, 2, 11])
-    apart = train(tokenizer, select(block, some), rows=some, n_context=9, n_hidden=4)
+    apart = train(tokenizer, block.take(some), rows=some, n_context=9, n_hidden=4)
     for ids, values in (("context_ids", "context_bins"), ("hidden_ids", "target_bins")):
         of_all = tokens(getattr(together, ids), getattr(together, values))
         assert tokens(getattr(apart, ids), getattr(apart, values)) == [of_all[i] for i in some]
-    for name in ("visible", "log_depth", "target_counts", "size_factor"):
+    for name in ("visible", "known", "log_depth", "few_bins", "target_counts", "size_factor"):
         assert torch.equal(getattr(apart, name), getattr(together, name)[some])
 
 
@@ -294,7 +298,7 @@ def test_noise_is_a_function_of_seed_epoch_and_row_alone(make_block, make_tokeni
     assert noise.shape == (12, 7)
     assert noise.dtype == torch.float32
     some = np.array([8, 2, 11])
-    assert torch.equal(train(tokenizer, select(block, some), rows=some, n_context=5, n_hidden=2).noise, noise[some])
+    assert torch.equal(train(tokenizer, block.take(some), rows=some, n_context=5, n_hidden=2).noise, noise[some])
     wider = make_tokenizer(block, n_noise=9, masking=Masking(ratio=0.4))
     assert torch.equal(train(wider, block).noise[:, :7], noise)
     others = [train(tokenizer, block, **changed).noise for changed in ({"seed": 4}, {"epoch": 2})]
@@ -338,6 +342,7 @@ def test_read_takes_every_expressed_molecule_and_hides_none(kind, make_block, ma
     tokenizer = make_tokenizer(block, kind=kind)
     batch = read(tokenizer, block)
     assert batch.hidden_ids.shape == batch.target_bins.shape == (12, 0)
+    assert batch.known.all()
     context = tokens(batch.context_ids, batch.context_bins)
     for row, x in enumerate(block.counts.toarray().astype(float)):
         counts = {j: x[j] for j in np.flatnonzero(x)}
@@ -388,8 +393,8 @@ def test_an_empty_cell_has_no_expressed_token_and_disturbs_no_other(layout, make
     tokenizer = make_tokenizer(block, **layout)
     others = np.delete(np.arange(12), 4)
     for batch, without in (
-        (read(tokenizer, block), read(tokenizer, select(block, others))),
-        (train(tokenizer, block), train(tokenizer, select(block, others), rows=others)),
+        (read(tokenizer, block), read(tokenizer, block.take(others))),
+        (train(tokenizer, block), train(tokenizer, block.take(others), rows=others)),
     ):
         assert not batch.context_bins[4].any()
         assert (batch.target_bins[4] <= 0).all()

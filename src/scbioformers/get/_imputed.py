@@ -11,10 +11,8 @@ from anndata import AnnData
 
 from scbioformers.core import DataError, MissingKeyError, Scale
 from scbioformers.data import get_slot
-from scbioformers.imputation import check_request, folds, impute_blocks
+from scbioformers.imputation import N_FOLDS, check_request, folds, impute_blocks
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
-
-N_FOLDS = 7
 
 
 def imputed(

@@ -21,7 +21,32 @@ _CHUNK = 1024
 
 
 def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: float = 0.01) -> LogProbabilities:
-    """Probability ``1 - floor`` for one bin, the rest for all others alike."""
+    """Predict the same bin everywhere.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+    value
+        The bin.
+    floor
+        Probability, above 0 and below 1, that all other bins share alike, so that the likelihood stays finite.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Raises
+    ------
+    ConfigError
+        If `value` is not one of the bins.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
+    """
     n_values = train.binning.n_values
     if not 0 <= value < n_values:
         raise ConfigError(f"value={value} is not one of the bins 0…{n_values - 1}.")
@@ -31,12 +56,67 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
 
 
 def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
-    """Frequency of each bin of the molecule under such masks, whatever the cell."""
+    """Predict how often each bin of the molecule is hidden by such masks, whatever the cell.
+
+    The molecule's histogram is that of all training cells, each entry counted by its chance to be hidden, and shrunk
+    towards that of all molecules.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Examples
+    --------
+    Two cells of three molecules; the mask hides one expressed molecule and one zero of each.
+
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from scbioformers.core import Binning
+    >>> from scbioformers.metrics import MaskedCells, TrainingCells, bin_histogram
+    >>> counts = csr_matrix(np.array([[1.0, 0, 2], [0, 3, 1]]))
+    >>> visible = csr_matrix(np.array([[1.0, 0, 0], [0, 3, 0]]))
+    >>> draw = MaskedCells(visible, np.array([1.0, 3]), np.array([0, 0, 1, 1]), np.array([1, 2, 0, 2]),
+    ...                    np.array([0, 2, 0, 1]))
+    >>> binning = Binning(normalize=False).freeze(mean_depth=3.5, max_bin=3)
+    >>> train = TrainingCells(counts, np.array([3.0, 4]), binning, (draw,))
+    >>> np.exp(bin_histogram(train, draw)).round(2)
+    array([[0.47, 0.19, 0.13, 0.21],
+           [0.35, 0.29, 0.22, 0.14],
+           [0.47, 0.27, 0.13, 0.13],
+           [0.35, 0.29, 0.22, 0.14]], dtype=float32)
+    """
     return log_histogram(train)[test.molecules].astype(np.float32)
 
 
 def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
-    """Negative binomial counts around mean share of the molecule times depth, summed within the bins."""
+    """Predict negative binomial counts, summed within the bins, from the molecule's mean and the cell's depth.
+
+    The mean is the molecule's share of all training counts times the estimated depth of the cell, over whose error the
+    probabilities are averaged; the dispersion is that of the highest likelihood. The probability of zero is weighted
+    by how much rarer or more often than other entries such masks hide zeros.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
+    """
     rate = np.maximum(np.asarray(train.counts.sum(axis=0)).ravel(), 0.5) / train.depth.sum()
     dispersion = _dispersion(train.counts, train.depth, rate)
     depth = DepthModel.fit(train)

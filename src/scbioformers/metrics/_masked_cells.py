@@ -87,6 +87,10 @@ class TrainingCells:
     ------
     DataError
         If there is no draw, or a draw is not of these cells.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
     """
 
     counts: csr_matrix

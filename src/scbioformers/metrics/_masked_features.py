@@ -1,4 +1,4 @@
-"""What the baselines of masked expression know of a hidden entry: its molecule, its cell's depth and its cell's profile.
+"""What the baselines of masked expression know of a hidden entry: its molecule, and its cell's depth and profile.
 
 The value bin of a count depends on the depth of its cell, in steps: a count of 1 in a cell of half the mean depth is in
 bin 2. So every baseline but the plain histogram is told the depth, as an estimate from what is visible.
@@ -7,6 +7,7 @@ bin 2. So every baseline but the plain histogram is told the depth, as an estima
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +69,10 @@ class DepthModel:
         hidden, (n, n_molecules) = train.together, train.counts.shape
         full = np.maximum(np.tile(train.depth, len(train.draws)), 1.0)
         counts = np.asarray(train.counts[hidden.cells % n, hidden.molecules]).ravel()
-        shares = np.bincount(hidden.molecules, weights=counts / full[hidden.cells], minlength=n_molecules)
-        shares /= np.maximum(np.bincount(hidden.molecules, minlength=n_molecules), 1)
+        total = np.bincount(hidden.molecules, weights=counts / full[hidden.cells], minlength=n_molecules)
+        shares = total / np.maximum(np.bincount(hidden.molecules, minlength=n_molecules), 1)
         X, target = _depth_terms(shares, hidden), np.log(full / np.maximum(hidden.depth, 1.0))
-        weights = np.linalg.lstsq(X, target, rcond=None)[0]
+        weights = np.asarray(np.linalg.lstsq(X, target, rcond=None)[0], np.float64)
         return cls(shares, weights, np.exp(np.quantile(target - X @ weights, (np.arange(7) + 0.5) / 7)))
 
     def estimate(self, cells: MaskedCells) -> Array:
@@ -85,13 +86,25 @@ def _depth_terms(shares: Array, cells: MaskedCells) -> Array:
 
 
 def zero_odds(train: TrainingCells, cells: MaskedCells) -> Array:
-    """(N,) chance of a zero to be hidden over that of an expressed entry, from the numbers visible and hidden."""
-    share = float(np.mean(np.concatenate([draw.bins for draw in train.draws]) > 0))
-    hidden, n_molecules = hidden_per_cell(cells), cells.visible.shape[1]
-    n_expressed = np.diff(cells.visible.indptr) + share * hidden
-    chance = share * hidden / np.maximum(n_expressed, 1.0)
-    chance_of_zero = (1.0 - share) * hidden / np.maximum(n_molecules - n_expressed, 1.0)
-    return np.divide(chance_of_zero, chance, out=np.ones_like(chance), where=chance > 0)
+    """(N,) chance of a zero to be hidden over that of an expressed entry, a log-linear rule read off the draws.
+
+    The rule takes the numbers visible and hidden: under the default mask the odds are near expressed over zeros.
+    """
+    drawn, n_molecules = train.together, train.counts.shape[1]
+    n_expressed = np.tile(np.diff(train.counts.indptr), len(train.draws))
+    expressed = np.bincount(drawn.cells, weights=drawn.bins > 0, minlength=n_expressed.size)
+    zero = hidden_per_cell(drawn) - expressed
+    both = (expressed > 0) & (zero > 0)
+    chance = expressed[both] / n_expressed[both]
+    chance_of_zero = zero[both] / (n_molecules - n_expressed[both])
+    weights = np.linalg.lstsq(_odds_terms(drawn)[both], np.log(chance_of_zero / chance), rcond=None)[0]
+    return np.exp(_odds_terms(cells) @ weights)
+
+
+def _odds_terms(cells: MaskedCells) -> Array:
+    n, n_molecules = np.diff(cells.visible.indptr), cells.visible.shape[1]
+    hidden = hidden_per_cell(cells)
+    return np.column_stack([np.ones(n.size), np.log1p(n), np.log(n_molecules + 1 - n), np.log1p(hidden)])
 
 
 def value_basis(binning: Binning) -> Array:
@@ -144,7 +157,7 @@ class Components:
         precision = loadings.T @ loadings + noise * np.eye(k)
         bounds = np.searchsorted(cells.cells, np.arange(cells.depth.size + 1))
         out = np.empty_like(projected)
-        for i, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for i, (start, stop) in enumerate(pairwise(bounds)):
             molecules = cells.molecules[start:stop]
             hidden = loadings[molecules]
             right = projected[i] + self.mean[molecules] @ hidden

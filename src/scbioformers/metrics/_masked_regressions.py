@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
-from scipy.special import log_ndtr, log_softmax, logsumexp
+from scipy.special import log_ndtr, log_softmax
 
-from scbioformers.core import bin_rows
+from scbioformers.core import ConfigError, bin_rows
 from scbioformers.metrics._masked_cells import MaskedCells, TrainingCells, stack
 from scbioformers.metrics._masked_features import Array, value_basis
 from scbioformers.metrics._masked_levels import LowRank, best, best_rank
@@ -31,14 +31,25 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     Parameters
     ----------
     train, test
-        Whole training cells; test cells. The masks of the training cells are not used.
+        Whole training cells, whose masks are not used; masked cells to predict, whose bins are not read.
     n_predictors
         `k` of the paper, at most M - 1.
 
     Returns
     -------
     float64 (H,), at every hidden entry of the test cells.
+
+    Raises
+    ------
+    ConfigError
+        If `n_predictors` is below 1.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
     """
+    if n_predictors < 1:
+        raise ConfigError(f"n_predictors={n_predictors} must be at least 1.")
     X = _dense_bins(train, train.counts, train.depth, 1.0)
     read = _dense_bins(train, test.visible, test.depth, 1 / train.depth_ratio)
     mean = X.mean(axis=0)
@@ -75,10 +86,29 @@ def _dense_bins(train: TrainingCells, counts: csr_matrix, depth: Array, depth_sh
 def linear_regression(
     train: TrainingCells, test: MaskedCells, *, n_predictors: int = 300, floor: float = 0.01
 ) -> NDArray[np.float32]:
-    """:func:`linear_predictions` as probabilities: a normal density over the bins, its most likely bin the rounded one.
+    """Predict by the paper's linear regression, as probabilities (paper, section 3.2).
 
-    Its width is that of the residuals at the hidden entries of a first draw of the training cells; ``floor`` of the
-    probability is spread over all bins alike.
+    A normal density around :func:`linear_predictions`, whose most likely bin is the rounded one. Its width is that of
+    the residuals of the molecule at the hidden entries of the first draw of the training cells.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+    n_predictors
+        `k` of the paper.
+    floor
+        Probability, above 0 and below 1, that all bins share alike, so that the likelihood stays finite.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
     """
     n_values, draw = train.binning.n_values, train.draws[0]
     predicted = linear_predictions(train, stack([draw, test]), n_predictors=n_predictors)
@@ -127,11 +157,27 @@ class _Entries:
 
 
 def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.float32]:
-    """Multinomial logistic regression of each molecule's bins on its cell's depth and leading components.
+    """Predict by a multinomial logistic regression for each molecule: the strongest of the baselines.
 
-    Slopes act on whether the bin is above 0 and on its log level, not on every bin alone, and a ridge shrinks them
-    towards the low-rank baseline (itself the molecule's histogram, tilted): the strongest of the baselines. The number
-    of components and the ridge are chosen on training cells held out; the optimum is unique (Newton steps).
+    The bins of a molecule depend on the log depth and the leading components of the cell. Slopes act on whether the bin
+    is above 0 and on its log level, not on every bin alone, and a ridge shrinks them towards :func:`low_rank` (itself
+    the molecule's histogram, tilted). The number of components and the ridge are chosen on training cells that are
+    held out. The problem is convex, and solved by Newton steps.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
     """
     fit, validation = train.split()
     model = LowRank(fit)
@@ -167,9 +213,13 @@ def _newton(X: Array, offset: Array, basis: Array, bins: NDArray[np.int64], ridg
     products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, n_basis**2)
 
     def loss(slopes: Array) -> tuple[float, Array]:
-        log_p = offset + X @ slopes @ basis.T
-        log_p -= logsumexp(log_p, axis=1, keepdims=True)
-        return float(0.5 * (penalty * slopes**2).sum() - log_p[rows, bins].sum()), np.exp(log_p)
+        logits = offset + X @ (slopes @ basis.T)
+        logits -= logits.max(axis=1, keepdims=True)
+        observed_logits = logits[rows, bins]
+        p = np.exp(logits, out=logits)
+        total = p.sum(axis=1)
+        p /= total[:, None]
+        return float(0.5 * (penalty * slopes**2).sum() + (np.log(total) - observed_logits).sum()), p
 
     slopes = np.zeros((n_features, n_basis))
     value, p = loss(slopes)
@@ -177,9 +227,10 @@ def _newton(X: Array, offset: Array, basis: Array, bins: NDArray[np.int64], ridg
         expected = p @ basis
         gradient = X.T @ (expected - observed) + penalty * slopes
         covariance = p @ products - (expected[:, :, None] * expected[:, None, :]).reshape(-1, n_basis**2)
-        hessian = np.einsum(
-            "fgrs->frgs", (_weighted_grams(X, covariance)).reshape(n_features, n_features, n_basis, n_basis)
-        ).reshape(n_features * n_basis, -1)
+        blocks = np.empty((n_features, n_basis, n_features, n_basis))
+        for r, s in np.ndindex(n_basis, n_basis):
+            blocks[:, r, :, s] = X.T @ (X * covariance[:, r * n_basis + s, None])
+        hessian = blocks.reshape(slopes.size, slopes.size)
         hessian[np.diag_indices(len(hessian))] += penalty.ravel()
         step = np.linalg.solve(hessian, gradient.ravel()).reshape(slopes.shape)
         size = 1.0
@@ -189,8 +240,3 @@ def _newton(X: Array, offset: Array, basis: Array, bins: NDArray[np.int64], ridg
             break
         slopes, (value, p) = slopes - size * step, trial
     return slopes
-
-
-def _weighted_grams(X: Array, weights: Array) -> Array:
-    """(F, F, W) X' diag(w) X for each column w of weights."""
-    return np.stack([X.T @ (X * column[:, None]) for column in weights.T], axis=2)

@@ -91,13 +91,13 @@ def _newton_step(parts: list[_Part], effects: Array, weights: Array, basis: Arra
             cross[:, :, r] = deviation.T @ X
             for s, covariance in enumerate((deviation @ basis).T):
                 own[:, r, :, s] = X.T @ (X * covariance[:, None])
-        cross = cross.reshape(basis.shape[0], -1)
+        crossed = cross.reshape(basis.shape[0], -1)
         hessian += own.reshape(weights.size, weights.size)
         block = np.diag(p.sum(axis=0) + _EFFECT_RIDGE) - p.T @ p
-        right = np.column_stack([error.sum(axis=0) + _EFFECT_RIDGE * effect, cross])
+        right = np.column_stack([error.sum(axis=0) + _EFFECT_RIDGE * effect, crossed])
         solution = np.linalg.solve(block, right)
-        gradient = gradient - cross.T @ solution[:, 0]
-        hessian -= cross.T @ solution[:, 1:]
+        gradient = gradient - crossed.T @ solution[:, 0]
+        hessian -= crossed.T @ solution[:, 1:]
         solved.append(solution)
-    step = np.linalg.solve(hessian, gradient)
+    step = np.asarray(np.linalg.solve(hessian, gradient), np.float64)
     return np.stack([s[:, 0] - s[:, 1:] @ step for s in solved]), step.reshape(weights.shape)

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, Scale
 from scbioformers.data import Source, escape, params_to_json, set_layer, set_uns, target
-from scbioformers.imputation import BLOCK_CELLS, Evidence, Plan, check_request, folds, impute_blocks, positions
+from scbioformers.imputation import BLOCK_CELLS, N_FOLDS, Evidence, Plan, check_request, folds, impute_blocks, positions
 from scbioformers.model import BioFormer
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
 logger = logging.getLogger(__name__)
-
-N_FOLDS = 7  # hides a seventh of the molecules at a time, about the share that training hides
 
 
 def impute(

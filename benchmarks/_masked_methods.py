@@ -1,0 +1,279 @@
+"""Who predicts hidden expression: our model and its variants, scVI, and the baselines of ``scbioformers.metrics``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
+from typing import Any
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+import scbioformers as bf
+from benchmarks._masking import EvenMasking, masked_cells, training_cells
+from scbioformers.core import SPECIALS, validation_rows
+from scbioformers.data import Block, Source
+from scbioformers.metrics import MaskedCells, TrainingCells
+from scbioformers.metrics._masked_baselines import _bin_masses
+from scbioformers.metrics._masked_features import DepthModel, zero_odds
+
+LogProbabilities = NDArray[np.float32]
+
+N_GENES = 2000
+TEST_SHARE = 0.1
+EVALUATION_SEED = 99
+NATURAL_DRAWS = 2  # they hide more positions of a cell than the default mask does in eight
+NATURAL_SEEDS = 1  # of the baselines, which are fitted once more for it
+SCVI_SAMPLES = 14  # of the posterior of each test cell
+# changes of the configuration, and the number of steps if it is not the default
+OURS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "ours": ({}, None),
+    "ours_zero_steps": ({}, 0),
+    "ours_no_attention": ({"attention": False}, None),
+    "ours_random_init": ({"svd_init": False}, None),
+}
+
+
+def select_genes(adata: AnnData, n_genes: int = N_GENES) -> None:
+    """Mark ``highly_variable`` genes of these cells: seurat_v3 on the counts, all genes where there are no more."""
+    if adata.n_vars > n_genes:
+        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
+    else:
+        adata.var["highly_variable"] = True
+
+
+def read_cells(adata: AnnData) -> Block:
+    """Counts of the highly variable genes, and the depth over all genes."""
+    return Source(adata, molecules=np.flatnonzero(adata.var["highly_variable"])).read(0, adata.n_obs)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted model, how long that took, and how many steps."""
+
+    model: bf.BioFormer
+    seconds: float
+    steps: int
+
+
+def fit_ours(
+    adata: AnnData, variant: str, seed: int, train: bf.TrainConfig | None = None, binning: bf.Binning | None = None
+) -> Fitted:
+    """Fit our model with its defaults, but for what the variant changes."""
+    changes, max_steps = OURS[variant]
+    config = replace(bf.ModelConfig.preset("small"), **changes)
+    train = replace(train or bf.TrainConfig(), progress_bar=False)
+    if max_steps is not None:
+        train = replace(train, max_steps=max_steps)
+    _warm_up()
+    start = time.perf_counter()
+    fitted = bf.tl.fit(adata, config=config, train=train, binning=binning or bf.Binning(), rng=seed, copy=True)
+    seconds = time.perf_counter() - start
+    history = bf.get.history(fitted)
+    return Fitted(bf.get.model(fitted), seconds, int(history["step"].max()) if len(history) else 0)
+
+
+@cache
+def _warm_up() -> None:
+    """Import and compile once, before anything is timed."""
+    tiny = bf.datasets.simulate(n_cells=40, n_genes=40)
+    bf.tl.fit(tiny, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+
+
+def predict_ours(model: bf.BioFormer, cells: Block, asked: MaskedCells, *, natural: bool = False) -> LogProbabilities:
+    """Log probabilities in the order of the hidden entries, which is by cell and molecule."""
+    n, n_molecules = cells.counts.shape
+    starts = np.searchsorted(asked.cells, np.arange(n + 1))
+    wanted = csr_matrix((np.ones(asked.cells.size, bool), asked.molecules, starts), shape=(n, n_molecules))
+    p = np.full((asked.cells.size, model.binnings["rna"].n_values), np.nan, np.float32)
+    for batch, probabilities in model.predict(cells, wanted, 64, natural=natural):
+        ids = batch.hidden_ids.numpy()
+        cell, at = np.nonzero(ids)
+        position = starts[batch.rows.numpy()[cell]] + at
+        if not np.array_equal(asked.molecules[position], ids[cell, at] - len(SPECIALS)):
+            raise RuntimeError("The model answers in another order than it was asked.")
+        p[position] = probabilities[cell, at]
+    return np.log(np.maximum(p, np.finfo(np.float32).tiny))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Training and test cells of one seed, and the masks under which they are read."""
+
+    train: AnnData
+    """All genes; ``var["highly_variable"]`` marks those modelled."""
+    test: AnnData
+    train_rows: NDArray[np.int64]
+    """Row of each training cell in the data set, on which its masks depend."""
+    test_rows: NDArray[np.int64]
+    seed: int
+    masking: bf.Masking
+    binning_rule: bf.Binning
+    _models: dict[str, Fitted] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls, adata: AnnData, seed: int, masking: bf.Masking | None = None, binning: bf.Binning | None = None
+    ) -> Problem:
+        """Hold out a tenth of the cells, and choose the genes on the others."""
+        held_out = validation_rows(adata.n_obs, TEST_SHARE, seed)
+        train, test = adata[~held_out].copy(), adata[held_out].copy()
+        select_genes(train)
+        test.var["highly_variable"] = train.var["highly_variable"]
+        rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        return cls(train, test, *rows, seed, masking or bf.Masking(), binning or bf.Binning())
+
+    @property
+    def genes(self) -> NDArray[np.int64]:
+        """Columns of the modelled genes."""
+        return np.flatnonzero(self.train.var["highly_variable"])
+
+    @cached_property
+    def train_cells(self) -> Block:
+        """The training cells as the model reads them."""
+        return read_cells(self.train)
+
+    @cached_property
+    def test_cells(self) -> Block:
+        """The test cells as the model reads them."""
+        return read_cells(self.test)
+
+    def fitted(self, variant: str) -> Fitted:
+        """Our model, fitted once."""
+        if variant not in self._models:
+            config = bf.TrainConfig(masking=self.masking)
+            self._models[variant] = fit_ours(self.train, variant, self.seed, config, self.binning_rule)
+        return self._models[variant]
+
+    @property
+    def binning(self) -> bf.Binning:
+        """As our model freezes it, on the training cells less those that it holds out to stop: one for all methods."""
+        return self.fitted("ours_zero_steps").model.binnings["rna"]
+
+    def mask_test(
+        self, masking: bf.Masking | EvenMasking | None = None, binning: bf.Binning | None = None
+    ) -> MaskedCells:
+        """The test cells under the fixed evaluation mask."""
+        cells = self.test_cells.counts, self.test_cells.depth, self.test_rows
+        return masked_cells(masking or self.masking, binning or self.binning, *cells, seed=EVALUATION_SEED, epoch=0)
+
+    @cached_property
+    def training(self) -> TrainingCells:
+        """The training cells under masks of the same rule."""
+        cells = self.train_cells.counts, self.train_cells.depth, self.train_rows
+        return training_cells(self.masking, self.binning, *cells, seed=self.seed)
+
+    @cached_property
+    def natural_training(self) -> TrainingCells:
+        """The training cells under masks that hide every position alike."""
+        cells = self.train_cells.counts, self.train_cells.depth, self.train_rows
+        return training_cells(EvenMasking(), self.binning, *cells, seed=self.seed, n_draws=NATURAL_DRAWS)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Log probabilities of the bins at the hidden entries of the test cells."""
+
+    masked: LogProbabilities
+    """Under the mask of the problem."""
+    natural: LogProbabilities | None
+    """Under a mask that hides every position alike, at natural odds."""
+    fit_seconds: float | None
+    """Of a baseline: fitting to and predicting the first mask."""
+
+
+def ask_ours(problem: Problem, variant: str) -> Prediction:
+    """Our model: fitted once, under the mask of the problem; its natural probabilities are corrected by the odds."""
+    fitted, cells = problem.fitted(variant), problem.test_cells
+    if fitted.model.binnings["rna"] != problem.binning:
+        raise RuntimeError(f"{fitted.model.binnings['rna']} is not the binning of the targets, {problem.binning}.")
+    masked = predict_ours(fitted.model, cells, problem.mask_test())
+    natural = predict_ours(fitted.model, cells, problem.mask_test(EvenMasking()), natural=True)
+    return Prediction(masked, natural, fitted.seconds)
+
+
+def ask_baseline(problem: Problem, predict: Callable[[TrainingCells, MaskedCells], LogProbabilities]) -> Prediction:
+    """A baseline: refitted under each mask, so that its natural probabilities need no correction."""
+    training, test = problem.training, problem.mask_test()
+    start = time.perf_counter()
+    masked = predict(training, test)
+    seconds = time.perf_counter() - start
+    natural = None
+    if problem.seed < NATURAL_SEEDS:
+        natural = predict(problem.natural_training, problem.mask_test(EvenMasking()))
+    return Prediction(masked, natural, seconds)
+
+
+def ask_constant(problem: Problem, value: int) -> Prediction:
+    """A constant has no natural probabilities worth a score."""
+    return Prediction(bf.metrics.constant_bin(problem.training, problem.mask_test(), value), None, None)
+
+
+def fit_scvi(adata: AnnData, seed: int) -> Any:
+    """Fit scVI to the modelled genes: 2 layers, 30 latent, negative binomial, its default epochs capped at 200."""
+    import scvi
+
+    scvi.settings.seed, scvi.settings.verbosity = seed, logging.WARNING
+    subset = adata[:, adata.var["highly_variable"]].copy()
+    scvi.model.SCVI.setup_anndata(subset)
+    model = scvi.model.SCVI(subset, n_layers=2, n_latent=30, gene_likelihood="nb")
+    max_epochs = min(200, round(20_000 / subset.n_obs * 400))
+    model.train(max_epochs=max_epochs, accelerator="cpu", enable_progress_bar=False)
+    return model
+
+
+def ask_scvi(problem: Problem) -> Prediction:
+    """Encode the visible counts, decode, and sum the negative binomial within each bin."""
+    _warm_up()
+    start = time.perf_counter()
+    model = fit_scvi(problem.train, problem.seed)
+    seconds = time.perf_counter() - start
+    masked = _predict_scvi(model, problem, problem.training, problem.mask_test())
+    natural = _predict_scvi(model, problem, problem.natural_training, problem.mask_test(EvenMasking()))
+    return Prediction(masked, natural, seconds)
+
+
+def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, asked: MaskedCells) -> LogProbabilities:
+    """The mean over samples of the posterior, each at another depth that the cell may have; zeros are re-weighted."""
+    visible = AnnData(asked.visible, var=problem.test.var.iloc[problem.genes])
+    drawn = model.get_normalized_expression(
+        visible, library_size=1, n_samples=SCVI_SAMPLES, return_mean=False, return_numpy=True
+    )
+    dispersion = np.exp(-model.module.px_r.detach().numpy().astype(np.float64))
+    depth_model = DepthModel.fit(training)
+    depth = depth_model.estimate(asked)
+    # scVI's library is that of the modelled genes, to which all hidden counts belong
+    library = np.asarray(asked.visible.sum(axis=1)).ravel() + np.maximum(depth - asked.depth, 0.0)
+    odds = zero_odds(training, asked)
+    out = np.empty((asked.bins.size, problem.binning.n_values), np.float32)
+    for start in range(0, len(out), 4096):
+        at = slice(start, start + 4096)
+        cells, molecules = asked.cells[at], asked.molecules[at]
+        p = np.zeros((cells.size, out.shape[1]))
+        for shares, ratio in zip(drawn, np.resize(depth_model.spread, len(drawn)), strict=True):
+            rate = shares[cells, molecules] * library[cells] / depth[cells]
+            depths = ratio * depth[cells, None]
+            p += _bin_masses(problem.binning, rate, dispersion[molecules], depths)
+        p[:, 0] *= odds[cells]
+        out[at] = np.log(p / p.sum(axis=1, keepdims=True))
+    return out
+
+
+METHODS: dict[str, Callable[[Problem], Prediction]] = {
+    "constant_0": partial(ask_constant, value=0),
+    "constant_1": partial(ask_constant, value=1),
+    "histogram": partial(ask_baseline, predict=bf.metrics.bin_histogram),
+    "negative_binomial": partial(ask_baseline, predict=bf.metrics.negative_binomial),
+    "knn": partial(ask_baseline, predict=bf.metrics.knn_smoothing),
+    "low_rank": partial(ask_baseline, predict=bf.metrics.low_rank),
+    "linear_regression": partial(ask_baseline, predict=bf.metrics.linear_regression),
+    "logistic": partial(ask_baseline, predict=bf.metrics.softmax_regression),
+    "scvi": ask_scvi,
+    **{name: partial(ask_ours, variant=name) for name in OURS},
+}

@@ -1,0 +1,177 @@
+"""Bins back to counts: what each bin stands for in a cell of some depth, and what a distribution over them says."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from scbioformers.core import Binning, ConfigError, bin_levels, bin_normalized, deviation, expected, quantile
+
+# bins 1 to 4 hold (0, 1.5), [1.5, 2.5), [2.5, 3.5), [3.5, 4]; above the cutoff (4, 8], (8, 16], (16, 32], (32, 64]
+BINNING = Binning(cutoff=4, bins_per_doubling=1).freeze(mean_depth=100.0, max_bin=8)
+MEAN = np.array([0, 0.9, 2.1, 3.0, 3.8, 5.5, 11, 22, 40])
+
+
+def levels(size, scale="counts", binning=BINNING, mean=MEAN):
+    return bin_levels(binning, mean, np.array([size]), scale)[0]
+
+
+# what a bin stands for
+
+
+@pytest.mark.parametrize(
+    ("size", "by_bin"),
+    [
+        # the whole counts that fit: none, none, {1}, none, {2, 3}, {4, 5, 6}; where none fits, the mean at that depth
+        pytest.param(0.4, {1: 0.36, 2: 0.84, 3: 1, 4: 1.52, 5: 2.2, 6: 4.4, 8: 16}, id="shallow"),
+        pytest.param(0.5, {1: 0.45, 2: 1, 3: 1.5, 4: 2, 5: 3, 6: 5.5}, id="moved above the cutoff: 5 holds 3 and 4"),
+        pytest.param(1.0, {1: 1, 2: 2, 3: 3, 4: 4, 5: 5.5, 6: 11, 7: 22, 8: 40}, id="average"),
+        # {1..5}, {6..9}, {10..13}, {14..16}, {17..32}
+        pytest.param(4.0, {1: 3.6, 2: 8.4, 3: 12, 4: 15.2, 5: 22, 6: 44}, id="deep"),
+        pytest.param(1.9, {1: 1.71, 2: 3.99, 3: 5.7, 4: 7, 5: 10.45}, id="moved below the cutoff: 4 holds 7"),
+        # counts of 3, 5 and 7 lie on the edges between bins: {1, 2}, {3, 4}, {5, 6}, {7, 8}
+        pytest.param(2.0, {1: 1.8, 2: 4, 3: 6, 4: 7.6, 5: 11}, id="counts on edges"),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 2e-7, -2e-7])  # depths pass through float32
+def test_counts(size, by_bin, noise):
+    found = levels(size * (1 + noise))
+    assert found[0] == 0
+    np.testing.assert_allclose(found[list(by_bin)], list(by_bin.values()), rtol=1e-6)
+
+
+def test_cells_do_not_share_their_depth():
+    found = bin_levels(BINNING, MEAN, np.array([4.0, 0.4]), "counts")
+    assert found.shape == (2, 9)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, [levels(4.0), levels(0.4)])
+
+
+@pytest.mark.parametrize("size", [0.4, 1.0, 4.0])
+def test_without_normalisation_a_bin_is_a_count_at_any_depth(size):
+    binning = Binning(cutoff=4, bins_per_doubling=1, normalize=False).freeze(mean_depth=100.0, max_bin=8)
+    np.testing.assert_allclose(levels(size, binning=binning), [0, 1, 2, 3, 4, 5.5, 11, 22, 40])
+    np.testing.assert_allclose(
+        levels(size, "log1p", binning), np.log1p(np.array([0, 1, 2, 3, 4, 5.5, 11, 22, 40]) / size)
+    )
+
+
+@pytest.mark.parametrize("size", [0.4, 1.0, 4.0])
+def test_log1p_is_of_the_counts_at_the_mean_depth(size):
+    np.testing.assert_allclose(levels(size, "log1p"), [math.log1p(each / size) for each in levels(size)])
+
+
+@pytest.mark.parametrize("kind", ["value", "segment"])
+def test_bins_are_themselves(kind):
+    binning = Binning(kind=kind, n_bins=5).freeze(mean_depth=3.0, max_bin=5)
+    found = bin_levels(binning, np.full(6, np.nan), np.array([0.1, 9.0]), "bins")
+    assert found.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+
+
+@pytest.mark.parametrize("scale", ["counts", "log1p"])
+def test_segment_bins_tell_no_counts(scale):
+    binning = Binning(kind="segment", n_bins=5).freeze(mean_depth=3.0, max_bin=5)
+    with pytest.raises(ConfigError, match=rf"ranks and do not tell '{scale}'; ask for 'bins'"):
+        levels(1.0, scale, binning, np.arange(6.0))
+
+
+def test_unknown_scale():
+    with pytest.raises(ConfigError, match=r"one of \('counts', 'log1p', 'bins'\), got 'tpm'"):
+        levels(1.0, "tpm")
+
+
+@st.composite
+def cells(draw):
+    """A frozen binning, the means of its bins, the depth of a cell, and the bin of each count in that cell."""
+    cutoff, per_doubling = draw(st.integers(1, 12)), draw(st.sampled_from([0.5, 1, 2, 3, 4.5]))
+    mean_depth, depth = draw(st.integers(200, 5000)), draw(st.integers(50, 20_000))
+    counts = np.arange(1, 150)
+    normalized = counts * mean_depth / depth
+    bins = bin_normalized(normalized, cutoff, per_doubling)
+    binning = Binning(cutoff=cutoff, bins_per_doubling=per_doubling)
+    binning = binning.freeze(mean_depth=mean_depth, max_bin=int(bins.max()) + 1)
+    lower, upper = binning.edges()
+    off = np.abs(normalized[:, None] / upper[1:] - 1)
+    assume(((off < 1e-12) | (off > 2e-6)).all())  # on an edge or off it, and not lost in the rounding of the depth
+    within = np.array(draw(st.lists(st.floats(0.01, 0.99), min_size=len(upper), max_size=len(upper))))
+    return binning, np.append(0, (lower + within * (upper - lower))[1:]), depth / mean_depth, counts, bins
+
+
+@settings(deadline=None, max_examples=200)  # the first example may have to wait for the compiler
+@given(cells(), st.sampled_from([np.float64, np.float32]))
+def test_a_bin_stands_for_its_mean_moved_to_a_count_that_it_can_hold(cell, dtype):
+    binning, mean, size, counts, bins = cell
+    found = levels(float(np.exp(dtype(np.log(size)), dtype=np.float64)), binning=binning, mean=mean)
+    for each in range(1, int(bins.max())):  # all counts of these bins are there
+        can = counts[bins == each]
+        by_mean = mean[each] * size
+        assert found[each] == pytest.approx(min(max(by_mean, can.min()), can.max()) if can.size else by_mean, rel=1e-5)
+    assert (np.diff(found) >= -1e-5).all()  # or a quantile would be no quantile
+
+
+@settings(deadline=None, max_examples=50)
+@given(cells())
+def test_a_count_that_is_alone_in_its_bin_comes_back(cell):
+    binning, mean, size, counts, bins = cell
+    alone = (np.bincount(bins)[bins] == 1) & (bins < bins.max())
+    one_hot = np.eye(binning.n_values, dtype=np.float32)[bins[alone]][None]
+    decoded = levels(size, binning=binning, mean=mean)[None]
+    assert expected(one_hot, decoded)[0].tolist() == counts[alone].tolist()
+    assert not deviation(one_hot, decoded).any()
+    for q in (0.01, 0.99):
+        assert quantile(one_hot, decoded, q)[0].tolist() == counts[alone].tolist()
+
+
+# a distribution over bins
+
+
+@pytest.fixture
+def predicted():
+    """Distributions of 3 cells x 4 molecules over 6 bins, and what the bins stand for in each cell."""
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.full(6, 0.5), size=(3, 4)).astype(np.float32)
+    return probabilities, np.sort(random.gamma(1, 5, size=(3, 6)), axis=1)
+
+
+def test_mean_and_deviation(predicted):
+    probabilities, at = predicted
+    mean, sd = expected(probabilities, at), deviation(probabilities, at)
+    assert mean.shape == sd.shape == (3, 4)
+    for b in range(3):
+        for h in range(4):
+            slow = sum(float(p) * x for p, x in zip(probabilities[b, h], at[b], strict=True))
+            variance = sum(float(p) * (x - slow) ** 2 for p, x in zip(probabilities[b, h], at[b], strict=True))
+            assert mean[b, h] == pytest.approx(slow, rel=1e-6)
+            assert sd[b, h] == pytest.approx(math.sqrt(variance), rel=1e-4)
+
+
+@pytest.mark.parametrize("q", [0.01, 0.1, 0.5, 0.9, 0.99])
+def test_quantiles(predicted, q):
+    probabilities, at = predicted
+    found = quantile(probabilities, at, q)
+    assert found.shape == (3, 4)
+    for b in range(3):
+        for h in range(4):
+            total, v = float(probabilities[b, h, 0]), 0
+            while total < q:
+                v += 1
+                total += float(probabilities[b, h, v])
+            assert found[b, h] == at[b, v]
+
+
+def test_a_quantile_that_a_cumulative_sum_meets_exactly():
+    probabilities, at = np.array([[[0.5, 0.25, 0.25]]], np.float32), np.array([[0.0, 1.0, 7.0]])
+    assert [float(quantile(probabilities, at, q).item()) for q in (0.5, 0.51, 0.75, 0.76)] == [0, 1, 1, 7]
+
+
+def test_a_sum_that_misses_1_by_rounding():
+    probabilities = np.array([[[0.1, 0.9 - 1e-4]]], np.float32)
+    assert quantile(probabilities, np.array([[0.0, 3.0]]), 0.99999).item() == 3
+
+
+def test_a_certain_prediction_has_no_negative_variance():
+    probabilities = np.zeros((1, 1, 3), np.float32)
+    probabilities[..., 2] = 1 + 1e-7
+    assert deviation(probabilities, np.array([[0.0, 1.0, 1000.0]])).item() >= 0

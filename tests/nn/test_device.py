@@ -1,0 +1,63 @@
+"""Devices that are asked for by name: refused unless they are here."""
+
+import pytest
+import torch
+
+from scbioformers.core import ConfigError
+from scbioformers.nn import require_device
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend to be a machine with these devices besides its CPU."""
+
+    def machine(*, n_cuda: int = 0, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return machine
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "cpu:0", torch.device("cpu")])
+def test_the_cpu_is_everywhere(machine, name):
+    machine()
+    require_device(name)
+
+
+def test_what_is_here_passes(machine):
+    machine(n_cuda=2)
+    for name in ("cuda", "cuda:0", "cuda:1", torch.device("cuda", 1)):
+        require_device(name)
+    machine(mps=True)
+    require_device("mps")
+    require_device("mps:0")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7", torch.device("cuda", 7), "mps", "mps:0"])
+def test_absent_kind(machine, name):
+    machine()
+    with pytest.raises(ConfigError, match=f"The device '{name}' was asked for and there is none here; use 'cpu'.$"):
+        require_device(name)
+
+
+@pytest.mark.parametrize("name", ["cpu:1", "cuda:2", "cuda:7", "cuda:256", "mps", "mps:1"])
+def test_absent_index(machine, name):
+    machine(n_cuda=2)
+    with pytest.raises(ConfigError, match=rf"The device '{name}' .* use 'cpu' or 'cuda' \(0 to 1\)\.$"):
+        require_device(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpu", "cuda:x", "cuda:-1", "cuda:", "cuda:01", "CUDA", " cpu", "tpu", "meta", "", None]
+)
+def test_name_of_no_device(machine, name):
+    machine(n_cuda=1, mps=True)
+    with pytest.raises(ConfigError, match=f"The device '{name}' .* use 'cpu' or 'cuda' or 'mps'.$"):
+        require_device(name)
+
+
+def test_every_name_that_torch_finds_passes():
+    for index in range(torch.accelerator.device_count()):
+        require_device(f"{torch.accelerator.current_accelerator()}:{index}")
+    require_device(str(torch.zeros(1).device))

@@ -1,0 +1,162 @@
+"""Predicted against measured bins, and their reliability, against stored pictures, from evidence made by hand."""
+
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.testing.compare import compare_images
+from matplotlib.testing.decorators import remove_ticks_and_titles
+from matplotlib.testing.exceptions import ImageComparisonFailure
+
+import scbioformers as bf
+from scbioformers.core import MissingKeyError
+from scbioformers.data import params_to_json, set_uns
+
+BASELINE = Path(__file__).parent / "baseline"
+TOLERANCE = 1.5  # root mean square of grey levels; without text the renderings of different machines are within 1
+FIGURES = {"imputation": bf.pl.imputation, "calibration": bf.pl.calibration}
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+    plt.close("all")
+
+
+def make(**changes) -> ad.AnnData:
+    """Data with evidence over 8 bins: none was measured in bin 5, nor beyond bin 6."""
+    number = np.array([1000, 400, 200, 100, 50, 0, 10, 0])
+    bins = np.arange(8)
+    spread = np.exp(-np.abs(bins - (0.8 * bins[:, None] + 0.3)))
+    evidence = {
+        "joint": number[:, None] * spread / spread.sum(axis=1, keepdims=True),
+        "predicted": np.zeros(20),
+        "observed": np.zeros(20),
+        "count": np.zeros(20),
+        "nll_bits": np.array([1.25]),
+    }
+    evidence["count"][2:18:3] = [1000, 300, 200, 150, 80, 30]
+    evidence["predicted"] = evidence["count"] * (np.arange(20) + 0.5) / 20
+    evidence["observed"] = evidence["count"] * ((np.arange(20) + 0.5) / 20) ** 1.3
+    adata = ad.AnnData(np.ones((2, 2), np.float32))
+    set_uns(adata, "imputed", {"params": params_to_json({}), "evidence": evidence | changes})
+    return adata
+
+
+def draw(name: str, adata, path: Path) -> Path:
+    """The marks alone: fonts differ from machine to machine."""
+    figure = FIGURES[name](adata).figure
+    remove_ticks_and_titles(figure)
+    for ax in figure.axes:
+        ax.set(xlabel="", ylabel="")
+        ax.tick_params(which="both", length=0)
+        for child in ax.child_axes:
+            child.set(ylabel="", yticks=[])
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    figure.savefig(path, dpi=60)
+    return path
+
+
+def difference(found: Path, name: str) -> str | None:
+    """What distinguishes two pictures; None if it is within the tolerance."""
+    expected = found.with_name("expected.png")
+    expected.write_bytes((BASELINE / name).read_bytes())  # a copy, since a difference is saved beside it
+    try:
+        return compare_images(str(expected), str(found), tol=TOLERANCE)
+    except ImageComparisonFailure as failure:  # of different sizes
+        return str(failure)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_picture(tmp_path, name):
+    assert difference(draw(name, make(), tmp_path / "found.png"), f"{name}.png") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        pytest.param("imputation", {"joint": np.diag([1000.0, 400, 200, 100, 50, 0, 10, 0])}, id="perfect"),
+        pytest.param("imputation", {"joint": make().uns["imputed"]["evidence"]["joint"].T}, id="transposed"),
+        pytest.param("imputation", {"joint": make().uns["imputed"]["evidence"]["joint"][:5, :5]}, id="fewer bins"),
+        pytest.param("calibration", {"observed": make().uns["imputed"]["evidence"]["predicted"]}, id="calibrated"),
+        pytest.param("calibration", {"count": make().uns["imputed"]["evidence"]["count"] * 10}, id="more values"),
+    ],
+)
+def test_the_tolerance_can_fail(tmp_path, name, changes):
+    assert difference(draw(name, make(**changes), tmp_path / "found.png"), f"{name}.png") is not None
+
+
+def test_predictions_by_bin():
+    adata = make()
+    ax = bf.pl.imputation(adata)
+    (image,) = ax.images
+    joint = adata.uns["imputed"]["evidence"]["joint"]
+    shares = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-9)
+    np.testing.assert_allclose(image.get_array(), shares[:7, :7])
+    assert image.origin == "lower"
+    diagonal, mean = ax.lines
+    np.testing.assert_allclose(diagonal.get_xydata(), [[0, 0], [6, 6]])
+    filled = np.array([0, 1, 2, 3, 4, 6])  # nothing was measured in bin 5
+    np.testing.assert_allclose(mean.get_xydata(), np.column_stack([(shares @ np.arange(8))[filled], filled]))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted bin", "measured bin")
+    assert "1.250 bits" in ax.get_title()
+    (right,) = ax.child_axes
+    assert [label.get_text() for label in right.get_yticklabels()] == ["1,000", "400", "200", "100", "50", "10"]
+    assert right.get_yticks().tolist() == filled.tolist()
+
+
+def test_reliability():
+    adata = make()
+    ax = bf.pl.calibration(adata)
+    evidence = adata.uns["imputed"]["evidence"]
+    filled = evidence["count"] > 0
+    predicted, observed = (evidence[name][filled] / evidence["count"][filled] for name in ("predicted", "observed"))
+    _, line = ax.lines
+    np.testing.assert_allclose(line.get_xydata(), np.column_stack([predicted, observed]))
+    error = np.average(np.abs(predicted - observed), weights=evidence["count"][filled])
+    assert ax.get_title() == f"calibration error {error:.3f}"
+    (bars,) = (each for each in ax.figure.axes if each is not ax)
+    assert [bar.get_height() for bar in bars.patches] == evidence["count"][filled].tolist()
+    assert bars.get_yscale() == "log"
+    assert ax.get_xlim() == ax.get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_of_the_caller(name):
+    figure, mine = plt.subplots()
+    assert FIGURES[name](make(), ax=mine) is mine
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_save(tmp_path, name):
+    FIGURES[name](make(), save=tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_real_predictions(fitted, tmp_path, name):
+    bf.tl.impute(fitted, progress_bar=False, key_added="a/b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax = FIGURES[name](fitted, key="a/b", save=tmp_path / "x.png")
+    assert np.isfinite(ax.lines[-1].get_xydata()).all()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_evidence(name):
+    adata = make()
+    del adata.uns["imputed"]["evidence"]
+    with pytest.raises(MissingKeyError, match=r"holds no evidence.*Run `bf\.tl\.impute\(adata\)` first"):
+        FIGURES[name](adata)
+    with pytest.raises(MissingKeyError, match=r"uns\['other'\].*Run `bf\.tl\.impute"):
+        FIGURES[name](adata, key="other")
+    assert not plt.get_fignums()

@@ -1,0 +1,533 @@
+"""Imputing: nothing hidden leaks, what was measured is kept, what is written and where, and what is refused."""
+
+import logging
+import re
+import warnings
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+import scbioformers as bf
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, bin_normalized
+from scbioformers.data import Source, params_from_json
+from scbioformers.imputation import folds
+
+TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
+
+
+@pytest.fixture
+def model(fitted):
+    return bf.get.model(fitted)
+
+
+@pytest.fixture(scope="module")
+def mask() -> np.ndarray:
+    return np.random.default_rng(0).random((60, 40)) < 0.2
+
+
+@pytest.fixture(scope="module")
+def segment() -> ad.AnnData:
+    """Log-normalised data with a model of segment bins."""
+    adata = bf.datasets.simulate(60, 40, n_regulators=5, n_types=3, n_batches=2, rng=0)
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
+    bf.tl.fit(adata, binning=bf.Binning("segment", n_bins=10), config=config, train=TRAIN)
+    return adata
+
+
+def impute(adata, **kwargs):
+    """The imputed layer, and nothing else of what is written."""
+    return bf.tl.impute(adata, copy=True, progress_bar=False, **kwargs).layers["imputed"]
+
+
+def with_x(adata, x) -> ad.AnnData:
+    changed = adata.copy()
+    changed.X = sp.csr_matrix(x)
+    return changed
+
+
+def with_genes(adata, names) -> ad.AnnData:
+    """With further genes in front, of which no model knows."""
+    var, obs = pd.DataFrame(index=names), adata.obs[[]]
+    extra = ad.AnnData(sp.csr_matrix(np.ones((adata.n_obs, len(names)), np.float32)), obs=obs, var=var)
+    return ad.concat([extra, adata], axis=1, merge="first")
+
+
+def fold_of(gene: int) -> np.ndarray:
+    """The genes that are hidden together with this one."""
+    block = Source(ad.AnnData(np.ones((1, 40)))).read(0, 1)
+    (fold,) = [each.indices for each in folds(40, 7)(block) if gene in each.indices]
+    return fold
+
+
+# nothing leaks
+
+
+@pytest.mark.parametrize("batch_size", [64, 7])
+@pytest.mark.parametrize("tokens", ["expressed", "all"])
+def test_a_value_takes_no_part_in_its_own_prediction(simulated, model, tokens, batch_size):
+    model = replace(model, config=replace(model.config, tokens=tokens))
+    x = simulated.X.toarray()
+    expressed, zeros = np.argwhere(x > 0), np.argwhere(x == 0)
+    changes = [
+        (*expressed[100], 0),  # the cell gets shorter, and shallower
+        (*expressed[300], 500),
+        (*zeros[50], 1),
+        (*zeros[900], 200),
+    ]
+    kwargs = {"model": model, "batch_size": batch_size, "std": True}
+    before = bf.tl.impute(simulated, copy=True, progress_bar=False, **kwargs)
+    for cell, gene, value in changes:
+        changed = x.copy()
+        changed[cell, gene] = value
+        after = bf.tl.impute(with_x(simulated, changed), copy=True, progress_bar=False, **kwargs)
+        fold, others = fold_of(gene), np.setdiff1d(np.arange(40), fold_of(gene))
+        assert gene in fold
+        for layer in ("imputed", "imputed_std"):
+            assert np.array_equal(after.layers[layer][:, fold], before.layers[layer][:, fold])
+        found, expected = after.layers["imputed"], before.layers["imputed"]
+        assert (found[cell, others] != expected[cell, others]).all()  # it does tell of the others
+        others = np.arange(60) != cell
+        np.testing.assert_allclose(found[others], expected[others], rtol=0, atol=1e-5)
+
+
+def test_a_whole_fold_of_a_cell_takes_no_part_in_its_prediction(simulated, model):
+    x, fold = simulated.X.toarray(), fold_of(0)
+    x[:, fold] = np.random.default_rng(1).poisson(4, size=(60, len(fold)))
+    before, after = impute(simulated, model=model), impute(with_x(simulated, x), model=model)
+    assert np.array_equal(after[:, fold], before[:, fold])
+    assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("batch_size", [64, 7])
+@pytest.mark.parametrize("tokens", ["expressed", "all"])
+def test_what_is_under_the_mask_is_not_looked_at(simulated, model, mask, tokens, batch_size):
+    model = replace(model, config=replace(model.config, tokens=tokens))
+    expected = impute(simulated, model=model, mask=mask, batch_size=batch_size)
+    for hidden in (np.random.default_rng(1).poisson(4, size=mask.sum()), 0, 1000):
+        x = simulated.X.toarray()
+        x[mask] = hidden
+        found = impute(with_x(simulated, x), model=model, mask=mask, batch_size=batch_size)
+        assert np.array_equal(found, expected)
+
+
+def test_ranks_tell_nothing_of_what_is_hidden(segment, mask):
+    expected = impute(segment, mask=mask, output="bins", batch_size=7)
+    x = segment.X.toarray()
+    x[mask] = np.random.default_rng(1).random(mask.sum()) * 3
+    assert np.array_equal(impute(with_x(segment, x), mask=mask, output="bins", batch_size=7), expected)
+
+
+# what is predicted
+
+
+@pytest.mark.parametrize("output", ["counts", "log1p", "bins"])
+def test_fill_keeps_what_was_measured(simulated, model, mask, output):
+    filled, denoised = impute(simulated, model=model, mask=mask, output=output), impute(simulated, model=model)
+    x, binning = simulated.X.toarray().astype(float), model.binnings["rna"]
+    normalized = x * binning.mean_depth / x.sum(axis=1, keepdims=True)
+    bins = np.minimum(bin_normalized(normalized, binning.cutoff, binning.bins_per_doubling), binning.max_bin)
+    expected = {"counts": x, "log1p": np.log1p(normalized), "bins": bins}[output]
+    np.testing.assert_allclose(filled[~mask], expected[~mask], rtol=1e-6 if output == "log1p" else 0)
+    assert np.isfinite(filled).all()
+    assert (filled[mask] >= 0).all()
+    assert (filled[mask] != expected[mask]).mean() > 0.99
+    assert not np.array_equal(filled[mask], denoised[mask])
+
+
+def test_masks_of_any_kind(simulated, model, mask):
+    expected = impute(simulated, model=model, mask=mask)
+    stored_false = sp.csr_matrix(np.ones((60, 40), bool))
+    stored_false.data = mask.ravel()
+    kinds = [sp.csr_matrix(mask), sp.csc_matrix(mask), sp.coo_matrix(mask), sp.csr_array(mask), stored_false]
+    for each in (*kinds, pd.DataFrame(mask, simulated.obs_names, simulated.var_names), mask.tolist()):
+        assert np.array_equal(impute(simulated, model=model, mask=each), expected)
+    assert stored_false.nnz == 2400  # nobody changed it
+
+
+def test_masks_of_nothing_and_of_everything(simulated, model):
+    nothing = impute(simulated, model=model, mask=np.zeros((60, 40), bool))
+    assert np.array_equal(nothing, simulated.X.toarray())
+    x = np.random.default_rng(0).poisson(1, size=(60, 40))
+    everything = impute(simulated, model=model, mask=np.ones((60, 40), bool))
+    assert np.array_equal(impute(with_x(simulated, x), model=model, mask=np.ones((60, 40), bool)), everything)
+    np.testing.assert_allclose(everything, everything[[0] * 60], rtol=1e-5)  # nothing tells the cells apart
+
+
+def test_genes(simulated, model, mask, caplog):
+    genes = list(simulated.var_names[[30, 2, 11]])
+    asked = simulated.var_names.isin(genes)
+    denoised, filled = impute(simulated, model=model), impute(simulated, model=model, mask=mask)
+    found = impute(simulated, model=model, genes=genes)
+    np.testing.assert_allclose(found[:, asked], impute_folds_apart(simulated, model, genes)[:, asked], rtol=1e-5)
+    assert np.isnan(found[:, ~asked]).all()
+    assert not np.array_equal(found[:, asked], denoised[:, asked])  # fewer are hidden with them
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        found = impute(simulated, model=model, genes=genes, mask=mask)
+    assert f"{mask[:, ~asked].sum()} masked positions" in caplog.text
+    assert np.isnan(found[:, ~asked]).all()
+    measured = asked & ~mask
+    assert np.array_equal(found[measured], simulated.X.toarray()[measured])
+    assert not np.array_equal(found[:, asked], filled[:, asked])
+    one = impute(simulated, model=model, genes=genes[0])
+    assert np.isfinite(one[:, simulated.var_names == genes[0]]).all()
+
+
+def impute_folds_apart(adata, model, genes):
+    """Genes of one fold together, by masks: what is hidden is predicted whatever else is asked for elsewhere."""
+    result = np.full(adata.shape, np.nan, np.float32)
+    indices = adata.var_names.get_indexer(genes)
+    for gene in indices:
+        mask = np.zeros(adata.shape, bool)
+        mask[:, np.intersect1d(fold_of(gene), indices)] = True
+        result[:, gene] = impute(adata, model=model, mask=mask)[:, gene]
+    return result
+
+
+def test_deviation_and_quantiles(simulated, model):
+    result = bf.tl.impute(
+        simulated, model=model, std=True, quantiles=(0.1, 0.5, 0.975), copy=True, progress_bar=False
+    ).layers
+    assert {"imputed", "imputed_std", "imputed_q10", "imputed_q50", "imputed_q97.5"} <= set(result)
+    assert (result["imputed_std"] > 0).all()
+    low, middle, high = (result[f"imputed_{name}"] for name in ("q10", "q50", "q97.5"))
+    assert (low <= middle).all()
+    assert (middle <= high).all()
+    assert (low < high).any()
+    within = np.abs(result["imputed"] - middle) <= result["imputed_std"] * 1.0001  # of any distribution
+    assert within.all()
+
+
+def test_deviation_and_quantiles_of_what_was_filled(simulated, model, mask):
+    result = bf.tl.impute(
+        simulated, model=model, mask=mask, std=True, quantiles=(0.5,), copy=True, progress_bar=False
+    ).layers
+    assert np.array_equal(np.isfinite(result["imputed_std"]), mask)
+    assert np.array_equal(np.isfinite(result["imputed_q50"]), mask)
+    assert np.isfinite(result["imputed"]).all()
+
+
+def test_an_ensemble_adds_the_disagreement_of_its_members(ensemble):
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
+
+    def moments(model):
+        found = bf.tl.impute(adata, model=model, std=True, copy=True, progress_bar=False).layers
+        return found["imputed"].astype(float), found["imputed_std"].astype(float) ** 2
+
+    mean, variance = moments(ensemble)
+    means, variances = zip(*(moments(replace(ensemble, members=(each,))) for each in ensemble.members), strict=True)
+    assert not np.allclose(means[0], means[1])
+    np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variance, np.mean(variances, axis=0) + np.var(means, axis=0), rtol=1e-3, atol=1e-4)
+    assert variance.mean() > np.mean(variances)
+
+
+def test_predictions_are_of_the_size_of_the_data(simulated, model):
+    """Training hides as many expressed molecules as zeros: taken at face value, predictions would be far too high."""
+    found, x = impute(simulated, model=model), simulated.X.toarray()
+    assert found.mean() == pytest.approx(x.mean(), rel=0.2)
+    assert np.corrcoef(np.log1p(found.mean(axis=0)), np.log1p(x.mean(axis=0)))[0, 1] > 0.9
+    assert np.corrcoef(found.sum(axis=1), x.sum(axis=1))[0, 1] > 0.9  # counts are at the depth of the cell
+    log1p = impute(simulated, model=model, output="log1p")
+    assert abs(np.corrcoef(log1p.sum(axis=1), x.sum(axis=1))[0, 1]) < 0.9
+
+
+# which data it takes
+
+
+def test_permuted_genes_give_the_same_bits(simulated, model, mask):
+    order = np.random.default_rng(0).permutation(40)
+    permuted = simulated[:, order].copy()
+    assert np.array_equal(impute(permuted, model=model), impute(simulated, model=model)[:, order])
+    filled = impute(simulated, model=model, mask=mask)
+    assert np.array_equal(impute(permuted, model=model, mask=mask[:, order]), filled[:, order])
+
+
+def test_genes_that_the_model_does_not_know_are_nan(simulated, model, mask, caplog):
+    wider = with_genes(simulated, ["new1", "new2"])
+    found = impute(wider, model=model)
+    assert found.shape == (60, 42)
+    assert np.isnan(found[:, :2]).all()
+    assert np.isfinite(found[:, 2:]).all()
+    wide_mask = np.hstack([np.ones((60, 2), bool), mask])
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        found = impute(wider, model=model, mask=wide_mask)
+    assert "120 masked positions are of genes that are not modelled" in caplog.text
+    assert np.isnan(found[:, :2]).all()
+    assert np.array_equal(found[:, 2:][~mask], simulated.X.toarray()[~mask])
+
+
+def test_missing_genes(simulated, model, mask):
+    partial = simulated[:, 3:].copy()
+    with pytest.warns(BioformersWarning, match=r"37 of the model's 40 molecules") as caught:
+        found = impute(partial, model=model)
+    assert len(caught) == 1
+    assert found.shape == (60, 37)
+    assert np.isfinite(found).all()
+    with pytest.warns(BioformersWarning, match="read as absent"):
+        filled = impute(partial, model=model, mask=mask[:, 3:])
+    assert np.array_equal(filled[~mask[:, 3:]], partial.X.toarray()[~mask[:, 3:]])
+    with (
+        pytest.warns(BioformersWarning, match="read as absent"),
+        pytest.raises(DataError, match=r"\['TF1'\] are not among the genes of the data; `bf\.get\.imputed"),
+    ):
+        impute(partial, model=model, genes=["TF1", "G1"])
+
+
+@pytest.mark.parametrize("n_empty", [1, 60])
+def test_empty_cells_are_finite(simulated, model, mask, n_empty):
+    x = simulated.X.toarray()
+    x[-n_empty:] = 0
+    empty = with_x(simulated, x)
+    for kwargs in ({}, {"mask": mask}, {"output": "log1p"}):
+        assert np.isfinite(impute(empty, model=model, **kwargs)).all()
+
+
+def test_a_model_of_one_gene(simulated, tiny_config):
+    one = simulated[:, simulated.var_names == "TF1"].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bf.tl.fit(one, config=tiny_config, train=TRAIN)
+    assert np.isfinite(impute(one)).all()
+
+
+@pytest.mark.parametrize("kind", ["backed", "zarr"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_on_disk(simulated, model, mask, tmp_path, kind, masked):
+    if kind == "backed":
+        simulated.write_h5ad(tmp_path / "x.h5ad")
+        before = (tmp_path / "x.h5ad").read_bytes()
+        opened = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    else:
+        simulated.write_zarr(tmp_path / "x.zarr")
+        opened = ad.read_zarr(tmp_path / "x.zarr")
+    kwargs = {"model": model, "mask": mask if masked else None, "progress_bar": False}
+    bf.tl.impute(opened, **kwargs)
+    expected = bf.tl.impute(simulated, copy=True, **kwargs).layers["imputed"]
+    np.testing.assert_allclose(opened.layers["imputed"], expected, rtol=0, atol=1e-5)
+    if kind == "backed":
+        opened.file.close()
+        assert (tmp_path / "x.h5ad").read_bytes() == before
+
+
+def test_view(simulated, model):
+    view = simulated[5:20]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ad.ImplicitModificationWarning)
+        bf.tl.impute(view, model=model, progress_bar=False)
+    assert "imputed" not in simulated.layers
+    np.testing.assert_allclose(view.layers["imputed"], impute(simulated, model=model)[5:20], rtol=0, atol=1e-5)
+
+
+def test_layers(simulated, model):
+    expected = impute(simulated, model=model)
+    simulated.layers["counts"] = simulated.X.copy()
+    simulated.X = sp.csr_matrix(np.ones((60, 40), np.float32))
+    assert np.array_equal(impute(simulated, model=model, layer="counts"), expected)
+    of_layer = replace(model, provenance=model.provenance | {"layer": "counts"})
+    assert np.array_equal(impute(simulated, model=of_layer), expected)
+    assert not np.allclose(impute(simulated, model=model), expected)
+
+
+def test_segment_bins(segment, mask):
+    for kwargs in ({}, {"mask": mask}):
+        found = impute(segment, output="bins", **kwargs)
+        assert ((found >= 0) & (found <= 10)).all()
+    assert (np.mod(found[~mask], 1) == 0).all()
+
+
+# what is written
+
+
+def test_fields(fitted, model):
+    before = fitted.copy()
+    assert bf.tl.impute(fitted, progress_bar=False) is None
+    values = fitted.layers["imputed"]
+    assert isinstance(values, np.ndarray)
+    assert values.shape == (60, 40)
+    assert values.dtype == np.float32
+    assert (values >= 0).all()
+    assert set(fitted.uns) == set(before.uns) | {"imputed"}
+    params = params_from_json(fitted.uns["imputed"]["params"])
+    assert params == {"model_hash": model.hash, "output": "counts", "layer": None, "masked": False, "out": None}
+    assert set(fitted.uns["imputed"]) == {"params", "evidence"}
+    assert (fitted.X != before.X).nnz == 0
+    pd.testing.assert_frame_equal(fitted.obs, before.obs)
+    pd.testing.assert_frame_equal(fitted.var, before.var)
+
+
+def test_a_mask_leaves_no_evidence(fitted, mask):
+    bf.tl.impute(fitted, progress_bar=False)
+    bf.tl.impute(fitted, mask=mask, output="log1p", progress_bar=False)  # and none of the former call
+    assert set(fitted.uns["imputed"]) == {"params"}
+    params = params_from_json(fitted.uns["imputed"]["params"])
+    assert params["masked"]
+    assert params["output"] == "log1p"
+
+
+def test_key_added(fitted):
+    bf.tl.impute(fitted, key_added="a/b", std=True, quantiles=(0.5,), progress_bar=False)
+    names = {name for name in fitted.layers if name is not None}
+    assert len(names) == 3
+    assert not any("/" in name for name in (*names, *fitted.uns))
+    assert bf.get.imputation_evidence(fitted, key="a/b")["nll_bits"] > 0
+
+
+def test_copy(fitted, mask):
+    before = fitted.copy()
+    for kwargs in ({}, {"mask": mask}):
+        copied = bf.tl.impute(fitted, copy=True, progress_bar=False, **kwargs)
+        assert {"imputed"} <= set(copied.layers)
+        assert "imputed" not in fitted.layers
+        assert "imputed" not in fitted.uns
+        assert (fitted.X != before.X).nnz == 0
+
+
+def test_overwriting_is_logged(fitted, caplog):
+    bf.tl.impute(fitted, progress_bar=False)
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.impute(fitted, progress_bar=False)
+    assert "Overwriting adata.layers['imputed']" in caplog.text
+    assert "Overwriting adata.uns['imputed']" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_round_trip(fitted, tmp_path, kind):
+    bf.tl.impute(fitted, std=True, quantiles=(0.1,), progress_bar=False)
+    getattr(fitted, f"write_{kind}")(tmp_path / "x")
+    found = getattr(ad, f"read_{kind}")(tmp_path / "x")
+    for name in ("imputed", "imputed_std", "imputed_q10"):
+        assert np.array_equal(found.layers[name], fitted.layers[name])
+    assert found.uns["imputed"]["params"] == fitted.uns["imputed"]["params"]
+    first, second = bf.get.imputation_evidence(found), bf.get.imputation_evidence(fitted)
+    for name in ("bins", "calibration"):
+        pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
+    assert first["nll_bits"] == second["nll_bits"]
+
+
+# results on disk
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_out(simulated, model, mask, tmp_path, masked):
+    wider = with_genes(simulated[:, ::-1], ["new"])
+    wide_mask = np.hstack([np.zeros((60, 1), bool), mask]) if masked else None
+    kwargs = {"model": model, "mask": wide_mask, "std": True, "quantiles": (0.1,), "progress_bar": False}
+    expected = bf.tl.impute(wider, copy=True, **kwargs)
+    bf.tl.impute(wider, out=tmp_path / "x.zarr", **kwargs)
+    assert set(wider.layers) <= {None}
+    assert params_from_json(wider.uns["imputed"]["params"])["out"] == str(tmp_path / "x.zarr")
+    assert ("evidence" in wider.uns["imputed"]) == (not masked)
+    found = ad.read_zarr(tmp_path / "x.zarr")
+    assert list(found.obs_names) == list(wider.obs_names)
+    assert sorted(found.var_names) == sorted(simulated.var_names)  # the modelled ones alone
+    assert set(found.layers) - {None} == {"imputed", "imputed_std", "imputed_q10"}
+    for name in ("imputed", "imputed_std", "imputed_q10"):
+        assert found.layers[name].dtype == np.float32
+        assert np.array_equal(found.layers[name], expected[:, found.var_names].layers[name], equal_nan=True)
+
+
+def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
+    expected = impute(simulated, model=model)
+    monkeypatch.setattr("scbioformers.imputation.BLOCK_CELLS", 17)
+    monkeypatch.setattr("scbioformers.tl._impute.BLOCK_CELLS", 17)
+    bf.tl.impute(simulated, model=model, out=str(tmp_path / "x.zarr"), progress_bar=False)
+    found = ad.read_zarr(tmp_path / "x.zarr")
+    np.testing.assert_allclose(found.layers["imputed"], expected, rtol=0, atol=1e-5)
+
+
+def test_out_under_a_name_with_a_slash_and_again(simulated, model, tmp_path, caplog):
+    kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b", "progress_bar": False}
+    bf.tl.impute(simulated, std=True, **kwargs)
+    assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb", "a%2Fb_std"}
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.impute(simulated, **kwargs)
+    assert re.search(r"Overwriting .*x\.zarr", caplog.text)
+    assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb"}
+
+
+def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ConfigError, match="exists and is no zarr store"):
+            bf.tl.impute(simulated, model=model, out=path, progress_bar=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert "imputed" not in simulated.uns
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        pytest.param({"mask": np.ones((60, 39), bool)}, DataError, r"of the shape.*\(60, 40\).*\(60, 39\)", id="shape"),
+        pytest.param({"mask": np.ones((60, 40))}, DataError, r"found float64 \(60, 40\)", id="dtype"),
+        pytest.param({"mask": sp.csr_matrix((60, 40))}, DataError, "found float64", id="sparse-dtype"),
+        pytest.param({"mask": "hidden"}, DataError, r"`mask` must be bool.*True marks what to fill", id="name"),
+        pytest.param({"genes": ["TF1", "G100"]}, DataError, r"not know \['G100'\].*Near names: \['G10'", id="gene"),
+        pytest.param({"genes": ["tf2"]}, DataError, r"does not know \['tf2'\].*Near names: \['TF2'", id="case"),
+        pytest.param({"genes": []}, DataError, "`genes` is empty", id="no-gene"),
+        pytest.param({"output": "tpm"}, ConfigError, "`output` is one of", id="output"),
+        pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, got \[95\]", id="quantile"),
+        pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
+        pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' was asked for", id="device"),
+        pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
+        pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
+        pytest.param({"model": 3}, ConfigError, "got int", id="not-a-model"),
+    ],
+)
+def test_wrong_arguments_write_nothing(fitted, kwargs, error, message, tmp_path):
+    before = fitted.copy()
+    for more in ({}, {"out": tmp_path / "x.zarr"}):
+        with pytest.raises(error, match=message):
+            bf.tl.impute(fitted, progress_bar=False, **kwargs, **more)
+    assert set(fitted.layers) == set(before.layers)
+    assert set(fitted.uns) == set(before.uns)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_scales_are_refused(simulated, model):
+    logged, centred, broken = simulated.copy(), simulated.copy(), simulated.copy()
+    sc.pp.normalize_total(logged)
+    sc.pp.log1p(logged)
+    centred.X = centred.X.toarray() - 1
+    broken.X.data[5] = np.nan
+    for adata, message in (
+        (logged, r"log scale.*expected raw counts"),
+        (centred, "negative values"),
+        (broken, "1 NaN or infinite"),
+    ):
+        with pytest.raises(DataError, match=message):
+            bf.tl.impute(adata, model=model, progress_bar=False)
+        assert "imputed" not in adata.layers
+        assert "imputed" not in adata.uns
+
+
+@pytest.mark.parametrize("output", ["counts", "log1p"])
+def test_ranks_tell_no_counts(segment, output):
+    with pytest.raises(ConfigError, match=rf"segment bins, ranks that do not tell '{output}': pass `output='bins'`"):
+        bf.tl.impute(segment, output=output, progress_bar=False)
+    assert "imputed" not in segment.layers
+    assert "imputed" not in segment.uns
+
+
+def test_other_genes_are_refused(simulated, model):
+    few = simulated[:, :15].copy()
+    with pytest.raises(DataError, match="15 of the model's 40 molecules"):
+        bf.tl.impute(few, model=model, progress_bar=False)
+    assert "imputed" not in few.layers
+
+
+def test_a_column_that_the_model_needs(ensemble):
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
+    del adata.obs["batch"]
+    with pytest.raises(MissingKeyError, match="batch"):
+        bf.tl.impute(adata, model=ensemble, progress_bar=False)
+    assert "imputed" not in adata.layers
