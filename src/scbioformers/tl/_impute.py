@@ -99,7 +99,7 @@ def impute(
     MissingKeyError
         If there is no model, or a column that the model needs is not there.
     ConfigError
-        If ``output``, a quantile, ``batch_size`` or the device is not to be had, or ``out`` exists and is no zarr store.
+        If ``output``, a quantile, ``batch_size`` or the device is not to be had, or ``out`` is there and no zarr store.
     DataError
         If the mask has another shape or dtype, a gene is unknown, the data is on another scale than the model's, or
         fewer than half of its genes are there. Nothing is written then.
