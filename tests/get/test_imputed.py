@@ -128,7 +128,7 @@ def test_a_marker_of_cell_types_is_found_in_cells_that_lack_it():
     )
     marker = train.var_names[int(by_type.std(axis=0).argmax())]
     config = bf.ModelConfig(width=32, n_heads=2, n_components=8)
-    bf.tl.fit(train, config=config, train=bf.TrainConfig(max_steps=100, progress_bar=False))
+    bf.tl.fit(train, config=config, train=bf.TrainConfig(max_steps=300, progress_bar=False))
     truth = query[:, marker].X.toarray().ravel()
     with pytest.warns(BioformersWarning, match="49 of the model's 50"):
         found = bf.get.imputed(query[:, query.var_names != marker].copy(), model=train)

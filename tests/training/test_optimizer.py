@@ -11,7 +11,7 @@ from scbioformers.nn import ModelConfig, Sizes
 from scbioformers.tokens import Sampler
 from scbioformers.training import TrainConfig
 from scbioformers.training._data import BatchDataset
-from scbioformers.training._module import STARTED_LR, TrainingModule
+from scbioformers.training._module import DISPERSION_LR, STARTED_LR, TrainingModule
 
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3,))
@@ -34,12 +34,12 @@ def configured(network, total_steps=1000):
 def test_only_a_molecule_table_that_starts_from_the_data_learns_slowly(svd_init, make_network):
     network = make_network(replace(CONFIG, svd_init=svd_init), SIZES)
     settings, _, _ = configured(network)
-    assert STARTED_LR == 0.1
-    slow = {"molecule.weight"} if svd_init else set()
+    assert (STARTED_LR, DISPERSION_LR) == (0.1, 20.0)
+    own = {"log_dispersion": 0.4} | ({"molecule.weight": 0.002} if svd_init else {})
     for name, group in settings.items():
-        assert group["initial_lr"] == pytest.approx(0.002 if name in slow else 0.02), name
+        assert group["initial_lr"] == pytest.approx(own.get(name, 0.02)), name
         matrix = network.get_parameter(name).ndim > 1
-        assert group["weight_decay"] == (0.3 if matrix and name not in slow else 0.0), name
+        assert group["weight_decay"] == (0.3 if matrix and name not in own else 0.0), name
 
 
 def test_all_groups_warm_up_and_cool_down_together(make_network):
