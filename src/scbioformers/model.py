@@ -220,8 +220,7 @@ class BioFormer:
         tokenizer = self.tokenizer
         lengths = tokenizer.n_context(block, asked)  # not of what is hidden, which must not even tell the order
         if asked is not None:
-            # by what is visible: the make-up of a batch must not depend on what is hidden either
-            lengths = lengths - block.counts.multiply(asked).getnnz(axis=1) + np.diff(asked.indptr)
+            lengths = lengths + np.diff(asked.indptr)
         order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
         start = 0
         while start < len(order):

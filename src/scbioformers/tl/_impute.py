@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -201,8 +202,12 @@ def _keep_measured(
 ) -> None:
     """Put the measured values where nothing was to be filled."""
     block = source.read(rows.start, rows.stop)
-    measured = model.tokenizer.measured(block, output)
     keep = np.isnan(values)
+    if model.binnings["rna"].kind == "segment":  # ranks among the measured values alone
+        kept = sp.csr_matrix(block.counts.multiply(keep))
+        kept.eliminate_zeros()
+        block = dataclasses.replace(block, counts=kept)
+    measured = model.tokenizer.measured(block, output)
     if wanted is not None:
         keep &= np.isin(np.arange(values.shape[1]), wanted)
     values[keep] = measured[keep]
