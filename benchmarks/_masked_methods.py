@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 import scbioformers as bf
+from benchmarks._common import fit_scvi, select_genes, warm_up
 from benchmarks._masking import EvenMasking, masked_cells, training_cells
 from scbioformers.core import SPECIALS, validation_rows
 from scbioformers.data import Block, Source
 from scbioformers.metrics import MaskedCells, TrainingCells
-from scbioformers.metrics._masked_baselines import _bin_masses
+from scbioformers.metrics._masked_baselines import bin_masses
 from scbioformers.metrics._masked_features import DepthModel, zero_odds
 
 LogProbabilities = NDArray[np.float32]
 
-N_GENES = 2000
 TEST_SHARE = 0.1
 EVALUATION_SEED = 99
 NATURAL_DRAWS = 2  # they hide more positions of a cell than the default mask does in eight
@@ -38,14 +36,6 @@ OURS: dict[str, tuple[dict[str, Any], int | None]] = {
     "ours_no_attention": ({"attention": False}, None),
     "ours_random_init": ({"svd_init": False}, None),
 }
-
-
-def select_genes(adata: AnnData, n_genes: int = N_GENES) -> None:
-    """Mark ``highly_variable`` genes of these cells: seurat_v3 on the counts, all genes where there are no more."""
-    if adata.n_vars > n_genes:
-        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
-    else:
-        adata.var["highly_variable"] = True
 
 
 def read_cells(adata: AnnData) -> Block:
@@ -71,19 +61,12 @@ def fit_ours(
     train = replace(train or bf.TrainConfig(), progress_bar=False)
     if max_steps is not None:
         train = replace(train, max_steps=max_steps)
-    _warm_up()
+    warm_up()
     start = time.perf_counter()
     fitted = bf.tl.fit(adata, config=config, train=train, binning=binning or bf.Binning(), rng=seed, copy=True)
     seconds = time.perf_counter() - start
     history = bf.get.history(fitted)
     return Fitted(bf.get.model(fitted), seconds, int(history["step"].max()) if len(history) else 0)
-
-
-@cache
-def _warm_up() -> None:
-    """Import and compile once, before anything is timed."""
-    tiny = bf.datasets.simulate(n_cells=40, n_genes=40)
-    bf.tl.fit(tiny, train=bf.TrainConfig(max_steps=1, progress_bar=False))
 
 
 def predict_ours(model: bf.BioFormer, cells: Block, asked: MaskedCells, *, natural: bool = False) -> LogProbabilities:
@@ -215,22 +198,9 @@ def ask_constant(problem: Problem, value: int) -> Prediction:
     return Prediction(bf.metrics.constant_bin(problem.training, problem.mask_test(), value), None, None)
 
 
-def fit_scvi(adata: AnnData, seed: int) -> Any:
-    """Fit scVI to the modelled genes: 2 layers, 30 latent, negative binomial, its default epochs capped at 200."""
-    import scvi
-
-    scvi.settings.seed, scvi.settings.verbosity = seed, logging.WARNING
-    subset = adata[:, adata.var["highly_variable"]].copy()
-    scvi.model.SCVI.setup_anndata(subset)
-    model = scvi.model.SCVI(subset, n_layers=2, n_latent=30, gene_likelihood="nb")
-    max_epochs = min(200, round(20_000 / subset.n_obs * 400))
-    model.train(max_epochs=max_epochs, accelerator="cpu", enable_progress_bar=False)
-    return model
-
-
 def ask_scvi(problem: Problem) -> Prediction:
     """Encode the visible counts, decode, and sum the negative binomial within each bin."""
-    _warm_up()
+    warm_up()
     start = time.perf_counter()
     model = fit_scvi(problem.train, problem.seed)
     seconds = time.perf_counter() - start
@@ -259,7 +229,7 @@ def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, asked: 
         for shares, ratio in zip(drawn, np.resize(depth_model.spread, len(drawn)), strict=True):
             rate = shares[cells, molecules] * library[cells] / depth[cells]
             depths = ratio * depth[cells, None]
-            p += _bin_masses(problem.binning, rate, dispersion[molecules], depths)
+            p += bin_masses(problem.binning, rate, dispersion[molecules], depths)
         p[:, 0] *= odds[cells]
         out[at] = np.log(p / p.sum(axis=1, keepdims=True))
     return out

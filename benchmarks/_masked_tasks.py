@@ -14,7 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 import scbioformers as bf
-from benchmarks._masked_methods import OURS, SCVI_SAMPLES, Problem, fit_ours, fit_scvi, select_genes
+from benchmarks._common import fit_scvi, select_genes
+from benchmarks._masked_methods import OURS, SCVI_SAMPLES, Problem, fit_ours
 from scbioformers.core import uniform, validation_rows
 from scbioformers.metrics import poisson_loss, thin_counts
 

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 import scbioformers as bf
-from benchmarks._common import make_parser, markdown_table, mean_and_range, read_counts, run_once, write_json
+from benchmarks._common import (
+    fit_scvi,
+    make_parser,
+    markdown_table,
+    mean_and_range,
+    read_counts,
+    run_once,
+    warm_up,
+    write_json,
+)
 
 # the column of batches, given to scVI and to our model alike
 SETS: dict[str, str | None] = {"pbmc3k": None, "paul15": None, "sc_mixology": "batch", "kang_ifnb": "donor"}
@@ -75,16 +84,9 @@ def embed_pca_binned(adata: AnnData, batch_key: str | None, seed: int) -> Embedd
 
 
 def embed_scvi(adata: AnnData, batch_key: str | None, seed: int) -> Embedding:
-    """Fit scVI: 2 layers, 30 latent dimensions, negative binomial, its default epochs capped at 200."""
-    import scvi
-
-    scvi.settings.seed = seed
-    subset = adata[:, adata.var["highly_variable"]].copy()
+    """Take scVI's latent space."""
     start = time.perf_counter()
-    scvi.model.SCVI.setup_anndata(subset, batch_key=batch_key)
-    model = scvi.model.SCVI(subset, n_layers=2, n_latent=30, gene_likelihood="nb")
-    max_epochs = min(200, round(20_000 / subset.n_obs * 400))
-    model.train(max_epochs=max_epochs, accelerator="cpu", enable_progress_bar=False)
+    model = fit_scvi(adata, seed, batch_key)
     fitted = time.perf_counter()
     X = model.get_latent_representation()
     return Embedding(X, fitted - start, time.perf_counter() - fitted)
@@ -94,20 +96,12 @@ def embed_ours(adata: AnnData, batch_key: str | None, seed: int, train: bf.Train
     """Fit our model, with its defaults but for ``train`` and ``changes`` of its configuration."""
     config = dataclasses.replace(bf.ModelConfig.preset("small"), **changes)
     adata = adata.copy()
-    _warm_up()
+    warm_up()
     start = time.perf_counter()
     bf.tl.fit(adata, batch_key=batch_key, config=config, train=train, rng=seed)
     fitted = time.perf_counter()
     bf.tl.embed(adata)
     return Embedding(adata.obsm["X_bioformer"], fitted - start, time.perf_counter() - fitted)
-
-
-@cache
-def _warm_up() -> None:
-    """Import and compile once, before anything is timed (scVI has nothing to compile)."""
-    tiny = bf.datasets.simulate(n_cells=40, n_genes=40)
-    bf.tl.fit(tiny, train=bf.TrainConfig(max_steps=1, progress_bar=False))
-    bf.tl.embed(tiny)
 
 
 def _ours(max_steps: int | None = None, **changes: Any) -> Callable[..., Embedding]:

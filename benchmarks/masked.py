@@ -27,7 +27,7 @@ import scanpy as sc
 
 import scbioformers as bf
 from benchmarks import _masked_tables as tables
-from benchmarks._common import _choice, make_parser, run_once, write_json
+from benchmarks._common import choice, make_parser, run_once, write_json
 from benchmarks._masked_methods import (
     METHODS,
     OURS,
@@ -242,7 +242,7 @@ def main() -> None:
     """Run what has no result yet, then print the tables."""
     known = list(dict.fromkeys([*METHODS, *MCV_METHODS]))
     parser = make_parser(__doc__, list(SETS), known)
-    parser.add_argument("--parts", type=_choice(list(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument("--parts", type=choice(list(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--workers", type=int, default=2, help="processes; 1 runs all in this one")
     arguments = parser.parse_args()
     folder: Path = arguments.out / "masked"

@@ -22,7 +22,7 @@ N_RELIABILITY_BINS = 20
 _FOLD_STREAM = 0xF01D
 
 Plan = Callable[[Block], Iterator[csr_matrix]]
-"""What to hide of the cells of a block: one (n, M) matrix per pass, non-zero at what that pass asks for."""
+"""What to hide of the cells of a block: one (n, M) matrix per pass, with entries at what that pass asks for."""
 
 
 @dataclass
@@ -122,12 +122,15 @@ def impute_blocks(
     scale: Scale,
     std: bool = False,
     quantiles: Sequence[float] = (),
+    keep_measured: bool = False,
     evidence: Evidence | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
     """Predict what the plan asks for, in blocks of cells; nothing of size cells x molecules x bins is ever held.
+
+    ``keep_measured`` puts what was measured where a pass does not ask.
 
     Yields
     ------
@@ -144,6 +147,9 @@ def impute_blocks(
                     if evidence is not None:
                         evidence.add(batch, probabilities)
                     _decode(model, batch, probabilities, scale, block.start, values)
+                if keep_measured:
+                    measured = model.tokenizer.measured(block, scale, asked)
+                    values["mean"] = np.where(np.isnan(values["mean"]), measured, values["mean"])
             bar.update(len(block.depth))
             yield block.start, values
 

@@ -190,7 +190,7 @@ class BioFormer:
         block
             N cells.
         asked
-            (N, M), non-zero at the positions to predict.
+            (N, M), stored entries at the positions to predict.
         natural
             Take out the odds by which the training mask showed more expressed molecules than there are. False says that
             the positions were drawn by such a mask, and gives the probabilities under it.

@@ -133,7 +133,7 @@ def test_a_marker_of_cell_types_is_found_in_cells_that_lack_it():
     with pytest.warns(BioformersWarning, match="49 of the model's 50"):
         found = bf.get.imputed(query[:, query.var_names != marker].copy(), model=train)
     assert list(found.var_names) == [marker]
-    assert np.corrcoef(found.X.ravel(), truth)[0, 1] > 0.3
+    assert np.corrcoef(found.X.ravel(), truth)[0, 1] > 0.45  # the means of the types reach .58
     order = pd.Series(found.X.ravel()).groupby(query.obs["cell_type"].to_numpy()).mean().sort_values().index
     of_truth = pd.Series(truth).groupby(query.obs["cell_type"].to_numpy()).mean()
     assert of_truth.idxmax() == order[-1]

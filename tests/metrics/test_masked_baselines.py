@@ -23,7 +23,7 @@ from scbioformers.metrics import (
     negative_binomial,
     softmax_regression,
 )
-from scbioformers.metrics._masked_baselines import _bin_masses, _dispersion
+from scbioformers.metrics._masked_baselines import _dispersion, bin_masses
 from scbioformers.metrics._masked_cells import stack
 from scbioformers.metrics._masked_features import Components, DepthModel, log_histogram, value_basis, zero_odds
 from scbioformers.metrics._masked_levels import LowRank, Neighbors
@@ -180,20 +180,21 @@ def test_histogram_is_the_limit_of_many_draws(problem):
     assert np.abs(difference).mean() < 0.005
 
 
-@pytest.mark.parametrize("normalize", [pytest.param(1.0, id="at the mean"), pytest.param(0.37, id="shallow")])
-def test_bin_masses_are_sums_over_counts(normalize):
-    binning = Binning(cutoff=4, bins_per_doubling=2).freeze(mean_depth=100.0, max_bin=9)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("share", [pytest.param(1.0, id="at the mean"), pytest.param(0.37, id="shallow")])
+def test_bin_masses_are_sums_over_counts(share, normalize):
+    binning = Binning(cutoff=4, bins_per_doubling=2, normalize=normalize).freeze(mean_depth=100.0, max_bin=9)
     rate, dispersion = np.array([0.02, 0.3]), np.array([0.5, 2.0])
-    depths = normalize * np.array([[97.0, 103.0], [55.0, 61.0]])
+    depths = share * np.array([[97.0, 103.0], [55.0, 61.0]])
     expected = np.zeros((2, 10))
     x = np.arange(20_000)
     for entry in range(2):
         for depth in depths[entry]:
             mean, size = rate[entry] * depth, 1 / dispersion[entry]
             mass = stats.nbinom.pmf(x, size, size / (size + mean))
-            bins = np.minimum(bin_normalized(x * 100.0 / depth, 4, 2), 9)
+            bins = np.minimum(bin_normalized(x * 100.0 / depth if normalize else x, 4, 2), 9)
             expected[entry] += np.bincount(bins, weights=mass, minlength=10) / 2
-    np.testing.assert_allclose(_bin_masses(binning, rate, dispersion, depths), np.maximum(expected, 1e-6), atol=1e-9)
+    np.testing.assert_allclose(bin_masses(binning, rate, dispersion, depths), np.maximum(expected, 1e-6), atol=1e-9)
 
 
 def test_dispersion_is_the_most_likely():

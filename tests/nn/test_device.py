@@ -22,16 +22,16 @@ def machine(monkeypatch):
 @pytest.mark.parametrize("name", ["auto", "cpu", "cpu:0", torch.device("cpu")])
 def test_the_cpu_is_everywhere(machine, name):
     machine()
-    require_device(name)
+    assert require_device(name) is None
 
 
 def test_what_is_here_passes(machine):
     machine(n_cuda=2)
     for name in ("cuda", "cuda:0", "cuda:1", torch.device("cuda", 1)):
-        require_device(name)
+        assert require_device(name) is None
     machine(mps=True)
-    require_device("mps")
-    require_device("mps:0")
+    assert require_device("mps") is None
+    assert require_device("mps:0") is None
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7", torch.device("cuda", 7), "mps", "mps:0"])

@@ -8,16 +8,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.testing.compare import compare_images
-from matplotlib.testing.exceptions import ImageComparisonFailure
 from matplotlib.ticker import NullLocator
 
 import scbioformers as bf
 from scbioformers.core import MissingKeyError
 from scbioformers.data import params_to_json, set_uns
 
-BASELINE = Path(__file__).parent / "baseline"
-TOLERANCE = 1.5  # root mean square of grey levels; without text the renderings of different machines are within 1
 FIGURES = {"imputation": bf.pl.imputation, "calibration": bf.pl.calibration}
 
 
@@ -66,18 +62,8 @@ def draw(name: str, adata, path: Path) -> Path:
     return path
 
 
-def difference(found: Path, name: str) -> str | None:
-    """What distinguishes two pictures; None if it is within the tolerance."""
-    expected = found.with_name("expected.png")
-    expected.write_bytes((BASELINE / name).read_bytes())  # a copy, since a difference is saved beside it
-    try:
-        return compare_images(str(expected), str(found), tol=TOLERANCE)
-    except ImageComparisonFailure as failure:  # of different sizes
-        return str(failure)
-
-
 @pytest.mark.parametrize("name", FIGURES)
-def test_picture(tmp_path, name):
+def test_picture(tmp_path, name, difference):
     assert difference(draw(name, make(), tmp_path / "found.png"), f"{name}.png") is None
 
 
@@ -91,7 +77,7 @@ def test_picture(tmp_path, name):
         pytest.param("calibration", {"count": make().uns["imputed"]["evidence"]["count"] * 10}, id="more values"),
     ],
 )
-def test_the_tolerance_can_fail(tmp_path, name, changes):
+def test_the_tolerance_can_fail(tmp_path, name, changes, difference):
     assert difference(draw(name, make(**changes), tmp_path / "found.png"), f"{name}.png") is not None
 
 

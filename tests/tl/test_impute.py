@@ -106,14 +106,15 @@ def test_a_whole_fold_of_a_cell_takes_no_part_in_its_prediction(simulated, model
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
-@pytest.mark.parametrize("tokens", ["expressed", "all"])
-def test_what_is_under_the_mask_is_not_looked_at(simulated, model, mask, tokens, batch_size):
+@pytest.mark.parametrize(("tokens", "output"), [("expressed", "counts"), ("all", "log1p"), ("expressed", "bins")])
+def test_what_is_under_the_mask_is_not_looked_at(simulated, model, mask, tokens, output, batch_size):
+    """Neither for what is filled nor for the depth of what is kept."""
     model = replace(model, config=replace(model.config, tokens=tokens))
-    expected = impute(simulated, model=model, mask=mask, batch_size=batch_size)
+    expected = impute(simulated, model=model, mask=mask, output=output, batch_size=batch_size)
     for hidden in (np.random.default_rng(1).poisson(4, size=mask.sum()), 0, 1000):
         x = simulated.X.toarray()
         x[mask] = hidden
-        found = impute(with_x(simulated, x), model=model, mask=mask, batch_size=batch_size)
+        found = impute(with_x(simulated, x), model=model, mask=mask, output=output, batch_size=batch_size)
         assert np.array_equal(found, expected)
 
 
@@ -131,7 +132,10 @@ def test_ranks_tell_nothing_of_what_is_hidden(segment, mask):
 def test_fill_keeps_what_was_measured(simulated, model, mask, output):
     filled, denoised = impute(simulated, model=model, mask=mask, output=output), impute(simulated, model=model)
     x, binning = simulated.X.toarray().astype(float), model.binnings["rna"]
-    normalized = x * binning.mean_depth / x.sum(axis=1, keepdims=True)
+    # the depth that the rest tells of the whole cell
+    unseen = (mask * model.gene_mean).sum(axis=1)
+    depth = (x * ~mask).sum(axis=1) / (1 - unseen / binning.mean_depth)
+    normalized = x * binning.mean_depth / depth[:, None]
     bins = np.minimum(bin_normalized(normalized, binning.cutoff, binning.bins_per_doubling), binning.max_bin)
     expected = {"counts": x, "log1p": np.log1p(normalized), "bins": bins}[output]
     np.testing.assert_allclose(filled[~mask], expected[~mask], rtol=1e-6 if output == "log1p" else 0)

@@ -345,17 +345,19 @@ def test_a_molecule_that_is_not_measured_reads_as_one_that_is_hidden(layout, mak
 
 
 @pytest.mark.parametrize("scale", ["counts", "log1p", "bins"])
-def test_measured_values_are_those_of_the_whole_cell_and_nan_where_there_are_none(scale, make_block, make_tokenizer):
+def test_measured_values_are_read_as_the_model_reads_them(scale, make_block, make_tokenizer):
     block = replace(make_block(), absent=np.array([3, 8]))
     tokenizer = make_tokenizer(block)
-    found = tokenizer.measured(block, scale)
+    asked = np.zeros((12, 60), bool)
+    asked[:, [5, 20, 33]] = True
+    found = tokenizer.measured(block, scale, sp.csr_matrix(asked))
     assert found.dtype == np.float32
-    whole = read(tokenizer, replace(block, absent=np.zeros(0, np.int64)))
-    expected = {"counts": block.counts.toarray(), "log1p": whole.visible.numpy(), "bins": np.zeros((12, 60))}[scale]
+    batch = read(tokenizer, block, sp.csr_matrix(asked))
+    expected = {"counts": block.counts.toarray(), "log1p": batch.visible.numpy(), "bins": np.zeros((12, 60))}[scale]
     if scale == "bins":
-        for row, bins in enumerate(tokens(whole.context_ids, whole.context_bins)):
+        for row, bins in enumerate(tokens(batch.context_ids, batch.context_bins)):
             expected[row, list(bins)] = list(bins.values())
-    expected[:, [3, 8]] = np.nan
+    expected[:, [3, 8, 5, 20, 33]] = np.nan
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

@@ -2,7 +2,7 @@
 
 from scbioformers.core._bin_kernels import bin_normalized, bin_segment_dense, bin_segment_rows
 from scbioformers.core._binning import Binning, bin_rows
-from scbioformers.core._decoding import SCALES, Scale, bin_levels, deviation, expected, quantile
+from scbioformers.core._decoding import SCALES, Scale, bin_levels, count_range, deviation, expected, quantile
 from scbioformers.core._errors import (
     BioformersError,
     BioformersWarning,
@@ -37,6 +37,7 @@ __all__ = [
     "bin_rows",
     "bin_segment_dense",
     "bin_segment_rows",
+    "count_range",
     "default_epochs",
     "deviation",
     "expected",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import betainc, gammaln
 
-from scbioformers.core import Binning, ConfigError
+from scbioformers.core import Binning, ConfigError, count_range
 from scbioformers.metrics._masked_cells import MaskedCells, TrainingCells
 from scbioformers.metrics._masked_features import Array, DepthModel, log_histogram, zero_odds
 
@@ -125,7 +125,7 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
     out = np.empty((test.bins.size, train.binning.n_values), np.float32)
     for start in range(0, len(out), _CHUNK):
         cells, molecules = test.cells[start : start + _CHUNK], test.molecules[start : start + _CHUNK]
-        p = _bin_masses(train.binning, rate[molecules], dispersion[molecules], depths[cells])
+        p = bin_masses(train.binning, rate[molecules], dispersion[molecules], depths[cells])
         p[:, 0] *= odds[cells]
         out[start : start + _CHUNK] = np.log(p / p.sum(axis=1, keepdims=True))
     return out
@@ -149,16 +149,12 @@ def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
     return grid[likelihood.argmax(axis=0)]
 
 
-def _bin_masses(binning: Binning, rate: Array, dispersion: Array, depths: Array) -> Array:
-    """(n, V) mass of each bin, the mean over the (n, D) depths that the cell may have."""
-    upper = binning.edges()[1] * (depths[:, :, None] / float(binning.mean_depth or 1.0))
-    # bins of rounded counts exclude their upper edge
-    rounded = np.arange(upper.shape[2]) < binning.cutoff
-    highest = np.where(rounded, np.ceil(upper) - 1, np.floor(upper))
-    highest[:, :, 0] = 0
+def bin_masses(binning: Binning, rate: Array, dispersion: Array, depths: Array) -> Array:
+    """(n, V) negative binomial mass of each bin, the mean over the (n, D) depths that the cell may have."""
+    _, highest = count_range(binning, depths.ravel() / float(binning.mean_depth or 1.0))
     size = (1 / dispersion)[:, None, None]
     mean = (rate[:, None] * depths)[:, :, None]
-    below = betainc(size, np.maximum(highest, 0) + 1, size / (size + mean))
+    below = betainc(size, highest.reshape(*depths.shape, -1) + 1, size / (size + mean))
     below[:, :, -1] = 1.0
     mass = np.diff(below, axis=2, prepend=0.0).mean(axis=1)
     return np.maximum(mass, 1e-6)

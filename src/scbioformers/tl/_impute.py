@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, Scale
-from scbioformers.data import Source, escape, params_to_json, set_layer, set_uns, target
+from scbioformers.data import escape, params_to_json, set_layer, set_uns, target
 from scbioformers.imputation import BLOCK_CELLS, N_FOLDS, Evidence, Plan, check_request, folds, impute_blocks, positions
-from scbioformers.model import BioFormer
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
 logger = logging.getLogger(__name__)
@@ -45,7 +43,8 @@ def impute(
 
     Without ``mask`` every value is replaced by its prediction from the *other* molecules of the cell: the molecules are
     hidden a seventh at a time, so that no value takes part in its own prediction, not even through the depth. With
-    ``mask`` only the masked positions are hidden, together, and predicted; the others keep what was measured.
+    ``mask`` only the masked positions are hidden, together, and predicted; the others keep what was measured (its log1p
+    and bins at the depth that they tell of the whole cell, since what is masked is not looked at).
     Molecules that were not measured at all are predicted by :func:`scbioformers.get.imputed`.
 
     Parameters
@@ -126,36 +125,33 @@ def impute(
     plan: Plan = folds(len(columns), N_FOLDS, asked) if chosen is None else positions(chosen)
     n_values = fitted.binnings["rna"].n_values
     evidence = Evidence(np.zeros((n_values, n_values))) if chosen is None else None
-    blocks = impute_blocks(
+    adata = target(adata, copy)
+    names = {"mean": key_added} | ({"std": f"{key_added}_std"} if std else {})
+    names |= {str(q): f"{key_added}_q{100 * q:g}" for q in quantiles}
+    layers: dict[str, Any]
+    if out is None:
+        layers, at = {name: np.full(adata.shape, np.nan, np.float32) for name in names.values()}, columns[asked]
+    else:
+        measured = np.flatnonzero(columns >= 0)
+        layers = _create(Path(out), adata, columns[measured], list(names.values()))
+        at = np.searchsorted(measured, asked)
+    for start, values in impute_blocks(
         fitted,
         source,
         plan,
         scale=output,
         std=std,
         quantiles=quantiles,
+        keep_measured=chosen is not None,
         evidence=evidence,
         batch_size=batch_size,
         device=device,
         progress_bar=progress_bar,
-    )
-    adata = target(adata, copy)
-    names = {"mean": key_added, "std": f"{key_added}_std"} | {str(q): f"{key_added}_q{100 * q:g}" for q in quantiles}
-    kept = [names[name] for name in ("mean", *(["std"] if std else []), *(str(q) for q in quantiles))]
-    measured = columns >= 0
-    layers: dict[str, Any]
-    if out is None:
-        layers = {name: np.full(adata.shape, np.nan, np.float32) for name in kept}
-        at = columns[measured]
-    else:
-        layers, at = _create(Path(out), adata, columns[measured], kept), np.arange(int(measured.sum()))
-    for start, values in blocks:
-        rows = slice(start, start + len(values["mean"]))
-        if chosen is not None:
-            _keep_measured(values["mean"], fitted, source, rows, output, wanted)
+    ):
         for name, array in values.items():
-            block = np.full((len(array), layers[names[name]].shape[1]), np.nan, np.float32)
-            block[:, at] = array[:, measured]
-            layers[names[name]][rows] = block
+            rows = np.full((len(array), layers[names[name]].shape[1]), np.nan, np.float32)
+            rows[:, at] = array[:, asked]
+            layers[names[name]][start : start + len(rows)] = rows
     if out is None:
         for name, array in layers.items():
             set_layer(adata, name, array)
@@ -190,27 +186,6 @@ def _modelled_mask(
     if outside := full.nnz - chosen.nnz:
         logger.info("%d masked positions are of genes that are not modelled or not asked for, and stay NaN.", outside)
     return chosen
-
-
-def _keep_measured(
-    values: NDArray[np.float32],
-    model: BioFormer,
-    source: Source,
-    rows: slice,
-    output: Scale,
-    wanted: NDArray[np.int64] | None,
-) -> None:
-    """Put the measured values where nothing was to be filled."""
-    block = source.read(rows.start, rows.stop)
-    keep = np.isnan(values)
-    if model.binnings["rna"].kind == "segment":  # ranks among the measured values alone
-        kept = sp.csr_matrix(block.counts.multiply(keep))
-        kept.eliminate_zeros()
-        block = dataclasses.replace(block, counts=kept)
-    measured = model.tokenizer.measured(block, output)
-    if wanted is not None:
-        keep &= np.isin(np.arange(values.shape[1]), wanted)
-    values[keep] = measured[keep]
 
 
 def _create(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

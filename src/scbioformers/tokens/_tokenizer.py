@@ -177,7 +177,7 @@ class Tokenizer:
         rows
             int64 (B,), identity of each cell in its source.
         asked
-            (B, M), non-zero at the molecules to hide and predict; by default none.
+            (B, M), stored entries at the molecules to hide and predict; by default none.
         drawn
             Whether they were drawn by the rule of the training masks, which prefers expressed molecules.
         """
@@ -199,21 +199,37 @@ class Tokenizer:
         full = self._rows(block)
         return csr_matrix((self._levels(full, block.depth), full.molecules, full.indptr), shape=block.counts.shape)
 
-    def measured(self, block: Block, scale: Scale) -> NDArray[np.float32]:
-        """float32 (B, M) what was measured: counts, log1p at the mean depth, or bins; NaN for absent molecules."""
+    def measured(self, block: Block, scale: Scale, asked: csr_matrix) -> NDArray[np.float32]:
+        """What was measured where nothing is asked, at the depth that :meth:`read` makes of the rest.
+
+        Parameters
+        ----------
+        block
+            B cells.
+        scale
+            Counts, log1p of the counts at the mean depth, or bins.
+        asked
+            (B, M), stored entries at what is not to be looked at, not even for the depth or the ranks.
+
+        Returns
+        -------
+        float32 (B, M), NaN for absent molecules and what is asked.
+        """
         full = self._rows(block)
-        values = full.values
+        hidden, zeros = _split(full, asked)
+        _, context, _ = self._hide(block, full, hidden, zeros, drawn=False)
         if scale == "log1p":
-            values = self._levels(full, block.depth)
-        elif scale == "bins":
-            values = self._bins(full, block.depth)
-        dense = np.zeros(block.counts.shape, np.float32)
-        dense[full.cells, full.molecules] = values
-        dense[:, block.absent] = np.nan
+            dense = context.profile
+        else:
+            visible = full.keep(~hidden)
+            values = visible.values if scale == "counts" else context.visible_bins
+            dense = np.zeros(block.counts.shape, np.float32)
+            dense[visible.cells, visible.molecules] = values
+        dense[~context.known] = np.nan
         return dense
 
     def n_context(self, block: Block, asked: csr_matrix | None = None) -> NDArray[np.int64]:
-        """int64 (B,), the context tokens that :meth:`read` makes of each cell (to sort cells by length)."""
+        """int64 (B,), the most context tokens that :meth:`read` makes of each cell (to sort cells by length)."""
         n = np.diff(block.counts.indptr) if self.tokens == "expressed" else np.full(len(block.depth), self.n_molecules)
         if asked is not None:
             hidden = block.counts.astype(bool).multiply(asked) if self.tokens == "expressed" else asked
@@ -246,7 +262,10 @@ class Tokenizer:
         ``known`` the share is the same for all cells. Otherwise it is that of the molecules which are known.
         """
         mean_depth, gene_mean = float(self.binning.mean_depth or 1.0), self.gene_mean.astype(np.float64)
-        unseen = self.hidden_share * gene_mean.sum() + gene_mean[absent].sum() if known is None else ~known @ gene_mean
+        if known is None:
+            unseen = np.full(visible.shape, self.hidden_share * gene_mean.sum() + gene_mean[absent].sum())
+        else:  # not a matrix product, whose last bits depend on the other cells
+            unseen = np.where(known, 0.0, gene_mean).sum(axis=1)
         return visible * (mean_depth / np.maximum(mean_depth - unseen, 1e-3 * mean_depth))
 
     def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -264,16 +283,19 @@ class Tokenizer:
             return self._bins(rows, depth) / float(self.binning.n_values - 1)
         return np.log1p(rows.values / self._size(depth)[rows.cells])
 
-    def _few_bins(self, size: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Bins of counts of 1, 2, … by the depth of the cell: zeros where bins do not follow from counts."""
-        few = np.tile(np.arange(1.0, FEW_COUNTS + 1), len(size))
+    def _few_bins(self, depth: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(B, FEW_COUNTS) bins of counts of 1, 2, … at that depth: zeros where bins do not follow from counts."""
+        shape = (len(depth), FEW_COUNTS)
         if self.binning.kind == "segment":
-            return np.zeros((len(size), FEW_COUNTS), np.int64)
-        bins = bin_rows(self.binning, few, np.arange(len(size) + 1) * FEW_COUNTS, size, 1.0)
-        return bins.reshape(len(size), FEW_COUNTS).astype(np.int64)
+            return np.zeros(shape, np.int64)
+        counts, indptr = np.broadcast_to(np.arange(1.0, FEW_COUNTS + 1), shape), np.arange(len(depth) + 1) * FEW_COUNTS
+        few = _Rows(indptr, np.zeros(counts.size, np.int32), counts.ravel())
+        mean_depth = float(self.binning.mean_depth or 1.0)  # of an empty cell
+        return self._bins(few, np.where(depth > 0, depth, mean_depth)).reshape(shape).astype(np.int64)
 
     def _context(self, visible: _Rows, depth: NDArray[np.float64], known: NDArray[np.bool_]) -> _Context:
-        tokens, order = _Rows(visible.indptr, visible.molecules, self._bins(visible, depth)), visible.values
+        bins = self._bins(visible, depth)
+        tokens, order = _Rows(visible.indptr, visible.molecules, bins), visible.values
         if self.tokens == "all":
             zero = known.copy()
             zero[visible.cells, visible.molecules] = False
@@ -283,7 +305,7 @@ class Tokenizer:
             tokens = tokens.merge(zeros)
         profile = np.zeros(known.shape, np.float32)
         profile[visible.cells, visible.molecules] = self._levels(visible, depth)
-        return _Context(tokens, order, profile, known, np.log(self._size(depth)))
+        return _Context(tokens, order, bins, profile, known, np.log(self._size(depth)), self._few_bins(depth))
 
     def _batch(
         self,
@@ -308,7 +330,7 @@ class Tokenizer:
             visible=_aligned(context.profile),
             known=torch.from_numpy(context.known),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
-            few_bins=torch.from_numpy(self._few_bins(np.exp(context.log_depth))),
+            few_bins=torch.from_numpy(context.few_bins),
             fields=torch.from_numpy(block.fields.astype(np.int64)),
             target_bins=torch.from_numpy(hidden[1]),
             target_counts=_aligned(profile),
@@ -318,13 +340,15 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class _Context:
-    """What is visible of B cells: the tokens, the counts that order them, the profile for the bag, the depth."""
+    """What is visible of B cells: tokens, the counts that order them, bins of entries, profile for the bag, depth."""
 
     tokens: _Rows
     order: NDArray[np.float64]
+    visible_bins: NDArray[np.float64]
     profile: NDArray[np.float32]
     known: NDArray[np.bool_]
     log_depth: NDArray[np.float64]
+    few_bins: NDArray[np.int64]
 
 
 def _split(full: _Rows, asked: csr_matrix) -> tuple[NDArray[np.bool_], _Rows]:
