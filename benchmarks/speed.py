@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from benchmarks._common import make_parser, markdown_table, read_counts, run_once, write_json
+from benchmarks._common import make_parser, markdown_table, read_counts, run_once, warm_up, write_json
 
 WARM_UP, TIMED = 3, 5
 
@@ -265,11 +265,29 @@ def processes(data: Path) -> dict[str, float]:
     }
 
 
+def imputation(data: Path) -> dict[str, float]:
+    """Seconds to denoise a quarter, half and all of pbmc3k, beside the default fit, and peak memory."""
+    import scbioformers as bf
+
+    adata = read_counts(data / "pbmc3k.h5ad")
+    warm_up()
+    start = time.perf_counter()
+    bf.tl.fit(adata, train=bf.TrainConfig(progress_bar=False))
+    found = {"fit_seconds": time.perf_counter() - start}
+    for share in (4, 2, 1):
+        part = adata[: adata.n_obs // share].copy()
+        start = time.perf_counter()
+        bf.tl.impute(part, progress_bar=False)
+        found[f"{part.n_obs}_cells_seconds"] = time.perf_counter() - start
+    return found | {"peak_mb": _rss()}
+
+
 PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "training": training,
     "training, tokens=all": partial(training, tokens="all"),
     "training, no attention": partial(training, attention=False),
     "fit": fitting,
+    "imputation": imputation,
     **{f"backed {n:,} cells": partial(growth_cells, n_cells=n) for n in (1_000, 10_000, 100_000)},
     **{f"{n:,} genes": partial(growth_genes, n_genes=n) for n in (500, 2_000, 8_000)},
     "binning": binning,

@@ -431,3 +431,13 @@ def test_wrong_arguments(simulated, fit, arguments, message):
     with pytest.raises(ConfigError, match=message):
         fit(simulated, **arguments)
     assert "bioformer" not in simulated.uns
+
+
+@pytest.mark.parametrize(("config", "lr", "decay"), [("small", 2e-3, 1.0), ("paper", 2e-4, 0.01)])
+def test_a_preset_brings_its_own_pace(simulated, tmp_path, config, lr, decay):
+    adata = simulated[:8].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BioformersWarning)  # genes that eight cells do not express
+        bf.tl.fit(adata, config=config, max_epochs=1, save_dir=tmp_path / "model")
+    train = bf.get.params(adata)["train"]
+    assert (train["lr"], train["weight_decay"]) == (lr, decay)

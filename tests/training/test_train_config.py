@@ -60,6 +60,10 @@ def test_few_cells_are_read_more_often_for_enough_steps():
     assert TrainConfig(max_epochs=7).epochs(1) == 7
 
 
+def test_the_paper_paces_its_size():
+    assert (TrainConfig.paper().lr, TrainConfig.paper().warmup_steps) == (2e-4, 2000)
+
+
 def test_to_dict_is_plain_json():
     for n_context, expected in ((None, None), ((5, 6), [5, 6])):
         config = TrainConfig(max_steps=3, n_context=n_context)

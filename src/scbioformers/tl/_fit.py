@@ -72,7 +72,7 @@ def fit(
     config
         ``"small"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
     train
-        Length, pace, masks and devices of the training.
+        Length, pace, masks and devices of the training; by default those of ``config="paper"`` or of the small model.
     max_epochs
         Passes over the cells; a shortcut to ``TrainConfig(max_epochs=...)``.
     n_models
@@ -121,7 +121,7 @@ def fit(
     """
     kind = binning if isinstance(binning, Binning) else Binning(kind=binning)  # type: ignore[arg-type]
     model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
-    train = train or TrainConfig()
+    train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
     if max_epochs is not None:
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
