@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
-from scbioformers.core import SCALES, SPECIALS, ConfigError, Scale, bin_levels, deviation, expected, quantile, uniform
+from scbioformers.core import (
+    SCALES,
+    SPECIALS,
+    ConfigError,
+    Scale,
+    bin_levels,
+    deviation,
+    expected,
+    posterior_mean,
+    quantile,
+    uniform,
+)
 from scbioformers.data import Block, Source
 from scbioformers.model import BioFormer
 from scbioformers.nn import require_device
@@ -152,6 +163,38 @@ def impute_blocks(
                     values["mean"] = np.where(np.isnan(values["mean"]), measured, values["mean"])
             bar.update(len(block.depth))
             yield block.start, values
+
+
+def posterior_blocks(
+    model: BioFormer,
+    source: Source,
+    *,
+    scale: Scale,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress_bar: bool = False,
+) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+    """Expression given all that was measured of a cell, the molecule itself included, in blocks of cells.
+
+    Yields
+    ------
+    The row at which the block starts, and ``"mean"``, dense (n, M), averaged over the members.
+    """
+    with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
+        for block in source.blocks(BLOCK_CELLS):
+            counts = block.counts.toarray()
+            mean, size = np.zeros(counts.shape), np.ones((len(counts), 1))
+            for network in model.members:
+                dispersion = network.log_dispersion.detach().exp().cpu().double().numpy()
+                for batch, output in model.outputs(network, [block], batch_size, device=device):
+                    at = batch.rows.cpu().numpy() - block.start
+                    size[at, 0] = batch.size_factor.cpu().numpy()
+                    rate = output.log_rate.double().exp().cpu().numpy() * size[at]
+                    mean[at] += posterior_mean(rate, dispersion, counts[at]) / len(model.members)
+            if scale == "log1p":
+                mean = np.log1p(mean / size)
+            bar.update(len(block.depth))
+            yield block.start, {"mean": mean.astype(np.float32)}
 
 
 def _decode(

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from scbioformers.core import Binning, ConfigError, bin_levels, bin_normalized, deviation, expected, quantile
+from scbioformers.core import (
+    Binning,
+    ConfigError,
+    bin_levels,
+    bin_normalized,
+    deviation,
+    expected,
+    posterior_mean,
+    quantile,
+)
 
 # bins 1 to 4 hold (0, 1.5), [1.5, 2.5), [2.5, 3.5), [3.5, 4]; above the cutoff (4, 8], (8, 16], (16, 32], (32, 64]
 BINNING = Binning(cutoff=4, bins_per_doubling=1).freeze(mean_depth=100.0, max_bin=8)
@@ -175,3 +185,21 @@ def test_a_certain_prediction_has_no_negative_variance():
     probabilities = np.zeros((1, 1, 3), np.float32)
     probabilities[..., 2] = 1 + 1e-7
     assert deviation(probabilities, np.array([[0.0, 1.0, 1000.0]])).item() >= 0
+
+
+# the count itself
+
+
+@pytest.mark.parametrize(("rate", "shape", "count"), [(2.0, 3.0, 0), (2.0, 3.0, 9), (0.1, 1.5, 1), (40.0, 20.0, 55)])
+def test_posterior_mean_is_that_of_a_gamma_prior_and_a_poisson_count(rate, shape, count):
+    rates = np.linspace(1e-9, 40 * (rate + count + 1), 2_000_000)
+    weight = stats.gamma(shape, scale=rate / shape).pdf(rates) * stats.poisson.pmf(count, rates)
+    slow = (rates * weight).sum() / weight.sum()
+    found = posterior_mean(np.array([[rate]]), np.array([shape]), np.array([[count]]))
+    assert found.item() == pytest.approx(slow, rel=1e-3)
+
+
+def test_posterior_mean_lies_between_prediction_and_count_by_the_dispersion_of_each_molecule():
+    rate, counts = np.full((2, 3), 2.0), np.array([[8.0] * 3, [0.0] * 3])
+    found = posterior_mean(rate, np.array([1e-3, 2.0, 1e6]), counts)
+    np.testing.assert_allclose(found, [[8, 5, 2], [0, 1, 2]], rtol=1e-2, atol=1e-2)

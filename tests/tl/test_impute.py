@@ -16,6 +16,7 @@ import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, bin_normalized
 from scbioformers.data import Source, params_from_json
 from scbioformers.imputation import folds
+from scbioformers.stored import open_query
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
 
@@ -208,6 +209,46 @@ def test_deviation_and_quantiles(simulated, model):
     assert within.all()
 
 
+@pytest.mark.parametrize("output", ["counts", "log1p"])
+def test_posterior_of_each_cell_by_itself(ensemble, output):
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
+    found = impute(adata, model=ensemble, posterior=True, output=output)
+    source, columns = open_query(adata, ensemble, None)
+    block, slow = source.read(0, 60), np.zeros((60, 30))
+    for network in ensemble.members:
+        for batch, read in ensemble.outputs(network, [block], batch_size=1):
+            row, depth = int(batch.rows), float(batch.size_factor)
+            for gene in range(30):
+                shape = float(network.log_dispersion[gene].detach().exp())
+                rate = float(read.log_rate[0, gene].exp()) * depth
+                mean = (shape + block.counts[row, gene]) * rate / (shape + rate)
+                slow[row, gene] += mean / len(ensemble.members)
+                if network is ensemble.members[-1] and output == "log1p":
+                    slow[row, gene] = np.log1p(slow[row, gene] / depth)
+    np.testing.assert_allclose(found[:, columns], slow, rtol=1e-4)
+
+
+def test_posterior_brings_no_evidence(simulated, model):
+    result = bf.tl.impute(simulated, model=model, posterior=True, copy=True, progress_bar=False)
+    assert set(result.uns["imputed"]) == {"params"}
+    assert params_from_json(result.uns["imputed"]["params"])["posterior"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"output": "bins"}, {"mask": np.zeros((60, 40), bool)}, {"std": True}, {"quantiles": (0.5,)}],
+    ids=["bins", "mask", "std", "quantiles"],
+)
+def test_posterior_is_of_measured_counts(simulated, model, wrong):
+    with pytest.raises(ConfigError, match=r"'counts' or 'log1p'.*without `mask`"):
+        impute(simulated, model=model, posterior=True, **wrong)
+
+
+def test_no_posterior_of_ranks(segment):
+    with pytest.raises(ConfigError, match="segment bins"):
+        impute(segment, posterior=True)
+
+
 def test_deviation_and_quantiles_of_what_was_filled(simulated, model, mask):
     result = bf.tl.impute(
         simulated, model=model, mask=mask, std=True, quantiles=(0.5,), copy=True, progress_bar=False
@@ -359,7 +400,8 @@ def test_fields(fitted, model):
     assert (values >= 0).all()
     assert set(fitted.uns) == set(before.uns) | {"imputed"}
     params = params_from_json(fitted.uns["imputed"]["params"])
-    assert params == {"model_hash": model.hash, "output": "counts", "layer": None, "masked": False, "out": None}
+    asked = {"output": "counts", "layer": None, "masked": False, "posterior": False, "out": None}
+    assert params == {"model_hash": model.hash, **asked}
     assert set(fitted.uns["imputed"]) == {"params", "evidence"}
     assert (fitted.X != before.X).nnz == 0
     pd.testing.assert_frame_equal(fitted.obs, before.obs)

@@ -2,7 +2,16 @@
 
 from scbioformers.core._bin_kernels import bin_normalized, bin_segment_dense, bin_segment_rows
 from scbioformers.core._binning import Binning, bin_rows
-from scbioformers.core._decoding import SCALES, Scale, bin_levels, count_range, deviation, expected, quantile
+from scbioformers.core._decoding import (
+    SCALES,
+    Scale,
+    bin_levels,
+    count_range,
+    deviation,
+    expected,
+    posterior_mean,
+    quantile,
+)
 from scbioformers.core._errors import (
     BioformersError,
     BioformersWarning,
@@ -43,6 +52,7 @@ __all__ = [
     "expected",
     "hash_uniform",
     "match",
+    "posterior_mean",
     "quantile",
     "seed_from",
     "uniform",

@@ -106,6 +106,33 @@ def deviation(probabilities: NDArray[np.floating], levels: NDArray[np.floating])
     return np.sqrt(np.maximum(variance, 0.0))
 
 
+def posterior_mean(
+    rate: NDArray[np.floating], dispersion: NDArray[np.floating], counts: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Expression to expect where a negative binomial predicted it and one count was seen.
+
+    The negative binomial is a Poisson count whose rate is gamma distributed; this is the mean of that rate given the
+    count. A gene with little dispersion keeps its prediction, one that varies from cell to cell follows its count
+    (SAVER, Huang et al., Nature Methods 2018, does so with a regression for each gene).
+
+    Parameters
+    ----------
+    rate
+        (B, M) predicted mean count, positive.
+    dispersion
+        (M,) inverse dispersion of the negative binomial, its shape parameter, positive.
+    counts
+        (B, M) measured counts.
+
+    Examples
+    --------
+    >>> posterior_mean(np.array([[2.0, 2.0]]), np.array([2.0, 1000.0]), np.array([[6.0, 6.0]])).round(2)
+    array([[4.  , 2.01]])
+    """
+    dispersion = np.asarray(dispersion, np.float64)
+    return (counts + dispersion) / (1.0 + dispersion / np.asarray(rate, np.float64))
+
+
 def quantile(probabilities: NDArray[np.floating], levels: NDArray[np.floating], q: float) -> NDArray[np.float64]:
     """Lowest level that the distribution does not exceed with probability ``q``, (B, H, V) -> (B, H)."""
     reached = np.cumsum(probabilities, axis=-1) >= q - 1e-6  # float32 sums may miss 1 by as much
