@@ -107,7 +107,7 @@ def _halves(path: Path, seed: int) -> tuple[AnnData, csr_matrix]:
     kept_counts, held = thin_counts(csr_matrix(adata.X), KEPT_SHARE, seed)
     kept = AnnData(kept_counts, obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
     select_genes(kept)
-    return kept, held[:, kept.var["highly_variable"]]
+    return kept, held[:, np.flatnonzero(kept.var["highly_variable"])]
 
 
 @lru_cache(maxsize=1)
