@@ -190,7 +190,7 @@ class BioFormer:
         block
             N cells.
         asked
-            (N, M), stored entries at the positions to predict.
+            (N, M), non-zero at the positions to predict.
         natural
             Take out the odds by which the training mask showed more expressed molecules than there are. False says that
             the positions were drawn by such a mask, and gives the probabilities under it.
@@ -220,7 +220,7 @@ class BioFormer:
         tokenizer = self.tokenizer
         lengths = tokenizer.n_context(block, asked)  # not of what is hidden, which must not even tell the order
         if asked is not None:
-            lengths = lengths + np.diff(asked.indptr)
+            lengths = lengths + np.asarray(asked.astype(bool).sum(axis=1)).ravel()
         order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
         start = 0
         while start < len(order):
