@@ -482,6 +482,7 @@ def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
         pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, got \[95\]", id="quantile"),
         pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
         pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' was asked for", id="device"),
+        pytest.param({"device": "auto"}, ConfigError, "'auto' was asked for.* use 'cpu'", id="device-auto"),
         pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
         pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
         pytest.param({"model": 3}, ConfigError, "got int", id="not-a-model"),
