@@ -232,10 +232,11 @@ class BioFormer:
 
     def _odds(self, batch: Batch) -> Tensor:
         """(B,) odds of the training mask for cells like these, judged by what is known of them alone."""
-        share = torch.from_numpy(self.gene_share.astype(np.float64))
-        seen = (batch.visible > 0).sum(dim=1).double() / (batch.known.double() @ share).clamp(min=1e-9)
-        n_expressed = seen * share.sum()
-        return torch.from_numpy(self.masking.odds(n_expressed.numpy(), len(self.vocabulary))).float()
+        share = self.gene_share.astype(np.float64)
+        # not a matrix product, whose last bits depend on the other cells
+        known = np.where(batch.known.numpy(), share, 0.0).sum(axis=1)
+        n_expressed = (batch.visible.numpy() > 0).sum(axis=1) / np.maximum(known, 1e-9) * share.sum()
+        return torch.from_numpy(self.masking.odds(n_expressed, len(self.vocabulary))).float()
 
     def to_bytes(self) -> bytes:
         """The whole model as one safetensors file; no pickle."""
