@@ -13,6 +13,7 @@ import scbioformers as bf
 from scbioformers import model as model_module
 from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError
 from scbioformers.data import Source, match_molecules
+from scbioformers.tokens import Masking
 
 USES = ("profile", "cls", "latent", "mean")
 CLOSE = 1e-5
@@ -256,6 +257,22 @@ def test_predictions_are_of_the_asked_positions_whatever_the_batch(model, simula
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-5)
     assert (shares > 0).all()
     assert_close(predictions(model, block, asked, 4, natural=natural), found)
+
+
+def test_the_odds_of_a_cell_do_not_depend_on_its_batch_in_any_bit(model, simulated, monkeypatch):
+    """Masking rounds the number of expressed molecules: a last bit could move it by a whole molecule."""
+    product = torch.Tensor.__matmul__  # made one of a BLAS whose last bits depend on the number of rows
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda x, y: product(x, y) * (1 + 2.0**-50 * len(x)))
+    block = Source(simulated).read(0, 60)
+    asked, seen, odds = sp.csr_matrix(question(block)), [], Masking.odds
+    monkeypatch.setattr(Masking, "odds", lambda self, n, of: seen.append(n) or odds(self, n, of))
+    numbers = []
+    for batch_size in (1, 7, 60):
+        rows = [batch.rows.numpy() for batch, _ in model.predict(block, asked, batch_size)]
+        numbers.append(np.concatenate(seen)[np.argsort(np.concatenate(rows))])
+        seen.clear()
+    np.testing.assert_array_equal(numbers[1], numbers[0])
+    np.testing.assert_array_equal(numbers[2], numbers[0])
 
 
 @pytest.mark.parametrize("natural", [True, False])

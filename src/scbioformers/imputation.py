@@ -33,7 +33,7 @@ N_RELIABILITY_BINS = 20
 _FOLD_STREAM = 0xF01D
 
 Plan = Callable[[Block], Iterator[csr_matrix]]
-"""What to hide of the cells of a block: one (n, M) matrix per pass, with entries at what that pass asks for."""
+"""What to hide of the cells of a block: one (n, M) matrix per pass, non-zero at what that pass asks for."""
 
 
 @dataclass

@@ -190,7 +190,7 @@ class BioFormer:
         block
             N cells.
         asked
-            (N, M), stored entries at the positions to predict.
+            (N, M), non-zero at the positions to predict.
         natural
             Take out the odds by which the training mask showed more expressed molecules than there are. False says that
             the positions were drawn by such a mask, and gives the probabilities under it.
@@ -220,7 +220,7 @@ class BioFormer:
         tokenizer = self.tokenizer
         lengths = tokenizer.n_context(block, asked)  # not of what is hidden, which must not even tell the order
         if asked is not None:
-            lengths = lengths + np.diff(asked.indptr)
+            lengths = lengths + np.asarray(asked.astype(bool).sum(axis=1)).ravel()
         order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
         start = 0
         while start < len(order):
@@ -232,10 +232,11 @@ class BioFormer:
 
     def _odds(self, batch: Batch) -> Tensor:
         """(B,) odds of the training mask for cells like these, judged by what is known of them alone."""
-        share = torch.from_numpy(self.gene_share.astype(np.float64))
-        seen = (batch.visible > 0).sum(dim=1).double() / (batch.known.double() @ share).clamp(min=1e-9)
-        n_expressed = seen * share.sum()
-        return torch.from_numpy(self.masking.odds(n_expressed.numpy(), len(self.vocabulary))).float()
+        share = self.gene_share.astype(np.float64)
+        # not a matrix product, whose last bits depend on the other cells
+        known = np.where(batch.known.numpy(), share, 0.0).sum(axis=1)
+        n_expressed = (batch.visible.numpy() > 0).sum(axis=1) / np.maximum(known, 1e-9) * share.sum()
+        return torch.from_numpy(self.masking.odds(n_expressed, len(self.vocabulary))).float()
 
     def to_bytes(self) -> bytes:
         """The whole model as one safetensors file; no pickle."""

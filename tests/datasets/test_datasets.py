@@ -54,6 +54,7 @@ def test_pbmc68k_smallest_value_is_one_count_of_the_whole_transcriptome(pbmc, st
     assert (np.asarray(pbmc.X.sum(axis=1)).ravel() < pbmc.obs["n_counts"]).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*future.infer_string:DeprecationWarning")  # anndata 0.13 asks pandas 3.1 for it
 @pytest.mark.filterwarnings("error")
 def test_pbmc68k_needs_no_network_and_does_not_warn(monkeypatch):
     def refuse(*args, **kwargs):

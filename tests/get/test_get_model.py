@@ -29,7 +29,8 @@ def test_history(fitted):
 
 
 def test_reading_gives_copies(fitted):
-    bf.get.history(fitted)["epoch"] = -1
+    history = bf.get.history(fitted)
+    history["epoch"] = -1
     assert (bf.get.history(fitted)["epoch"] > 0).all()
     bf.get.params(fitted)["seed"] = -1
     assert bf.get.params(fitted)["seed"] == 0

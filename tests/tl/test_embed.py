@@ -274,7 +274,7 @@ def test_members_share_the_embedding(simulated, tiny_config):
 # parameters
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu"])
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu", "auto"])
 def test_absent_device(fitted, name):
     if torch.cuda.is_available():
         pytest.skip("it is here")

@@ -488,6 +488,16 @@ def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
     np.testing.assert_allclose(found.layers["imputed"], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_out_writes_without_a_warning(simulated, model, tmp_path):
+    with warnings.catch_warnings():
+        # anndata 0.13 asks pandas 3.1 for options that this has deprecated
+        warnings.filterwarnings("ignore", r"The '\S+' option is deprecated", DeprecationWarning)
+        for _ in range(2):
+            bf.tl.impute(simulated, model=model, out=tmp_path / "x.zarr", progress_bar=False)
+        assert np.isfinite(ad.read_zarr(tmp_path / "x.zarr").layers["imputed"]).all()
+
+
 def test_out_under_a_name_with_a_slash_and_again(simulated, model, tmp_path, caplog):
     kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b", "progress_bar": False}
     bf.tl.impute(simulated, std=True, **kwargs)
@@ -524,6 +534,7 @@ def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
         pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, got \[95\]", id="quantile"),
         pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
         pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' was asked for", id="device"),
+        pytest.param({"device": "auto"}, ConfigError, "'auto' was asked for.* use 'cpu'", id="device-auto"),
         pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
         pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
         pytest.param({"model": 3}, ConfigError, "got int", id="not-a-model"),

@@ -206,6 +206,20 @@ def test_the_question_is_the_positions_however_they_are_stored(make_block, make_
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_stored_false_asks_for_nothing(layout, make_block, make_tokenizer):
+    block = make_block(log=not layout.get("counts", True), empty=[3])
+    tokenizer = make_tokenizer(block, **layout)
+    asked = ask(block)
+    stored = sp.csr_matrix((asked.ravel(), np.tile(np.arange(60), 12), np.arange(13) * 60), shape=asked.shape)
+    assert stored.nnz == asked.size
+    first, second = (read(tokenizer, block, each) for each in (sp.csr_matrix(asked), stored))
+    assert differing(first, second, [*INPUTS, "target_bins"]) == []
+    assert tokenizer.n_context(block, stored).tolist() == (first.context_ids > 0).sum(dim=1).tolist()
+    measured = [tokenizer.measured(block, "bins", each) for each in (sp.csr_matrix(asked), stored)]
+    np.testing.assert_array_equal(*measured)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_n_context_is_the_length_that_remains_and_tells_nothing_of_the_asked(layout, make_block, make_tokenizer):
     block = make_block(log=not layout.get("counts", True), empty=[3])
     tokenizer = make_tokenizer(block, **layout)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 import zarr
@@ -212,13 +213,13 @@ def _create(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Seque
             raise ConfigError(f"{path} exists and is no zarr store; `out` would replace it. Name another path.")
         logger.info("Overwriting %s.", path)
     frame = AnnData(obs=adata.obs[[]], var=adata.var.iloc[columns][[]])
-    frame.write_zarr(path)
-    group: Any = zarr.open_group(str(path), mode="r+", use_consolidated=False)
+    # format and shards are named, since anndata 0.12 warns of its defaults; not consolidated, of which zarr warns
+    group: Any = zarr.open_group(str(path), mode="w", zarr_format=3)
+    ad.io.write_elem(group, "/", frame, dataset_kwargs={"shards": None})
     created = {}
     for name in names:
         chunks = (min(BLOCK_CELLS, max(adata.n_obs, 1)), frame.n_vars)
         array = group["layers"].create_array(escape(name), shape=frame.shape, dtype="float32", chunks=chunks)
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         created[name] = array
-    zarr.consolidate_metadata(group.store)  # again: readers trust the list that was written with the frame
     return created

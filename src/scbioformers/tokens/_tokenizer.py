@@ -177,7 +177,7 @@ class Tokenizer:
         rows
             int64 (B,), identity of each cell in its source.
         asked
-            (B, M), stored entries at the molecules to hide and predict; by default none.
+            (B, M), non-zero at the molecules to hide and predict; by default none.
         drawn
             Whether they were drawn by the rule of the training masks, which prefers expressed molecules.
         """
@@ -209,7 +209,7 @@ class Tokenizer:
         scale
             Counts, log1p of the counts at the mean depth, or bins.
         asked
-            (B, M), stored entries at what is not to be looked at, not even for the depth or the ranks.
+            (B, M), non-zero at what is not to be looked at, not even for the depth or the ranks.
 
         Returns
         -------
@@ -232,8 +232,10 @@ class Tokenizer:
         """int64 (B,), the most context tokens that :meth:`read` makes of each cell (to sort cells by length)."""
         n = np.diff(block.counts.indptr) if self.tokens == "expressed" else np.full(len(block.depth), self.n_molecules)
         if asked is not None:
-            hidden = block.counts.astype(bool).multiply(asked) if self.tokens == "expressed" else asked
-            n = n - np.diff(csr_matrix(hidden).indptr)
+            hidden = asked.astype(bool)  # by value: a stored False asks for nothing
+            if self.tokens == "expressed":
+                hidden = hidden.multiply(block.counts.astype(bool))
+            n = n - np.asarray(hidden.sum(axis=1)).ravel()
         return np.minimum(n, self.max_tokens).astype(np.int64)
 
     def _rows(self, block: Block) -> _Rows:
@@ -353,8 +355,7 @@ class _Context:
 
 def _split(full: _Rows, asked: csr_matrix) -> tuple[NDArray[np.bool_], _Rows]:
     """Which entries are asked for, and the asked positions that are zeros."""
-    wanted = np.zeros(asked.shape, dtype=bool)
-    wanted[np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr)), asked.indices] = True
+    wanted = asked.astype(bool).toarray()  # by value: a stored False asks for nothing
     hidden = wanted[full.cells, full.molecules]
     wanted[full.cells, full.molecules] = False
     molecules = np.nonzero(wanted)[1].astype(np.int32)
