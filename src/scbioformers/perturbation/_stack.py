@@ -13,7 +13,9 @@ from scipy.optimize import minimize
 
 from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge, components, signal
 
-PENALTY = 0.01  # on squared weights, of pieces in units of their mean size
+PENALTY = 0.1  # on squared departures from the prior, of pieces in units of their mean size
+# what is believed before: the common part and that of similar targets as they are, a little of co-expression
+PRIOR = np.array([0.0, 1.0, 2.0, 0.25, 0.0, 0.2, 0.0])
 BASE_WEIGHT = 0.3  # of a target without any signal, beside those that have it
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_FOLDS = 12
@@ -71,17 +73,20 @@ def fit_weights(training: Knowledge, effects: Array, se: Array) -> Stack:
 def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: NDArray[np.bool_]) -> Array:
     """Non-negative weights with the highest mean correlation, less the penalty."""
 
+    prior = PRIOR * units
+    prior = prior / max(float(prior.max()), 1e-12)
+
     def loss(x: Array) -> tuple[float, Array]:
         w = x / units
         inner = np.einsum("kcd,d->kc", gram, w)
         length = np.sqrt(inner @ w + 1e-9)
         correlation = product @ w / length
         slope = product / length[:, None] - (correlation / length**2)[:, None] * inner
-        return float(-counts @ correlation + PENALTY * x @ x), -(counts @ slope) / units + 2 * PENALTY * x
+        return float(-counts @ correlation + PENALTY * (x - prior) @ (x - prior)), -(counts @ slope) / units + 2 * PENALTY * (x - prior)
 
     k = len(units)
     bounds = [(0.0, 0.0) if nothing else (0.0, None) for nothing in empty]
-    starts = [np.full(k, 0.3), *(0.05 + 0.7 * np.eye(k))]
+    starts = [prior + 0.05, np.full(k, 0.3), *(0.05 + 0.7 * np.eye(k))]
     found = [minimize(loss, start * ~empty, jac=True, bounds=bounds, method="L-BFGS-B") for start in starts]
     best: Array = min(found, key=lambda result: float(result.fun)).x / units
     return best
