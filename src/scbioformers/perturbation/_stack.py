@@ -72,7 +72,6 @@ def fit_weights(training: Knowledge, effects: Array, se: Array) -> Stack:
 
 def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: NDArray[np.bool_]) -> Array:
     """Non-negative weights with the highest mean correlation, less the penalty."""
-
     prior = PRIOR * units
     prior = prior / max(float(prior.max()), 1e-12)
 
@@ -82,7 +81,9 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
         length = np.sqrt(inner @ w + 1e-9)
         correlation = product @ w / length
         slope = product / length[:, None] - (correlation / length**2)[:, None] * inner
-        return float(-counts @ correlation + PENALTY * (x - prior) @ (x - prior)), -(counts @ slope) / units + 2 * PENALTY * (x - prior)
+        return float(-counts @ correlation + PENALTY * (x - prior) @ (x - prior)), -(
+            counts @ slope
+        ) / units + 2 * PENALTY * (x - prior)
 
     k = len(units)
     bounds = [(0.0, 0.0) if nothing else (0.0, None) for nothing in empty]
