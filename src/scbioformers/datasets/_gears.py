@@ -63,10 +63,8 @@ def read_gears(path: str | Path, *, max_counts: float = 1e6) -> AnnData:
     labels = condition.map({name: _label(name) for name in condition.unique()})
     if not (labels == "control").any():
         raise DataError(f"{path} has no cell of the condition {CONTROL!r}.")
-    if "gene_name" in adata.var:
-        symbols = adata.var["gene_name"].astype(str).to_numpy()
-    else:
-        symbols = adata.var_names.to_numpy()
+    named = adata.var.get("gene_name", adata.var_names)
+    symbols = np.asarray(named).astype(str)
     ids = np.array([str(name) for name in adata.var_names], dtype=object)
     top = _top_genes(adata, ids, symbols)
     counts = adata.layers["counts"] if "counts" in adata.layers else _recover(adata.X, max_counts)

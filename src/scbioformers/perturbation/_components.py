@@ -57,7 +57,8 @@ class Knowledge:
 
     def own_mask(self) -> NDArray[np.bool_]:
         """(K, M), True at the target itself."""
-        mask: NDArray[np.bool_] = np.equal(np.arange(len(self.control_sd))[None], self.own[:, None])
+        genes: NDArray[np.int64] = np.arange(len(self.control_sd))
+        mask: NDArray[np.bool_] = np.equal.outer(self.own, genes)
         return mask
 
 
@@ -95,19 +96,21 @@ def components(
     -------
     (K, n_components, M), 0 at the target itself in all but the first.
     """
-    keep = np.ones((len(knowledge.own), len(training.own))) if itself is None else 1.0 - itself
+    keep: Array = np.ones((len(knowledge.own), len(training.own)))
+    if itself is not None:
+        keep[itself] = 0
     mean = keep @ effects / np.maximum(keep.sum(axis=1, keepdims=True), 1)
     seen = ~training.own_mask()
-    masked = np.where(seen, effects, 0)
+    masked: Array = np.where(seen, effects, 0.0)
     strength = signal(masked, se)
     precision = seen / (se**2 + strength[:, None] + 1e-9)
-    shared = keep @ (precision * masked) / np.maximum(keep @ precision, 1e-12)
+    shared: Array = keep @ (precision * masked) / np.maximum(keep @ precision, 1e-12)
     weight = keep * similarity(knowledge, training) ** POWER
     weight = weight / (weight.sum(axis=1, keepdims=True) + DOUBT)
     weight = weight * (strength / np.maximum(strength + (se**2).mean(axis=1), 1e-12))
     similar = weight @ masked - (weight @ seen) * shared
     sign = _SIGN[knowledge.kind]
-    response = sign * _response(knowledge, masked, seen * 1.0, se, shared, keep)
+    response = sign * _response(knowledge, masked, seen.astype(np.float64), se, shared, keep)
     terms = sign * np.clip(knowledge.features @ knowledge.gene_features.T, 0, 1) * knowledge.control_sd
     coexpression = sign * knowledge.correlations() * knowledge.control_sd
     pieces = np.stack([mean, shared, similar, response, terms, coexpression, knowledge.network * (sign != 0)], axis=1)

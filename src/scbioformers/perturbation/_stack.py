@@ -81,9 +81,8 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
         length = np.sqrt(inner @ w + 1e-9)
         correlation = product @ w / length
         slope = product / length[:, None] - (correlation / length**2)[:, None] * inner
-        return float(-counts @ correlation + PENALTY * (x - prior) @ (x - prior)), -(
-            counts @ slope
-        ) / units + 2 * PENALTY * (x - prior)
+        off = x - prior
+        return float(PENALTY * off @ off - counts @ correlation), 2 * PENALTY * off - (counts @ slope) / units
 
     k = len(units)
     bounds = [(0.0, 0.0) if nothing else (0.0, None) for nothing in empty]
