@@ -64,7 +64,7 @@ def training_mean(training: ArrayLike, n: int) -> Array:
 
 
 def target_falls(own: ArrayLike) -> Array:
-    """-1 at the target itself, 0 elsewhere.
+    """Only the target itself changes: -1 there, 0 elsewhere.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     (1, 2)
     """
     known, asked = _unit(features, new_features)
-    model = MLPRegressor((64,), alpha=1e-3, solver="lbfgs", max_iter=200, random_state=seed)
+    model = MLPRegressor(hidden_layer_sizes=(64,), alpha=1e-3, solver="lbfgs", max_iter=200, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(known, _effects(training))

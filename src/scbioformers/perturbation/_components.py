@@ -57,8 +57,8 @@ class Knowledge:
 
     def own_mask(self) -> NDArray[np.bool_]:
         """(K, M), True at the target itself."""
-        genes: NDArray[np.int64] = np.arange(len(self.control_sd))
-        mask: NDArray[np.bool_] = np.equal.outer(self.own, genes)
+        genes = np.arange(len(self.control_sd))
+        mask: NDArray[np.bool_] = np.asarray(np.equal.outer(self.own, genes), dtype=bool)
         return mask
 
 
