@@ -175,8 +175,18 @@ KEYWORDS = {
 }
 
 
+def with_task() -> ad.AnnData:
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, perturbations=["TF1", "TF2"])
+    task = bf.Perturbation(key="perturbation", control="control")
+    bf.tl.fit(adata, task=task, **KEYWORDS["tl.fit"])
+    return adata
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_copy(fitted, name):
+    if name == "tl.perturb":
+        fitted = with_task()
+
     def call(**kwargs):
         return WRITERS[name](fitted, *ARGUMENTS.get(name, ()), **KEYWORDS.get(name, {}), **kwargs)
 

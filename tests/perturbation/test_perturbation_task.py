@@ -107,6 +107,7 @@ def test_what_cannot_be_perturbed(cells, asked, error, message):
         bf.tl.perturb(cells, asked)
 
 
+@pytest.mark.filterwarnings("ignore:All-zero genes")
 def test_no_controls(cells):
     some = cells[cells.obs["perturbation"] != "control"].copy()
     with pytest.raises(DataError, match="control label 'control'"):

@@ -65,7 +65,8 @@ class Knowledge:
 def similarity(a: Knowledge, b: Knowledge) -> Array:
     """(Ka, Kb) in [0, 1]: cosine of the features, or of the co-expression where a target has none."""
     by_features = a.features @ b.features.T
-    lacking = ~(a.features.any(axis=1)[:, None] & b.features.any(axis=1)[None])
+    described = [np.abs(k.features).sum(axis=1) > 0 for k in (a, b)]
+    lacking = ~np.logical_and.outer(*described)
     profiles = [_unit(k.loadings[np.maximum(k.own, 0)] * (k.own >= 0)[:, None]) for k in (a, b)]
     return np.clip(np.where(lacking, profiles[0] @ profiles[1].T, by_features), 0, 1)
 
