@@ -166,7 +166,7 @@ def test_examples_run(name, capsys, tmp_path, monkeypatch):
 
 # behaviour
 
-ARGUMENTS: dict[str, tuple] = {"tl.fit": ()}
+ARGUMENTS: dict[str, tuple] = {"tl.fit": (), "tl.perturb": ("G1",), "pl.perturbation": ([0.0],)}
 KEYWORDS = {
     "tl.fit": {
         "config": bf.ModelConfig(width=16, n_layers=1, n_heads=2),
@@ -175,8 +175,18 @@ KEYWORDS = {
 }
 
 
+def with_task() -> ad.AnnData:
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, perturbations=["TF1", "TF2"])
+    task = bf.Perturbation(key="perturbation", control="control")
+    bf.tl.fit(adata, task=task, **KEYWORDS["tl.fit"])
+    return adata
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_copy(fitted, name):
+    if name == "tl.perturb":
+        fitted = with_task()
+
     def call(**kwargs):
         return WRITERS[name](fitted, *ARGUMENTS.get(name, ()), **KEYWORDS.get(name, {}), **kwargs)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scbioformers.core import Binning
     from scbioformers.model import BioFormer
     from scbioformers.nn import ModelConfig
+    from scbioformers.perturbation import Perturbation
     from scbioformers.tokens import Masking
     from scbioformers.training import TrainConfig
 
@@ -23,6 +24,7 @@ _CLASSES = {
     "BioFormer": "model",
     "Masking": "tokens",
     "ModelConfig": "nn",
+    "Perturbation": "perturbation",
     "TrainConfig": "training",
 }
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "BioFormer",
     "Masking",
     "ModelConfig",
+    "Perturbation",
     "TrainConfig",
     "datasets",
     "get",

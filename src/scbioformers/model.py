@@ -20,11 +20,13 @@ from scbioformers import _storage
 from scbioformers.core import Binning, ConfigError, ModelFormatError, Vocabulary
 from scbioformers.data import Block, ObsField, Source
 from scbioformers.nn import ModelConfig, Network, Output, Sizes, require_device
+from scbioformers.perturbation import PerturbationHead
 from scbioformers.tokens import Batch, Masking, Tokenizer
 
 Use = Literal["profile", "cls", "latent", "mean"]
 USES = ("profile", "cls", "latent", "mean")
 READ_CHUNK = 4096  # cells read and sorted by length at a time
+_PERTURBATION = "perturbation."
 _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean")
 MAX_BATCH_TOKENS = 2**16  # of one inference batch, so that memory does not grow with the length of the cells
 
@@ -71,6 +73,8 @@ class BioFormer:
     """(M,), origin of the axes."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Versions of the packages, hash of the training data, training parameters."""
+    perturbation: PerturbationHead | None = None
+    """What predicts responses to perturbations, if the model was fitted with such a task."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
@@ -275,6 +279,9 @@ class BioFormer:
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
         for i, network in enumerate(self.members):
             tensors |= {f"members.{i}.{name}": value for name, value in network.state_dict().items()}
+        if self.perturbation is not None:
+            arrays = self.perturbation.tensors().items()
+            tensors |= {f"{_PERTURBATION}{name}": torch.from_numpy(value) for name, value in arrays}
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
     def _documents(self) -> dict[str, Any]:
@@ -289,6 +296,8 @@ class BioFormer:
             "n_members": len(self.members),
             "provenance": self.provenance,
         }
+        if self.perturbation is not None:
+            config["perturbation"] = self.perturbation.to_dict()
         return {"config": config, "vocabulary": self.vocabulary.to_dict()}
 
     @classmethod
@@ -321,10 +330,20 @@ class BioFormer:
                 hidden_share=float(stored["hidden_share"]),
                 members=members,
                 provenance=dict(stored["provenance"]),
+                perturbation=_head(stored, vocabulary, tensors),
                 **arrays,
             )
         except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
             raise ModelFormatError(f"The stored model is incomplete or inconsistent: {error}") from error
+
+
+def _head(stored: dict[str, Any], vocabulary: Vocabulary, tensors: dict[str, Tensor]) -> PerturbationHead | None:
+    """The optional part; models without it load as before."""
+    if "perturbation" not in stored:
+        return None
+    found = {name: value for name, value in tensors.items() if name.startswith(_PERTURBATION)}
+    arrays = {name.removeprefix(_PERTURBATION): value.numpy() for name, value in found.items()}
+    return PerturbationHead.build(tuple(vocabulary.molecules()), stored["perturbation"], arrays)
 
 
 def _network(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Network:

@@ -23,7 +23,7 @@ from scbioformers.core._errors import (
 )
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
-from scbioformers.core._splits import validation_rows
+from scbioformers.core._splits import split_combinations, split_groups, split_targets, validation_rows
 from scbioformers.core._vocabulary import EXTERNAL, SPECIALS, Match, Vocabulary, match
 
 __all__ = [
@@ -55,6 +55,9 @@ __all__ = [
     "posterior_mean",
     "quantile",
     "seed_from",
+    "split_combinations",
+    "split_groups",
+    "split_targets",
     "uniform",
     "validation_rows",
 ]

@@ -1,7 +1,9 @@
 """Which rows are held out."""
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from scbioformers.core._errors import ConfigError
 from scbioformers.core._random import uniform
@@ -44,3 +46,120 @@ def validation_rows(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
     if held_out.all() and n > 0:
         held_out[np.argmax(draws)] = False
     return held_out
+
+
+def split_targets(targets: Sequence[Collection[str]], n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold of each perturbation, so that no target is in two folds.
+
+    Combinations join the fold of their targets; those whose targets lie in different folds are in none.
+
+    Parameters
+    ----------
+    targets
+        The molecules that each perturbation hits; none for controls.
+    n_folds
+        How many, at least 2 and at most the number of targets.
+    seed
+        Integer seed.
+
+    Returns
+    -------
+    int64 (n,), -1 for controls and for combinations across folds.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two folds or fewer targets than folds.
+
+    Examples
+    --------
+    >>> split_targets([["A"], ["B"], ["A"], ["A", "B"], []], 2, seed=0).tolist()
+    [1, 0, 1, -1, -1]
+    """
+    names = sorted({name for each in targets for name in each})
+    if not 2 <= n_folds <= len(names):
+        raise ConfigError(f"`n_folds` lies between 2 and the number of targets, {len(names)}, found {n_folds}.")
+    rank = np.argsort(np.argsort(uniform(seed, np.arange(len(names))), kind="stable"), kind="stable")
+    fold = {name: int(position % n_folds) for name, position in zip(names, rank, strict=True)}
+    return np.array([next(iter(f)) if len(f := {fold[name] for name in each}) == 1 else -1 for each in targets])
+
+
+def split_combinations(
+    targets: Sequence[Collection[str]], fraction: float, seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Hold out targets, and with them every perturbation that has one of them, and some of the other combinations.
+
+    Parameters
+    ----------
+    targets
+        The molecules that each perturbation hits; none for controls.
+    fraction
+        Share of the targets, and of the combinations of seen targets, to hold out, in (0, 1).
+    seed
+        Integer seed.
+
+    Returns
+    -------
+    bool (n,), True for test; int64 (n,), how many of its targets are perturbed alone in training (0, 1, 2, …).
+
+    Raises
+    ------
+    ConfigError
+        If ``fraction`` lies outside (0, 1).
+
+    Examples
+    --------
+    >>> test, seen = split_combinations([["A"], ["B"], ["C"], ["A", "B"], ["A", "C"]], 0.4, seed=1)
+    >>> bool(test.any()), int(seen.max()) <= 2
+    (True, True)
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"The fraction must lie in (0, 1), found {fraction!r}.")
+    names = sorted({name for each in targets for name in each})
+    draws = uniform(seed, np.arange(len(names)))
+    n_out = max(1, round(fraction * len(names)))
+    out = {names[i] for i in np.argsort(draws)[:n_out]}
+    test = np.array([any(name in out for name in each) for each in targets], dtype=bool)
+    kinds = sorted({tuple(sorted(set(each))) for each in targets})
+    chance = dict(zip(kinds, uniform(seed + 1, np.arange(len(kinds))), strict=True))
+    for i, each in enumerate(targets):
+        if len(set(each)) > 1 and not test[i]:
+            test[i] = chance[tuple(sorted(set(each)))] < fraction
+    alone = {next(iter(each)) for i, each in enumerate(targets) if len(set(each)) == 1 and not test[i]}
+    return test, np.array([sum(name in alone for name in set(each)) for each in targets], dtype=np.int64)
+
+
+def split_groups(
+    groups: ArrayLike, control: ArrayLike, held_out: object
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Hold out the perturbed cells of one cell type or batch; its controls stay, as the start of the prediction.
+
+    Parameters
+    ----------
+    groups
+        (N,), cell type or batch of each cell.
+    control
+        bool (N,), which cells are unperturbed.
+    held_out
+        The group.
+
+    Returns
+    -------
+    bool (N,) training and bool (N,) test cells.
+
+    Raises
+    ------
+    ConfigError
+        If the group has no perturbed or no control cell.
+
+    Examples
+    --------
+    >>> train, test = split_groups(["a", "a", "b", "b"], [True, False, True, False], "b")
+    >>> train.tolist(), test.tolist()
+    ([True, True, True, False], [False, False, False, True])
+    """
+    inside, unperturbed = np.asarray(groups) == held_out, np.asarray(control, bool)
+    if not (inside & unperturbed).any() or not (inside & ~unperturbed).any():
+        raise ConfigError(f"The group {held_out!r} needs both control and perturbed cells.")
+    test = inside & ~unperturbed
+    return ~test, test

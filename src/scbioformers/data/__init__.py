@@ -27,7 +27,7 @@ from scbioformers.data._slots import (
     target,
     unescape,
 )
-from scbioformers.data._source import Block, Source, get_matrix
+from scbioformers.data._source import Block, Source, get_matrix, to_csr
 from scbioformers.data._statistics import Statistics, scan
 
 __all__ = [
@@ -62,5 +62,6 @@ __all__ = [
     "set_varm",
     "set_varp",
     "target",
+    "to_csr",
     "unescape",
 ]

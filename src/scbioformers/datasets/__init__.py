@@ -1,6 +1,8 @@
-"""Data that needs no download: one real data set, and simulated data whose truth is known."""
+"""Data that needs no download, readers of files that users have, and tables of what is known of genes."""
 
+from scbioformers.datasets._gears import read_gears
+from scbioformers.datasets._gene_features import gene_features
 from scbioformers.datasets._pbmc68k import pbmc68k
 from scbioformers.datasets._simulate import simulate
 
-__all__ = ["pbmc68k", "simulate"]
+__all__ = ["gene_features", "pbmc68k", "read_gears", "simulate"]

@@ -2,5 +2,16 @@
 
 from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
+from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
 
-__all__ = ["gene_embeddings", "history", "imputation_evidence", "imputed", "model", "params"]
+__all__ = [
+    "gene_embeddings",
+    "history",
+    "imputation_evidence",
+    "imputed",
+    "model",
+    "params",
+    "perturb",
+    "perturb_evidence",
+    "perturbed_cells",
+]

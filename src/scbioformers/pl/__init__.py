@@ -1,6 +1,7 @@
 """Figures."""
 
 from scbioformers.pl._imputation import calibration, imputation
+from scbioformers.pl._perturbation import perturbation, perturbation_screen
 from scbioformers.pl._training import training
 
-__all__ = ["calibration", "imputation", "training"]
+__all__ = ["calibration", "imputation", "perturbation", "perturbation_screen", "training"]

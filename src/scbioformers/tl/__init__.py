@@ -3,5 +3,6 @@
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
 from scbioformers.tl._impute import impute
+from scbioformers.tl._perturb import perturb
 
-__all__ = ["embed", "fit", "impute"]
+__all__ = ["embed", "fit", "impute", "perturb"]

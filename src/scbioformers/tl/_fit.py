@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import Binning, ConfigError, Vocabulary, seed_from
+from scbioformers.core import Binning, ConfigError, DataError, Vocabulary, seed_from
 from scbioformers.data import (
     DEFAULT_MASK,
     ObsField,
@@ -26,6 +26,8 @@ from scbioformers.data import (
     target,
 )
 from scbioformers.nn import ModelConfig, Network, Sizes, require_device
+from scbioformers.perturbation import Perturbation
+from scbioformers.perturbing import fit_perturbation, read_design, read_dose
 from scbioformers.stored import check_size, store_model
 from scbioformers.training import TrainConfig, fit_model
 
@@ -42,6 +44,7 @@ def fit(
     binning: str | Binning = "value",
     config: str | ModelConfig = "small",
     train: TrainConfig | None = None,
+    task: Perturbation | None = None,
     max_epochs: int | None = None,
     n_models: int = 1,
     save_dir: str | Path | None = None,
@@ -73,6 +76,10 @@ def fit(
         ``"small"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
     train
         Length, pace, masks and devices of the training; by default those of ``config="paper"`` or of the small model.
+    task
+        A :class:`~scbioformers.Perturbation`: the network is fitted to the control cells alone, and what it says of a
+        molecule that is perturbed is one piece of evidence for a light head, fitted to the effects in the other cells
+        and cross-validated over targets; see :func:`scbioformers.tl.perturb`.
     max_epochs
         Passes over the cells; a shortcut to ``TrainConfig(max_epochs=...)``.
     n_models
@@ -138,11 +145,20 @@ def fit(
     keys = [*([batch_key] if batch_key is not None else []), *obs_tokens]
     fields = tuple(ObsField.register(adata, key) for key in keys)
     vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
+    design = None if task is None else read_design(adata, task, batch_key, vocabulary.molecules())
+    if task is not None and not (found.kind == "counts" or allow_non_integer):
+        raise DataError("Responses to perturbations are changes of log1p counts: pass a `layer=` of counts.")
     check_size(n_models * _n_bytes(model_config, vocabulary, fields), save_dir)
     seed = seed_from(rng)
-    source = Source(adata, layer=layer, molecules=np.flatnonzero(genes), fields=field_codes(fields, adata))
+    columns, codes = np.flatnonzero(genes), field_codes(fields, adata)
+    source = Source(adata, layer=layer, molecules=columns, fields=codes)
+    controls = source
+    if design is not None:
+        chosen = adata[design.controls]
+        chosen = chosen.to_memory() if adata.isbacked else chosen.copy()
+        controls = Source(chosen, layer=layer, molecules=columns, fields=codes[design.controls])
     fitted = fit_model(
-        source,
+        controls,
         vocabulary,
         kind,
         model_config,
@@ -153,6 +169,11 @@ def fit(
         seed=seed,
     )
     fitted.model.provenance.update(layer=layer, allow_non_integer=allow_non_integer)
+    model = fitted.model
+    if task is not None and design is not None:
+        model = fit_perturbation(model, source, design, task, read_dose(adata, task, design.groups))
+        described = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
+        model.provenance.update(task=described | {"ignore": list(task.ignore), "batch_key": batch_key})
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": layer,
@@ -163,9 +184,10 @@ def fit(
         "config": model_config.to_dict(),
         "train": train.to_dict(),
         "n_models": n_models,
+        "task": model.provenance.get("task"),
         "seed": seed,
     }
-    store_model(adata, key_added, fitted.model, params, history, save_dir)
+    store_model(adata, key_added, model, params, history, save_dir)
     return adata if copy else None
 
 

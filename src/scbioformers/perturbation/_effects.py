@@ -1,0 +1,105 @@
+"""Effects of perturbations: mean changes from matched controls, with standard errors, from sums in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from scbioformers.core import DataError
+
+
+@dataclass(frozen=True)
+class Effects:
+    """P perturbations x M molecules, in log1p units."""
+
+    mean: NDArray[np.float64]
+    """(P, M), mean change from the controls of the same strata."""
+    se: NDArray[np.float64]
+    """(P, M), its standard error, that of the controls included."""
+    n_cells: NDArray[np.int64]
+    """(P,), perturbed cells."""
+    control_mean: NDArray[np.float64]
+    """(M,), mean of the controls."""
+    control_cov: NDArray[np.float64]
+    """(M, M), covariance of the controls within strata."""
+
+
+def log1p_rows(counts: sp.csr_matrix, depth: NDArray[np.float64], mean_depth: float) -> sp.csr_matrix:
+    """log1p of the counts at the mean depth; zeros stay zeros, so the matrix stays sparse."""
+    factor = mean_depth / np.maximum(depth, 1e-12)
+    data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
+    return sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def measure_effects(
+    rows: Iterable[sp.csr_matrix], groups: NDArray[np.int64], strata: NDArray[np.int64], n_groups: int
+) -> Effects:
+    """Compare each perturbation with the controls of its strata, which count as its cells are spread over them.
+
+    Parameters
+    ----------
+    rows
+        log1p profiles in blocks, all cells together N.
+    groups
+        (N,), the perturbation of each cell, 0 for control, -1 for cells to leave out.
+    strata
+        (N,), batch and cell type of each cell as one number.
+    n_groups
+        Number of perturbations, without the control.
+
+    Raises
+    ------
+    DataError
+        If a stratum has perturbed cells and no control.
+    """
+    n_strata = int(strata.max()) + 1 if strata.size else 1
+    cells = np.zeros((n_groups + 1) * n_strata)
+    sums, squares, products, start = None, None, None, 0
+    for block in rows:
+        stop = start + block.shape[0]
+        group, stratum = groups[start:stop], strata[start:stop]
+        used = np.flatnonzero(group >= 0)
+        code = group[used] * n_strata + stratum[used]
+        pick = sp.csr_matrix((np.ones(used.size), (code, used)), shape=(cells.size, block.shape[0]))
+        control = block[np.flatnonzero(group == 0)]
+        parts = ((pick @ block).toarray(), (pick @ block.multiply(block)).toarray(), (control.T @ control).toarray())
+        if sums is None or squares is None or products is None:
+            sums, squares, products = parts
+        else:
+            sums, squares, products = sums + parts[0], squares + parts[1], products + parts[2]
+        cells += np.bincount(code, minlength=cells.size)
+        start = stop
+    if sums is None or squares is None or products is None:
+        raise DataError("There are no cells.")
+    shape = (n_groups + 1, n_strata, sums.shape[1])
+    return _compare(cells.reshape(shape[:2]), sums.reshape(shape), squares.reshape(shape), products)
+
+
+def _compare(
+    cells: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64], products: NDArray[np.float64]
+) -> Effects:
+    lacking = np.flatnonzero((cells[1:].sum(axis=0) > 0) & (cells[0] == 0))
+    if lacking.size:
+        raise DataError(f"Strata {lacking.tolist()} have perturbed cells and no control.")
+    n = np.maximum(cells, 1)[:, :, None]
+    mean = sums / n
+    inner = np.maximum(squares - n * mean**2, 0)  # sums of squares within group and stratum
+    control_var = inner[0] / np.maximum(cells[0] - 1, 1)[:, None]
+    n_control = np.maximum(cells[0], 1)[:, None]
+    total = np.maximum(cells[1:].sum(axis=1), 1)
+    share = cells[1:] / total[:, None]  # (P, strata)
+    effect = np.einsum("ps,psm->pm", share, mean[1:] - mean[0])
+    own = inner[1:].sum(axis=1) / np.maximum(total - 1, 1)[:, None]
+    # a gene that no cell of a few expresses has a variance too, about that of the controls
+    pooled = inner[0].sum(axis=0) / max(cells[0].sum() - np.count_nonzero(cells[0]), 1.0)
+    prior = 10.0
+    variance = (own * total[:, None] + prior * pooled) / (total[:, None] + prior)
+    se = np.sqrt(variance / total[:, None] + np.einsum("ps,sm->pm", share**2, control_var / n_control))
+    centred = products - np.einsum("s,sm,sk->mk", cells[0], mean[0], mean[0])
+    weight = cells[0] / max(cells[0].sum(), 1)
+    cov = centred / max(cells[0].sum() - np.count_nonzero(cells[0]), 1.0)
+    return Effects(effect, se, total.astype(np.int64), weight @ mean[0], cov)

@@ -1,0 +1,148 @@
+"""``bf.pl.perturbation`` and ``bf.pl.perturbation_screen``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from scbioformers import get
+from scbioformers.core import DataError
+
+
+def perturbation(
+    adata: AnnData,
+    observed: ArrayLike,
+    *,
+    name: str | None = None,
+    n_top: int = 20,
+    key: str = "perturbed",
+    ax: Axes | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """Predicted against observed change of every gene; the genes that changed most are named.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scbioformers.tl.perturb`.
+    observed
+        (n_vars,), the observed change in log1p units, in the order of ``adata.var_names``.
+    name
+        Which of the predicted perturbations; may be left out if there is but one.
+    n_top
+        Genes to name, by observed change.
+    key
+        The name given as ``key_added``.
+    ax
+        Axes to draw on; by default a new figure.
+    save
+        File to write the figure to.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    MissingKeyError
+        If nothing was predicted, or not this perturbation.
+    DataError
+        If ``observed`` has another length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
+    >>> task = bf.Perturbation(key="perturbation", control="control")
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.perturb(adata, "TF4")
+    >>> bf.pl.perturbation(adata, np.linspace(-1, 1, 40)).get_xlabel()
+    'observed change (log1p)'
+    """
+    shown = name if name is not None else str(get.perturb(adata, key=key)["perturbation"].iloc[0])
+    table = get.perturb(adata, perturbation=shown, key=key).set_index("gene")
+    values = np.asarray(observed, dtype=np.float64)
+    if values.shape != (adata.n_vars,):
+        raise DataError(f"`observed` needs one value for each of {adata.n_vars} genes, found {values.shape}.")
+    table["observed"] = [values[adata.var_names.get_loc(gene)] for gene in table.index]
+    table = table[np.isfinite(table["observed"])]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.4, 4.8), layout="constrained")
+    own = table.index.isin(shown.split("+"))
+    x, y = table["observed"].to_numpy(), table["effect"].to_numpy()
+    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+    ax.plot(ends, ends, "--", color="0.6", linewidth=1)
+    ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
+    ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
+    ax.scatter(x[~own], y[~own], s=10, color="#4c72b0", alpha=0.7, linewidths=0)
+    ax.scatter(x[own], y[own], s=30, color="#c44e52", marker="D", label="perturbed", linewidths=0)
+    for i in np.argsort(-np.abs(x), kind="stable")[:n_top]:
+        ax.annotate(table.index[i], (x[i], y[i]), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
+    r = float(np.corrcoef(x[~own], y[~own])[0, 1]) if x[~own].std() > 0 and y[~own].std() > 0 else 0.0
+    ax.set(xlabel="observed change (log1p)", ylabel="predicted change (log1p)")
+    ax.set_title(f"{shown}: r = {r:.2f} off target")
+    if own.any():
+        ax.legend(loc="lower right", frameon=False, fontsize=8)
+    if save is not None:
+        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
+    return ax
+
+
+def perturbation_screen(
+    adata: AnnData, *, n_top: int = 30, key: str = "perturbed", ax: Axes | None = None, save: str | Path | None = None
+) -> Axes:
+    """Predicted perturbations ranked by the size of their effect, with 95 % intervals and the gene that changes most.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scbioformers.tl.perturb`, for instance with ``"all"``.
+    n_top
+        How many to show.
+    key
+        The name given as ``key_added``.
+    ax
+        Axes to draw on; by default a new figure.
+    save
+        File to write the figure to.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    MissingKeyError
+        If nothing was predicted.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
+    >>> task = bf.Perturbation(key="perturbation", control="control")
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.perturb(adata, "all")
+    >>> bf.pl.perturbation_screen(adata, n_top=5).get_xlabel()
+    'size of the predicted effect (root mean square, log1p)'
+    """
+    table = get.perturb(adata, key=key).head(n_top)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.4, 1.2 + 0.2 * len(table)), layout="constrained")
+    at = np.arange(len(table))
+    ax.errorbar(table["size"], at, xerr=1.96 * table["size_se"], fmt="o", color="#4c72b0", ecolor="0.6", markersize=4)
+    ax.set_yticks(at, table["perturbation"], fontsize=7)
+    ax.invert_yaxis()
+    ax.set(xlabel="size of the predicted effect (root mean square, log1p)", xlim=(0, None))
+    right = ax.secondary_yaxis("right")
+    changes = [f"{gene} {value:+.2f}" for gene, value in zip(table["gene"], table["effect"], strict=True)]
+    right.set_yticks(at, changes, fontsize=7)
+    right.set_ylabel("largest change")
+    if save is not None:
+        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
+    return ax

@@ -1,0 +1,169 @@
+"""``bf.tl.perturb``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scbioformers.core import DataError, MissingKeyError
+from scbioformers.data import ObsField, params_to_json, set_layer, set_uns, set_varm, target
+from scbioformers.perturbation import log1p_rows
+from scbioformers.perturbing import asked_targets, choose_probes, network_answers, require_head
+from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
+
+logger = logging.getLogger(__name__)
+
+
+def perturb(
+    adata: AnnData,
+    perturbations: str | Sequence[str],
+    *,
+    model: ModelLike | None = None,
+    groupby: str | None = None,
+    layer: str | None = None,
+    key: str = "bioformer",
+    key_added: str = "perturbed",
+    copy: bool = False,
+) -> AnnData | None:
+    """Predict responses to perturbations, also of genes that no cell of the training data had perturbed (section 3.3).
+
+    Control cells are the start: in the data that was fitted those with the control label, in data without that column
+    all cells. What was itself observed in training is weighed with the prediction by its standard error.
+
+    Parameters
+    ----------
+    adata
+        The data that the model was fitted on, or unperturbed cells on the same scale.
+    perturbations
+        A gene, a combination (``"STAT1+IRF1"``), a label of the training data, several of these, or ``"all"``: every
+        measured gene and every target of the training data.
+    model
+        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+    groupby
+        Column of ``adata.obs``: also predict the change from the control cells of each group, which have their own
+        floor: what is not expressed cannot fall.
+    layer
+        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+    key
+        Where the model is in ``uns``.
+    key_added
+        Name of the layer and of the entry in ``uns``; effects are called after it, ``"perturb_effect"`` by default.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    None, or the copy. Sets the following fields:
+
+    ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (N, n_vars)
+        For one perturbation: log1p profiles (at the mean depth of training) of the control cells as they would be, NaN
+        in other cells and in genes that are not modelled.
+    ``adata.varm["perturb_effect"]``, ``adata.varm["perturb_effect_se"]`` : float64 :class:`~numpy.ndarray` (n_vars, K)
+        Mean change in log1p units of each perturbation, and its standard error; NaN for genes that are not modelled.
+    ``adata.uns["perturb"]`` : dict
+        ``names`` (K,), ``evidence`` (JSON: scores of the cross-validation over targets beside the baselines, and
+        ``strength``, the share of the way from the training mean), ``params`` (JSON), ``groups`` by ``groupby``.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no model, it was fitted without perturbations, or a column is not there.
+    ConfigError
+        If no perturbation is named.
+    DataError
+        If a perturbation is unknown (near names are given) or cannot be parsed, or there is no control cell, in all or
+        in a group.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
+    >>> task = bf.Perturbation(key="perturbation", control="control")
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.perturb(adata, ["TF4", "TF1+TF2"])
+    >>> adata.varm["perturb_effect"].shape
+    (40, 2)
+    """
+    fitted = find_model(adata, model, key)
+    head = require_head(fitted)
+    asked = asked_targets(head, perturbations)
+    layer = fitted_layer(adata, fitted, layer)
+    source, columns = open_query(adata, fitted, layer)
+    controls = _controls(adata, fitted.provenance.get("task", {}))
+    groups = _groups(adata, groupby, controls)
+    adata = target(adata, copy)
+    singles = list(dict.fromkeys(name for targets in asked.values() for name in targets))
+    answers: dict[str, NDArray[np.float64]] = {}
+    if head.stack.weights[-1] > 0:  # the last piece is the network's
+        answers = network_answers(fitted, choose_probes(source, controls), singles, head.kind)
+    effect, error = head.predict(list(asked.values()), answers)
+    prefix, entry = ("perturb", "perturb") if key_added == "perturbed" else (f"{key_added}", key_added)
+    measured = columns >= 0
+    for name, values in ((f"{prefix}_effect", effect), (f"{prefix}_effect_se", error)):
+        full = np.full((adata.n_vars, len(asked)), np.nan)
+        full[columns[measured]] = values[:, measured].T
+        set_varm(adata, name, full)
+    params = {"model_hash": fitted.hash, "layer": layer, "groupby": groupby, "kind": head.kind}
+    stored: dict[str, Any] = {
+        "names": np.array(list(asked), dtype=object).astype(str),
+        "evidence": params_to_json(dict(head.evidence)),
+        "params": params_to_json(params | {"effects": f"{prefix}_effect"}),
+    }
+    profiles = _profiles(source, head.mean_depth)
+    if groups:
+        stored["groups"] = {
+            name: _floored(effect, profiles[rows].mean(axis=0))[:, measured].T for name, rows in groups.items()
+        }
+        stored["group_genes"] = np.array(head.genes, dtype=object)[measured].astype(str)
+    if len(asked) == 1:
+        full = np.full(adata.shape, np.nan, np.float32)
+        changed = np.maximum(profiles[controls] + effect[0], 0)
+        full[np.ix_(controls, columns[measured])] = changed[:, measured]
+        set_layer(adata, key_added, full)
+    set_uns(adata, entry, stored)
+    return adata if copy else None
+
+
+def _controls(adata: AnnData, task: dict[str, Any]) -> NDArray[np.int64]:
+    key, control = str(task.get("key")), str(task.get("control"))
+    if key not in adata.obs:
+        return np.arange(adata.n_obs)
+    rows = np.flatnonzero(adata.obs[key].astype(str).to_numpy() == control)
+    if not rows.size:
+        there = sorted(set(adata.obs[key].astype(str)))[:10]
+        raise DataError(
+            f"No cell has the control label {control!r} in adata.obs[{key!r}]. There: {there}. If all cells are "
+            f"unperturbed, drop that column."
+        )
+    return rows
+
+
+def _groups(adata: AnnData, groupby: str | None, controls: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    if groupby is None:
+        return {}
+    if groupby not in adata.obs:
+        raise MissingKeyError(f"Did not find adata.obs[{groupby!r}]. There: {[str(name) for name in adata.obs]}.")
+    field = ObsField.register(adata, groupby)
+    codes = field.transfer(adata)
+    found = {name: controls[codes[controls] == i] for i, name in enumerate(field.categories)}
+    if lacking := [name for name, rows in found.items() if not rows.size]:
+        raise DataError(
+            f"The groups {lacking[:5]} of adata.obs[{groupby!r}] have no control cell to start from. Leave out their "
+            "cells, or use coarser groups."
+        )
+    return found
+
+
+def _profiles(source: Any, mean_depth: float) -> NDArray[np.float32]:
+    blocks = [log1p_rows(block.counts, block.depth, mean_depth).toarray() for block in source.blocks()]
+    found: NDArray[np.float32] = np.concatenate(blocks).astype(np.float32)
+    return found
+
+
+def _floored(effect: NDArray[np.float64], start: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.maximum(effect, -start.astype(np.float64))
