@@ -74,7 +74,7 @@ def split_targets(targets: Sequence[Collection[str]], n_folds: int, seed: int) -
     Examples
     --------
     >>> split_targets([["A"], ["B"], ["A"], ["A", "B"], []], 2, seed=0).tolist()
-    [1, 0, 1, -1, -1]
+    [0, 1, 0, -1, -1]
     """
     names = sorted({name for each in targets for name in each})
     if not 2 <= n_folds <= len(names):

@@ -101,7 +101,8 @@ def _validated(head: PerturbationHead, single: list[int]) -> PerturbationHead:
     shrunk = mean + strength * (full - mean)
     own = training.own_mask()
     residual = np.where(own, 0, shrunk - effects)
-    scale = np.maximum(head.control_sd.astype(np.float64), 1e-6)
+    # genes that hardly vary in control cells must not blow up what all genes share
+    scale = np.maximum(head.control_sd.astype(np.float64), max(0.2 * float(head.control_sd.mean()), 1e-6))
     pooled = (residual / scale) ** 2
     n = len(single)
     spread = np.sqrt((pooled.sum(axis=0) + _PRIOR_TARGETS * pooled.mean()) / (n + _PRIOR_TARGETS)) * scale
