@@ -31,7 +31,7 @@ from scbioformers.perturbing import choose_probes, network_answers, read_design
 from scbioformers.stored import open_query
 
 SETS = ("papalexi_eccite", "schraivogel_tapseq")
-# targets with signal, fixed before looking; elsewhere those whose split halves agree (r above .5)
+# targets with signal in papalexi by what is known of them; elsewhere those whose split halves agree (r above .5)
 SIGNAL = {"papalexi_eccite": ("STAT1", "JAK2", "IFNGR1", "IFNGR2", "IRF1", "SMAD4")}
 # enhancers to their genes, old symbols to new ones
 TARGETS = {
