@@ -66,9 +66,11 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
     """Fit the networks to control cells, and measure all effects."""
     batch = "batch" if "batch" in adata.obs else None
     genes = [str(name) for name in adata.var_names]
-    if task.features is not None and (unknown := set(_named(adata, task)) - set(task.features.index) - set(genes)):
-        rows = pd.DataFrame(0.0, index=sorted(unknown), columns=task.features.columns)
-        task = replace(task, features=pd.concat([task.features, rows]))
+    features = pd.DataFrame({"none": []}) if task.features is None else task.features
+    if unknown := set(_named(adata, task)) - set(features.index) - set(genes):
+        # not measured, and nothing is known of them: they must be predicted too
+        rows = pd.DataFrame(0.0, index=sorted(unknown), columns=features.columns)
+        task = replace(task, features=pd.concat([features, rows]) if len(features) else rows)
     design = read_design(adata, task, batch, genes)
     source = Source(adata)
     controls = adata[design.controls].copy()
@@ -94,12 +96,12 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
     first = uniform(_HALVES, np.arange(adata.n_obs)) < 0.5
     halves = tuple(measure(groups=np.where(half, design.groups, -1)) for half in (first, ~first))
     targets = list(design.perturbations)
-    features = np.zeros((len(targets), 1))
+    described = np.zeros((len(targets), 1))
     if task.features is not None:
-        features = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
+        described = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
     own = np.array([[gene in each for gene in genes] for each in targets])
     effects = measure(groups=design.groups)
-    return Problem(name, genes, task, targets, effects, (halves[0], halves[1]), own, features, answers,
+    return Problem(name, genes, task, targets, effects, (halves[0], halves[1]), own, described, answers,
                    mean_depth, seconds)  # fmt: skip
 
 

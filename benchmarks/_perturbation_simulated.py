@@ -11,11 +11,12 @@ from anndata import AnnData
 
 import scbioformers as bf
 from benchmarks._common import markdown_table, mean_and_range
+from benchmarks._perturbation_pairs import score_pairs, show_pairs
 from benchmarks._perturbation_problem import Problem, fit_ours, prepare
 
 N_REGULATORS, N_HELD, N_PAIRS = 30, 5, 12
 STEPS = 200  # training steps of the network, unless told otherwise
-METHODS = ("ours", "ours_no_network", "coexpression", "training_mean", "additive", "no_change")
+METHODS = ("ours", "ours_no_network", "coexpression", "training_mean")
 
 
 def draw(seed: int) -> tuple[AnnData, list[str], list[str], list[str]]:
@@ -44,7 +45,7 @@ def run(n_seeds: int, quick: int | None) -> dict[str, Any]:
         for known_pairs in (0, len(pairs) // 2):
             train, test = np.concatenate([singles, rows[:known_pairs]]), rows[len(pairs) // 2 :]
             told = {"seed": seed, "known_pairs": known_pairs}
-            combinations += [row | told for row in _combinations(problem, train, singles, test)]
+            combinations += [row | told for row in score_pairs(problem, train, singles, test)]
     return {"signs": signs, "combinations": combinations}
 
 
@@ -66,28 +67,6 @@ def _signs(problem: Problem, edges: pd.DataFrame, train: np.ndarray, held: list[
     return rows
 
 
-def _combinations(problem: Problem, train: np.ndarray, singles: np.ndarray, test: np.ndarray) -> list[dict[str, Any]]:
-    """Scores of the pairs that were not seen; what each of their members does alone was."""
-    effects, pairs = problem.effects.mean, [problem.targets[i] for i in test]
-    at = {problem.targets[i][0]: i for i in singles}
-    predicted = {
-        method: fit_ours(problem, train, method).predict(pairs, problem.answers[method])[0]
-        for method in ("ours", "ours_no_network")
-    }
-    predicted["additive"] = np.array([effects[[at[name] for name in pair]].sum(axis=0) for pair in pairs])
-    predicted["training_mean"] = bf.metrics.training_mean(effects[train], len(test))
-    predicted["no_change"] = np.zeros_like(predicted["additive"])
-    rows = []
-    for method, values in predicted.items():
-        for pair, found, i in zip(pairs, values, test, strict=True):
-            free = ~problem.own[i]
-            difference = found[free] - effects[i, free]
-            r = np.corrcoef(found[free], effects[i, free])[0, 1] if found[free].std() > 0 else 0.0
-            rows.append({"method": method, "pair": "+".join(pair), "pearson": float(r),
-                         "rmse": float(np.sqrt(np.mean(difference**2)))})  # fmt: skip
-    return rows
-
-
 def show(result: dict[str, Any]) -> Iterator[str]:
     """Tables, means over edges or pairs of each seed with the range over the seeds, and differences to the additive."""
     table = pd.DataFrame(result["signs"])
@@ -97,17 +76,5 @@ def show(result: dict[str, Any]) -> Iterator[str]:
     shown = [method for method in METHODS if method in total]
     yield markdown_table(["method", "all edges", "by seed"],
                          [[m, f"{total[m]:.3f}", mean_and_range(share[m])] for m in shown])  # fmt: skip
-    pairs = pd.DataFrame(result["combinations"])
-    for known, part in pairs.groupby("known_pairs"):
-        n = part.groupby("seed")["pair"].nunique().sum()
-        yield f"### Simulated: {n} pairs that were not seen, {known} other pairs known"
-        means = part.groupby("method")[["pearson", "rmse"]].mean()
-        wide = part.pivot_table(index=["seed", "pair"], columns="method", values=["pearson", "rmse"])
-        lines = []
-        for method in (m for m in METHODS if m in means.index):
-            cells = []
-            for score in ("pearson", "rmse"):
-                mean, low, high = bf.metrics.paired_bootstrap(wide[(score, method)], wide[(score, "additive")])
-                cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if method != "additive" else "–")
-            lines.append([method, *(f"{means.loc[method, s]:.3f}" for s in ("pearson", "rmse")), *cells])
-        yield markdown_table(["method", "pearson", "rmse", "pearson − additive", "rmse − additive"], lines)
+    for known, part in pd.DataFrame(result["combinations"]).groupby("known_pairs"):
+        yield from show_pairs("Simulated", part, f", {known} other pairs known")

@@ -23,6 +23,7 @@ import pandas as pd
 import scbioformers as bf
 from benchmarks import _perturbation_simulated, _perturbation_speed
 from benchmarks._common import choice, make_parser, markdown_table, run_once, write_json
+from benchmarks._perturbation_pairs import score_pairs, show_pairs
 from benchmarks._perturbation_problem import SETS, Problem, fit_ours, prepare, read
 from scbioformers.core import split_targets
 
@@ -112,16 +113,32 @@ def run_set(path: Path, folder: Path, methods: list[str], n_seeds: int, quick: i
     problem = prepare(path.stem, *read(path, folder), methods, quick)
     results = [run_seed(problem, methods, seed) for seed in range(n_seeds)]
     rows = [row | {"seed": seed} for seed, result in enumerate(results) for row in result["rows"]]
+    tested = {row["target"] for row in rows}  # not the combinations whose targets were never in one fold
     ceiling = bf.metrics.split_half(problem.halves[0].mean, problem.halves[1].mean, own=problem.own)
     return {
         "rows": rows,
         "folds": [told | {"seed": seed} for seed, result in enumerate(results) for told in result["folds"]],
         "similarity": [result["similarity"] for result in results],
         "ceiling": {"+".join(each): float(value) for each, value in zip(problem.targets, ceiling, strict=True)},
-        "signal": ["+".join(each) for each, flag in zip(problem.targets, _signal(problem), strict=True) if flag],
+        "signal": [
+            "+".join(each)
+            for each, flag in zip(problem.targets, _signal(problem), strict=True)
+            if flag and "+".join(each) in tested
+        ],
+        "pairs": _pairs(problem),
         "fit_seconds": problem.fit_seconds,
         "n_cells": problem.effects.n_cells.tolist(),
     }
+
+
+def _pairs(problem: Problem) -> list[dict[str, Any]]:
+    """Scores of the combinations of targets that were perturbed alone too, all of them held out."""
+    alone = [i for i, each in enumerate(problem.targets) if len(each) == 1]
+    names = {problem.targets[i][0] for i in alone}
+    test = [i for i, each in enumerate(problem.targets) if len(each) > 1 and names.issuperset(each)]
+    if not test:
+        return []
+    return [row | {"seed": 0} for row in score_pairs(problem, np.array(alone), np.array(alone), np.array(test))]
 
 
 def show(name: str, result: dict[str, Any]) -> Iterator[str]:
@@ -152,6 +169,8 @@ def show(name: str, result: dict[str, Any]) -> Iterator[str]:
     yield markdown_table(["similarity between targets with signal", *similar.index],
                          [["cosine", *(f"{value:.2f}" for value in similar)]])  # fmt: skip
     yield from _by_target(result, table, means)
+    if result.get("pairs"):
+        yield from show_pairs(name, pd.DataFrame(result["pairs"]))
 
 
 def _by_target(result: dict[str, Any], table: pd.DataFrame, means: pd.DataFrame) -> Iterator[str]:

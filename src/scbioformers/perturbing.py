@@ -126,15 +126,6 @@ def _strata(adata: AnnData, keys: Sequence[str]) -> tuple[NDArray[np.int64], dic
     return codes.astype(np.int64), dict(enumerate(names.tolist()))
 
 
-def control_source(
-    adata: AnnData, layer: str | None, molecules: NDArray[np.int64], fields: NDArray[np.int32], design: Design
-) -> Source:
-    """The control cells alone; the arguments are those of the source of all cells."""
-    chosen = adata[design.controls]
-    chosen = chosen.to_memory() if adata.isbacked else chosen.copy()
-    return Source(chosen, layer=layer, molecules=molecules, fields=fields[design.controls])
-
-
 def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFormer:
     """The model with a head fitted to the effects in ``source``; the network itself has seen control cells alone."""
     task, dose = design.task, design.dose

@@ -27,7 +27,7 @@ from scbioformers.data import (
 )
 from scbioformers.nn import ModelConfig, Network, Sizes, require_device
 from scbioformers.perturbation import Perturbation
-from scbioformers.perturbing import control_source, fit_perturbation, read_design
+from scbioformers.perturbing import fit_perturbation, read_design
 from scbioformers.stored import check_size, store_model
 from scbioformers.training import TrainConfig, fit_model
 
@@ -149,10 +149,9 @@ def fit(
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.molecules(), counts=counts)
     check_size(n_models * _n_bytes(model_config, vocabulary, fields), save_dir)
     seed = seed_from(rng)
-    columns, codes = np.flatnonzero(genes), field_codes(fields, adata)
-    source = Source(adata, layer=layer, molecules=columns, fields=codes)
+    source = Source(adata, layer=layer, molecules=np.flatnonzero(genes), fields=field_codes(fields, adata))
     fitted = fit_model(
-        source if design is None else control_source(adata, layer, columns, codes, design),
+        source if design is None else source.take(design.controls),
         vocabulary,
         kind,
         model_config,
