@@ -27,8 +27,9 @@ def measure(quick: int | None) -> dict[str, Any]:
     fitted, fitted_cpu = time.perf_counter(), time.process_time()
     bf.tl.perturb(cells, [str(name) for name in cells.var_names[:N_SCREEN]])
     screened, screened_cpu = time.perf_counter(), time.process_time()
+    history = bf.get.history(cells)  # empty where nothing was trained
     return {
-        "steps": int(bf.get.history(cells)["step"].max()),
+        "steps": int(history["step"].max()) if len(history) else 0,
         "fit_seconds": fitted - start,
         "fit_cpu_seconds": fitted_cpu - start_cpu,
         "screen_seconds": screened - fitted,
