@@ -35,7 +35,9 @@ OURS: dict[str, tuple[dict[str, Any], int | None]] = {
     "ours_zero_steps": ({}, 0),
     "ours_no_attention": ({"attention": False}, None),
     "ours_random_init": ({"svd_init": False}, None),
+    "ours_ensemble": ({}, None),
 }
+N_MEMBERS = 3  # of the ensemble
 
 
 def read_cells(adata: AnnData) -> Block:
@@ -63,7 +65,9 @@ def fit_ours(
         train = replace(train, max_steps=max_steps)
     warm_up()
     start = time.perf_counter()
-    fitted = bf.tl.fit(adata, config=config, train=train, binning=binning or bf.Binning(), rng=seed, copy=True)
+    n_models = N_MEMBERS if variant == "ours_ensemble" else 1
+    rule = binning or bf.Binning()
+    fitted = bf.tl.fit(adata, config=config, train=train, binning=rule, n_models=n_models, rng=seed, copy=True)
     seconds = time.perf_counter() - start
     history = bf.get.history(fitted)
     return Fitted(bf.get.model(fitted), seconds, int(history["step"].max()) if len(history) else 0)
