@@ -179,7 +179,7 @@ class BioFormer:
         """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
         network = network.to(device).eval()
         for block in blocks:
-            for batch in self._batches(block, batch_size):
+            for batch in self.batches(block, batch_size):
                 batch = batch.to(device)
                 yield batch, network(batch, contextual=contextual)
 
@@ -205,7 +205,7 @@ class BioFormer:
         members.
         """
         networks = [network.to(device).eval() for network in self.members]
-        for batch in self._batches(block, batch_size, asked, drawn=not natural):
+        for batch in self.batches(block, batch_size, asked, drawn=not natural):
             odds = self._odds(batch).log().to(device)[:, None, None] if natural else 0.0
             batch = batch.to(device)
             mean: Tensor | None = None
@@ -217,7 +217,7 @@ class BioFormer:
             if mean is not None:
                 yield batch, mean.cpu().numpy()
 
-    def _batches(
+    def batches(
         self, block: Block, batch_size: int, asked: csr_matrix | None = None, *, drawn: bool = False
     ) -> Iterator[Batch]:
         """The cells of a block in batches of similar length."""

@@ -176,7 +176,7 @@ def network_answers(model: BioFormer, probes: Block, names: Sequence[str], kind:
 
     def profile(block: Block, position: int | None) -> NDArray[np.float64]:
         total = np.zeros(len(positions))
-        for batch in model._batches(block, _BATCH):
+        for batch in model.batches(block, _BATCH):
             if position is not None:
                 external = torch.where(batch.context_ids == position + len(SPECIALS), token, 0)
                 batch = replace(batch, context_external=external)

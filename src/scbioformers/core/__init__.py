@@ -12,6 +12,7 @@ from scbioformers.core._decoding import (
     posterior_mean,
     quantile,
 )
+from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
 from scbioformers.core._errors import (
     BioformersError,
     BioformersWarning,
@@ -34,6 +35,7 @@ __all__ = [
     "BioformersError",
     "BioformersWarning",
     "ConfigError",
+    "Consensus",
     "DataError",
     "Match",
     "MissingDependencyError",
@@ -41,11 +43,13 @@ __all__ = [
     "ModelFormatError",
     "Scale",
     "Vocabulary",
+    "average_product_correction",
     "bin_levels",
     "bin_normalized",
     "bin_rows",
     "bin_segment_dense",
     "bin_segment_rows",
+    "cosine_similarity",
     "count_range",
     "default_epochs",
     "deviation",
@@ -54,6 +58,7 @@ __all__ = [
     "match",
     "posterior_mean",
     "quantile",
+    "rank_pairs",
     "seed_from",
     "split_combinations",
     "split_groups",

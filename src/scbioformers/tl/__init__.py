@@ -2,7 +2,8 @@
 
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
+from scbioformers.tl._grn import grn
 from scbioformers.tl._impute import impute
 from scbioformers.tl._perturb import perturb
 
-__all__ = ["embed", "fit", "impute", "perturb"]
+__all__ = ["embed", "fit", "grn", "impute", "perturb"]
