@@ -77,6 +77,10 @@ def test_expression_by_hand():
     found = bf.metrics.expression_edges(X, [0, 1])  # means 2, 1, 2
     assert found.tolist() == [[0, 2], [2, 0], [4, 2]]
     assert bf.metrics.expression_edges(sparse.csr_matrix(X), [0, 1]).tolist() == found.tolist()
+    assert bf.metrics.expression_edges(X, [0, 1], of="target").tolist() == [[0, 2], [1, 0], [2, 2]]
+    assert bf.metrics.expression_edges(X, [0, 1], of="regulator").tolist() == [[0, 1], [2, 0], [2, 1]]
+    with pytest.raises(ConfigError, match="`of`"):
+        bf.metrics.expression_edges(X, of="genome")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,9 @@ def test_genie3_depends_on_the_seed_but_not_on_threads_or_format(X):
     np.testing.assert_array_equal(first, bf.metrics.genie3_edges(X, REGULATORS, n_trees=5, n_jobs=3))
     np.testing.assert_array_equal(first, bf.metrics.genie3_edges(sparse.csr_matrix(X), REGULATORS, n_trees=5))
     assert not np.array_equal(first, bf.metrics.genie3_edges(X, REGULATORS, n_trees=5, seed=1))
+    some = bf.metrics.genie3_edges(X, REGULATORS, targets=[6, 1], n_trees=5)
+    np.testing.assert_array_equal(some[[1, 6]], first[[1, 6]])
+    assert not np.delete(some, [1, 6], axis=0).any()
     state = np.random.get_state()[1].copy()
     bf.metrics.genie3_edges(X, REGULATORS, n_trees=2)
     np.testing.assert_array_equal(np.random.get_state()[1], state)

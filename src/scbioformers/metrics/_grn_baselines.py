@@ -20,6 +20,7 @@ from scbioformers.core import ConfigError, DataError
 Array = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64] | sparse.csc_matrix
 FORESTS = {"extra_trees": ExtraTreesRegressor, "random_forest": RandomForestRegressor}
+EXPRESSIONS = ("product", "target", "regulator")
 
 
 def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
@@ -84,6 +85,7 @@ def genie3_edges(
     X: ArrayLike | sparse.spmatrix,
     regulators: ArrayLike | None = None,
     *,
+    targets: ArrayLike | None = None,
     forest: str = "extra_trees",
     n_trees: int = 100,
     n_jobs: int = 1,
@@ -101,6 +103,8 @@ def genie3_edges(
         (n_cells, n_genes), log-normalised expression, dense or sparse.
     regulators
         Columns of the regulators; by default all.
+    targets
+        Columns of the genes to explain; the others' weights are 0. By default all.
     forest
         ``"extra_trees"`` (random thresholds, faster) or ``"random_forest"`` (as published).
     n_trees
@@ -140,7 +144,7 @@ def genie3_edges(
     inputs = np.asarray(_dense(matrix[:, columns]), np.float32)
 
     def explain(gene: int) -> Array:
-        found = np.zeros(len(columns))
+        importances = np.zeros(len(columns))
         others = np.flatnonzero(columns != gene)
         y = _dense(matrix[:, [gene]]).ravel()
         if len(others) and np.ptp(y) > 0:  # the deviation of equal values can be rounding
@@ -148,17 +152,23 @@ def genie3_edges(
             model.fit(inputs[:, others], y / y.std())
             # scikit-learn's own importances sum to 1 for each gene, however little was explained
             trees = [tree.tree_.compute_feature_importances(normalize=False) for tree in model.estimators_]
-            found[others] = np.mean(trees, axis=0)
-        return found
+            importances[others] = np.mean(trees, axis=0)
+        return importances
 
-    n_genes = matrix.shape[1]
+    explained = np.arange(matrix.shape[1]) if targets is None else _columns(targets, matrix.shape[1])
+    found = np.zeros((matrix.shape[1], len(columns)))
     with ThreadPoolExecutor(n_jobs) as pool:
-        rows = pool.map(explain, range(n_genes))
-        return np.stack(list(tqdm(rows, total=n_genes, desc="Growing trees", unit="gene", disable=not progress_bar)))
+        rows = pool.map(explain, explained)
+        bar = tqdm(rows, total=len(explained), desc="Growing trees", unit="gene", disable=not progress_bar)
+        for gene, row in zip(explained, bar, strict=True):
+            found[gene] = row
+    return found
 
 
-def expression_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
-    """Product of the mean expressions of gene and regulator: what high expression alone explains.
+def expression_edges(
+    X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None, *, of: str = "product"
+) -> Array:
+    """Mean expression alone, which knows nothing of any pair.
 
     Parameters
     ----------
@@ -166,20 +176,35 @@ def expression_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | Non
         (n_cells, n_genes), not negative, dense or sparse.
     regulators
         Columns of the regulators; by default all.
+    of
+        Whose mean: the ``"target"``'s, the ``"regulator"``'s, or the ``"product"`` of both.
 
     Returns
     -------
     float64 (n_genes, n_regulators).
 
+    Raises
+    ------
+    ConfigError
+        If `of` is none of the three.
+    DataError
+        If the expression is not finite, or regulators are no columns.
+
     Examples
     --------
-    >>> expression_edges([[1.0, 2.0], [3.0, 2.0]])
-    array([[0., 4.],
-           [4., 0.]])
+    >>> expression_edges([[1.0, 2.0], [3.0, 4.0]])
+    array([[0., 6.],
+           [6., 0.]])
+    >>> expression_edges([[1.0, 2.0], [3.0, 4.0]], of="target")
+    array([[0., 2.],
+           [3., 0.]])
     """
+    if of not in EXPRESSIONS:
+        raise ConfigError(f"`of` is one of {EXPRESSIONS}, got {of!r}.")
     matrix, columns = _read(X, regulators)
     mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
-    return _without_self_loops(np.outer(mean, mean[columns]), columns)
+    target, regulator = np.ones_like(mean) if of == "regulator" else mean, mean[columns]
+    return _without_self_loops(np.outer(target, np.ones_like(regulator) if of == "target" else regulator), columns)
 
 
 def _read(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None) -> tuple[Matrix, NDArray[np.int64]]:
@@ -195,12 +220,21 @@ def _read(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None) -> tuple
         raise DataError(f"Expected cells x genes, found shape {matrix.shape}.")
     if not np.isfinite(values).all():
         raise DataError(f"{int((~np.isfinite(values)).sum())} values of the expression are not finite.")
-    columns = np.arange(matrix.shape[1]) if regulators is None else np.asarray(regulators)
+    all_columns = np.arange(matrix.shape[1])
+    return matrix, all_columns if regulators is None else _columns(regulators, matrix.shape[1])
+
+
+def _columns(given: ArrayLike, n_genes: int) -> NDArray[np.int64]:
+    columns = np.asarray(given)
     if columns.ndim != 1 or columns.dtype.kind not in "iu" or len(np.unique(columns)) != len(columns):
-        raise DataError("Regulators are distinct numbers of columns; find them by `var_names.get_indexer(names)`.")
-    if not len(columns) or columns.min() < 0 or columns.max() >= matrix.shape[1]:
-        raise DataError(f"Regulators must be columns between 0 and {matrix.shape[1] - 1}, got {columns.tolist()[:5]}.")
-    return matrix, columns.astype(np.int64)
+        raise DataError(
+            "Regulators and targets are distinct numbers of columns; find them by `var_names.get_indexer(names)`."
+        )
+    if not len(columns) or columns.min() < 0 or columns.max() >= n_genes:
+        raise DataError(
+            f"Regulators and targets must be columns between 0 and {n_genes - 1}, got {columns.tolist()[:5]}."
+        )
+    return columns.astype(np.int64)
 
 
 def _correlations(matrix: Matrix, columns: NDArray[np.int64]) -> Array:
