@@ -39,7 +39,7 @@ def genie3(problem: Problem, seed: int) -> np.ndarray:
         targets = problem.adata.var_names.get_indexer(sorted(named))
     n_trees = TREES.get(problem.name, DEFAULT_TREES)
     return bf.metrics.genie3_edges(problem.expression, problem.columns, targets=targets, n_trees=n_trees, seed=seed,
-                                   n_jobs=len(os.sched_getaffinity(0)), progress_bar=True)  # fmt: skip
+                                   n_jobs=os.cpu_count() or 1, progress_bar=True)  # fmt: skip
 
 
 def expression(problem: Problem, seed: int, of: str) -> np.ndarray:
@@ -109,7 +109,7 @@ def stability_table(results: list[dict[str, Any]]) -> str:
         pairs = [len(a & b) / len(a | b) for i, a in enumerate(tops) for b in tops[:i]]
         if pairs:
             rows.append([method, mean_and_range(pairs)])
-    return markdown_table(["method", "Jaccard of the top 1,000"], rows)
+    return markdown_table(["method", "Jaccard of the top 1,000"], rows) if rows else ""
 
 
 def enrichment_table(results: list[dict[str, Any]]) -> str:
@@ -129,7 +129,9 @@ def enrichment_table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what has no result yet, then print the tables."""
-    arguments = make_parser(__doc__, list(READERS), list(METHODS)).parse_args()
+    parser = make_parser(__doc__, list(READERS), list(METHODS))
+    parser.set_defaults(seeds=5)
+    arguments = parser.parse_args()
     folder: Path = arguments.out / "grn"
     everything = []
     for name in arguments.sets:
