@@ -4,141 +4,37 @@
 and ``gene_ontology/human_symbol2go.tsv.gz`` if there are features. ``--data FILE`` runs on a file in the format of
 GEARS. Targets, not labels, are split into 5 folds, with 5 split seeds. The network is fitted once, to control cells
 alone; what is chosen in a fold (weights of the pieces, shrinkage) has seen that fold's training targets alone.
-Intervals are paired bootstraps over targets, after averaging over split seeds.
+Intervals are paired bootstraps over targets, after averaging over split seeds. ``--parts`` chooses among these scores,
+simulated data with known edges and combinations, and speed; the last two read no data.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
-from anndata import AnnData
 
 import scbioformers as bf
-from benchmarks._common import make_parser, markdown_table, run_once, write_json
-from scbioformers.core import split_targets, uniform
-from scbioformers.data import Source
-from scbioformers.perturbation import Effects, PerturbationHead, fit_head, log1p_rows, measure_effects
-from scbioformers.perturbing import choose_probes, network_answers, read_design
-from scbioformers.stored import open_query
+from benchmarks import _perturbation_simulated, _perturbation_speed
+from benchmarks._common import choice, make_parser, markdown_table, run_once, write_json
+from benchmarks._perturbation_pairs import score_pairs, show_pairs
+from benchmarks._perturbation_problem import SETS, Problem, fit_ours, prepare, read
+from scbioformers.core import split_targets
 
-SETS = ("papalexi_eccite", "schraivogel_tapseq")
 # targets with signal in papalexi by what is known of them; elsewhere those whose split halves agree (r above .5)
 SIGNAL = {"papalexi_eccite": ("STAT1", "JAK2", "IFNGR1", "IFNGR2", "IRF1", "SMAD4")}
-# enhancers to their genes, old symbols to new ones
-TARGETS = {
-    "papalexi_eccite": {"MARCH8": "MARCHF8"},
-    "schraivogel_tapseq": {
-        **{f"{gene}-{letter}": gene for gene in ("MYC", "GATA1", "ZFPM2") for letter in "ABCD"},
-        **{f"HS2-{letter}": "HBE1" for letter in "ABCD"},
-    },
-}
 OURS = ("ours", "ours_no_network", "ours_zero_steps", "ours_no_attention")
 BASELINES = ("no_change", "training_mean", "target_falls", "linear", "knn_go", "ridge_go", "mlp_go")
 METHODS = (*OURS, *BASELINES)
 SCORES = ("delta_off", "centroid", "systema", "pearson", "delta", "pearson_de", "delta_de", "delta_de_off", "rmse")
+PARTS = ("scores", "simulated", "speed")
 N_FOLDS = 5
-_HALVES = 0x4A1F
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Effects of all perturbations, and what the control cells alone tell."""
-
-    name: str
-    genes: list[str]
-    task: bf.Perturbation
-    targets: list[tuple[str, ...]]
-    effects: Effects
-    halves: tuple[Effects, Effects]
-    own: np.ndarray
-    features: np.ndarray
-    answers: dict[str, dict[str, np.ndarray]]
-    mean_depth: float
-    fit_seconds: float
-
-
-def read(path: Path, folder: Path) -> tuple[AnnData, bf.Perturbation]:
-    """Cells and task of a set, or of a file in the format of GEARS."""
-    table = folder / "gene_ontology" / "human_symbol2go.tsv.gz"
-    features = None
-    if table.exists():
-        features = bf.datasets.gene_features(pd.read_csv(table, sep="\t"), gene="symbol", term="go_id", n_features=200)
-    if path.stem not in SETS:
-        adata = bf.datasets.read_gears(path)
-        return adata, bf.Perturbation(key="perturbation", control="control", features=features)
-    adata = sc.read_h5ad(path)
-    return adata, bf.Perturbation("perturbation", "non-targeting", targets=TARGETS[path.stem], features=features)
-
-
-def prepare(path: Path, folder: Path, methods: list[str], quick: int | None) -> Problem:
-    """Fit the networks to control cells, and measure all effects."""
-    adata, task = read(path, folder)
-    batch = "batch" if "batch" in adata.obs else None
-    genes = [str(name) for name in adata.var_names]
-    if task.features is not None and (unknown := set(_named(adata, task)) - set(task.features.index) - set(genes)):
-        rows = pd.DataFrame(0.0, index=sorted(unknown), columns=task.features.columns)
-        task = replace(task, features=pd.concat([task.features, rows]))
-    design = read_design(adata, task, batch, genes)
-    source = Source(adata)
-    controls = adata[design.controls].copy()
-    singles = sorted({name for each in design.perturbations for name in each})
-    answers: dict[str, dict[str, np.ndarray]] = {"ours_no_network": {}}
-    mean_depth, seconds = 0.0, 0.0
-    for method, (steps, attention) in {
-        "ours": (quick, True), "ours_zero_steps": (0, True), "ours_no_attention": (quick, False)
-    }.items():  # fmt: skip
-        if method != "ours" and method not in methods:
-            continue
-        start = time.perf_counter()
-        train = bf.TrainConfig(max_steps=steps, progress_bar=False)
-        config = replace(bf.ModelConfig.preset("small"), attention=attention)
-        bf.tl.fit(controls, train=train, config=config, batch_key=batch)
-        model = bf.get.model(controls)
-        probes = choose_probes(open_query(controls, model, None)[0], np.arange(controls.n_obs))
-        answers[method] = network_answers(model, probes, singles, task.kind)
-        mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
-        seconds = time.perf_counter() - start if method == "ours" else seconds
-    rows = [log1p_rows(block.counts, block.depth, mean_depth) for block in source.blocks()]
-    measure = partial(measure_effects, rows, strata=design.strata, n_groups=len(design.perturbations))
-    first = uniform(_HALVES, np.arange(adata.n_obs)) < 0.5
-    halves = tuple(measure(groups=np.where(half, design.groups, -1)) for half in (first, ~first))
-    targets = list(design.perturbations)
-    features = np.zeros((len(targets), 1))
-    if task.features is not None:
-        features = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
-    own = np.array([[gene in each for gene in genes] for each in targets])
-    effects = measure(groups=design.groups)
-    return Problem(path.stem, genes, task, targets, effects, (halves[0], halves[1]), own, features, answers,
-                   mean_depth, seconds)  # fmt: skip
-
-
-def _named(adata: AnnData, task: bf.Perturbation) -> list[str]:
-    labels = adata.obs[task.key].astype(str).unique()
-    texts = [
-        dict(task.targets or {}).get(label, label) for label in labels if label not in (*task.ignore, task.control)
-    ]
-    return [part for text in texts for part in text.split("+")]
-
-
-def take(effects: Effects, rows: np.ndarray) -> Effects:
-    """Effects of some perturbations; what they say of the controls stays."""
-    return replace(effects, mean=effects.mean[rows], se=effects.se[rows], n_cells=effects.n_cells[rows])
-
-
-def fit_ours(problem: Problem, train: np.ndarray, method: str) -> PerturbationHead:
-    """Fit the head to the training perturbations alone."""
-    answers = problem.answers[method]
-    return fit_head(problem.genes, [problem.targets[i] for i in train], take(problem.effects, train), problem.task,
-                    problem.mean_depth, lambda names: {n: answers[n] for n in names if n in answers})  # fmt: skip
 
 
 def predict(problem: Problem, method: str, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
@@ -214,19 +110,35 @@ def _off_diagonal(matrix: np.ndarray) -> float:
 
 def run_set(path: Path, folder: Path, methods: list[str], n_seeds: int, quick: int | None) -> dict[str, Any]:
     """One data set."""
-    problem = prepare(path, folder, methods, quick)
+    problem = prepare(path.stem, *read(path, folder), methods, quick)
     results = [run_seed(problem, methods, seed) for seed in range(n_seeds)]
     rows = [row | {"seed": seed} for seed, result in enumerate(results) for row in result["rows"]]
+    tested = {row["target"] for row in rows}  # not the combinations whose targets were never in one fold
     ceiling = bf.metrics.split_half(problem.halves[0].mean, problem.halves[1].mean, own=problem.own)
     return {
         "rows": rows,
         "folds": [told | {"seed": seed} for seed, result in enumerate(results) for told in result["folds"]],
         "similarity": [result["similarity"] for result in results],
         "ceiling": {"+".join(each): float(value) for each, value in zip(problem.targets, ceiling, strict=True)},
-        "signal": ["+".join(each) for each, flag in zip(problem.targets, _signal(problem), strict=True) if flag],
+        "signal": [
+            "+".join(each)
+            for each, flag in zip(problem.targets, _signal(problem), strict=True)
+            if flag and "+".join(each) in tested
+        ],
+        "pairs": _pairs(problem),
         "fit_seconds": problem.fit_seconds,
         "n_cells": problem.effects.n_cells.tolist(),
     }
+
+
+def _pairs(problem: Problem) -> list[dict[str, Any]]:
+    """Scores of the combinations of targets that were perturbed alone too, all of them held out."""
+    alone = [i for i, each in enumerate(problem.targets) if len(each) == 1]
+    names = {problem.targets[i][0] for i in alone}
+    test = [i for i, each in enumerate(problem.targets) if len(each) > 1 and names.issuperset(each)]
+    if not test:
+        return []
+    return [row | {"seed": 0} for row in score_pairs(problem, np.array(alone), np.array(alone), np.array(test))]
 
 
 def show(name: str, result: dict[str, Any]) -> Iterator[str]:
@@ -257,6 +169,8 @@ def show(name: str, result: dict[str, Any]) -> Iterator[str]:
     yield markdown_table(["similarity between targets with signal", *similar.index],
                          [["cosine", *(f"{value:.2f}" for value in similar)]])  # fmt: skip
     yield from _by_target(result, table, means)
+    if result.get("pairs"):
+        yield from show_pairs(name, pd.DataFrame(result["pairs"]))
 
 
 def _by_target(result: dict[str, Any], table: pd.DataFrame, means: pd.DataFrame) -> Iterator[str]:
@@ -270,13 +184,8 @@ def _by_target(result: dict[str, Any], table: pd.DataFrame, means: pd.DataFrame)
     yield markdown_table(["target, Δ", "halves", *shown, "ours − mean over split seeds"], lines)
 
 
-def main() -> None:
-    """Run what has no result yet, then print the tables."""
-    parser = make_parser(__doc__, list(SETS), list(METHODS))
-    parser.set_defaults(seeds=5)
-    parser.add_argument("--features", type=Path, help="folder of gene_ontology/, by default that of the data")
-    parser.add_argument("--quick", type=int, help="training steps of the network, for a try")
-    arguments = parser.parse_args()
+def run_scores(arguments: Any) -> dict[str, Any]:
+    """All scores of the sets, or of one file."""
     data: Path = arguments.data
     paths = [data] if data.is_file() else [data / f"{name}.h5ad" for name in arguments.sets]
     folder = arguments.features or (data.parent if data.is_file() else data)
@@ -285,9 +194,29 @@ def main() -> None:
         run = partial(run_set, path, folder, arguments.methods, arguments.seeds, arguments.quick)
         stored = arguments.out / "perturbation" / f"{path.stem}.json"
         results[path.stem] = run_once(stored, run, overwrite=arguments.overwrite)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what has no result yet, then print the tables."""
+    parser = make_parser(__doc__, list(SETS), list(METHODS))
+    parser.set_defaults(seeds=5)
+    parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument("--features", type=Path, help="folder of gene_ontology/, by default that of the data")
+    parser.add_argument("--quick", type=int, help="training steps of the network, for a try")
+    arguments = parser.parse_args(argv)
+    results: dict[str, Any] = {}
+    if "scores" in arguments.parts:
+        results |= run_scores(arguments)
+        for name, result in json.loads(json.dumps(results)).items():
+            print("\n\n".join(["", *show(name, result)]))
+    for part, module in (("simulated", _perturbation_simulated), ("speed", _perturbation_speed)):
+        if part in arguments.parts:
+            run = partial(module.run, arguments.seeds, arguments.quick)
+            path = arguments.out / "perturbation" / f"{part}.json"
+            results[part] = run_once(path, run, overwrite=arguments.overwrite)
+            print("\n\n".join(["", *module.show(results[part])]))
     write_json(arguments.out / "perturbation.json", results)
-    for name, result in json.loads(json.dumps(results)).items():
-        print("\n\n".join(["", *show(name, result)]))
 
 
 if __name__ == "__main__":

@@ -220,7 +220,23 @@ class BioFormer:
     def batches(
         self, block: Block, batch_size: int, asked: csr_matrix | None = None, *, drawn: bool = False
     ) -> Iterator[Batch]:
-        """The cells of a block in batches of similar length."""
+        """Tokens of the cells of a block, in batches of similar length.
+
+        Parameters
+        ----------
+        block
+            N cells.
+        batch_size
+            Cells in a batch at most; fewer where they are long.
+        asked
+            (N, M), non-zero at the positions to hide.
+        drawn
+            Whether these positions were drawn by a training mask.
+
+        Yields
+        ------
+        Batches on the CPU, each cell once; ``batch.rows`` tells which cells they are.
+        """
         tokenizer = self.tokenizer
         lengths = tokenizer.n_context(block, asked)  # not of what is hidden, which must not even tell the order
         if asked is not None:

@@ -23,6 +23,7 @@ from scbioformers.perturbation import (
     measure_effects,
     parse_label,
     require_known,
+    require_singles,
 )
 
 N_PROBES = 64  # control cells in which the network is asked
@@ -33,6 +34,10 @@ _BATCH = 64
 class Design:
     """What was done to each of N cells."""
 
+    task: Perturbation
+    """Where that is written."""
+    batch_key: str | None
+    """Column with the batch, by which controls are matched."""
     perturbations: tuple[Targets, ...]
     """(P,), distinct, in order."""
     groups: NDArray[np.int64]
@@ -41,6 +46,8 @@ class Design:
     """(N,), batch and cell type as one number."""
     labels: dict[str, str]
     """From labels that name no gene to their targets, joined by +."""
+    dose: NDArray[np.float64] | None
+    """(N,), of each cell."""
 
     @property
     def controls(self) -> NDArray[np.int64]:
@@ -48,16 +55,21 @@ class Design:
         return np.flatnonzero(self.groups == 0)
 
 
-def read_design(adata: AnnData, task: Perturbation, batch_key: str | None, genes: Sequence[str]) -> Design:
-    """Read labels and strata.
+def read_design(
+    adata: AnnData, task: Perturbation, batch_key: str | None, genes: Sequence[str], *, counts: bool = True
+) -> Design:
+    """Read labels, strata and doses; ``counts`` tells whether the data can be taken as such.
 
     Raises
     ------
     MissingKeyError
         If a column is not there.
     DataError
-        If labels are missing, name unknown genes or cannot be parsed, or cells have no control in their stratum.
+        If the data is no counts, labels are missing, name unknown genes or cannot be parsed, cells have no control in
+        their stratum or no positive dose, or there are fewer than two perturbations of one target.
     """
+    if not counts:
+        raise DataError("Responses to perturbations are changes of log1p counts: pass a `layer=` of counts.")
     field = ObsField.register(adata, task.key)
     codes = field.transfer(adata)
     if task.control not in field.categories:
@@ -74,6 +86,7 @@ def read_design(adata: AnnData, task: Perturbation, batch_key: str | None, genes
         known |= {name for each in (task.targets or {}).values() for name in each.split("+")}
         require_known(named, known, f"adata.obs[{task.key!r}]")
     perturbations = tuple(sorted({each for each in parsed if each}))
+    require_singles(perturbations)
     at = {targets: i + 1 for i, targets in enumerate(perturbations)} | {(): 0}
     of_label = np.array([-1 if each is None else at[each] for each in parsed], dtype=np.int64)
     strata, names = _strata(adata, [key for key in (batch_key, task.celltype_key) if key is not None])
@@ -89,7 +102,18 @@ def read_design(adata: AnnData, task: Perturbation, batch_key: str | None, genes
         for label, each in zip(field.categories, parsed, strict=True)
         if each and label != "+".join(each)
     }
-    return Design(perturbations, groups, strata, labels)
+    return Design(task, batch_key, perturbations, groups, strata, labels, _dose(adata, task, groups))
+
+
+def _dose(adata: AnnData, task: Perturbation, groups: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    if task.dose is None:
+        return None
+    if task.dose not in adata.obs:
+        raise MissingKeyError(f"Did not find adata.obs[{task.dose!r}]. There: {[str(key) for key in adata.obs]}.")
+    values = np.asarray(adata.obs[task.dose], dtype=np.float64)
+    if not (values[groups > 0] > 0).all():
+        raise DataError(f"adata.obs[{task.dose!r}] must be positive in every perturbed cell.")
+    return values
 
 
 def _strata(adata: AnnData, keys: Sequence[str]) -> tuple[NDArray[np.int64], dict[int, str]]:
@@ -102,10 +126,9 @@ def _strata(adata: AnnData, keys: Sequence[str]) -> tuple[NDArray[np.int64], dic
     return codes.astype(np.int64), dict(enumerate(names.tolist()))
 
 
-def fit_perturbation(
-    model: BioFormer, source: Source, design: Design, task: Perturbation, dose: NDArray[np.float64] | None
-) -> BioFormer:
+def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFormer:
     """The model with a head fitted to the effects in ``source``; the network itself has seen control cells alone."""
+    task, dose = design.task, design.dose
     depth = model.tokenizer.binning.mean_depth or 1.0
     probes = choose_probes(source, design.controls)
 
@@ -126,27 +149,10 @@ def fit_perturbation(
         float(depth),
         lambda names: network_answers(model, probes, names, task.kind),
     )
-    return replace(model, perturbation=replace(head, labels=design.labels))
-
-
-def read_dose(adata: AnnData, task: Perturbation, groups: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Doses of the cells.
-
-    Raises
-    ------
-    MissingKeyError
-        If the column is not there.
-    DataError
-        If a perturbed cell has no positive dose.
-    """
-    if task.dose is None:
-        return None
-    if task.dose not in adata.obs:
-        raise MissingKeyError(f"Did not find adata.obs[{task.dose!r}]. There: {[str(key) for key in adata.obs]}.")
-    values = np.asarray(adata.obs[task.dose], dtype=np.float64)
-    if not (values[groups > 0] > 0).all():
-        raise DataError(f"adata.obs[{task.dose!r}] must be positive in every perturbed cell.")
-    return values
+    described = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
+    described |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
+    provenance = model.provenance | {"task": described}
+    return replace(model, perturbation=replace(head, labels=design.labels), provenance=provenance)
 
 
 def choose_probes(source: Source, controls: NDArray[np.int64]) -> Block:

@@ -49,13 +49,8 @@ class Pairs:
 
 
 def gather(source: Source, rows: NDArray[np.int64]) -> Block:
-    """Those rows of the source, ascending, as one block; the source is read in order, a chunk at a time."""
-    rows = np.sort(rows)
-    parts = []
-    for block in source.blocks():
-        stop = block.start + len(block.depth)
-        parts.append(block.take(rows[(rows >= block.start) & (rows < stop)] - block.start))
-    return concatenate(parts)
+    """Those rows of the source, rising, as one block; the source is read in order, a chunk at a time."""
+    return source.take(rows).read(0, len(rows))
 
 
 def concatenate(blocks: Sequence[Block]) -> Block:

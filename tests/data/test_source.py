@@ -305,6 +305,19 @@ def test_taken_rows_are_a_block_of_their_own(rows):
     assert block.depth.min() >= 0 and (block.counts.data > 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
+@pytest.mark.parametrize("kind", ["memory", "backed", "zarr", "dataset_zarr"])
+@pytest.mark.parametrize("rows", [[0, 1, 5, 22], [7], list(range(23))], ids=["some", "one", "all"])
+def test_taken_rows_are_a_source_of_their_own(tmp_path, kind, rows):
+    dense, molecules = make_counts(), np.array([5, -1, 0, 9])
+    adata = write(tmp_path, sp.csr_matrix(dense.astype(np.float32)), kind)
+    source = Source(adata, molecules=molecules, fields=np.arange(46).reshape(23, 2))
+    taken = source.take(np.array(rows))
+    assert_blocks(taken, dense[rows], molecules, 2)
+    assert taken.read(0, 23).fields.tolist() == [[2 * row, 2 * row + 1] for row in rows]
+    assert_blocks(source, dense, molecules, 5)  # it can still be read
+
+
 def test_row20_depth_is_exact_for_large_counts():
     dense = np.array([[2.0**24, 1, 1, 0], [0, 0, 0, 0]], np.float32)
     assert Source(ad.AnnData(dense)).read(0, 2).depth.tolist() == [2.0**24 + 2, 0.0]

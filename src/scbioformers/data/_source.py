@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,6 +186,18 @@ class Source:
             raise ConfigError(f"`chunk_size` must be at least 1, found {chunk_size}.")
         for start in range(0, self.n_obs, chunk_size):
             yield self.read(start, start + chunk_size)
+
+    def take(self, rows: NDArray[np.int64]) -> Source:
+        """Some rows, rising, as a source of their own in memory; their depth stays that of all columns."""
+        parts = []
+        for block in self.blocks():
+            first, last = np.searchsorted(rows, [block.start, block.start + len(block.depth)])
+            parts.append(block.take(rows[first:last] - block.start))
+        found = copy(self)
+        found.n_obs, found._stored, found._fields = len(rows), None, self._fields[rows]
+        found._counts = sp.vstack([part.counts for part in parts], format="csr")
+        found._depth = np.concatenate([part.depth for part in parts])
+        return found
 
 
 def _check_columns(molecules: ArrayLike, n_vars: int) -> NDArray[np.int64]:

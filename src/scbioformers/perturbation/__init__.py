@@ -6,7 +6,7 @@ from scbioformers.perturbation._effects import Effects, log1p_rows, measure_effe
 from scbioformers.perturbation._features import term_features, term_table
 from scbioformers.perturbation._fit import fit_head
 from scbioformers.perturbation._head import PerturbationHead
-from scbioformers.perturbation._labels import Targets, parse_label, require_known
+from scbioformers.perturbation._labels import Targets, parse_label, require_known, require_singles
 
 __all__ = [
     "COMPONENTS",
@@ -19,6 +19,7 @@ __all__ = [
     "measure_effects",
     "parse_label",
     "require_known",
+    "require_singles",
     "term_features",
     "term_table",
 ]

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError
 from scbioformers.metrics import linear_bilinear, perturbation, target_falls
 from scbioformers.perturbation._combinations import fit_combination
 from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge, unit_rows
 from scbioformers.perturbation._config import Perturbation
 from scbioformers.perturbation._effects import Effects
 from scbioformers.perturbation._head import MAX_LOADINGS, PerturbationHead
-from scbioformers.perturbation._labels import Targets
+from scbioformers.perturbation._labels import Targets, require_singles
 from scbioformers.perturbation._stack import choose_strength, fit_weights, fold_of, out_of_fold
 
 _REMAINING = {"knockout": 0.3, "activation": 3.0, "drug": 1.0}  # where no perturbed gene is measured
@@ -55,11 +54,7 @@ def fit_head(
     DataError
         If there are fewer than two single targets: nothing can be learned for others.
     """
-    single = [i for i, targets in enumerate(perturbations) if len(targets) == 1]
-    if len(single) < 2:
-        raise DataError(
-            f"Found {len(single)} perturbations of one target; responses to others are learned from at least two."
-        )
+    single = require_singles(perturbations)
     names = list(dict.fromkeys([*genes, *(n for each in perturbations for n in each)]))
     sd = np.sqrt(np.maximum(np.diag(effects.control_cov), 0))
     head = PerturbationHead(

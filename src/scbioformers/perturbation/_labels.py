@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from scbioformers.core import DataError
 
@@ -55,3 +55,19 @@ def require_known(names: Iterable[str], known: Collection[str], where: str) -> N
         f"{where}: {unknown[:5]} unknown, neither genes of the model, nor rows of its features, nor perturbed in its "
         f"training data ({len(known)} names).{f' Near names: {near}.' if near else ''}"
     )
+
+
+def require_singles(perturbations: Sequence[Targets]) -> list[int]:
+    """Places of the perturbations of one target.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two: nothing can be learned for others.
+    """
+    single = [i for i, targets in enumerate(perturbations) if len(targets) == 1]
+    if len(single) < 2:
+        raise DataError(
+            f"Found {len(single)} perturbations of one target; responses to others are learned from at least two."
+        )
+    return single

@@ -8,10 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from sklearn.isotonic import IsotonicRegression
 
 from scbioformers import get
 from scbioformers.core import DataError
+
+_NAME_HEIGHT = 0.028  # of a line of text, as a share of the axes of a figure of the default size
+_NAME_WIDTH = 0.16  # of a gene's name, as a share of the points' range
 
 
 def perturbation(
@@ -82,16 +86,45 @@ def perturbation(
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.scatter(x[~own], y[~own], s=10, color="#4c72b0", alpha=0.7, linewidths=0)
     ax.scatter(x[own], y[own], s=30, color="#c44e52", marker="D", label="perturbed", linewidths=0)
-    for i in np.argsort(-np.abs(x), kind="stable")[:n_top]:
-        ax.annotate(table.index[i], (x[i], y[i]), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
+    top = np.argsort(-np.abs(x), kind="stable")[:n_top]
+    _name_points(ax, x[top], y[top], [str(gene) for gene in table.index[top]])
     r = float(np.corrcoef(x[~own], y[~own])[0, 1]) if x[~own].std() > 0 and y[~own].std() > 0 else 0.0
     ax.set(xlabel="observed change (log1p)", ylabel="predicted change (log1p)")
     ax.set_title(f"{shown}: r = {r:.2f} off target")
     if own.any():
-        ax.legend(loc="lower right", frameon=False, fontsize=8)
+        ax.legend(loc="lower center", frameon=False, fontsize=8)
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
+
+
+def _name_points(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: list[str]) -> None:
+    """Names in a column at either side of the points, in the order of their heights, with lines to the points."""
+    ax.margins(0.05)
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    room, line = _NAME_WIDTH * (right - left), _NAME_HEIGHT * (high - low)
+    for side, sign in ((np.flatnonzero(x < 0), -1), (np.flatnonzero(x >= 0), 1)):
+        order = side[np.argsort(y[side], kind="stable")]
+        heights = _spread(y[order], line, low + line / 2, high - line / 2)
+        end = right + 0.3 * room if sign > 0 else left - 0.3 * room
+        for i, height in zip(order, heights, strict=True):
+            ax.plot([x[i], end], [y[i], height], color="0.75", linewidth=0.5, zorder=1)
+            align = "left" if sign > 0 else "right"
+            ax.text(end + sign * 0.03 * room, height, names[i], ha=align, va="center", fontsize=6.5)
+    ax.set(xlim=(left - 1.4 * room, right + 1.4 * room), ylim=(low, high))
+
+
+def _spread(heights: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
+    """Rising heights, moved as little as it takes to lie ``gap`` apart (or as far as there is room)."""
+    n = len(heights)
+    if n < 2:
+        return heights
+    gap = min(gap, (high - low) / (n - 1))
+    steps = gap * np.arange(n)
+    # without the steps the order is all that is asked for
+    level = IsotonicRegression().fit_transform(np.arange(n), heights - steps)
+    found: NDArray[np.float64] = np.clip(level, low, high - steps[-1]) + steps
+    return found
 
 
 def perturbation_screen(

@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import Binning, ConfigError, DataError, Vocabulary, seed_from
+from scbioformers.core import Binning, ConfigError, Vocabulary, seed_from
 from scbioformers.data import (
     DEFAULT_MASK,
     ObsField,
@@ -27,7 +27,7 @@ from scbioformers.data import (
 )
 from scbioformers.nn import ModelConfig, Network, Sizes, require_device
 from scbioformers.perturbation import Perturbation
-from scbioformers.perturbing import fit_perturbation, read_design, read_dose
+from scbioformers.perturbing import fit_perturbation, read_design
 from scbioformers.stored import check_size, store_model
 from scbioformers.training import TrainConfig, fit_model
 
@@ -145,35 +145,26 @@ def fit(
     keys = [*([batch_key] if batch_key is not None else []), *obs_tokens]
     fields = tuple(ObsField.register(adata, key) for key in keys)
     vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
-    design = None if task is None else read_design(adata, task, batch_key, vocabulary.molecules())
-    if task is not None and not (found.kind == "counts" or allow_non_integer):
-        raise DataError("Responses to perturbations are changes of log1p counts: pass a `layer=` of counts.")
+    counts = found.kind == "counts" or allow_non_integer
+    design = None if task is None else read_design(adata, task, batch_key, vocabulary.molecules(), counts=counts)
     check_size(n_models * _n_bytes(model_config, vocabulary, fields), save_dir)
     seed = seed_from(rng)
-    columns, codes = np.flatnonzero(genes), field_codes(fields, adata)
-    source = Source(adata, layer=layer, molecules=columns, fields=codes)
-    controls = source
-    if design is not None:
-        chosen = adata[design.controls]
-        chosen = chosen.to_memory() if adata.isbacked else chosen.copy()
-        controls = Source(chosen, layer=layer, molecules=columns, fields=codes[design.controls])
+    source = Source(adata, layer=layer, molecules=np.flatnonzero(genes), fields=field_codes(fields, adata))
     fitted = fit_model(
-        controls,
+        source if design is None else source.take(design.controls),
         vocabulary,
         kind,
         model_config,
         train,
         fields=fields,
-        counts=found.kind == "counts" or allow_non_integer,
+        counts=counts,
         n_models=n_models,
         seed=seed,
     )
-    fitted.model.provenance.update(layer=layer, allow_non_integer=allow_non_integer)
     model = fitted.model
-    if task is not None and design is not None:
-        model = fit_perturbation(model, source, design, task, read_dose(adata, task, design.groups))
-        described = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
-        model.provenance.update(task=described | {"ignore": list(task.ignore), "batch_key": batch_key})
+    model.provenance.update(layer=layer, allow_non_integer=allow_non_integer)
+    if design is not None:
+        model = fit_perturbation(model, source, design)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": layer,

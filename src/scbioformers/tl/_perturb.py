@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import ObsField, params_to_json, set_layer, set_uns, set_varm, target
-from scbioformers.perturbation import log1p_rows
+from scbioformers.data import ObsField, Source, params_to_json, set_layer, set_uns, set_varm, target
+from scbioformers.model import BioFormer
+from scbioformers.perturbation import PerturbationHead, Targets, log1p_rows
 from scbioformers.perturbing import asked_targets, choose_probes, network_answers, require_head
 from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
 
@@ -97,11 +99,7 @@ def perturb(
     controls = _controls(adata, fitted.provenance.get("task", {}))
     groups = _groups(adata, groupby, controls)
     adata = target(adata, copy)
-    singles = list(dict.fromkeys(name for targets in asked.values() for name in targets))
-    answers: dict[str, NDArray[np.float64]] = {}
-    if head.stack.weights[-1] > 0:  # the last piece is the network's
-        answers = network_answers(fitted, choose_probes(source, controls), singles, head.kind)
-    effect, error = head.predict(list(asked.values()), answers)
+    effect, error = _predict(fitted, head, asked, source, controls)
     prefix, entry = ("perturb", "perturb") if key_added == "perturbed" else (f"{key_added}", key_added)
     measured = columns >= 0
     for name, values in ((f"{prefix}_effect", effect), (f"{prefix}_effect_se", error)):
@@ -114,19 +112,33 @@ def perturb(
         "evidence": params_to_json(dict(head.evidence)),
         "params": params_to_json(params | {"effects": f"{prefix}_effect"}),
     }
-    profiles = _profiles(source, head.mean_depth)
     if groups:
-        stored["groups"] = {
-            name: _floored(effect, profiles[rows].mean(axis=0))[:, measured].T for name, rows in groups.items()
-        }
+        means = _group_means(source, head.mean_depth, groups)
+        stored["groups"] = {name: np.maximum(effect, -means[name])[:, measured].T for name in groups}
         stored["group_genes"] = np.array(head.genes, dtype=object)[measured].astype(str)
     if len(asked) == 1:
         full = np.full(adata.shape, np.nan, np.float32)
-        changed = np.maximum(profiles[controls] + effect[0], 0)
-        full[np.ix_(controls, columns[measured])] = changed[:, measured]
+        for rows, profiles in _profiles(source, head.mean_depth, controls):
+            changed = np.maximum(profiles.toarray() + effect[0], 0)
+            full[np.ix_(rows, columns[measured])] = changed[:, measured]
         set_layer(adata, key_added, full)
     set_uns(adata, entry, stored)
     return adata if copy else None
+
+
+def _predict(
+    model: BioFormer,
+    head: PerturbationHead,
+    asked: dict[str, Targets],
+    source: Source,
+    controls: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Effects and standard errors, the network being asked if it has a say."""
+    answers: dict[str, NDArray[np.float64]] = {}
+    if head.stack.weights[-1] > 0:  # the last piece is the network's
+        singles = list(dict.fromkeys(name for targets in asked.values() for name in targets))
+        answers = network_answers(model, choose_probes(source, controls), singles, head.kind)
+    return head.predict(list(asked.values()), answers)
 
 
 def _controls(adata: AnnData, task: dict[str, Any]) -> NDArray[np.int64]:
@@ -159,11 +171,27 @@ def _groups(adata: AnnData, groupby: str | None, controls: NDArray[np.int64]) ->
     return found
 
 
-def _profiles(source: Any, mean_depth: float) -> NDArray[np.float32]:
-    blocks = [log1p_rows(block.counts, block.depth, mean_depth).toarray() for block in source.blocks()]
-    found: NDArray[np.float32] = np.concatenate(blocks).astype(np.float32)
-    return found
+def _profiles(
+    source: Source, mean_depth: float, rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], sp.csr_matrix]]:
+    """log1p profiles of some rows, block by block, with the rows that each block has of them."""
+    wanted = np.zeros(source.n_obs, dtype=bool)
+    wanted[rows] = True
+    for block in source.blocks():
+        at = np.flatnonzero(wanted[block.start : block.start + len(block.depth)])
+        if at.size:
+            yield block.start + at, log1p_rows(block.counts[at], block.depth[at], mean_depth)
 
 
-def _floored(effect: NDArray[np.float64], start: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.maximum(effect, -start.astype(np.float64))
+def _group_means(
+    source: Source, mean_depth: float, groups: dict[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.float64]]:
+    """Mean log1p profile of the rows of each group, which share no row."""
+    group_of = np.full(source.n_obs, -1)
+    for i, rows in enumerate(groups.values()):
+        group_of[rows] = i
+    sums = np.zeros((len(groups), source.n_molecules))
+    for rows, profiles in _profiles(source, mean_depth, np.flatnonzero(group_of >= 0)):
+        pick = sp.csr_matrix((np.ones(rows.size), (group_of[rows], np.arange(rows.size))), (len(groups), rows.size))
+        sums += (pick @ profiles).toarray()
+    return {name: total / len(rows) for (name, rows), total in zip(groups.items(), sums, strict=True)}

@@ -1,0 +1,125 @@
+"""What the parts of the benchmark of perturbations share: the data, the networks, the effects, and our head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+
+import scbioformers as bf
+from scbioformers.core import uniform
+from scbioformers.data import Source
+from scbioformers.perturbation import Effects, PerturbationHead, fit_head, log1p_rows, measure_effects
+from scbioformers.perturbing import choose_probes, network_answers, read_design
+from scbioformers.stored import open_query
+
+SETS = ("papalexi_eccite", "schraivogel_tapseq")
+# enhancers to their genes, old symbols to new ones
+TARGETS = {
+    "papalexi_eccite": {"MARCH8": "MARCHF8"},
+    "schraivogel_tapseq": {
+        **{f"{gene}-{letter}": gene for gene in ("MYC", "GATA1", "ZFPM2") for letter in "ABCD"},
+        **{f"HS2-{letter}": "HBE1" for letter in "ABCD"},
+    },
+}
+_HALVES = 0x4A1F
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Effects of all perturbations, and what the control cells alone tell."""
+
+    name: str
+    genes: list[str]
+    task: bf.Perturbation
+    targets: list[tuple[str, ...]]
+    effects: Effects
+    halves: tuple[Effects, Effects]
+    own: np.ndarray
+    features: np.ndarray
+    answers: dict[str, dict[str, np.ndarray]]
+    mean_depth: float
+    fit_seconds: float
+
+
+def read(path: Path, folder: Path) -> tuple[AnnData, bf.Perturbation]:
+    """Cells and task of a set, or of a file in the format of GEARS."""
+    table = folder / "gene_ontology" / "human_symbol2go.tsv.gz"
+    features = None
+    if table.exists():
+        features = bf.datasets.gene_features(pd.read_csv(table, sep="\t"), gene="symbol", term="go_id", n_features=200)
+    if path.stem not in SETS:
+        adata = bf.datasets.read_gears(path)
+        return adata, bf.Perturbation(key="perturbation", control="control", features=features)
+    adata = sc.read_h5ad(path)
+    return adata, bf.Perturbation("perturbation", "non-targeting", targets=TARGETS[path.stem], features=features)
+
+
+def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[str], quick: int | None) -> Problem:
+    """Fit the networks to control cells, and measure all effects."""
+    batch = "batch" if "batch" in adata.obs else None
+    genes = [str(name) for name in adata.var_names]
+    features = pd.DataFrame({"none": []}) if task.features is None else task.features
+    if unknown := set(_named(adata, task)) - set(features.index) - set(genes):
+        # not measured, and nothing is known of them: they must be predicted too
+        rows = pd.DataFrame(0.0, index=sorted(unknown), columns=features.columns)
+        task = replace(task, features=pd.concat([features, rows]) if len(features) else rows)
+    design = read_design(adata, task, batch, genes)
+    source = Source(adata)
+    controls = adata[design.controls].copy()
+    singles = sorted({name for each in design.perturbations for name in each})
+    answers: dict[str, dict[str, np.ndarray]] = {"ours_no_network": {}}
+    mean_depth, seconds = 0.0, 0.0
+    for method, (steps, attention) in {
+        "ours": (quick, True), "ours_zero_steps": (0, True), "ours_no_attention": (quick, False)
+    }.items():  # fmt: skip
+        if method != "ours" and method not in methods:
+            continue
+        start = time.perf_counter()
+        train = bf.TrainConfig(max_steps=steps, progress_bar=False)
+        config = replace(bf.ModelConfig.preset("small"), attention=attention)
+        bf.tl.fit(controls, train=train, config=config, batch_key=batch)
+        model = bf.get.model(controls)
+        probes = choose_probes(open_query(controls, model, None)[0], np.arange(controls.n_obs))
+        answers[method] = network_answers(model, probes, singles, task.kind)
+        mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
+        seconds = time.perf_counter() - start if method == "ours" else seconds
+    rows = [log1p_rows(block.counts, block.depth, mean_depth) for block in source.blocks()]
+    measure = partial(measure_effects, rows, strata=design.strata, n_groups=len(design.perturbations))
+    first = uniform(_HALVES, np.arange(adata.n_obs)) < 0.5
+    halves = tuple(measure(groups=np.where(half, design.groups, -1)) for half in (first, ~first))
+    targets = list(design.perturbations)
+    described = np.zeros((len(targets), 1))
+    if task.features is not None:
+        described = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
+    own = np.array([[gene in each for gene in genes] for each in targets])
+    effects = measure(groups=design.groups)
+    return Problem(name, genes, task, targets, effects, (halves[0], halves[1]), own, described, answers,
+                   mean_depth, seconds)  # fmt: skip
+
+
+def _named(adata: AnnData, task: bf.Perturbation) -> list[str]:
+    labels = adata.obs[task.key].astype(str).unique()
+    texts = [
+        dict(task.targets or {}).get(label, label) for label in labels if label not in (*task.ignore, task.control)
+    ]
+    return [part for text in texts for part in text.split("+")]
+
+
+def take(effects: Effects, rows: np.ndarray) -> Effects:
+    """Effects of some perturbations; what they say of the controls stays."""
+    return replace(effects, mean=effects.mean[rows], se=effects.se[rows], n_cells=effects.n_cells[rows])
+
+
+def fit_ours(problem: Problem, train: np.ndarray, method: str) -> PerturbationHead:
+    """Fit the head to the training perturbations alone."""
+    answers = problem.answers[method]
+    return fit_head(problem.genes, [problem.targets[i] for i in train], take(problem.effects, train), problem.task,
+                    problem.mean_depth, lambda names: {n: answers[n] for n in names if n in answers})  # fmt: skip

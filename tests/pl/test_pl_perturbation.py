@@ -1,0 +1,157 @@
+"""Predicted against observed changes, and ranked perturbations, against stored pictures, from effects made by hand."""
+
+from pathlib import Path
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.ticker import NullLocator
+
+import scbioformers as bf
+from scbioformers.core import DataError, MissingKeyError
+from scbioformers.data import params_to_json, set_uns
+
+N_GENES = 60
+NAMES = ["G0", "G1+G2", *(f"G{i}" for i in range(3, 9))]
+OBSERVED = np.sin(np.arange(N_GENES) ** 1.5)
+FIGURES = {
+    "perturbation": lambda adata, **kwargs: bf.pl.perturbation(adata, OBSERVED, name="G0", **kwargs),
+    "perturbation_screen": bf.pl.perturbation_screen,
+}
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+    plt.close("all")
+
+
+def make(effect_of_first=0.6 * OBSERVED, se=0.1) -> ad.AnnData:
+    """Eight predicted perturbations; the first goes most of the way of what was observed. Gene 50 is not modelled."""
+    genes = np.arange(N_GENES)
+    others = [0.1 * k * np.cos(genes * k) for k in range(1, len(NAMES))]
+    effect = np.column_stack([effect_of_first + 0.1 * np.cos(genes), *others])
+    effect[50] = np.nan
+    adata = ad.AnnData(np.ones((2, N_GENES), np.float32))
+    adata.var_names = [f"G{i}" for i in genes]
+    adata.varm["perturb_effect"] = effect
+    adata.varm["perturb_effect_se"] = se * (1 + 0 * effect)
+    params = params_to_json({"effects": "perturb_effect"})
+    set_uns(adata, "perturb", {"names": np.array(NAMES), "evidence": params_to_json({}), "params": params})
+    return adata
+
+
+def draw(name: str, adata, path: Path, **kwargs) -> Path:
+    """The marks and lines alone: fonts differ from machine to machine."""
+    ax = FIGURES[name](adata, **kwargs)
+    ax.set(xlabel="", ylabel="", title="", xticks=[])
+    ax.yaxis.set_major_locator(NullLocator())
+    for text in list(ax.texts):
+        text.remove()
+    for child in ax.child_axes:
+        child.set(ylabel="", yticks=[])
+    if ax.get_legend() is not None:
+        ax.get_legend().remove()
+    ax.figure.savefig(path, dpi=60)
+    return path
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_picture(tmp_path, name, difference):
+    assert difference(draw(name, make(), tmp_path / "found.png"), f"{name}.png") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kwargs"),
+    [
+        pytest.param("perturbation", {"effect_of_first": -0.6 * OBSERVED}, {}, id="opposite"),
+        pytest.param("perturbation", {"effect_of_first": 0.3 * OBSERVED}, {}, id="weaker"),
+        pytest.param("perturbation", {}, {"n_top": 3}, id="fewer names"),
+        pytest.param("perturbation_screen", {"se": 0.3}, {}, id="wider intervals"),
+        pytest.param("perturbation_screen", {"effect_of_first": 1.5 * OBSERVED}, {}, id="another order"),
+        pytest.param("perturbation_screen", {}, {"n_top": 5}, id="fewer rows"),
+    ],
+)
+def test_the_tolerance_can_fail(tmp_path, name, data, kwargs, difference):
+    assert difference(draw(name, make(**data), tmp_path / "found.png", **kwargs), f"{name}.png") is not None
+
+
+def test_points_and_their_names():
+    adata = make()
+    ax = FIGURES["perturbation"](adata, n_top=20)
+    effect = adata.varm["perturb_effect"][:, 0]
+    off, own = (collection.get_offsets() for collection in ax.collections)
+    np.testing.assert_allclose(own, [[OBSERVED[0], effect[0]]])
+    kept = np.delete(np.arange(N_GENES), [0, 50])
+    np.testing.assert_allclose(sorted(off.tolist()), sorted(zip(OBSERVED[kept], effect[kept], strict=True)))
+    r = np.corrcoef(OBSERVED[kept], effect[kept])[0, 1]
+    assert ax.get_title() == f"G0: r = {r:.2f} off target"
+    measured = np.delete(np.arange(N_GENES), 50)
+    top = measured[np.argsort(-np.abs(OBSERVED[measured]))[:20]]
+    assert {text.get_text() for text in ax.texts} == {f"G{i}" for i in top}
+
+
+@pytest.mark.parametrize("n_top", [2, 20, 40])
+def test_names_do_not_overlap(n_top):
+    ax = FIGURES["perturbation"](make(), n_top=n_top)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == n_top
+    frame = ax.get_window_extent()
+    line = 6.5 / 72 * ax.figure.dpi  # letters are lower than their line
+    for i, box in enumerate(boxes):
+        for other in boxes[:i]:
+            assert abs(box.y0 + box.y1 - other.y0 - other.y1) / 2 > line or box.x1 < other.x0 or other.x1 < box.x0
+        assert frame.y0 <= (box.y0 + box.y1) / 2 <= frame.y1
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+
+
+def test_screen_is_ranked():
+    adata = make()
+    ax = bf.pl.perturbation_screen(adata, n_top=6)
+    table = bf.get.perturb(adata).head(6)
+    assert [label.get_text() for label in ax.get_yticklabels()] == table["perturbation"].tolist()
+    (marks, _, (bars,)) = ax.containers[0]
+    np.testing.assert_allclose(np.asarray(marks.get_xdata(), float), table["size"])
+    ends = np.array([segment[:, 0] for segment in bars.get_segments()], dtype=float)
+    np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * 1.96 * table["size_se"])
+    assert ax.yaxis_inverted()  # the largest on top
+    # by hand: root mean square of the last one over what it does not perturb
+    effect = np.delete(adata.varm["perturb_effect"][:, -1], [8, 50])
+    assert table.set_index("perturbation").loc["G8", "size"] == pytest.approx(np.sqrt((effect**2).mean()))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_of_the_caller(name):
+    figure, mine = plt.subplots()
+    assert FIGURES[name](make(), ax=mine) is mine
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_save(tmp_path, name):
+    FIGURES[name](make(), save=tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_predicted(name):
+    adata = make()
+    del adata.uns["perturb"]
+    with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.perturb"):
+        FIGURES[name](adata)
+    assert not plt.get_fignums()
+
+
+def test_what_cannot_be_drawn():
+    with pytest.raises(DataError, match="one value for each of 60 genes"):
+        bf.pl.perturbation(make(), OBSERVED[:5], name="G0")
+    with pytest.raises(MissingKeyError, match="'G9' was not predicted"):
+        bf.pl.perturbation(make(), OBSERVED, name="G9")
+    assert not plt.get_fignums()
