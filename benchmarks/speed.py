@@ -266,7 +266,7 @@ def processes(data: Path) -> dict[str, float]:
 
 
 def networks(data: Path, n_cells: int, n_genes: int = 2000) -> dict[str, float]:
-    """Attention of all of ``n_cells`` random cells, then the default knock-outs: seconds, and memory beyond the data."""
+    """Attention of all of ``n_cells`` random cells, then the default knock-outs: seconds, memory beyond the data."""
     import anndata as ad
 
     import scbioformers as bf
