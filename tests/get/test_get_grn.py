@@ -88,7 +88,9 @@ def test_round_trip(network, tmp_path, format):
         pd.testing.assert_frame_equal(
             bf.get.grn_matrix(read, condition=name), bf.get.grn_matrix(network, condition=name)
         )
-    assert nx.utils.graphs_equal(bf.get.grn_graph(read, condition=HOSTILE), bf.get.grn_graph(network, condition=HOSTILE))
+    assert nx.utils.graphs_equal(
+        bf.get.grn_graph(read, condition=HOSTILE), bf.get.grn_graph(network, condition=HOSTILE)
+    )
 
 
 # matrix
@@ -110,7 +112,9 @@ def test_matrix_of_differences(network):
     pd.testing.assert_frame_equal(
         found, pd.DataFrame([[-1.0, np.nan], [np.nan, 0.1]], ["A", "B"], ["TF/1", "TF2"], dtype=np.float32)
     )
-    with pytest.raises(MissingKeyError, match=r"no such difference. Run `bf\.tl\.grn\(adata, groupby=…, reference=…\)`"):
+    with pytest.raises(
+        MissingKeyError, match=r"no such difference. Run `bf\.tl\.grn\(adata, groupby=…, reference=…\)`"
+    ):
         bf.get.grn_matrix(network, condition=HOSTILE, difference=True)
 
 

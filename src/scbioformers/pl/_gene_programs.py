@@ -74,10 +74,8 @@ def gene_programs(
     values = np.ma.masked_invalid(shown.to_numpy(np.float64))
     limit = float(np.quantile(np.abs(values.compressed()), 0.99)) if values.count() else 1.0
     limit = limit or 1.0
-    colours = plt.get_cmap("RdBu_r").copy()
-    colours.set_bad(_NO_GROUP)
-    interpolation = "antialiased" if groupby is None else "nearest"
-    image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation=interpolation)
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=_NO_GROUP)
+    image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
     names = [_name(program, programs.index[programs == program], n_genes) for program in shown.index]
     ax.set_yticks(range(len(shown)), names, fontsize=8)
     if groupby is None:
@@ -133,7 +131,7 @@ def _by_group(adata: AnnData, scores: pd.DataFrame, groupby: str) -> pd.DataFram
     groups = adata.obs[groupby].astype("category").cat.remove_unused_categories()
     if not len(groups.cat.categories):
         raise DataError(f"adata.obs[{groupby!r}] has no value in any cell. Pass another `groupby=`.")
-    return scores.groupby(groups.to_numpy(), observed=True).mean().T
+    return scores.groupby(groups.array, observed=True).mean().T
 
 
 def _name(program: str, genes: pd.Index, n_genes: int) -> str:

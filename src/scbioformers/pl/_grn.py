@@ -105,21 +105,13 @@ def attention_heatmap(
     if len(axes) != len(tables):
         raise ConfigError(f"`axes` needs {len(tables)} (weights{', differences' if others else ''}), got {len(axes)}.")
     titles = [f"targets of {regulator}", f"less {reference}"]
-    labels = [WEIGHTS[params["method"]], "difference"]
+    unseen = "\n(grey: never seen together)" if weight.isna().any(axis=None) else ""
+    labels = [WEIGHTS[params["method"]] + unseen, "difference"]
     for ax, table, title, label in zip(axes, tables, titles, labels, strict=False):
         diverging = signed or table is not weight or bool((table < 0).any(axis=None))
         _heat(ax, table, title, label, diverging)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
-    if weight.isna().any(axis=None):
-        axes[0].legend(
-            handles=[Patch(color=_NOT_SEEN, label="never seen together")],
-            loc="upper left",
-            bbox_to_anchor=(0, -0.02),
-            bbox_transform=axes[0].transAxes,
-            frameon=False,
-            fontsize=7,
-        )
     if save is not None:
         axes[0].figure.canvas.figure.savefig(save, dpi=150)
     return list(axes)
@@ -185,33 +177,15 @@ def grn_network(
     params = _params(adata, key)
     if not graph.number_of_edges():
         raise DataError("There is no edge between these genes. Run `bf.tl.grn(adata)` on them.")
-    names = list(graph.nodes)
     if ax is None:
-        side = 3.0 + 0.75 * len(names) ** 0.5
+        side = 3.0 + 0.75 * graph.number_of_nodes() ** 0.5
         _, ax = plt.subplots(figsize=(1.25 * side, side), layout="constrained")
-    canvas = ax.get_window_extent().width * 72 / ax.figure.dpi, ax.get_window_extent().height * 72 / ax.figure.dpi
-    size = boxes(names, _FONT_SIZE)
-    at = place(graph, size, canvas, GAP * _FONT_SIZE)
-    low, high = (at - size / 2).min(axis=0), (at + size / 2).max(axis=0)
-    scale = min(1.0, *(np.array(canvas) / (high - low)))  # too many for the canvas: smaller letters
-    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
-    ax.set_aspect("equal", adjustable="datalim")
+    ax.set(title=_network_title(graph, condition, regulators), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    _draw_edges(ax, graph, dict(zip(names, zip(at, size, strict=True), strict=True)), params["method"] in _SIGNED)
-    for name, centre in zip(names, at, strict=True):
-        regulator = graph.nodes[name]["regulator"]
-        face, text = (_REGULATOR, "white") if regulator else (_TARGET, "black")
-        box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": _REGULATOR, "linewidth": 0.8}
-        ax.text(*centre, name, color=text, ha="center", va="center", fontsize=scale * _FONT_SIZE, bbox=box, zorder=3)
-    ax.set_title(_network_title(graph, condition, regulators))
-    ax.legend(
-        handles=_network_legend(graph, params["method"], known is not None),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=3,
-        frameon=False,
-        fontsize=7.5,
-    )
+    handles = _network_legend(graph, params["method"], known is not None)
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=7.5)
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # only now the axes have their size
+    _draw_network(ax, graph, params["method"] in _SIGNED)
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
@@ -230,9 +204,7 @@ def _conditions(params: dict[str, Any], conditions: Sequence[str] | None) -> lis
     return conditions
 
 
-def _column(
-    adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool
-) -> pd.DataFrame:
+def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool) -> pd.DataFrame:
     """Weights of the targets (rows) of one regulator by condition, NaN where never seen; genes in the order of var."""
     columns, there = {}, dict[str, None]()
     for name in conditions:
@@ -264,8 +236,7 @@ def _panels(tables: Sequence[pd.DataFrame]) -> list[Axes]:
 def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool) -> None:
     values = np.ma.masked_invalid(table.to_numpy(np.float64))
     largest = float(np.abs(values).max()) if values.count() else 1.0
-    colours = plt.get_cmap("RdBu_r" if diverging else "Reds").copy()
-    colours.set_bad(_NOT_SEEN)
+    colours = plt.get_cmap("RdBu_r" if diverging else "Reds").with_extremes(bad=_NOT_SEEN)
     limit = largest or 1.0
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit if diverging else 0.0, vmax=limit)
     ax.set_yticks(range(len(table)), table.index, fontsize=8)
@@ -278,6 +249,24 @@ def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
+
+
+def _draw_network(ax: Axes, graph: nx.DiGraph, signed: bool) -> None:
+    """Nodes and edges, in units of points, so that no box is on another."""
+    names = list(graph.nodes)
+    canvas = np.array(ax.get_window_extent().size) * 72 / ax.figure.dpi
+    size = boxes(names, _FONT_SIZE)
+    at = place(graph, size, canvas, GAP * _FONT_SIZE)
+    low, high = (at - size / 2).min(axis=0), (at + size / 2).max(axis=0)
+    shrink = max(1.0, *((high - low) / canvas))  # too many for the canvas: smaller letters
+    middle = (low + high) / 2
+    low, high = middle - shrink * canvas / 2, middle + shrink * canvas / 2
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    _draw_edges(ax, graph, dict(zip(names, zip(at, size, strict=True), strict=True)), signed)
+    for name, centre in zip(names, at, strict=True):
+        face, text = (_REGULATOR, "white") if graph.nodes[name]["regulator"] else (_TARGET, "black")
+        box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": _REGULATOR, "linewidth": 0.8}
+        ax.text(*centre, name, color=text, ha="center", va="center", fontsize=_FONT_SIZE / shrink, bbox=box, zorder=3)
 
 
 def _draw_edges(
@@ -303,7 +292,12 @@ def _draw_edges(
         colour = _UNSIGNED if not signed else _REPRESSION if represses else _ACTIVATION
         ax.add_patch(
             FancyArrowPatch(
-                arrowstyle=arrow, mutation_scale=1.5 if represses else 9, color=colour, linewidth=width, zorder=2, **style
+                arrowstyle=arrow,
+                mutation_scale=1.5 if represses else 9,
+                color=colour,
+                linewidth=width,
+                zorder=2,
+                **style,
             )
         )
 
@@ -333,6 +327,6 @@ def _network_legend(graph: nx.DiGraph, method: str, known: bool) -> list[Line2D 
     if known:
         handles.append(Line2D([], [], color=_KNOWN, linewidth=6, label="known"))
     colour = "black" if method in _SIGNED else _UNSIGNED
-    widest = f"{WEIGHTS[method].split(' (')[0]} ±{_strongest(graph):.2g}"
+    widest = f"{WEIGHTS[method].split(' (')[0]}, {'size ' if method in _SIGNED else ''}{_strongest(graph):.2g}"
     handles.append(Line2D([], [], color=colour, linewidth=3.2, label=widest))
     return handles

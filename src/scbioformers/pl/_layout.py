@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 SEED = 0
 LETTER = 0.64  # width of a letter in font sizes; not measured: pictures must not depend on the machine's fonts
 MARGIN = 1.1  # of a label, all around, in font sizes
-GAP = 0.5  # least distance of two boxes, in font sizes
+GAP = 2.0  # least distance of two boxes, in font sizes: an arrow needs some
 _N_PUSHES = 500
 
 
@@ -20,7 +20,7 @@ def boxes(labels: Sequence[str], font_size: float) -> NDArray[np.float64]:
     return font_size * np.array([(LETTER * len(label) + MARGIN, 1.0 + MARGIN / 1.4) for label in labels])
 
 
-def place(graph: nx.DiGraph, size: NDArray[np.float64], canvas: tuple[float, float], gap: float) -> NDArray[np.float64]:
+def place(graph: nx.DiGraph, size: NDArray[np.float64], canvas: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
     """(N, 2) centres of the boxes of the nodes, of which no two overlap.
 
     Parameters
@@ -39,7 +39,7 @@ def place(graph: nx.DiGraph, size: NDArray[np.float64], canvas: tuple[float, flo
     found = nx.spring_layout(plain, k=1.6 / max(len(order), 1) ** 0.5, iterations=200, weight=None, seed=SEED)
     at = np.array([found[i] for i in range(len(order))], dtype=np.float64)
     span = np.ptp(at, axis=0)
-    at = (at - at.min(axis=0)) / np.where(span > 0, span, 1.0) * (np.array(canvas) - size.max(axis=0)).clip(min=1.0)
+    at = (at - at.min(axis=0)) / np.where(span > 0, span, 1.0) * (canvas - size.max(axis=0)).clip(min=1.0)
     return push_apart(at, size + gap)
 
 
