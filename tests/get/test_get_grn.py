@@ -63,7 +63,8 @@ def test_table(network):
 
 def test_ranks_of_a_subset_are_counted_anew_in_each_condition(network):
     edges = bf.get.grn(network[:, ["B", "C", "TF2", "TF/1"]].copy())
-    found = {name: list(zip(rows["source"], rows["target"], rows["rank"])) for name, rows in edges.groupby("condition")}
+    columns = ["source", "target", "rank"]
+    found = {name: list(rows[columns].itertuples(index=False, name=None)) for name, rows in edges.groupby("condition")}
     assert found == {
         HOSTILE: [("TF/1", "B", 1), ("TF2", "B", 2), ("TF2", "TF/1", 3), ("TF/1", "C", 4)],
         "count": [("TF2", "C", 1), ("TF2", "B", 2)],

@@ -6,7 +6,6 @@ from pathlib import Path
 import anndata as ad
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -242,8 +241,8 @@ def test_width_is_strength_and_colour_is_sign():
     np.testing.assert_allclose(np.corrcoef(width, np.abs(weight))[0, 1], 1.0)
     colours = {arrow.get_edgecolor() for arrow in arrows(ax)}
     assert len(colours) == 2
-    assert {(arrow.get_edgecolor(), w > 0) for arrow, w in zip(arrows(ax), weight)} == set(
-        zip(sorted(colours), [False, True])
+    assert {(arrow.get_edgecolor(), w > 0) for arrow, w in zip(arrows(ax), weight, strict=True)} == set(
+        zip(sorted(colours), [False, True], strict=True)
     )  # blue has less red in it
     assert len(arrows(ax, zorder=1)) == sum(edge["known"] for edge in graph.edges.values()) > 0
     assert [text.get_text() for text in ax.texts] == list(graph.nodes)

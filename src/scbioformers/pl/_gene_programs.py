@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ def gene_programs(
 ) -> Axes:
     """Which cells use which gene program: the mean score of each program in each group of cells.
 
-    Scores are in standard deviations over all cells that have one, 0 being their mean, so that programs can be compared.
+    Scores are in standard deviations over all cells, 0 being their mean, so that programs can be compared.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def gene_programs(
     if groupby is None:
         ax.set(xlabel=f"{shown.shape[1]:,} cells", xticks=[])
     else:
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(range(shown.shape[1]), shown.columns, fontsize=8, **turned)
         ax.set_xlabel(groupby)
     ax.tick_params(length=0)
@@ -96,14 +97,14 @@ def gene_programs(
     return ax
 
 
-def _scores(adata: AnnData, key: str, programs: pd.Series) -> pd.DataFrame:
+def _scores(adata: AnnData, key: str, programs: pd.Series[Any]) -> pd.DataFrame:
     """Cells x programs; an array has them in the order of the categories."""
     scores = get_slot(adata, "obsm", f"{key}_scores", hint=_HINT)
     if isinstance(scores, pd.DataFrame):
         return scores.rename(columns=str)
-    column = adata.var[key] if key in adata.var else None
-    named = isinstance(getattr(column, "dtype", None), pd.CategoricalDtype)
-    names = [str(name) for name in column.cat.categories] if named else sorted(set(programs))  # type: ignore[union-attr]
+    column = get_slot(adata, "var", key, hint=_HINT)
+    named = isinstance(column.dtype, pd.CategoricalDtype)
+    names = [str(name) for name in column.cat.categories] if named else sorted(set(programs))
     values = np.asarray(scores)
     if values.ndim != 2 or values.shape[1] != len(names):
         raise DataError(f"adata.obsm[{f'{key}_scores'!r}] is {values.shape}, expected a column for each of {names}.")
@@ -134,6 +135,6 @@ def _by_group(adata: AnnData, scores: pd.DataFrame, groupby: str) -> pd.DataFram
     return scores.groupby(groups.array, observed=True).mean().T
 
 
-def _name(program: str, genes: pd.Index, n_genes: int) -> str:
+def _name(program: str, genes: pd.Index[Any], n_genes: int) -> str:
     shown, more = ", ".join(genes[:n_genes]), len(genes) - n_genes
     return f"{program}: {shown}{f' +{more}' if more > 0 else ''}" if len(genes) else program

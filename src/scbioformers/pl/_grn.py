@@ -240,7 +240,10 @@ def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool
     limit = largest or 1.0
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit if diverging else 0.0, vmax=limit)
     ax.set_yticks(range(len(table)), table.index, fontsize=8)
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if table.shape[1] > 1 else {}
+    longest = max(len(str(name)) for name in table.columns)
+    turned: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if table.shape[1] > 1 or longest > 12 else {}
+    )
     ax.set_xticks(range(table.shape[1]), table.columns, fontsize=8, **turned)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -266,7 +269,17 @@ def _draw_network(ax: Axes, graph: nx.DiGraph, signed: bool) -> None:
     for name, centre in zip(names, at, strict=True):
         face, text = (_REGULATOR, "white") if graph.nodes[name]["regulator"] else (_TARGET, "black")
         box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": _REGULATOR, "linewidth": 0.8}
-        ax.text(*centre, name, color=text, ha="center", va="center", fontsize=_FONT_SIZE / shrink, bbox=box, zorder=3)
+        ax.text(
+            centre[0],
+            centre[1],
+            name,
+            color=text,
+            ha="center",
+            va="center",
+            fontsize=_FONT_SIZE / shrink,
+            bbox=box,
+            zorder=3,
+        )
 
 
 def _draw_edges(
@@ -279,7 +292,7 @@ def _draw_edges(
         ends = border(start, start_size, end), border(end, end_size, start)
         represses = signed and edge["weight"] < 0
         width = 0.7 + 2.5 * abs(edge["weight"]) / strongest
-        style = {
+        style: dict[str, Any] = {
             "posA": tuple(ends[0]),
             "posB": tuple(ends[1]),
             "shrinkA": 0.0,
