@@ -171,7 +171,7 @@ def test_knockout_equals_one_by_one(fit):
     model, cells = fit
     counts = cells.counts.toarray()
     pairs = weigh(ask(model, "knockout"), cells)
-    for regulator in range(20):
+    for regulator in range(0, 20, 4):
         changes = []
         for i in np.flatnonzero(counts[:, regulator]):
             without = counts[i].copy()
