@@ -94,7 +94,7 @@ def grn(
 
     Returns
     -------
-    None, or the copy. Sets the following fields; with ``groupby`` the names in ``varp`` end in a dot and the condition:
+    None, or the copy. With ``groupby`` the names in ``varp`` end in a dot and the condition. Sets the following fields:
 
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
         Weight by target (row) and regulator (column), mean over the members. What is not stored was never seen.
