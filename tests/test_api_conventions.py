@@ -166,7 +166,12 @@ def test_examples_run(name, capsys, tmp_path, monkeypatch):
 
 # behaviour
 
-ARGUMENTS: dict[str, tuple] = {"tl.fit": (), "tl.perturb": ("G1",), "pl.perturbation": ([0.0],)}
+ARGUMENTS: dict[str, tuple] = {
+    "tl.fit": (),
+    "tl.perturb": ("G1",),
+    "pl.perturbation": ([0.0],),
+    "pl.attention_heatmap": ("G1",),
+}
 KEYWORDS = {
     "tl.fit": {
         "config": bf.ModelConfig(width=16, n_layers=1, n_heads=2),

@@ -134,10 +134,14 @@ class Asked:
             rows = expressed.indices[expressed.indptr[molecule] : expressed.indptr[molecule + 1]].astype(np.int64)
             rows = np.sort(rows[np.argsort(uniform(seed ^ _PROBE_STREAM, molecule, rows), kind="stable")[:N_PROBES]])
             count[:, at] = rows.size
+            if not rows.size:
+                bar.update()
+                continue
             waiting.append((at, rows, knock_out(cells.take(rows), molecule)))
             if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
                 read()
-        read()
+        if waiting:
+            read()
         effect[self.regulators, np.arange(len(self.regulators))] = 0.0
         length = np.linalg.norm(effect, axis=0)
         return Pairs(np.divide(effect, length, out=np.zeros_like(effect), where=length > 0), count, signed=True)
@@ -163,6 +167,9 @@ def sum_attention(
     longest = int(np.diff(cells.counts.indptr).max(initial=1)) if model.config.tokens == "expressed" else n
     size = max(1, min(_BATCH, _MAX_PAIRS // min(longest, model.config.max_tokens) ** 2))
     for batch in model.batches(cells, size):
+        bar.update(len(batch))
+        if not batch.context_ids.shape[1]:  # cells without any count
+            continue
         weights = torch.zeros(())
         for layer in network.attend(batch, chosen):
             weights = weights + (layer if heads is None else layer[:, list(heads)]).mean(dim=1) / len(chosen)
@@ -171,7 +178,6 @@ def sum_attention(
             pairs = np.ix_(here, here)
             total[pairs] += weight[: here.size, : here.size]
             count[pairs] += 1
-        bar.update(len(batch))
     return total, count
 
 
@@ -215,9 +221,12 @@ def knock_out(cells: Block, molecule: int) -> Block:
 
 
 def draw_conditions(codes: NDArray[np.int64], n_cells: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of each condition (code 0, 1, …; -1 is none), equal numbers of all and at most ``n_cells``."""
+    """Rows of each condition (code 0, 1, …; -1 is none), equal numbers of all and at most ``n_cells``.
+
+    Which rows of a condition does not depend on its code, so the order of the categories changes nothing.
+    """
     sizes = np.bincount(codes[codes >= 0])
     n = int(sizes.min()) if n_cells is None else min(int(sizes.min()), n_cells)
     for code in range(len(sizes)):
         rows = np.flatnonzero(codes == code)
-        yield np.sort(rows[np.argsort(uniform(seed, code, rows), kind="stable")[:n]])
+        yield np.sort(rows[np.argsort(uniform(seed, 0, rows), kind="stable")[:n]])

@@ -1,6 +1,6 @@
 """Typed read-back of what the verbs have written."""
 
-from scbioformers.get._grn import grn, grn_matrix
+from scbioformers.get._grn import grn, grn_graph, grn_matrix
 from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
 from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
@@ -8,6 +8,7 @@ from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
 __all__ = [
     "gene_embeddings",
     "grn",
+    "grn_graph",
     "grn_matrix",
     "history",
     "imputation_evidence",

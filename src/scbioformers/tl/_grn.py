@@ -94,7 +94,7 @@ def grn(
 
     Returns
     -------
-    None, or the copy. Sets the following fields; with ``groupby`` the names in ``varp`` end in a dot and the condition:
+    None, or the copy. With ``groupby`` the names in ``varp`` end in a dot and the condition. Sets the following fields:
 
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
         Weight by target (row) and regulator (column), mean over the members. What is not stored was never seen.
@@ -133,7 +133,8 @@ def grn(
         raise ConfigError(f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}; got {top_k} and {n_cells}.")
     measured = columns >= 0
     known = np.flatnonzero(measured)
-    chosen = known if regulators is None else molecule_indices(fitted, regulators, measured=measured)
+    # each once: doubled entries of a sparse matrix add up
+    chosen = known if regulators is None else np.unique(molecule_indices(fitted, regulators, measured=measured))
     names, codes = _conditions(adata, groupby, reference)
     asked = Asked(fitted, method, chosen, _numbers(layers), _numbers(heads), contextual)
     seed = seed_from(rng)
