@@ -73,6 +73,7 @@ class Consensus:
     top_k: int
     n_runs: int = 0
     _weight: NDArray[np.float64] | float = 0.0
+    _strength: NDArray[np.float64] | float = 0.0
     _rank: NDArray[np.int64] | int = 0
     _held: NDArray[np.int64] | int = 0
 
@@ -80,6 +81,7 @@ class Consensus:
         """Add a run: weights (G, R), and how strong they count when ranked; NaN for what is no pair."""
         ranks = rank_pairs(strength)
         self._weight = self._weight + weight
+        self._strength = self._strength + strength
         self._rank = self._rank + ranks
         self._held = self._held + ((ranks > 0) & (ranks <= self.top_k))
         self.n_runs += 1
@@ -91,9 +93,9 @@ class Consensus:
 
     @property
     def rank(self) -> NDArray[np.int64]:
-        """(G, R) from 1 by the mean rank, ties by the mean weight's size; 0 for what is no pair."""
-        total, size = np.asarray(self._rank), np.abs(self.weight)
-        order = np.lexsort((-size.ravel(), total.ravel()))
+        """(G, R) from 1 by the mean rank, ties by the mean strength; 0 for what is no pair."""
+        total, strength = np.asarray(self._rank), np.asarray(self._strength)
+        order = np.lexsort((-strength.ravel(), total.ravel()))
         order = order[total.ravel()[order] > 0]
         ranks = np.zeros(total.size, np.int64)
         ranks[order] = np.arange(1, order.size + 1)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 ALL_CELLS = "all cells"
 MIN_CELLS = 10
+TOP_K = 1000
 
 
 def grn(
@@ -32,7 +33,7 @@ def grn(
     groupby: str | None = None,
     reference: str | None = None,
     regulators: Sequence[str] | None = None,
-    top_k: int = 1000,
+    top_k: int | None = None,
     n_cells: int | None = 1000,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -69,7 +70,8 @@ def grn(
     regulators
         Genes that can be regulators, e.g. transcription factors; by default all genes.
     top_k
-        Edges of each condition in the table, and what a member "holds".
+        Edges of each condition in the table, and what a member "holds": by default 1,000, or a tenth of the pairs if
+        that is less.
     n_cells
         Cells drawn of each condition; None takes as many as the smallest has.
     layers, heads
@@ -99,8 +101,8 @@ def grn(
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
         Weight by target (row) and regulator (column), mean over the members. What is not stored was never seen.
     ``adata.varp[f"{key_added}_count"]`` : CSR int32 (n_vars, n_vars)
-        Cells behind each weight: those that express both genes for attention, those in which the regulator was knocked
-        out, all of the condition for embeddings.
+        Cells behind each weight: those in which attention reads both genes (with ``tokens="all"`` zeros too), those in
+        which the regulator was knocked out, all of the condition for embeddings.
     ``adata.varp[f"{key_added}_difference"]`` : CSR float32 (n_vars, n_vars)
         With ``reference``, for the other conditions: weight minus weight in the reference, of pairs seen in both.
     ``adata.uns[key_added]`` : dict
@@ -129,12 +131,13 @@ def grn(
     fitted = find_model(adata, model, key)
     layer = fitted_layer(adata, fitted, layer)
     source, columns = open_query(adata, fitted, layer)
-    if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
+    if (top_k is not None and top_k < 1) or (n_cells is not None and n_cells < MIN_CELLS):
         raise ConfigError(f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}; got {top_k} and {n_cells}.")
     measured = columns >= 0
     known = np.flatnonzero(measured)
     # each once: doubled entries of a sparse matrix add up
     chosen = known if regulators is None else np.unique(molecule_indices(fitted, regulators, measured=measured))
+    top_k = top_k or max(1, min(TOP_K, known.size * chosen.size // 10))
     names, codes = _conditions(adata, groupby, reference)
     asked = Asked(fitted, method, chosen, _numbers(layers), _numbers(heads), contextual)
     seed = seed_from(rng)
