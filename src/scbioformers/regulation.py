@@ -204,7 +204,7 @@ def contextual_embedding(model: BioFormer, network: Network, cells: Block) -> ND
 
 
 def log_rates(model: BioFormer, network: Network, cells: Block) -> NDArray[np.float32]:
-    """(N, M) log of the expected count of every molecule at the mean depth (the logit of the bin's share without counts)."""
+    """(N, M) log of the expected count of every molecule at the mean depth (without counts: the logit of the bin)."""
     rates = np.empty(cells.counts.shape, np.float32)
     for batch, output in model.outputs(network, [cells], _BATCH):
         rates[batch.rows.numpy()] = output.log_rate.numpy()

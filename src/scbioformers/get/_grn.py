@@ -103,9 +103,9 @@ def grn_matrix(
     weight = sp.coo_matrix(get_slot(adata, "varp", name, hint=_HINT))
     full = np.full(weight.shape, np.nan, np.float32)
     full[weight.row, weight.col] = weight.data
-    seen = np.isfinite(full)
-    genes = pd.Index(adata.var_names)
-    return pd.DataFrame(full, genes, genes).loc[seen.any(axis=1), seen.any(axis=0)]
+    seen, genes = np.isfinite(full), adata.var_names
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    return pd.DataFrame(full[np.ix_(rows, columns)], genes[rows], genes[columns])
 
 
 def _params(adata: AnnData, key: str) -> dict[str, Any]:

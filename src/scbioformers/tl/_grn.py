@@ -207,7 +207,7 @@ def _sparse(
 ) -> sp.csr_matrix:
     """Values of molecules to those of variables; what was seen is stored even where it is 0, a gene with itself not."""
     target, regulator = np.nonzero((count > 0) & (rows[:, None] != columns[None]))
-    entries = values[target, regulator].astype(dtype)
+    entries: NDArray[Any] = values[target, regulator].astype(dtype)
     return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n_vars, n_vars))
 
 
