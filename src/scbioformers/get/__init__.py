@@ -1,5 +1,6 @@
 """Typed read-back of what the verbs have written."""
 
+from scbioformers.get._gene_programs import gene_program_scores, gene_programs
 from scbioformers.get._grn import grn, grn_matrix
 from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
@@ -7,6 +8,8 @@ from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
 
 __all__ = [
     "gene_embeddings",
+    "gene_program_scores",
+    "gene_programs",
     "grn",
     "grn_matrix",
     "history",
