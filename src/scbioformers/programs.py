@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-import igraph
-import leidenalg
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, triu
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
-from scbioformers.core import ConfigError, uniform
+from scbioformers.core import ConfigError, leiden, uniform
 from scbioformers.data import Block, Source
 from scbioformers.metrics import log1p_normalize
 from scbioformers.model import BioFormer
@@ -36,35 +34,6 @@ _PART_STREAM = 0x9A27
 
 
 @dataclass(frozen=True)
-class Graph:
-    """Similar genes."""
-
-    n: int
-    edges: NDArray[np.int64]
-    """(E, 2), each pair once."""
-    weight: NDArray[np.float64]
-    """(E,), positive."""
-
-    def part(self, seed: int, view: int) -> Graph:
-        """The same genes with a random share of the edges."""
-        kept = uniform(seed ^ _PART_STREAM, view, np.arange(len(self.edges))) < PART_SHARE
-        return Graph(self.n, self.edges[kept], self.weight[kept])
-
-    def cluster(self, resolution: float, min_genes: int, seed: int) -> NDArray[np.int64]:
-        """(M,) cluster of each gene by the Leiden algorithm: 0, 1, … by size, -1 for those in smaller ones."""
-        graph = igraph.Graph(self.n, self.edges.tolist())
-        found = leidenalg.find_partition(
-            graph,
-            leidenalg.RBConfigurationVertexPartition,
-            weights=self.weight.tolist(),
-            resolution_parameter=resolution,
-            n_iterations=-1,
-            seed=seed % 2**31,
-        )
-        return by_size(np.array(found.membership, np.int64), min_genes)
-
-
-@dataclass(frozen=True)
 class Programs:
     """Groups of genes, and how far the views agree on them."""
 
@@ -77,7 +46,7 @@ class Programs:
     resolution: float
     """The one that was chosen."""
     stability: pd.DataFrame
-    """By ``resolution``: ``ari`` between the views, ``n_programs`` and ``n_genes`` in programs, means over the views."""
+    """By ``resolution``: ``ari`` between the views; ``n_programs`` and ``n_genes`` in them, means over the views."""
 
 
 def by_size(label: NDArray[np.int64], min_genes: int) -> NDArray[np.int64]:
@@ -92,21 +61,33 @@ def by_size(label: NDArray[np.int64], min_genes: int) -> NDArray[np.int64]:
     order = np.lexsort((first, -sizes))
     number = np.empty(len(names), np.int64)
     number[order] = np.arange(len(names))
-    number[(sizes < min_genes) | (names < 0)] = -1  # in order of size, so the others stay 0, 1, …
+    number[sizes < min_genes] = -1  # in order of size, so the others stay 0, 1, …
     return number[codes]
 
 
-def mutual_neighbors(similarity: NDArray[np.float64], n_neighbors: int) -> Graph:
-    """Pairs of genes that are each among the ``n_neighbors`` most similar of the other, if the similarity is positive."""
+def mutual_neighbors(similarity: NDArray[np.float64], n_neighbors: int) -> csr_matrix:
+    """(M, M) similarity of genes that are each among the ``n_neighbors`` nearest of the other, if it is positive."""
     n = len(similarity)
     near = similarity.copy()
     np.fill_diagonal(near, -np.inf)
     k = min(n_neighbors, n - 1)
-    # only whole values can be left out: those tied with the k-th stay
+    # those tied with the k-th stay, so that the order of the genes does not matter
     kth = np.partition(near, n - k, axis=1)[:, n - k] if k > 0 else np.full(n, np.inf)
     chosen = (near >= kth[:, None]) & (near > 0)
-    first, second = np.nonzero(np.triu(chosen & chosen.T, 1))
-    return Graph(n, np.column_stack([first, second]), similarity[first, second])
+    return csr_matrix(np.where(chosen & chosen.T, similarity, 0.0))
+
+
+def part_of(graph: csr_matrix, seed: int, view: int) -> csr_matrix:
+    """The same genes with a random share of the edges."""
+    edges = triu(graph, k=1).tocoo()
+    kept = uniform(seed ^ _PART_STREAM, view, edges.row.astype(np.int64) * graph.shape[0] + edges.col) < PART_SHARE
+    upper = csr_matrix((edges.data[kept], (edges.row[kept], edges.col[kept])), shape=graph.shape)
+    return upper + upper.T
+
+
+def cluster(graph: csr_matrix, resolution: float, min_genes: int, seed: int) -> NDArray[np.int64]:
+    """(M,) cluster of each gene by the Leiden algorithm: 0, 1, … by size, -1 for those in smaller ones."""
+    return by_size(leiden(graph, resolution, seed).astype(np.int64), min_genes)
 
 
 def agreement(labels: Sequence[NDArray[np.int64]]) -> float:
@@ -159,9 +140,9 @@ def find_programs(
     if len(similarities) > 1:
         views = [mutual_neighbors(similarity, n_neighbors) for similarity in similarities]
     else:
-        views = [whole.part(seed, view) for view in range(N_PARTS)]
+        views = [part_of(whole, seed, view) for view in range(N_PARTS)]
     tried = RESOLUTIONS if resolution is None else (resolution,)
-    labels = {each: [view.cluster(each, min_genes, seed) for view in views] for each in tried}
+    labels = {each: [cluster(view, each, min_genes, seed) for view in views] for each in tried}
     rows = [
         {
             "resolution": each,
@@ -173,7 +154,7 @@ def find_programs(
     ]
     stability = pd.DataFrame(rows)
     chosen = tried[int(np.argmax(stability["ari"].fillna(-1.0)))]
-    label = whole.cluster(chosen, min_genes, seed)
+    label = cluster(whole, chosen, min_genes, seed)
     return Programs(label, centrality(mean, label), _support(label, labels[chosen]), chosen, stability)
 
 

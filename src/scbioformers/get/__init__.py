@@ -5,6 +5,7 @@ from scbioformers.get._grn import grn, grn_matrix
 from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
 from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
+from scbioformers.get._regulators import known_targets, program_enrichment, regulators, set_regulators
 
 __all__ = [
     "gene_embeddings",
@@ -15,9 +16,13 @@ __all__ = [
     "history",
     "imputation_evidence",
     "imputed",
+    "known_targets",
     "model",
     "params",
     "perturb",
     "perturb_evidence",
     "perturbed_cells",
+    "program_enrichment",
+    "regulators",
+    "set_regulators",
 ]

@@ -39,8 +39,8 @@ def gene_programs(
     """Gene programs: groups of genes that the model treats alike (paper, section 3.4 and Fig. 2), and their scores.
 
     Genes that are each among the nearest of the other are joined, and the Leiden algorithm finds the groups, at the
-    resolution at which the members of the ensemble agree most. Fit an ensemble first (``bf.tl.fit(adata, n_models=5)``):
-    with one member, agreement is that between random parts of its graph, and tells less.
+    resolution at which the members of the ensemble agree most. Fit an ensemble first (``bf.tl.fit(adata,
+    n_models=5)``): with one member, agreement is that between random parts of its graph, and tells less.
 
     Parameters
     ----------
@@ -84,8 +84,9 @@ def gene_programs(
         Mean over the program's genes of ``log1p`` of the count at the mean depth, standardised over the cells. Columns
         in the order of the programs; :func:`scbioformers.get.gene_program_scores` names them.
     ``adata.uns[key_added]`` : dict
-        ``genes``, read by :func:`scbioformers.get.gene_programs`; ``stability``: agreement (``ari``), ``n_programs`` and
-        ``n_genes`` by ``resolution``, means over the members; ``params`` (JSON).
+        ``genes``, read by :func:`scbioformers.get.gene_programs`; ``stability``: agreement (``ari``), ``n_programs``
+        and ``n_genes`` by ``resolution``, means over the members; ``background``: the genes that
+        could have been in a program; ``params`` (JSON).
 
     Raises
     ------
@@ -133,8 +134,8 @@ def gene_programs(
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "n_cells": len(rows), "n_members": len(fitted.members)}
     params |= {"model_hash": fitted.hash, "layer": layer}
-    stored = {"genes": _table(programs, names), "stability": programs.stability, "params": params_to_json(params)}
-    set_uns(adata, key_added, stored)
+    stored = {"genes": _table(programs, names), "stability": programs.stability, "background": names.astype(str)}
+    set_uns(adata, key_added, stored | {"params": params_to_json(params)})
     logger.info("%d gene programs at resolution %g", label.max(initial=-1) + 1, programs.resolution)
     return adata if copy else None
 
@@ -149,7 +150,7 @@ def _check_sizes(resolution: float | None, min_genes: int, n_neighbors: int, n_c
         )
 
 
-def _categories(label: NDArray[np.int64], columns: NDArray[np.int64], n_vars: int) -> pd.Categorical:
+def _categories(label: NDArray[np.int64], columns: NDArray[np.int64], n_vars: int) -> Any:
     codes = np.full(n_vars, -1)
     measured = columns >= 0
     codes[columns[measured]] = label[measured]
