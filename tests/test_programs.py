@@ -84,7 +84,7 @@ def test_planted_programs_are_found():
     truth = planted(0)[1]
     found = find_programs(members, n_neighbors=8, min_genes=5)
     large = (truth >= 0) & (truth < 4)
-    assert adjusted_rand_score(truth[large], found.label[large]) > 0.95
+    assert adjusted_rand_score(truth[large], found.label[large]) > 0.9
     assert (found.label[truth == 4] == -1).all() or len(set(found.label[truth == 4])) == 1
     assert np.nanmean(found.support[large]) > 0.9
     alone = find_programs(members[:1], n_neighbors=8, min_genes=5)
