@@ -177,7 +177,7 @@ def test_one_cell_is_refused(fitted):
 def test_attention_of_a_model_without_it(simulated):
     config = bf.ModelConfig(width=16, n_heads=2, attention=False)
     bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
-    with pytest.raises(ConfigError, match="without attention.*use='embedding'"):
+    with pytest.raises(ConfigError, match=r"without attention.*use='embedding'"):
         bf.tl.gene_programs(simulated, use="attention", **QUIET)
 
 
