@@ -13,9 +13,11 @@ from scbioformers.programs import (
     agreement,
     by_size,
     centrality,
+    chance_similarity,
     find_programs,
     mutual_neighbors,
     score_cells,
+    support,
 )
 
 SIZES = (20, 14, 9, 6, 3)
@@ -149,14 +151,20 @@ def test_weight_is_the_cosine_with_the_centroid():
 
 
 def test_support_is_the_share_of_companions_that_members_agree_on():
-    three = np.kron(np.eye(3), np.ones((4, 4)))
-    moved = three.copy()  # a member that has gene 3 with the second group
-    moved[3], moved[:, 3] = three[4], three[:, 4]
-    moved[3, 3] = 1
-    found = find_programs([three, three, three, moved], n_neighbors=4, min_genes=3, resolution=1.0)
-    assert found.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    expected = [(3 + 3 + 3 + 2) / 12] * 3 + [9 / 12] + [1.0] * 8
-    np.testing.assert_allclose(found.support, expected)
+    label = np.array([0, 0, 0, 0, 1, 1, 1, -1])
+    same, moved = np.array([1, 1, 1, 1, 0, 0, 0, -1]), np.array([0, 0, 0, 1, 1, 1, 1, -1])
+    scattered = np.array([0, 0, 0, 0, -1, -1, -1, -1])  # genes in no program have no companions
+    found = support(label, [same, moved, scattered])
+    np.testing.assert_allclose(found, [8 / 9] * 3 + [6 / 9] + [2 / 3] * 3 + [np.nan])
+
+
+def test_the_threshold_is_what_random_directions_reach():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(800, 20))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    least = chance_similarity(x @ x.T)
+    beyond = ((x @ x.T) >= least).sum() - 800
+    assert beyond / 800 == pytest.approx(0.1, abs=0.05)
 
 
 @pytest.mark.parametrize("mean_depth", [500.0, None])

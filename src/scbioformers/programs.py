@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, triu
+from scipy.stats import beta
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
@@ -30,6 +31,8 @@ USES = ("embedding", "attention")
 RESOLUTIONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 N_PARTS = 5  # views of a single member
 PART_SHARE = 0.8  # of the edges of its graph that each of them keeps
+CHANCE = 0.1  # neighbours that a gene may have by chance
+N_RANK = 1000
 _PART_STREAM = 0x9A27
 
 
@@ -65,15 +68,33 @@ def by_size(label: NDArray[np.int64], min_genes: int) -> NDArray[np.int64]:
     return number[codes]
 
 
-def mutual_neighbors(similarity: NDArray[np.float64], n_neighbors: int) -> csr_matrix:
-    """(M, M) similarity of genes that are each among the ``n_neighbors`` nearest of the other, if it is positive."""
+def chance_similarity(similarity: NDArray[np.float64]) -> float:
+    """The cosine that a gene would reach with :data:`CHANCE` others if all pointed anywhere.
+
+    Embeddings are of few dimensions, and genes that are hardly measured have one too: without a threshold each of them
+    finds neighbours, and is clustered with them. The cosine of random directions in D dimensions, squared, follows
+    Beta(1/2, (D - 1) / 2); D is the rank of the similarities, told from at most :data:`N_RANK` genes.
+
+    Examples
+    --------
+    >>> round(chance_similarity(np.eye(1000)), 3), round(chance_similarity(np.kron(np.eye(10), np.ones((100, 100)))), 3)
+    (0.117, 0.895)
+    """
+    n = len(similarity)
+    every = -(-n // N_RANK)
+    rank = int(np.linalg.matrix_rank(similarity[::every, ::every], tol=1e-6 * n, hermitian=True))
+    return float(np.sqrt(beta.ppf(1 - min(2 * CHANCE / n, 1.0), 0.5, (rank - 1) / 2))) if rank > 1 else 0.0
+
+
+def mutual_neighbors(similarity: NDArray[np.float64], n_neighbors: int, least: float = 0.0) -> csr_matrix:
+    """(M, M) similarity of genes that are each among the ``n_neighbors`` nearest of the other and reach ``least``."""
     n = len(similarity)
     near = similarity.copy()
     np.fill_diagonal(near, -np.inf)
     k = min(n_neighbors, n - 1)
     # those tied with the k-th stay, so that the order of the genes does not matter
     kth = np.partition(near, n - k, axis=1)[:, n - k] if k > 0 else np.full(n, np.inf)
-    chosen = (near >= kth[:, None]) & (near > 0)
+    chosen = (near >= kth[:, None]) & (near > 0) & (near >= least - 1e-9)
     return csr_matrix(np.where(chosen & chosen.T, similarity, 0.0))
 
 
@@ -136,11 +157,10 @@ def find_programs(
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
     mean = np.mean(similarities, axis=0)
-    whole = mutual_neighbors(mean, n_neighbors)
-    if len(similarities) > 1:
-        views = [mutual_neighbors(similarity, n_neighbors) for similarity in similarities]
-    else:
-        views = [part_of(whole, seed, view) for view in range(N_PARTS)]
+    mean_graph, *graphs = (
+        mutual_neighbors(each, n_neighbors, chance_similarity(each)) for each in (mean, *similarities)
+    )
+    views = graphs if len(similarities) > 1 else [part_of(mean_graph, seed, view) for view in range(N_PARTS)]
     tried = RESOLUTIONS if resolution is None else (resolution,)
     labels = {each: [cluster(view, each, min_genes, seed) for view in views] for each in tried}
     rows = [
@@ -154,8 +174,8 @@ def find_programs(
     ]
     stability = pd.DataFrame(rows)
     chosen = tried[int(np.argmax(stability["ari"].fillna(-1.0)))]
-    label = cluster(whole, chosen, min_genes, seed)
-    return Programs(label, centrality(mean, label), _support(label, labels[chosen]), chosen, stability)
+    label = cluster(mean_graph, chosen, min_genes, seed)
+    return Programs(label, centrality(mean, label), support(label, labels[chosen]), chosen, stability)
 
 
 def centrality(similarity: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -171,15 +191,16 @@ def centrality(similarity: NDArray[np.float64], label: NDArray[np.int64]) -> NDA
     return weight
 
 
-def _support(label: NDArray[np.int64], views: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    support = np.full(len(label), np.nan)
+def support(label: NDArray[np.int64], views: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """(M,) share of the other genes of its program that a view has beside each gene, mean over the views."""
+    held = np.full(len(label), np.nan)
     for program in range(int(label.max(initial=-1)) + 1):
         genes = np.flatnonzero(label == program)
         there = [view[genes] for view in views]
         together = [(x[:, None] == x[None]) & (x >= 0)[:, None] for x in there]
         others = np.mean([pairs.sum(axis=1) - pairs.diagonal() for pairs in together], axis=0)
-        support[genes] = others / max(len(genes) - 1, 1)
-    return support
+        held[genes] = others / max(len(genes) - 1, 1)
+    return held
 
 
 def similarity(

@@ -173,12 +173,12 @@ def test_reading_what_is_not_there(adata):
 
 def test_of_a_fitted_network(fitted):
     bf.tl.grn(fitted, progress_bar=False)
-    bf.tl.gene_programs(fitted, progress_bar=False)
-    bf.tl.regulators(fitted, "gene_program", known=fitted.uns["grn_true"])
+    fitted.var["a%2Fb"] = pd.Categorical([None, *["x"] * 19, *["y"] * 20])
+    bf.tl.regulators(fitted, "a/b", known=fitted.uns["grn_true"])
     full = bf.get.grn_matrix(fitted)
     table = bf.get.regulators(fitted).set_index("regulator")
     np.testing.assert_allclose(table.loc[full.columns, "strength"], full.abs().sum(), rtol=1e-5)
-    assert set(bf.get.set_regulators(fitted)["gene_set"]) == set(bf.get.gene_programs(fitted)["program"])
+    assert set(bf.get.set_regulators(fitted)["gene_set"]) == {"x", "y"}
     assert params_from_json(fitted.uns["regulators"]["params"])["model_hash"] == bf.get.model(fitted).hash
     copied = bf.tl.regulators(fitted, key_added="other", copy=True)
     assert "other" in copied.uns
