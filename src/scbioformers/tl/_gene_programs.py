@@ -38,9 +38,10 @@ def gene_programs(
 ) -> AnnData | None:
     """Gene programs: groups of genes that the model treats alike (paper, section 3.4 and Fig. 2), and their scores.
 
-    Genes that are each among the nearest of the other are joined, if they are more alike than random directions are, and the Leiden algorithm finds the groups, at the
-    resolution at which the members of the ensemble agree most. Fit an ensemble first (``bf.tl.fit(adata,
-    n_models=5)``): with one member, agreement is that between random parts of its graph, and tells less.
+    Genes that are each among the nearest of the other, and more alike than random directions are, are joined; the
+    Leiden algorithm finds the groups, at the resolution at which the members of the ensemble agree most. Fit an
+    ensemble first (``bf.tl.fit(adata, n_models=5)``): with one member, agreement is that between random parts of its
+    graph, and tells less.
 
     Parameters
     ----------
