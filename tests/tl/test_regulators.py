@@ -64,7 +64,7 @@ def test_drivers_by_hand(adata, weights):
 
 def test_regulators_of_sets(adata, weights):
     sets = {"planted": names(range(10, 18)), HOSTILE: [*names(range(20, 26)), "unknown"], "none": ["x", "y"]}
-    bf.tl.regulators(adata, sets, condition="control")
+    bf.tl.regulators(adata, gene_sets=sets, condition="control")
     table = bf.get.set_regulators(adata)
     assert table["gene_set"].unique().tolist() == ["planted", HOSTILE]
     weight = weights["control"].astype(float)
@@ -91,9 +91,9 @@ def test_regulators_of_sets(adata, weights):
 
 def test_all_regulators_are_tested_though_few_are_stored(adata):
     sets = {"planted": names(range(10, 18))}
-    bf.tl.regulators(adata, sets)
+    bf.tl.regulators(adata, gene_sets=sets)
     every = bf.get.set_regulators(adata)
-    bf.tl.regulators(adata, sets, top_k=1)
+    bf.tl.regulators(adata, gene_sets=sets, top_k=1)
     kept = bf.get.set_regulators(adata)
     pd.testing.assert_frame_equal(kept, every[every["rank"] == 1].reset_index(drop=True))
 
@@ -117,7 +117,7 @@ def test_known_targets_by_hand(adata, weights):
 
 def test_hostile_names_survive_a_round_trip(adata, tmp_path):
     edges = pd.DataFrame({"source": "g2", "target": names(range(10, 18))})
-    bf.tl.regulators(adata, {HOSTILE: names(range(10, 18))}, known=edges, key_added="a/b")
+    bf.tl.regulators(adata, gene_sets={HOSTILE: names(range(10, 18))}, known=edges, key_added="a/b")
     for kind in ("h5ad", "zarr"):
         getattr(adata, f"write_{kind}")(tmp_path / kind)
         found = getattr(ad, f"read_{kind}")(tmp_path / kind)
@@ -157,14 +157,14 @@ def test_hostile_names_survive_a_round_trip(adata, tmp_path):
 )
 def test_wrong_arguments_write_nothing(adata, args, kwargs, error, message):
     with pytest.raises(error, match=message):
-        bf.tl.regulators(adata, args, **kwargs)
+        bf.tl.regulators(adata, gene_sets=args, **kwargs)
     assert "regulators" not in adata.uns
 
 
 def test_reading_what_is_not_there(adata):
     with pytest.raises(MissingKeyError, match=r"bf\.tl\.regulators"):
         bf.get.regulators(adata)
-    bf.tl.regulators(adata, ["g1", "g2"])
+    bf.tl.regulators(adata, gene_sets=["g1", "g2"])
     with pytest.raises(MissingKeyError, match=r"no condition 'x'\. There: "):
         bf.get.regulators(adata, condition="x")
     with pytest.raises(MissingKeyError, match=r"no gene set 'x'. There: \['genes'\]"):
@@ -174,7 +174,7 @@ def test_reading_what_is_not_there(adata):
 def test_of_a_fitted_network(fitted):
     bf.tl.grn(fitted, progress_bar=False)
     fitted.var["a%2Fb"] = pd.Categorical([None, *["x"] * 19, *["y"] * 20])
-    bf.tl.regulators(fitted, "a/b", known=fitted.uns["grn_true"])
+    bf.tl.regulators(fitted, gene_sets="a/b", known=fitted.uns["grn_true"])
     full = bf.get.grn_matrix(fitted)
     table = bf.get.regulators(fitted).set_index("regulator")
     np.testing.assert_allclose(table.loc[full.columns, "strength"], full.abs().sum(), rtol=1e-5)

@@ -48,7 +48,7 @@ def set_regulators(
     Parameters
     ----------
     adata
-        After ``bf.tl.regulators(adata, gene_sets)``.
+        After ``bf.tl.regulators(adata, gene_sets=…)``.
     gene_set
         One of the sets; None gives all. A plain list of genes is the set ``"genes"``.
     condition
@@ -75,11 +75,11 @@ def set_regulators(
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
     >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
-    >>> bf.tl.regulators(adata, ["G1", "G2", "G3"])
+    >>> bf.tl.regulators(adata, gene_sets=["G1", "G2", "G3"])
     >>> bf.get.set_regulators(adata)["n_genes"].tolist()
     [3, 3]
     """
-    table = _read(adata, key, "sets", condition, "Run `bf.tl.regulators(adata, gene_sets)` first.")
+    table = _read(adata, key, "sets", condition, "Run `bf.tl.regulators(adata, gene_sets=…)` first.")
     return table if gene_set is None else _only(table, "gene_set", gene_set)
 
 

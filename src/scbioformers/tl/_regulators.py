@@ -20,8 +20,8 @@ from scbioformers.tl._gene_sets import GeneSets, read_gene_sets
 
 def regulators(
     adata: AnnData,
-    gene_sets: GeneSets | None = None,
     *,
+    gene_sets: GeneSets | None = None,
     condition: str | None = None,
     known: pd.DataFrame | None = None,
     k: int | Sequence[int] = (10, 20),
@@ -83,7 +83,7 @@ def regulators(
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
     >>> bf.tl.grn(adata, regulators=["TF1", "TF2", "TF3"], progress_bar=False)
-    >>> bf.tl.regulators(adata, {"mine": ["G1", "G2", "G3"]}, known=adata.uns["grn_true"])
+    >>> bf.tl.regulators(adata, gene_sets={"mine": ["G1", "G2", "G3"]}, known=adata.uns["grn_true"])
     >>> bf.get.regulators(adata)["rank"].tolist()
     [1, 2, 3]
     """
