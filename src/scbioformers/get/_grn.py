@@ -99,11 +99,11 @@ def grn_matrix(
         raise MissingKeyError("There is no such difference. Run `bf.tl.grn(adata, groupby=…, reference=…)`.")
     name = f"{key}_difference{ending}" if difference else f"{key}{ending}"
     weight = sp.coo_matrix(get_slot(adata, "varp", name, hint=_HINT))
-    full = np.full(weight.shape, np.nan, np.float32)
-    full[weight.row, weight.col] = weight.data
-    seen, genes = np.isfinite(full), adata.var_names
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    return pd.DataFrame(full[np.ix_(rows, columns)], genes[rows], genes[columns])
+    rows, at_row = np.unique(weight.row, return_inverse=True)
+    columns, at_column = np.unique(weight.col, return_inverse=True)
+    full = np.full((len(rows), len(columns)), np.nan, np.float32)
+    full[at_row, at_column] = weight.data
+    return pd.DataFrame(full, adata.var_names[rows], adata.var_names[columns])
 
 
 def grn_graph(
