@@ -157,13 +157,9 @@ def find_programs(
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
     mean = np.mean(similarities, axis=0)
-    alone = [chance_similarity(each) for each in similarities]
-    # members are not independent, so the mean has to reach what one of them must
-    thresholds = [max(alone), *alone]
-    mean_graph, *graphs = (
-        mutual_neighbors(each, n_neighbors, least)
-        for each, least in zip((mean, *similarities), thresholds, strict=True)
-    )
+    least = [chance_similarity(each) for each in similarities]
+    mean_graph = mutual_neighbors(mean, n_neighbors, max(least) * _shrinkage(similarities))
+    graphs = [mutual_neighbors(each, n_neighbors, enough) for each, enough in zip(similarities, least, strict=True)]
     views = graphs if len(similarities) > 1 else [part_of(mean_graph, seed, view) for view in range(N_PARTS)]
     tried = RESOLUTIONS if resolution is None else (resolution,)
     labels = {each: [cluster(view, each, min_genes, seed) for view in views] for each in tried}
@@ -180,6 +176,17 @@ def find_programs(
     chosen = tried[int(np.argmax(stability["ari"].fillna(-1.0)))]
     label = cluster(mean_graph, chosen, min_genes, seed)
     return Programs(label, centrality(mean, label), support(label, labels[chosen]), chosen, stability)
+
+
+def _shrinkage(similarities: Sequence[NDArray[np.float64]]) -> float:
+    """By how much the cosines of chance fall when members are averaged that are correlated, as they are."""
+    n = len(similarities)
+    if n == 1:
+        return 1.0
+    pairs = np.triu_indices(len(similarities[0]), 1)
+    correlation = np.corrcoef([each[pairs] for each in similarities])
+    mean = float((correlation.sum() - n) / (n * (n - 1)))
+    return float(np.sqrt((1 + (n - 1) * max(mean, 0.0)) / n))
 
 
 def centrality(similarity: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -190,7 +190,7 @@ def test_programs_are_enriched_for_the_targets_of_a_regulator(adata):
     bf.tl.program_enrichment(adata, edges)
     table = bf.get.program_enrichment(adata)
     assert table["p"].is_monotonic_increasing
-    assert (table["p_adjusted"] < 0.01).sum() >= 2
+    assert table["p_adjusted"][0] < 0.01
     first = table.iloc[0]
     genes = set(bf.get.gene_programs(adata, program=first["program"])["gene"])
     wanted = set(edges.loc[edges["source"] == first["gene_set"], "target"])
