@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch.nn import functional
 from tqdm.auto import tqdm
 
@@ -143,6 +144,7 @@ class Asked:
         if waiting:
             read()
         effect[self.regulators, np.arange(len(self.regulators))] = 0.0
+        effect *= explained_share(self.model, cells, before)[:, None]
         length = np.linalg.norm(effect, axis=0)
         return Pairs(np.divide(effect, length, out=np.zeros_like(effect), where=length > 0), count, signed=True)
 
@@ -210,6 +212,20 @@ def log_rates(model: BioFormer, network: Network, cells: Block) -> NDArray[np.fl
     for batch, output in model.outputs(network, [cells], _BATCH):
         rates[batch.rows.numpy()] = output.log_rate.numpy()
     return rates
+
+
+def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(M,) spread of the predicted profile over the cells, as a share of that of the measured one; 0 to 1.
+
+    A change of what the model cannot tell from one cell to the next says little, however large.
+    """
+    measured = model.tokenizer.profiles(cells)
+    mean = np.asarray(measured.mean(axis=0)).ravel()
+    variance = np.asarray(measured.multiply(measured).mean(axis=0)).ravel() - mean**2
+    predicted = (np.logaddexp(0.0, rates) if model.counts else expit(rates)).std(axis=0, dtype=np.float64)
+    spread = np.sqrt(np.maximum(variance, 0.0))
+    share = np.divide(predicted, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.minimum(share, 1.0)
 
 
 def knock_out(cells: Block, molecule: int) -> Block:

@@ -57,7 +57,8 @@ def grn(
         The data that the model was fitted on, or other cells on the same scale.
     method
         ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express it; the weight is the
-        mean of what the log of every gene's predicted rate loses, all targets of a regulator scaled to length 1.
+        mean of what the log of every gene's predicted rate loses, times the share of that gene's spread over the
+        cells that the model explains, all targets of a regulator scaled to length 1.
         Signed (positive: activation) and directed. ``"embedding"``: cosine of the mean-centred gene embeddings, signed,
         the same in both directions. ``"attention"``: what an expressed gene, asked for as if it were hidden, reads of
         the others, less what both genes alone lead to expect (average-product correction); it has no sign, and it is
