@@ -50,8 +50,8 @@ class Pairs:
 
 
 def gather(source: Source, rows: NDArray[np.int64]) -> Block:
-    """Those rows of the source, rising, as one block; the source is read in order, a chunk at a time."""
-    return source.take(rows).read(0, len(rows))
+    """Those rows of the source, in rising order, as one block; the source is read in order, a chunk at a time."""
+    return source.take(np.sort(rows)).read(0, len(rows))
 
 
 def concatenate(blocks: Sequence[Block]) -> Block:
