@@ -265,6 +265,27 @@ def processes(data: Path) -> dict[str, float]:
     }
 
 
+def networks(data: Path, n_cells: int, n_genes: int = 2000) -> dict[str, float]:
+    """Attention of all of ``n_cells`` random cells, then the default knock-outs: seconds, memory beyond the data."""
+    import anndata as ad
+
+    import scbioformers as bf
+
+    rng = np.random.default_rng(0)
+    small = bf.datasets.simulate(n_cells=200, n_genes=n_genes)
+    bf.tl.fit(small, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5ad"
+        _write_random(path, n_cells, list(small.var_names), rng)
+        adata = ad.read_h5ad(path)
+    before, found = _rss(), {"cells": float(n_cells)}
+    for method, drawn in (("attention", None), ("knockout", 1000)):
+        start = time.perf_counter()
+        bf.tl.grn(adata, model=small, method=method, n_cells=drawn, progress_bar=False)  # type: ignore[arg-type]
+        found |= {f"{method} s": time.perf_counter() - start, f"{method}, RSS grew MB": _rss() - before}
+    return found
+
+
 def imputation(data: Path) -> dict[str, float]:
     """Seconds to denoise a quarter, half and all of pbmc3k, beside the default fit, and peak memory."""
     import scbioformers as bf
@@ -290,6 +311,7 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "imputation": imputation,
     **{f"backed {n:,} cells": partial(growth_cells, n_cells=n) for n in (1_000, 10_000, 100_000)},
     **{f"{n:,} genes": partial(growth_genes, n_genes=n) for n in (500, 2_000, 8_000)},
+    **{f"network, {n:,} cells": partial(networks, n_cells=n) for n in (5_000, 20_000)},
     "binning": binning,
     "import": imports,
     "paper preset": paper_preset,

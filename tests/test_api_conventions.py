@@ -166,13 +166,22 @@ def test_examples_run(name, capsys, tmp_path, monkeypatch):
 
 # behaviour
 
-ARGUMENTS: dict[str, tuple] = {"tl.fit": (), "tl.perturb": ("G1",), "pl.perturbation": ([0.0],)}
+ARGUMENTS: dict[str, tuple] = {
+    "tl.fit": (),
+    "tl.perturb": ("G1",),
+    "tl.program_enrichment": ({"set": ["G1", "G2", "G3", "G4", "G5"]},),
+    "pl.perturbation": ([0.0],),
+    "pl.attention_heatmap": ("G1",),
+}
 KEYWORDS = {
     "tl.fit": {
         "config": bf.ModelConfig(width=16, n_layers=1, n_heads=2),
         "train": bf.TrainConfig(max_steps=1, progress_bar=False),
     }
 }
+
+
+AFTER = {"tl.program_enrichment": bf.tl.gene_programs, "tl.regulators": bf.tl.grn}
 
 
 def with_task() -> ad.AnnData:
@@ -186,6 +195,8 @@ def with_task() -> ad.AnnData:
 def test_copy(fitted, name):
     if name == "tl.perturb":
         fitted = with_task()
+    elif name in AFTER:
+        AFTER[name](fitted)
 
     def call(**kwargs):
         return WRITERS[name](fitted, *ARGUMENTS.get(name, ()), **KEYWORDS.get(name, {}), **kwargs)

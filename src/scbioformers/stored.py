@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -154,3 +156,38 @@ def find_fit(adata: Any, key: str = "bioformer") -> tuple[dict[str, Any], pd.Dat
     """Parameters and history of the fit stored in ``uns[key]``."""
     stored = get_slot(adata, "uns", key, hint="Run `bf.tl.fit(adata)` first.")
     return dict(params_from_json(str(stored["params"]))), pd.DataFrame(stored["history"])
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """The weights of one condition that ``bf.tl.grn`` has written."""
+
+    weight: NDArray[np.float64]
+    """(G, R), NaN where a pair was never seen."""
+    genes: list[str]
+    """Targets, all genes that were asked about."""
+    regulators: list[str]
+
+
+def find_network(adata: Any, key: str) -> tuple[dict[str, Any], Iterator[tuple[str, StoredNetwork]]]:
+    """Parameters of the networks in ``uns[key]``, and each by its condition.
+
+    Raises
+    ------
+    MissingKeyError
+        If there are none.
+    """
+    hint = "Run `bf.tl.grn(adata)` first."
+    params = dict(params_from_json(str(get_slot(adata, "uns", key, hint=hint)["params"])))
+
+    def read(condition: str) -> StoredNetwork:
+        ending = "" if params["groupby"] is None else f".{condition}"
+        stored = sp.coo_matrix(get_slot(adata, "varp", f"{key}{ending}", hint=hint))
+        names = np.array([str(name) for name in adata.var_names], dtype=object)
+        # few of all genes are modelled: dense among these alone
+        genes, regulators = np.unique(np.concatenate([stored.row, stored.col])), np.unique(stored.col)
+        weight = np.full((len(genes), len(regulators)), np.nan)
+        weight[np.searchsorted(genes, stored.row), np.searchsorted(regulators, stored.col)] = stored.data
+        return StoredNetwork(weight, names[genes].tolist(), names[regulators].tolist())
+
+    return params, ((name, read(name)) for name in params["conditions"])

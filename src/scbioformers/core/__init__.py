@@ -12,6 +12,8 @@ from scbioformers.core._decoding import (
     posterior_mean,
     quantile,
 )
+from scbioformers.core._drivers import ColumnRanks, out_strength
+from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
 from scbioformers.core._errors import (
     BioformersError,
     BioformersWarning,
@@ -21,6 +23,7 @@ from scbioformers.core._errors import (
     MissingKeyError,
     ModelFormatError,
 )
+from scbioformers.core._leiden import leiden
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._splits import split_combinations, split_groups, split_targets, validation_rows
@@ -33,7 +36,9 @@ __all__ = [
     "Binning",
     "BioformersError",
     "BioformersWarning",
+    "ColumnRanks",
     "ConfigError",
+    "Consensus",
     "DataError",
     "Match",
     "MissingDependencyError",
@@ -41,19 +46,24 @@ __all__ = [
     "ModelFormatError",
     "Scale",
     "Vocabulary",
+    "average_product_correction",
     "bin_levels",
     "bin_normalized",
     "bin_rows",
     "bin_segment_dense",
     "bin_segment_rows",
+    "cosine_similarity",
     "count_range",
     "default_epochs",
     "deviation",
     "expected",
     "hash_uniform",
+    "leiden",
     "match",
+    "out_strength",
     "posterior_mean",
     "quantile",
+    "rank_pairs",
     "seed_from",
     "split_combinations",
     "split_groups",

@@ -1,17 +1,29 @@
 """Typed read-back of what the verbs have written."""
 
+from scbioformers.get._gene_programs import gene_program_scores, gene_programs
+from scbioformers.get._grn import grn, grn_graph, grn_matrix
 from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
 from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
+from scbioformers.get._regulators import known_targets, program_enrichment, regulators, set_regulators
 
 __all__ = [
     "gene_embeddings",
+    "gene_program_scores",
+    "gene_programs",
+    "grn",
+    "grn_graph",
+    "grn_matrix",
     "history",
     "imputation_evidence",
     "imputed",
+    "known_targets",
     "model",
     "params",
     "perturb",
     "perturb_evidence",
     "perturbed_cells",
+    "program_enrichment",
+    "regulators",
+    "set_regulators",
 ]

@@ -14,6 +14,10 @@ from scbioformers.metrics._calibration import (
     top_label_calibration_error,
 )
 from scbioformers.metrics._embedding import EmbeddingScores, embedding_scores
+from scbioformers.metrics._enrichment import edge_enrichment, enrichment
+from scbioformers.metrics._grn import GRNScores, grn_scores, jaccard_top
+from scbioformers.metrics._grn_baselines import expression_edges, genie3_edges, pearson_edges, spearman_edges
+from scbioformers.metrics._grn_null import NullComparison, compare_with_null, degree_preserving_null
 from scbioformers.metrics._masked import MaskedScores, masked_scores, poisson_loss, thin_counts
 from scbioformers.metrics._masked_baselines import bin_histogram, constant_bin, negative_binomial
 from scbioformers.metrics._masked_cells import MaskedCells, TrainingCells
@@ -40,17 +44,27 @@ from scbioformers.metrics._perturbation_baselines import (
 __all__ = [
     "CalibrationCurve",
     "EmbeddingScores",
+    "GRNScores",
     "MaskedCells",
     "MaskedScores",
+    "NullComparison",
     "PerturbationScores",
     "TrainingCells",
     "additive",
     "bin_histogram",
     "calibration_curve",
     "calibration_error",
+    "compare_with_null",
     "constant_bin",
+    "degree_preserving_null",
+    "edge_enrichment",
     "embedding_scores",
+    "enrichment",
+    "expression_edges",
+    "genie3_edges",
+    "grn_scores",
     "interval_coverage",
+    "jaccard_top",
     "knn_features",
     "knn_smoothing",
     "linear_bilinear",
@@ -67,11 +81,13 @@ __all__ = [
     "pca",
     "pca_binned",
     "pca_log1p",
+    "pearson_edges",
     "perturbation",
     "poisson_loss",
     "ridge_features",
     "similarity_between",
     "softmax_regression",
+    "spearman_edges",
     "split_half",
     "target_falls",
     "thin_counts",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scbioformers.core._errors import BioformersWarning, ConfigError, DataError, MissingDependencyError
+from scbioformers.core._leiden import leiden
 from scbioformers.metrics._mixing import mixing_scores
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def embedding_scores(
     ilisi, kbet = (None, None) if batches is None else mixing_scores(embedding, codes, batches)
 
     connectivities = _connectivities(embedding, seed)
-    clusters = {resolution: _leiden(connectivities, resolution, seed) for resolution in RESOLUTIONS}
+    clusters = {resolution: leiden(connectivities, resolution, seed) for resolution in RESOLUTIONS}
     label_scores = _scib_label_scores if implementation == "scib" else _label_scores
     nmi, ari, asw, best = label_scores(embedding, codes, clusters)
     kmeans = KMeans(n_clusters=codes.max() + 1, n_init=10, random_state=seed).fit_predict(embedding)
@@ -210,22 +210,6 @@ def _as_anndata(embedding: NDArray[np.floating]) -> AnnData:
     from anndata import AnnData
 
     return AnnData(obs=pd.DataFrame(index=np.arange(embedding.shape[0]).astype(str)), obsm={"X_embedding": embedding})
-
-
-def _leiden(connectivities: sparse.csr_matrix, resolution: float, seed: int) -> Codes:
-    """Cluster by modularity, iterating until nothing changes."""
-    import igraph
-
-    edges = sparse.triu(connectivities, k=1).tocoo()
-    graph = igraph.Graph(n=connectivities.shape[0], edges=np.column_stack([edges.row, edges.col]))
-    igraph.set_random_number_generator(random.Random(seed))  # else it would draw from Python's global generator
-    try:
-        partition = graph.community_leiden(
-            "modularity", weights=edges.data.tolist(), resolution=resolution, n_iterations=-1
-        )
-    finally:
-        igraph.set_random_number_generator(random)  # igraph's default
-    return np.asarray(partition.membership, dtype=np.intp)
 
 
 def _label_scores(

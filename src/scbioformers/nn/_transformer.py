@@ -6,7 +6,9 @@ F obs fields, M modelled molecules, D width, L latent, A attention heads, V bin 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -79,15 +81,25 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
+    def _part(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, A, Tq, D/A), and keys and values (B, A, Tk, D/A)."""
+        query = self.query(x).view(len(x), x.shape[1], self.n_heads, -1).transpose(1, 2)
+        parted = keys.view(len(keys), keys.shape[1], 2 * self.n_heads, -1)
+        key, value = parted.transpose(1, 2).chunk(2, dim=1)
+        return query, key, value
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """How much each query ``x`` (B, Tq, D) reads of each of the ``keys`` (B, Tk, 2D) -> (B, A, Tq, Tk)."""
+        query, key, _ = self._part(x, keys)
+        logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        return logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+
     def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Queries ``x`` (B, Tq, D) read projected ``keys`` (B, Tk, 2D) -> (B, Tq, D)."""
-        batch, length, width = x.shape
-        query = self.query(x).view(batch, length, self.n_heads, -1).transpose(1, 2)  # (B, A, Tq, D/A)
-        parted = keys.view(batch, keys.shape[1], 2 * self.n_heads, -1)
-        key, value = parted.transpose(1, 2).chunk(2, dim=1)  # (B, A, Tk, D/A) each
+        query, key, value = self._part(x, keys)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class Block(nn.Module):
@@ -230,6 +242,30 @@ class Network(nn.Module):
         x = self.norm(last(x, keys, mask))
         visible = x[:, n_head : n_head + n_context] if contextual else None
         return x[:, 0], x[:, x.shape[1] - n_hidden :], visible
+
+    def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
+        """What each visible molecule would read of the others if it were hidden: (B, A, C, C) for each of ``layers``.
+
+        Rows are queries, in the form in which molecules are asked for in training; a row does not read its own key,
+        and sums to 1 together with what it reads of ``<cls>`` and the obs fields, which are not returned.
+        """
+        ids = batch.context_ids
+        asked = replace(batch, hidden_ids=ids, hidden_external=batch.context_external)
+        bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
+        words, which = self.words(batch)
+        head, hidden = self.questions(asked, bag)
+        n_head, n_keys = head.shape[1], head.shape[1] + ids.shape[1]
+        readable = functional.pad(ids > 0, (n_head, 0), value=True)[:, None]  # (B, 1, n_keys)
+        other = functional.pad(ids[:, :, None] != ids[:, None, :], (n_head, 0), value=True)  # (B, C, n_keys)
+        mask = torch.cat([readable.expand(-1, n_keys, -1), readable & other], dim=1)[:, None]
+        x = torch.cat([head, functional.embedding(which, words), hidden], dim=1)
+        for i, block in enumerate(cast("list[Block]", self.blocks)):
+            keys = block.keys(x[:, :n_keys])
+            if i in layers and block.attention is not None and block.attention_norm is not None:
+                queries = block.attention_norm(x[:, n_keys:])
+                yield block.attention.weights(queries, keys, mask[:, :, n_keys:])[..., n_head:]
+            if i < max(layers):
+                x = block(x, keys, mask)
 
     def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
         """Read a batch; ``contextual`` asks for the outputs of the visible molecules too."""

@@ -1,7 +1,18 @@
 """Figures."""
 
+from scbioformers.pl._gene_programs import gene_programs
+from scbioformers.pl._grn import attention_heatmap, grn_network
 from scbioformers.pl._imputation import calibration, imputation
 from scbioformers.pl._perturbation import perturbation, perturbation_screen
 from scbioformers.pl._training import training
 
-__all__ = ["calibration", "imputation", "perturbation", "perturbation_screen", "training"]
+__all__ = [
+    "attention_heatmap",
+    "calibration",
+    "gene_programs",
+    "grn_network",
+    "imputation",
+    "perturbation",
+    "perturbation_screen",
+    "training",
+]

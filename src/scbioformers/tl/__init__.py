@@ -2,7 +2,10 @@
 
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
+from scbioformers.tl._gene_programs import gene_programs
+from scbioformers.tl._grn import grn
 from scbioformers.tl._impute import impute
 from scbioformers.tl._perturb import perturb
+from scbioformers.tl._regulators import program_enrichment, regulators
 
-__all__ = ["embed", "fit", "impute", "perturb"]
+__all__ = ["embed", "fit", "gene_programs", "grn", "impute", "perturb", "program_enrichment", "regulators"]

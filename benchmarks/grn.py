@@ -1,0 +1,196 @@
+"""Gene regulatory networks (the paper's Fig. 2) against correlations, GENIE3 and expression alone.
+
+``python -m benchmarks.grn --data DIR``: DIR holds ``beeline_mdc/``, ``pbmc3k.h5ad`` with ``collectri_human.tsv.gz`` and
+``human_tfs.txt``, and ``papalexi_eccite.h5ad``. Every method sees the same cells and genes, and none sees a truth. The
+ranked pairs are regulators of a truth x the genes it names, as in BEELINE; x all genes where every pair was measured
+(knock-outs, simulation). Methods without a seed run once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import scbioformers as bf
+from benchmarks._common import make_parser, markdown_table, mean_and_range, run_once, write_json
+from benchmarks._grn_truth import READERS, Problem
+
+TOP_K = (10, 20)  # of the enrichment, fixed beforehand
+N_NULL = 100
+# trees for each gene; fewer where the whole benchmark would take more than an hour
+TREES = {"pbmc3k": 20}
+DEFAULT_TREES = 50
+ASKED = ("knockout", "embedding", "attention")
+N_MEMBERS = 5  # of an ensemble
+N_ENSEMBLES = 2
+SCORES = {"auprc_ratio": "AUPRC ratio", "epr": "EPR", "sign_accuracy": "sign", "null_ratio": "over null", "null_p": "p"}
+
+Method = Callable[[Problem, int], np.ndarray]
+
+
+def genie3(problem: Problem, seed: int) -> np.ndarray:
+    """Grow trees for the genes that are ranked."""
+    targets = None
+    if problem.universe == "truth":
+        named = {name for edges in problem.truths.values() for end in ("source", "target") for name in edges[end]}
+        targets = problem.adata.var_names.get_indexer(sorted(named))
+    n_trees = TREES.get(problem.name, DEFAULT_TREES)
+    return bf.metrics.genie3_edges(problem.expression, problem.columns, targets=targets, n_trees=n_trees, seed=seed,
+                                   n_jobs=os.cpu_count() or 1, progress_bar=True)  # fmt: skip
+
+
+def expression(problem: Problem, seed: int, of: str) -> np.ndarray:
+    """Take mean expression alone."""
+    return bf.metrics.expression_edges(problem.expression, problem.columns, of=of)
+
+
+@lru_cache(maxsize=4 * N_MEMBERS)
+def fit(problem: Problem, seed: int, max_steps: int | None = None) -> bf.BioFormer:
+    """Fit one member, started at random: from the SVD of the data, runs would agree for free."""
+    adata = problem.adata.copy()
+    config = bf.ModelConfig(svd_init=False)
+    train = bf.TrainConfig(max_steps=max_steps, progress_bar=False)
+    bf.tl.fit(adata, binning=problem.binning, config=config, train=train, rng=seed)
+    return bf.get.model(adata)
+
+
+def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> np.ndarray:
+    """Weights of all regulators on all genes, mean over the members."""
+    model = replace(members[0], members=tuple(network for member in members for network in member.members))
+    adata = problem.adata.copy()
+    bf.tl.grn(adata, method=method, regulators=problem.regulators, model=model, progress_bar=False)
+    found = bf.get.grn_matrix(adata).reindex(index=adata.var_names, columns=problem.regulators)
+    return found.to_numpy(dtype=float)
+
+
+def ours(problem: Problem, seed: int, method: str, max_steps: int | None = None) -> np.ndarray:
+    """Ask a single fit."""
+    return infer(problem, (fit(problem, seed, max_steps),), method)
+
+
+def ensemble(problem: Problem, seed: int, method: str, max_steps: int | None = None) -> np.ndarray:
+    """Ask an ensemble; those of different seeds share no member."""
+    seeds = range(seed * N_MEMBERS, (seed + 1) * N_MEMBERS)
+    return infer(problem, tuple(fit(problem, member, max_steps) for member in seeds), method)
+
+
+METHODS: dict[str, Method] = {
+    "pearson": lambda problem, seed: bf.metrics.pearson_edges(problem.expression, problem.columns),
+    "spearman": lambda problem, seed: bf.metrics.spearman_edges(problem.expression, problem.columns),
+    "genie3": genie3,
+    "expression": partial(expression, of="product"),
+    "expression_target": partial(expression, of="target"),
+    "expression_regulator": partial(expression, of="regulator"),
+    **{f"ours_{method}": partial(ours, method=method) for method in ASKED},
+    **{f"ours_zero_steps_{method}": partial(ours, method=method, max_steps=0) for method in ASKED},
+    **{f"ensemble_{method}": partial(ensemble, method=method) for method in ASKED},
+    "ensemble_zero_steps": partial(ensemble, method="knockout", max_steps=0),
+}
+UNSEEDED = {"pearson", "spearman", "expression", "expression_target", "expression_regulator"}
+
+
+def run(problem: Problem, method: str, seed: int) -> dict[str, Any]:
+    """Infer a network and score it against every truth."""
+    weights = METHODS[method](problem, seed)
+    names = {"genes": problem.adata.var_names, "regulators": problem.regulators}
+    top = [f"{problem.regulators[j]}>{problem.adata.var_names[i]}" for i, j in top_edges(problem, weights, 1000)]
+    scores, enriched = {}, {}
+    for truth, edges in problem.truths.items():
+        score = partial(bf.metrics.grn_scores, weights, universe=problem.universe, **names)
+        found = score(edges)
+        null = [score(other).auprc for other in bf.metrics.degree_preserving_null(edges, n=N_NULL)]
+        beside = bf.metrics.compare_with_null(found.auprc, null)
+        scores[truth] = found.to_dict() | {"null_ratio": beside.ratio, "null_p": beside.p}
+        table = bf.metrics.edge_enrichment(weights, edges, k=TOP_K, **names)
+        enriched[truth] = table.to_dict("records")
+    return {"set": problem.name, "method": method, "seed": seed, "n_cells": problem.adata.n_obs,
+            "n_genes": problem.adata.n_vars, "scores": _plain(scores), "enrichment": enriched,
+            "top": top}  # fmt: skip
+
+
+def top_edges(problem: Problem, weights: np.ndarray, k: int) -> list[tuple[int, int]]:
+    """Rows and columns of the edges of the largest weights."""
+    size = np.nan_to_num(np.abs(weights))
+    size[problem.columns, np.arange(len(problem.columns))] = 0
+    order = np.argsort(-size.ravel(), kind="stable")[:k]
+    return [(int(at // size.shape[1]), int(at % size.shape[1])) for at in order if size.ravel()[at] > 0]
+
+
+def _plain(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN."""
+    return {truth: {name: None if np.isnan(value) else value for name, value in found.items()}
+            for truth, found in scores.items()}  # fmt: skip
+
+
+def n_seeds(method: str, seeds: int) -> int:
+    """Runs of a method: one where nothing is random, two disjoint ensembles."""
+    return 1 if method in UNSEEDED else N_ENSEMBLES if method.startswith("ensemble") else seeds
+
+
+def score_table(results: list[dict[str, Any]]) -> str:
+    """Mean and range over the seeds, a row per truth and method."""
+    rows = []
+    for truth in results[0]["scores"]:
+        for method in dict.fromkeys(result["method"] for result in results):
+            found = [result["scores"][truth] for result in results if result["method"] == method]
+            rows.append([truth, method, *(mean_and_range(each[name] for each in found) for name in SCORES)])
+    return markdown_table(["truth", "method", *SCORES.values()], rows)
+
+
+def stability_table(results: list[dict[str, Any]]) -> str:
+    """Overlap of the top 1,000 edges between seeds."""
+    rows = []
+    for method in dict.fromkeys(result["method"] for result in results):
+        tops = [set(result["top"]) for result in results if result["method"] == method]
+        pairs = [len(a & b) / len(a | b) for i, a in enumerate(tops) for b in tops[:i]]
+        if pairs:
+            rows.append([method, mean_and_range(pairs)])
+    return markdown_table(["method", "Jaccard of the top 1,000"], rows) if rows else ""
+
+
+def enrichment_table(results: list[dict[str, Any]]) -> str:
+    """Regulators whose known targets are enriched among their top ones (adjusted p below .05), first seed."""
+    rows = []
+    for result in results:
+        for truth, tests in result["enrichment"].items():
+            if result["seed"] == 0:
+                table = pd.DataFrame(tests)
+                for k, of_k in table.groupby("k"):
+                    below = int((of_k["p_adjusted"] < 0.05).sum())
+                    best = of_k.sort_values("p").iloc[0]
+                    rows.append([truth, result["method"], str(k), f"{below} of {len(of_k)}",
+                                 f"{best['regulator']} ({best['hits']}, {best['p_adjusted']:.2g})"])  # fmt: skip
+    return markdown_table(["truth", "method", "k", "enriched", "best (hits, p)"], rows)
+
+
+def main() -> None:
+    """Run what has no result yet, then print the tables."""
+    parser = make_parser(__doc__, list(READERS), list(METHODS))
+    parser.set_defaults(seeds=5)
+    arguments = parser.parse_args()
+    folder: Path = arguments.out / "grn"
+    everything = []
+    for name in arguments.sets:
+        problem = READERS[name](arguments.data)
+        results = []
+        for method in arguments.methods:
+            for seed in range(n_seeds(method, arguments.seeds)):
+                path = folder / f"{name}-{method}-{seed}.json"
+                once = partial(run, problem, method, seed)
+                results.append(run_once(path, once, overwrite=arguments.overwrite))
+        everything += results
+        print(f"\n### {name} ({problem.adata.n_obs} cells, {problem.adata.n_vars} genes, {len(problem.regulators)} "
+              f"regulators; pairs by the {problem.universe})\n\n{score_table(results)}")  # fmt: skip
+        print(f"\n{stability_table(results)}\n\n{enrichment_table(results)}", flush=True)
+    write_json(arguments.out / "grn.json", everything)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""What a gene regulatory network has to beat: from expression, cells x genes, to edge weights, targets x regulators.
+
+Regulators are columns of the expression, by default all of them; self-loops have weight 0.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.stats import rankdata
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from tqdm.auto import tqdm
+
+from scbioformers.core import ConfigError, DataError
+
+Array = NDArray[np.float64]
+Matrix: TypeAlias = NDArray[np.float64] | sparse.csc_matrix
+FORESTS = {"extra_trees": ExtraTreesRegressor, "random_forest": RandomForestRegressor}
+EXPRESSIONS = ("product", "target", "regulator")
+
+
+def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
+    """Pearson correlation of every gene with every regulator.
+
+    Parameters
+    ----------
+    X
+        (n_cells, n_genes), log-normalised expression, dense or sparse (which stays sparse).
+    regulators
+        Columns of the regulators; by default all.
+
+    Returns
+    -------
+    float64 (n_genes, n_regulators), signed; 0 for genes that do not vary.
+
+    Examples
+    --------
+    >>> pearson_edges([[1.0, 2.0, 0.0], [2.0, 4.0, -1.0], [3.0, 6.0, -2.0]], [0]).round(3)
+    array([[ 0.],
+           [ 1.],
+           [-1.]])
+    """
+    matrix, columns = _read(X, regulators)
+    return _correlations(matrix, columns)
+
+
+def spearman_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
+    """Spearman correlation of every gene with every regulator, tied cells at their mean rank.
+
+    Parameters
+    ----------
+    X
+        (n_cells, n_genes), dense or sparse (which stays sparse).
+    regulators
+        Columns of the regulators; by default all.
+
+    Returns
+    -------
+    float64 (n_genes, n_regulators), signed; 0 for genes that do not vary.
+
+    Examples
+    --------
+    >>> spearman_edges([[1.0, 9.0], [2.0, 10.0], [3.0, 99.0]], [0]).round(3)
+    array([[0.],
+           [1.]])
+    """
+    matrix, columns = _read(X, regulators)
+    if isinstance(matrix, np.ndarray):
+        return _correlations(rankdata(matrix, axis=0), columns)
+    ranks = matrix.copy()
+    for gene in range(matrix.shape[1]):
+        values = matrix.data[matrix.indptr[gene] : matrix.indptr[gene + 1]]
+        n_zeros, n_negative = matrix.shape[0] - len(values), int((values < 0).sum())
+        # a correlation does not see a shift: counted from the rank of the zeros, ranks are as sparse as the values
+        rank = rankdata(values) + n_zeros * (values > 0) - (n_negative + (n_zeros + 1) / 2)
+        ranks.data[matrix.indptr[gene] : matrix.indptr[gene + 1]] = rank
+    return _correlations(ranks, columns)
+
+
+def genie3_edges(
+    X: ArrayLike | sparse.spmatrix,
+    regulators: ArrayLike | None = None,
+    *,
+    targets: ArrayLike | None = None,
+    forest: str = "extra_trees",
+    n_trees: int = 100,
+    n_jobs: int = 1,
+    seed: int = 0,
+    progress_bar: bool = False,
+) -> Array:
+    """GENIE3: how much each regulator explains of a gene's variance, in trees grown on all regulators.
+
+    Genes are scaled to unit variance, so that weights of different genes can be ranked together; a tree tries the
+    square root of the number of regulators at each split.
+
+    Parameters
+    ----------
+    X
+        (n_cells, n_genes), log-normalised expression, dense or sparse.
+    regulators
+        Columns of the regulators; by default all.
+    targets
+        Columns of the genes to explain; the others' weights are 0. By default all.
+    forest
+        ``"extra_trees"`` (random thresholds, faster) or ``"random_forest"`` (as published).
+    n_trees
+        Trees for each gene.
+    n_jobs
+        Threads, each with genes of its own. The result does not depend on them.
+    seed
+        Of the trees; each gene has its own.
+    progress_bar
+        Show a progress bar.
+
+    Returns
+    -------
+    float64 (n_genes, n_regulators), not negative.
+
+    Raises
+    ------
+    ConfigError
+        If `forest` is unknown, or `n_trees` or `n_jobs` is below 1.
+    DataError
+        If the expression is not finite, or regulators are no columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> X[:, 2] = X[:, 0]
+    >>> weights = genie3_edges(X, [0, 1], n_trees=10)
+    >>> bool(weights[2, 0] > weights[2, 1])
+    True
+    """
+    if forest not in FORESTS:
+        raise ConfigError(f"`forest` is one of {tuple(FORESTS)}, got {forest!r}.")
+    if min(n_trees, n_jobs) < 1:
+        raise ConfigError(f"`n_trees` and `n_jobs` must be at least 1, got {n_trees} and {n_jobs}.")
+    matrix, columns = _read(X, regulators)
+    inputs = np.asarray(_dense(matrix[:, columns]), np.float32)
+
+    def explain(gene: int) -> Array:
+        importances = np.zeros(len(columns))
+        others = np.flatnonzero(columns != gene)
+        y = _dense(matrix[:, [gene]]).ravel()
+        if len(others) and np.ptp(y) > 0:  # the deviation of equal values can be rounding
+            model = FORESTS[forest](n_trees, max_features="sqrt", random_state=np.random.RandomState([seed, gene]))
+            model.fit(inputs[:, others], y / y.std())
+            # scikit-learn's own importances sum to 1 for each gene, however little was explained
+            trees = [tree.tree_.compute_feature_importances(normalize=False) for tree in model.estimators_]
+            importances[others] = np.mean(trees, axis=0)
+        return importances
+
+    explained = np.arange(matrix.shape[1]) if targets is None else _columns(targets, matrix.shape[1])
+    found = np.zeros((matrix.shape[1], len(columns)))
+    with ThreadPoolExecutor(n_jobs) as pool:
+        rows = pool.map(explain, explained)
+        bar = tqdm(rows, total=len(explained), desc="Growing trees", unit="gene", disable=not progress_bar)
+        for gene, row in zip(explained, bar, strict=True):
+            found[gene] = row
+    return found
+
+
+def expression_edges(
+    X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None, *, of: str = "product"
+) -> Array:
+    """Mean expression alone, which knows nothing of any pair.
+
+    Parameters
+    ----------
+    X
+        (n_cells, n_genes), not negative, dense or sparse.
+    regulators
+        Columns of the regulators; by default all.
+    of
+        Whose mean: the ``"target"``'s, the ``"regulator"``'s, or the ``"product"`` of both.
+
+    Returns
+    -------
+    float64 (n_genes, n_regulators).
+
+    Raises
+    ------
+    ConfigError
+        If `of` is none of the three.
+    DataError
+        If the expression is not finite, or regulators are no columns.
+
+    Examples
+    --------
+    >>> expression_edges([[1.0, 2.0], [3.0, 4.0]])
+    array([[0., 6.],
+           [6., 0.]])
+    >>> expression_edges([[1.0, 2.0], [3.0, 4.0]], of="target")
+    array([[0., 2.],
+           [3., 0.]])
+    """
+    if of not in EXPRESSIONS:
+        raise ConfigError(f"`of` is one of {EXPRESSIONS}, got {of!r}.")
+    matrix, columns = _read(X, regulators)
+    mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
+    target, regulator = np.ones_like(mean) if of == "regulator" else mean, mean[columns]
+    return _without_self_loops(np.outer(target, np.ones_like(regulator) if of == "target" else regulator), columns)
+
+
+def _read(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None) -> tuple[Matrix, NDArray[np.int64]]:
+    matrix: Matrix
+    if sparse.issparse(X):
+        matrix = sparse.csc_matrix(X, dtype=np.float64, copy=True)
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        values = matrix.data
+    else:
+        matrix = values = np.asarray(X, np.float64)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise DataError(f"Expected cells x genes, found shape {matrix.shape}.")
+    if not np.isfinite(values).all():
+        raise DataError(f"{int((~np.isfinite(values)).sum())} values of the expression are not finite.")
+    all_columns = np.arange(matrix.shape[1])
+    return matrix, all_columns if regulators is None else _columns(regulators, matrix.shape[1])
+
+
+def _columns(given: ArrayLike, n_genes: int) -> NDArray[np.int64]:
+    columns = np.asarray(given)
+    if columns.ndim != 1 or columns.dtype.kind not in "iu" or len(np.unique(columns)) != len(columns):
+        raise DataError(
+            "Regulators and targets are distinct numbers of columns; find them by `var_names.get_indexer(names)`."
+        )
+    if not len(columns) or columns.min() < 0 or columns.max() >= n_genes:
+        raise DataError(
+            f"Regulators and targets must be columns between 0 and {n_genes - 1}, got {columns.tolist()[:5]}."
+        )
+    return columns.astype(np.int64)
+
+
+def _correlations(matrix: Matrix, columns: NDArray[np.int64]) -> Array:
+    n = matrix.shape[0]
+    mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
+    if isinstance(matrix, np.ndarray):
+        centred = matrix - mean
+        product, square = centred.T @ centred[:, columns], (centred**2).sum(axis=0)
+    else:
+        product = _dense(matrix.T @ matrix[:, columns]) - n * np.outer(mean, mean[columns])
+        square = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel() - n * mean**2
+    # what rounding leaves of a gene that does not vary is no variance
+    norm = np.sqrt(np.where(square > 1e-12 * n * (1 + mean**2), square, np.inf))
+    return _without_self_loops(np.clip(product / np.outer(norm, norm[columns]), -1, 1), columns)
+
+
+def _without_self_loops(weights: Array, columns: NDArray[np.int64]) -> Array:
+    weights[columns, np.arange(len(columns))] = 0
+    return weights
+
+
+def _dense(matrix: Matrix) -> Array:
+    return matrix if isinstance(matrix, np.ndarray) else np.asarray(matrix.toarray(), np.float64)

@@ -1,0 +1,345 @@
+"""``bf.pl.attention_heatmap`` and ``bf.pl.grn_network``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import networkx as nx
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Patch
+from numpy.typing import NDArray
+
+from scbioformers import get
+from scbioformers.core import ConfigError, DataError
+from scbioformers.data import get_slot, params_from_json
+from scbioformers.pl._layout import GAP, border, boxes, place
+
+WEIGHTS = {
+    "knockout": "effect of the knock-out (log rate, scaled)",
+    "embedding": "cosine of gene embeddings",
+    "attention": "attention beyond expectation",
+}
+_SIGNED = ("knockout", "embedding")
+_NOT_SEEN = "0.82"
+_ACTIVATION, _REPRESSION, _UNSIGNED, _KNOWN = "#b2182b", "#2166ac", "0.35", "#ffd54a"
+_REGULATOR, _TARGET = "#3b4252", "#eceff4"
+_FONT_SIZE = 8.0
+
+
+def attention_heatmap(
+    adata: AnnData,
+    regulator: str,
+    *,
+    n_top: int = 10,
+    conditions: Sequence[str] | None = None,
+    key: str = "grn",
+    axes: Sequence[Axes] | None = None,
+    save: str | Path | None = None,
+) -> list[Axes]:
+    """The genes that a regulator influences most, condition by condition, and how that differs from the reference.
+
+    It shows the weights of any method of :func:`scbioformers.tl.grn`, attention or not; the colour bar names them.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scbioformers.tl.grn`.
+    regulator
+        Name of the gene.
+    n_top
+        How many genes, by their weight in the condition where it is strongest (by its size, if weights have a sign).
+    conditions
+        Conditions to show; by default all.
+    key
+        The name given as ``key_added``.
+    axes
+        Axes to draw on, one for the weights and, if there is a reference, one for the differences; by default a new
+        figure.
+    save
+        File to write the figure to.
+
+    Returns
+    -------
+    The axes: of the weights, and of the differences if there are any.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no network, or not of a condition.
+    ConfigError
+        If ``n_top`` is below 1, no condition is named, or the number of axes is wrong.
+    DataError
+        If the regulator is unknown (near names are given), or was no regulator.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, n_types=2)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.grn(adata, groupby="cell_type", reference="type_1", regulators=["TF1"], progress_bar=False)
+    >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1")]
+    ['targets of TF1', 'less type_1']
+    """
+    params = _params(adata, key)
+    conditions = _conditions(params, conditions)
+    if n_top < 1:
+        raise ConfigError(f"`n_top` must be at least 1, got {n_top}.")
+    signed, reference = params["method"] in _SIGNED, params["reference"]
+    weight = _column(adata, regulator, conditions, key, difference=False)
+    strength = (weight.abs() if signed else weight).max(axis=1).dropna()
+    weight = weight.loc[strength.sort_values(ascending=False, kind="stable").index[:n_top]]
+    others = [] if reference is None else [name for name in conditions if name != reference]
+    tables = [weight]
+    if others:
+        tables.append(_column(adata, regulator, others, key, difference=True).reindex(weight.index))
+    if axes is None:
+        axes = _panels(tables)
+    if len(axes) != len(tables):
+        raise ConfigError(f"`axes` needs {len(tables)} (weights{', differences' if others else ''}), got {len(axes)}.")
+    titles = [f"targets of {regulator}", f"less {reference}"]
+    unseen = "\n(grey: never seen together)" if weight.isna().any(axis=None) else ""
+    labels = [WEIGHTS[params["method"]] + unseen, "difference"]
+    for ax, table, title, label in zip(axes, tables, titles, labels, strict=False):
+        diverging = signed or table is not weight or bool((table < 0).any(axis=None))
+        _heat(ax, table, title, label, diverging)
+    for ax in axes[1:]:
+        ax.tick_params(labelleft=False)
+    if save is not None:
+        axes[0].figure.canvas.figure.savefig(save, dpi=150)
+    return list(axes)
+
+
+def grn_network(
+    adata: AnnData,
+    *,
+    regulators: Sequence[str] | None = None,
+    n_top: int = 20,
+    condition: str | None = None,
+    known: pd.DataFrame | None = None,
+    key: str = "grn",
+    ax: Axes | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """The strongest edges as a network: wide ones are strong, arrows activate, blunt ends repress.
+
+    The same graph, for ``networkx.write_graphml``, comes from :func:`scbioformers.get.grn_graph`.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scbioformers.tl.grn`.
+    regulators
+        Edges of these alone; by default of all.
+    n_top
+        How many edges: of each of the ``regulators``, or, where none are named, of all together.
+    condition
+        One of the conditions; needed if there are several.
+    known
+        A table of edges with the columns source and target; those that are in it are underlaid in yellow.
+    key
+        The name given as ``key_added``.
+    ax
+        Axes to draw on; by default a new figure.
+    save
+        File to write the figure to.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no network, or not of this condition.
+    ConfigError
+        If there are several conditions and none was named, or ``n_top`` is below 1.
+    DataError
+        If a regulator is unknown (near names are given), there is no edge, or ``known`` lacks a column.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
+    >>> bf.pl.grn_network(adata, n_top=10, known=adata.uns["grn_true"]).get_title()
+    '10 strongest edges'
+    """
+    graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, condition=condition, known=known, key=key)
+    params = _params(adata, key)
+    if not graph.number_of_edges():
+        raise DataError("There is no edge between these genes. Run `bf.tl.grn(adata)` on them.")
+    if ax is None:
+        side = 3.0 + 0.75 * graph.number_of_nodes() ** 0.5
+        _, ax = plt.subplots(figsize=(1.25 * side, side), layout="constrained")
+    ax.set(title=_network_title(graph, condition, regulators), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    handles = _network_legend(graph, params["method"], known is not None)
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=7.5)
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # only now the axes have their size
+    _draw_network(ax, graph, params["method"] in _SIGNED)
+    if save is not None:
+        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
+    return ax
+
+
+def _params(adata: AnnData, key: str) -> dict[str, Any]:
+    return dict(params_from_json(str(get_slot(adata, "uns", key, hint="Run `bf.tl.grn(adata)` first.")["params"])))
+
+
+def _conditions(params: dict[str, Any], conditions: Sequence[str] | None) -> list[str]:
+    if conditions is None:
+        return list(params["conditions"])
+    conditions = [conditions] if isinstance(conditions, str) else list(conditions)
+    if not conditions:
+        raise ConfigError(f"`conditions` is empty: name at least one of {params['conditions']}, or pass None.")
+    return conditions
+
+
+def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool) -> pd.DataFrame:
+    """Weights of the targets (rows) of one regulator by condition, NaN where never seen; genes in the order of var."""
+    columns, there = {}, dict[str, None]()
+    for name in conditions:
+        table = get.grn_matrix(adata, condition=name, difference=difference, key=key)
+        there |= dict.fromkeys(table.columns)
+        columns[name] = table[regulator] if regulator in table else pd.Series(dtype=np.float64)
+    if not difference and regulator not in there:
+        if regulator in adata.var_names:
+            raise DataError(
+                f"{regulator!r} was no regulator, or no cell expresses it. "
+                f"Run `bf.tl.grn(adata, regulators=[{regulator!r}, …])`."
+            )
+        lower = {str(name).lower(): str(name) for name in there}
+        near = [lower[name] for name in difflib.get_close_matches(str(regulator).lower(), lower, 3)]
+        raise DataError(f"{regulator!r} is not among the genes.{f' Near names: {near}.' if near else ''}")
+    return pd.DataFrame({name: column.reindex(adata.var_names) for name, column in columns.items()})
+
+
+def _panels(tables: Sequence[pd.DataFrame]) -> list[Axes]:
+    widths = [1.5 + 0.55 * table.shape[1] for table in tables]
+    longest = max(len(str(name)) for name in tables[0].columns)
+    height = 1.5 + 0.26 * len(tables[0]) + 0.06 * longest
+    ratios = {"width_ratios": widths}
+    figsize = (1.2 + sum(widths), height)
+    _, grid = plt.subplots(1, len(tables), figsize=figsize, gridspec_kw=ratios, layout="constrained", squeeze=False)
+    return list(grid[0])
+
+
+def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool) -> None:
+    values = np.ma.masked_invalid(table.to_numpy(np.float64))
+    largest = float(np.abs(values).max()) if values.count() else 1.0
+    colours = plt.get_cmap("RdBu_r" if diverging else "Reds").with_extremes(bad=_NOT_SEEN)
+    limit = largest or 1.0
+    image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit if diverging else 0.0, vmax=limit)
+    ax.set_yticks(range(len(table)), table.index, fontsize=8)
+    longest = max(len(str(name)) for name in table.columns)
+    turned: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if table.shape[1] > 1 or longest > 12 else {}
+    )
+    ax.set_xticks(range(table.shape[1]), table.columns, fontsize=8, **turned)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=10)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+
+
+def _draw_network(ax: Axes, graph: nx.DiGraph, signed: bool) -> None:
+    """Nodes and edges, in units of points, so that no box is on another."""
+    names = list(graph.nodes)
+    canvas = np.array(ax.get_window_extent().size) * 72 / ax.figure.dpi
+    size = boxes(names, _FONT_SIZE)
+    at = place(graph, size, canvas, GAP * _FONT_SIZE)
+    low, high = (at - size / 2).min(axis=0), (at + size / 2).max(axis=0)
+    shrink = max(1.0, *((high - low) / canvas))  # too many for the canvas: smaller letters
+    middle = (low + high) / 2
+    low, high = middle - shrink * canvas / 2, middle + shrink * canvas / 2
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    _draw_edges(ax, graph, dict(zip(names, zip(at, size, strict=True), strict=True)), signed)
+    for name, centre in zip(names, at, strict=True):
+        face, text = (_REGULATOR, "white") if graph.nodes[name]["regulator"] else (_TARGET, "black")
+        box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": _REGULATOR, "linewidth": 0.8}
+        ax.text(
+            centre[0],
+            centre[1],
+            name,
+            color=text,
+            ha="center",
+            va="center",
+            fontsize=_FONT_SIZE / shrink,
+            bbox=box,
+            zorder=3,
+        )
+
+
+def _draw_edges(
+    ax: Axes, graph: nx.DiGraph, nodes: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]], signed: bool
+) -> None:
+    strongest = _strongest(graph)
+    for source, target, edge in graph.edges(data=True):
+        (start, start_size), (end, end_size) = nodes[source], nodes[target]
+        both = graph.has_edge(target, source)
+        ends = border(start, start_size, end), border(end, end_size, start)
+        represses = signed and edge["weight"] < 0
+        width = 0.7 + 2.5 * abs(edge["weight"]) / strongest
+        style: dict[str, Any] = {
+            "posA": tuple(ends[0]),
+            "posB": tuple(ends[1]),
+            "shrinkA": 0.0,
+            "shrinkB": 2.5,
+            "connectionstyle": f"arc3,rad={0.18 if both else 0.0}",
+        }
+        if edge.get("known"):
+            ax.add_patch(FancyArrowPatch(arrowstyle="-", color=_KNOWN, linewidth=width + 5, zorder=1, **style))
+        arrow = "-[,widthB=3,lengthB=0" if represses else "-|>"
+        colour = _UNSIGNED if not signed else _REPRESSION if represses else _ACTIVATION
+        ax.add_patch(
+            FancyArrowPatch(
+                arrowstyle=arrow,
+                mutation_scale=1.5 if represses else 9,
+                color=colour,
+                linewidth=width,
+                zorder=2,
+                **style,
+            )
+        )
+
+
+def _strongest(graph: nx.DiGraph) -> float:
+    return max(abs(weight) for _, _, weight in graph.edges(data="weight")) or 1.0
+
+
+def _network_title(graph: nx.DiGraph, condition: str | None, regulators: Sequence[str] | None) -> str:
+    edges = f"{graph.number_of_edges()} strongest edges"
+    if regulators is not None:
+        names = [regulators] if isinstance(regulators, str) else list(regulators)
+        edges += f" of {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+    return edges if condition is None else f"{edges} in {condition}"
+
+
+def _network_legend(graph: nx.DiGraph, method: str, known: bool) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Patch(facecolor=_REGULATOR, edgecolor=_REGULATOR, label="regulator"),
+        Patch(facecolor=_TARGET, edgecolor=_REGULATOR, label="target"),
+    ]
+    if method in _SIGNED:
+        handles += [
+            Line2D([], [], color=_ACTIVATION, linewidth=2, marker=">", markersize=5, label="activation"),
+            Line2D([], [], color=_REPRESSION, linewidth=2, marker="|", markersize=8, label="repression"),
+        ]
+    if known:
+        handles.append(Line2D([], [], color=_KNOWN, linewidth=6, label="known"))
+    colour = "black" if method in _SIGNED else _UNSIGNED
+    widest = f"{WEIGHTS[method].split(' (')[0]}, {'size ' if method in _SIGNED else ''}{_strongest(graph):.2g}"
+    handles.append(Line2D([], [], color=colour, linewidth=3.2, label=widest))
+    return handles

@@ -1,0 +1,129 @@
+"""Scores of gene programs by group against a stored picture, from programs made by hand."""
+
+from pathlib import Path
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import scbioformers as bf
+from scbioformers.core import DataError, MissingKeyError
+
+HOSTILE = "CD4+/CD45RA+"
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+    plt.close("all")
+
+
+def make(*, swap=False, array=False) -> ad.AnnData:
+    """40 cells of 3 types and 12 genes, in programs of 6 and 5; one gene is in none, two cells have no type."""
+    random = np.random.default_rng(0)
+    labels = np.array(["1"] * 6 + ["2"] * 5 + [None], dtype=object)
+    obs = pd.DataFrame(index=["twin"] * 2 + [f"c{i}" for i in range(38)])
+    obs["type"] = pd.Categorical([None, None, *random.choice([HOSTILE, "B", "A"], 38)], ["B", HOSTILE, "A", "unused"])
+    adata = ad.AnnData(np.ones((40, 12), np.float32), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(12)]))
+    adata.var["gene_program"] = pd.Categorical(labels)
+    scores = random.normal(size=(40, 2)) + 2 * np.column_stack([obs["type"] == "B", obs["type"] == HOSTILE])
+    scores = scores[:, ::-1] if swap else scores
+    scores = scores * [1, 10]
+    adata.obsm["gene_program_scores"] = scores if array else pd.DataFrame(scores, adata.obs_names, ["1", "2"])
+    return adata
+
+
+def draw(adata, path: Path, **kwargs) -> Path:
+    """The colours alone: fonts differ from machine to machine."""
+    figure = bf.pl.gene_programs(adata, **kwargs).figure
+    for ax in figure.axes:
+        ax.set(xlabel="", ylabel="", title="", xticks=[], yticks=[])
+    figure.savefig(path, dpi=60)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("programs_by_group.png", {"groupby": "type"}), ("programs_by_cell.png", {})]
+)
+def test_picture(tmp_path, difference, name, kwargs):
+    assert difference(draw(make(), tmp_path / "found.png", **kwargs), name) is None
+    assert difference(draw(make(array=True), tmp_path / "found.png", **kwargs), name) is None
+    assert difference(draw(make(swap=True), tmp_path / "found.png", **kwargs), name) is not None
+
+
+def test_means_by_group():
+    adata = make()
+    ax = bf.pl.gene_programs(adata, groupby="type")
+    scores = adata.obsm["gene_program_scores"].to_numpy()
+    scores = (scores - scores.mean(axis=0)) / scores.std(axis=0)
+    names = ["B", HOSTILE, "A"]  # in the order of the categories, without the one that no cell has
+    assert [label.get_text() for label in ax.get_xticklabels()] == names
+    expected = [[scores[adata.obs["type"] == name, i].mean() for name in names] for i in (0, 1)]
+    np.testing.assert_allclose(ax.images[0].get_array(), expected, rtol=1e-6)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1: G0, G1, G2, G3 +2", "2: G6, G7, G8, G9 +1"]
+    assert ax.get_xlabel() == "type"
+
+
+def test_cells_stand_by_the_program_in_which_they_stand_out():
+    ax = bf.pl.gene_programs(make(), n_genes=6)
+    values = np.asarray(ax.images[0].get_array())
+    assert values.shape == (2, 40)
+    best = values.argmax(axis=0)
+    assert (np.diff(best) >= 0).all()
+    for program in (0, 1):
+        assert (np.diff(values[program, best == program]) <= 0).all()
+    assert ax.get_yticklabels()[0].get_text() == "1: G0, G1, G2, G3, G4, G5"
+    assert "40 cells" in ax.get_xlabel()
+
+
+def test_a_gene_subset_names_the_genes_that_are_left():
+    ax = bf.pl.gene_programs(make()[:, ["G1", "G7", "G8", "G11"]].copy(), groupby="type")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1: G1", "2: G7, G8"]
+
+
+@pytest.mark.parametrize("format", ["h5ad", "zarr"])
+def test_round_trip(tmp_path, format, difference):
+    adata, path = make(), tmp_path / f"x.{format}"
+    adata.obs_names_make_unique()
+    getattr(adata, f"write_{format}")(path)
+    found = draw(getattr(ad, f"read_{format}")(path), tmp_path / "found.png", groupby="type")
+    assert difference(found, "programs_by_group.png") is None
+
+
+def test_axes_of_the_caller_and_saving(tmp_path):
+    figure, mine = plt.subplots()
+    assert bf.pl.gene_programs(make(), groupby="type", ax=mine, save=tmp_path / "x.png") is mine
+    assert plt.get_fignums() == [figure.number]
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_refused():
+    adata = make()
+    with pytest.raises(MissingKeyError, match=r"var\['other'\].*Run `bf\.tl\.gene_programs\(adata\)` first"):
+        bf.pl.gene_programs(adata, key="other")
+    with pytest.raises(MissingKeyError, match=r"obs\['types'\].*There: \['type'\]"):
+        bf.pl.gene_programs(adata, groupby="types")
+    adata.obs["empty"] = np.nan
+    with pytest.raises(DataError, match="no value in any cell"):
+        bf.pl.gene_programs(adata, groupby="empty")
+    adata.obsm["gene_program_scores"] = np.ones((40, 3))
+    with pytest.raises(DataError, match=r"\(40, 3\), expected a column for each of \['1', '2'\]"):
+        bf.pl.gene_programs(adata)
+    del adata.obsm["gene_program_scores"]
+    with pytest.raises(MissingKeyError, match=r"obsm\['gene_program_scores'\].*Run `bf\.tl\.gene_programs"):
+        bf.pl.gene_programs(adata)
+    assert not plt.get_fignums()
+
+
+def test_no_program():
+    adata = make()
+    adata.var["gene_program"] = pd.Categorical([None] * 12, [])
+    adata.obsm["gene_program_scores"] = pd.DataFrame(index=adata.obs_names)
+    with pytest.raises(DataError, match="names no program"):
+        bf.pl.gene_programs(adata, groupby="type")

@@ -1,0 +1,340 @@
+"""Heat maps and networks against stored pictures, from networks made by hand, and what they say in words."""
+
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from matplotlib.patches import FancyArrowPatch
+
+import scbioformers as bf
+from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.data import params_to_json, set_uns, set_varp
+from scbioformers.pl._layout import border, push_apart
+
+HOSTILE = "CD4+/CD45RA+"
+NAMES = [HOSTILE, "B cell"]
+GENES = ["TF1", "TF2", *(f"G{i}" for i in range(1, 15))]
+KNOWN = pd.DataFrame({"source": ["TF1", "TF2", "TF2"], "target": ["G1", "G3", "TF1"]})
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+    plt.close("all")
+
+
+def weights(seed: int) -> np.ndarray:
+    """(genes, genes), targets in rows, two regulators; G14 was never seen with TF1 in the first condition."""
+    found = np.full((16, 16), np.nan)
+    found[:, :2] = np.random.default_rng(seed).normal(scale=0.3, size=(16, 2))
+    found[15, 0] = np.nan if seed == 0 else 2.0
+    found[[0, 1], [0, 1]] = np.nan
+    return found
+
+
+def sparse(values: np.ndarray) -> sp.csr_matrix:
+    rows, columns = np.nonzero(np.isfinite(values))
+    return sp.csr_matrix((values[rows, columns].astype(np.float32), (rows, columns)), shape=values.shape)
+
+
+def edges(values: np.ndarray, condition: str) -> pd.DataFrame:
+    rows, columns = np.nonzero(np.isfinite(values))
+    table = pd.DataFrame(
+        {
+            "source": np.array(GENES)[columns],
+            "target": np.array(GENES)[rows],
+            "weight": values[rows, columns],
+            "support": 1.0,
+            "count": 20,
+            "condition": condition,
+        }
+    )
+    table = table.sort_values("weight", key=np.abs, ascending=False, ignore_index=True)
+    return table.assign(rank=np.arange(1, len(table) + 1))
+
+
+def make(method="knockout", names=NAMES, reference="B cell", scale=1.0) -> ad.AnnData:
+    adata = ad.AnnData(np.ones((2, 16), np.float32), var=pd.DataFrame(index=GENES))
+    found = {name: scale * weights(i) for i, name in enumerate(names or ["all cells"])}
+    if method == "attention":
+        found = {name: np.abs(values) for name, values in found.items()}
+    for name, values in found.items():
+        set_varp(adata, f"grn.{name}" if names else "grn", sparse(values))
+        if reference not in (None, name):
+            set_varp(adata, f"grn_difference.{name}", sparse(values - found[reference]))
+    params = {"method": method, "groupby": "x" if names else None, "reference": reference, "conditions": list(found)}
+    tables = [edges(values, name) for name, values in found.items()]
+    set_uns(adata, "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
+    return adata
+
+
+def draw_heatmap(adata, path: Path, regulator="TF1") -> Path:
+    """The colours alone: fonts differ from machine to machine."""
+    figure = bf.pl.attention_heatmap(adata, regulator, n_top=8)[0].figure
+    for ax in figure.axes:
+        ax.set(xlabel="", ylabel="", title="", xticks=[], yticks=[])
+    figure.savefig(path, dpi=60)
+    return path
+
+
+def draw_network(adata, path: Path, **kwargs) -> Path:
+    """On axes of a fixed size, without letters."""
+    figure = plt.figure(figsize=(5, 4))
+    ax = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    names = adata.uns["grn"]["edges"]["condition"]
+    bf.pl.grn_network(adata, condition=names.iloc[0], **({"n_top": 18, "known": KNOWN} | kwargs), ax=ax)
+    ax.set_title("")
+    ax.get_legend().remove()
+    for text in ax.texts:
+        text.set_color("none")
+    figure.savefig(path, dpi=60)
+    return path
+
+
+# pictures
+
+
+@pytest.mark.parametrize(
+    ("name", "adata"),
+    [
+        pytest.param("heatmap_signed.png", make(), id="signed, a difference, a pair never seen"),
+        pytest.param("heatmap_attention.png", make("attention", None, None), id="no sign, one condition"),
+    ],
+)
+def test_picture_of_a_heatmap(tmp_path, difference, name, adata):
+    assert difference(draw_heatmap(adata, tmp_path / "found.png"), name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "adata"),
+    [
+        pytest.param("network_signed.png", make(), id="signed"),
+        pytest.param("network_attention.png", make("attention", None, None), id="no sign"),
+    ],
+)
+def test_picture_of_a_network(tmp_path, difference, name, adata):
+    assert difference(draw_network(adata, tmp_path / "found.png"), name) is None
+
+
+@pytest.mark.parametrize(
+    "adata",
+    [
+        pytest.param(make(scale=-1.0), id="other signs"),
+        pytest.param(make("attention"), id="no signs"),
+        pytest.param(make(names=NAMES[::-1]), id="another order"),
+        pytest.param(make(reference=None), id="no difference"),
+    ],
+)
+def test_the_tolerance_can_fail_for_a_heatmap(tmp_path, difference, adata):
+    assert difference(draw_heatmap(adata, tmp_path / "found.png"), "heatmap_signed.png") is not None
+
+
+@pytest.mark.parametrize(
+    ("adata", "kwargs"),
+    [
+        pytest.param(make(scale=-1.0), {}, id="other signs"),
+        pytest.param(make(), {"known": None}, id="nothing is known"),
+        pytest.param(make(), {"n_top": 17}, id="one edge less"),
+        pytest.param(make("attention"), {}, id="no signs"),
+    ],
+)
+def test_the_tolerance_can_fail_for_a_network(tmp_path, difference, adata, kwargs):
+    assert difference(draw_network(adata, tmp_path / "found.png", **kwargs), "network_signed.png") is not None
+
+
+# heat map
+
+
+def bar(ax):
+    """The axes of its colour bar."""
+    return ax.images[0].colorbar.ax
+
+
+def test_the_genes_that_are_influenced_most():
+    axes = bf.pl.attention_heatmap(make(), "TF1", n_top=3)
+    first, second = (pd.Series(weights(i)[:, 0], GENES) for i in (0, 1))
+    strongest = pd.concat([first.abs(), second.abs()], axis=1).max(axis=1).dropna().nlargest(3).index
+    shown = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert shown == list(strongest)
+    assert shown[0] == "G14"  # never seen in one condition, but the strongest in the other
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == NAMES
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == [HOSTILE]
+    colours, differences = (ax.images[0].get_array() for ax in axes)
+    expected = pd.concat([first, second], axis=1).loc[shown].to_numpy()
+    np.testing.assert_allclose(colours.filled(np.nan), expected, rtol=1e-6)
+    np.testing.assert_allclose(differences.filled(np.nan)[:, 0], expected[:, 0] - expected[:, 1], rtol=1e-5)
+    assert "grey: never seen together" in bar(axes[0]).get_ylabel()
+    assert [ax.get_title() for ax in axes] == ["targets of TF1", "less B cell"]
+
+
+def test_zero_has_the_colour_of_nothing():
+    for ax in bf.pl.attention_heatmap(make(), "TF1"):
+        low, high = ax.images[0].get_clim()
+        assert low == -high
+        np.testing.assert_allclose(ax.images[0].cmap(0.5)[:3], 0.97, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "word"), [("knockout", "knock-out"), ("embedding", "cosine"), ("attention", "attention")]
+)
+def test_the_colour_bar_names_the_weight(method, word):
+    (ax,) = bf.pl.attention_heatmap(make(method, None, None), "TF2")
+    assert word in bar(ax).get_ylabel()
+    assert (ax.images[0].get_clim()[0] < 0) == (method != "attention")
+    assert "never" not in bar(ax).get_ylabel()  # all pairs were seen
+
+
+def test_one_condition_has_no_difference():
+    adata = make()
+    assert len(bf.pl.attention_heatmap(adata, "TF1", conditions=["B cell"])) == 1  # it is the reference
+    assert len(bf.pl.attention_heatmap(adata, "TF1", conditions=HOSTILE)) == 2
+    assert len(bf.pl.attention_heatmap(make(names=[HOSTILE], reference=None), "TF1")) == 1
+
+
+def test_heatmap_of_a_subset():
+    adata = make()[:, [g for g in GENES if g != "G14"]].copy()
+    (ax, _) = bf.pl.attention_heatmap(adata, "TF1", n_top=50)
+    assert len(ax.get_yticklabels()) == 14
+    assert "never" not in bar(ax).get_ylabel()
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "message"),
+    [
+        (["tf1"], {}, DataError, r"'tf1' is not among the genes. Near names: \['TF1'"),
+        (["G1"], {}, DataError, r"'G1' was no regulator.*Run `bf\.tl\.grn\(adata, regulators=\['G1', …\]\)`"),
+        (["TF1"], {"conditions": ["T cell"]}, MissingKeyError, r"no network of 'T cell'.*CD4\+/CD45RA\+.*bf\.tl\.grn"),
+        (["TF1"], {"conditions": []}, ConfigError, "empty.*B cell"),
+        (["TF1"], {"n_top": 0}, ConfigError, "`n_top` must be at least 1"),
+        (["TF1"], {"axes": [None]}, ConfigError, r"needs 2 \(weights, differences\), got 1"),
+        (["TF1"], {"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),
+    ],
+)
+def test_heatmap_refuses(args, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        bf.pl.attention_heatmap(make(), *args, **kwargs)
+    assert not plt.get_fignums()
+
+
+# network
+
+
+def arrows(ax, zorder=2) -> list[FancyArrowPatch]:
+    return [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch) and patch.get_zorder() == zorder]
+
+
+def test_width_is_strength_and_colour_is_sign():
+    adata = make()
+    ax = bf.pl.grn_network(adata, condition=HOSTILE, n_top=10, known=KNOWN)
+    graph = bf.get.grn_graph(adata, condition=HOSTILE, n_top=10, known=KNOWN)
+    weight = np.array([edge["weight"] for edge in graph.edges.values()])
+    width = np.array([arrow.get_linewidth() for arrow in arrows(ax)])
+    np.testing.assert_allclose(np.corrcoef(width, np.abs(weight))[0, 1], 1.0)
+    colours = {arrow.get_edgecolor() for arrow in arrows(ax)}
+    assert len(colours) == 2
+    assert {(arrow.get_edgecolor(), w > 0) for arrow, w in zip(arrows(ax), weight, strict=True)} == set(
+        zip(sorted(colours), [False, True], strict=True)
+    )  # blue has less red in it
+    assert len(arrows(ax, zorder=1)) == sum(edge["known"] for edge in graph.edges.values()) > 0
+    assert [text.get_text() for text in ax.texts] == list(graph.nodes)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {"regulator", "target", "activation", "repression", "known"} < set(labels)
+    assert f"{np.abs(weight).max():.2g}" in labels[-1]
+    assert ax.get_title() == f"10 strongest edges in {HOSTILE}"
+
+
+@pytest.mark.parametrize("figsize", [(6, 5), (3, 3)])
+def test_no_label_hides_another(figsize):
+    figure, ax = plt.subplots(figsize=figsize)
+    bf.pl.grn_network(make(), condition=HOSTILE, n_top=30, ax=ax)
+    figure.draw_without_rendering()
+    boxes = [text.get_bbox_patch().get_window_extent() for text in ax.texts]
+    assert len(boxes) == 16
+    for i, box in enumerate(boxes):
+        assert not box.overlaps(ax.get_legend().get_window_extent())
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_the_same_picture_every_time(tmp_path):
+    pictures = [draw_network(make(), tmp_path / f"{i}.png").read_bytes() for i in range(2)]
+    assert pictures[0] == pictures[1]
+    np.random.seed(1)
+    state = np.random.get_state()[1].copy()
+    draw_network(make(), tmp_path / "x.png")
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_network_without_signs():
+    ax = bf.pl.grn_network(make("attention", None, None), regulators="TF2", n_top=5)
+    assert len({arrow.get_edgecolor() for arrow in arrows(ax)}) == 1
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[:2] == ["regulator", "target"]
+    assert not {"activation", "repression", "known"} & set(labels)
+    assert ax.get_title() == "5 strongest edges of TF2"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"condition": None}, ConfigError, r"pass `condition=`.*CD4\+/CD45RA\+"),
+        ({"condition": "T cell"}, MissingKeyError, r"no network of 'T cell'.*Run `bf\.tl\.grn"),
+        ({"regulators": ["TF11"]}, DataError, r"'TF11' is not among the genes. Near names: \['TF1'"),
+        ({"regulators": ["G1"]}, DataError, r"'G1' regulates nothing.*Run `bf\.tl\.grn\(adata, regulators=\['G1'\]"),
+        ({"known": pd.DataFrame({"from": []})}, DataError, "'source' and 'target'"),
+        ({"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),
+    ],
+)
+def test_network_refuses(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        bf.pl.grn_network(make(), **({"condition": HOSTILE} | kwargs))
+    assert not plt.get_fignums()
+
+
+def test_no_edge_left():
+    adata = make()[:, ["G1", "G2"]].copy()
+    with pytest.raises(DataError, match=r"no edge between these genes. Run `bf\.tl\.grn\(adata\)`"):
+        bf.pl.grn_network(adata, condition=HOSTILE)
+    assert not plt.get_fignums()
+
+
+# both
+
+
+def test_axes_of_the_caller_and_saving(tmp_path):
+    figure, mine = plt.subplots(1, 3)
+    adata = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bf.pl.attention_heatmap(adata, "TF1", axes=mine[:2], save=tmp_path / "1.png") == list(mine[:2])
+        assert bf.pl.grn_network(adata, condition=HOSTILE, ax=mine[2], save=tmp_path / "2.png") is mine[2]
+    assert plt.get_fignums() == [figure.number]
+    assert all((tmp_path / f"{i}.png").read_bytes().startswith(b"\x89PNG") for i in (1, 2))
+
+
+def test_push_apart():
+    random = np.random.default_rng(0)
+    for at in (np.zeros((12, 2)), random.normal(scale=10, size=(40, 2))):
+        size = random.uniform(5, 30, size=at.shape)
+        found = push_apart(at, size)
+        apart = np.abs(found[:, None] - found[None])
+        free = (apart >= (size[:, None] + size[None]) / 2 - 1e-6).any(axis=-1)
+        assert free[np.triu_indices(len(at), k=1)].all()
+    far = np.array([[0.0, 0.0], [100.0, 0.0]])
+    np.testing.assert_allclose(push_apart(far, np.full((2, 2), 10.0)), far, atol=1e-5)  # what is apart stays
+
+
+@pytest.mark.parametrize(
+    ("towards", "expected"),
+    [((10.0, 0.0), (2.0, 0.0)), ((0.0, -9.0), (0.0, -1.0)), ((4.0, 4.0), (1.0, 1.0)), ((0.5, 0.5), (0.5, 0.5))],
+)
+def test_border(towards, expected):
+    np.testing.assert_allclose(border(np.zeros(2), np.array([4.0, 2.0]), np.array(towards)), expected)

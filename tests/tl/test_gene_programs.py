@@ -1,0 +1,240 @@
+"""Gene programs of a fitted model: what is found, what is written and read back, and what is refused."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scbioformers as bf
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
+from scbioformers.data import params_from_json
+
+QUIET = {"progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def _programs_once() -> ad.AnnData:
+    adata = bf.datasets.simulate(400, 100, n_regulators=5, n_types=3, rng=2)
+    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
+    train = bf.TrainConfig(max_steps=20, batch_size=32, progress_bar=False)
+    bf.tl.fit(adata, config=config, train=train, n_models=2)
+    bf.tl.gene_programs(adata, **QUIET)
+    return adata
+
+
+@pytest.fixture
+def adata(_programs_once) -> ad.AnnData:
+    """400 cells of a network of five regulators, two members, with their programs; a copy."""
+    return _programs_once.copy()
+
+
+def shared_regulator(adata: ad.AnnData) -> np.ndarray:
+    """Whether two genes have a regulator in common that moves both the same way."""
+    edges, names = adata.uns["grn_true"], list(adata.var_names)
+    sign = np.zeros((adata.n_vars, 5))
+    for source, target, weight in edges[["source", "target", "weight"]].itertuples(index=False):
+        sign[names.index(target), int(source[2:]) - 1] = np.sign(weight)
+    return (sign[:, None] * sign[None]).max(axis=2) > 0
+
+
+@pytest.mark.parametrize("use", ["embedding", "attention"])
+def test_genes_of_a_program_share_their_regulator(adata, use):
+    bf.tl.gene_programs(adata, use=use, **QUIET)
+    label = adata.var["gene_program"].cat.codes.to_numpy()
+    shared, pairs = shared_regulator(adata), np.triu_indices(100, 1)
+
+    def share(label):
+        together = ((label[:, None] == label) & (label >= 0)[:, None])[pairs]
+        return shared[pairs][together].mean()
+
+    random = np.random.default_rng(0)
+    chance = [share(random.permutation(label)) for _ in range(200)]
+    assert share(label) > max(chance) + 0.1
+
+
+def test_fields(adata):
+    column, scores = adata.var["gene_program"], adata.obsm["gene_program_scores"]
+    sizes = column.value_counts()
+    assert list(column.cat.categories) == [str(i + 1) for i in range(len(sizes))]
+    assert (np.diff(sizes[column.cat.categories]) <= 0).all()
+    assert sizes.min() >= 5
+    assert scores.shape == (400, len(sizes))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-4)
+    params = params_from_json(adata.uns["gene_program"]["params"])
+    assert params["model_hash"] == bf.get.model(adata).hash
+    assert params["n_members"] == 2
+    stability = adata.uns["gene_program"]["stability"]
+    assert params["resolution"] == stability["resolution"][stability["ari"].idxmax()]
+
+
+def test_read_back(adata):
+    table, scores = bf.get.gene_programs(adata), bf.get.gene_program_scores(adata)
+    column = adata.var["gene_program"]
+    assert dict(zip(table["gene"], table["program"], strict=True)) == column.dropna().astype(str).to_dict()
+    for _, part in table.groupby("program"):
+        assert part["weight"].is_monotonic_decreasing
+    assert table["support"].between(0, 1).all()
+    second = bf.get.gene_programs(adata, program="2")
+    assert set(second["gene"]) == set(column.index[column == "2"])
+    x = adata.X.toarray()
+    z = np.log1p(x / x.sum(axis=1, keepdims=True) * x.sum(axis=1).mean())
+    z = (z - z.mean(axis=0)) / z.std(axis=0)
+    expected = z[:, (column == "2").to_numpy()].mean(axis=1)
+    np.testing.assert_allclose(scores["2"], expected, atol=1e-3)
+    assert list(scores.index) == list(adata.obs_names)
+    left = bf.get.gene_programs(adata[:, 50:])
+    assert set(left["gene"]) == set(column.index[50:]) & set(table["gene"])
+    with pytest.raises(MissingKeyError, match=r"no program '99'. There: \['1'"):
+        bf.get.gene_programs(adata, program="99")
+    with pytest.raises(MissingKeyError, match=r"bf\.tl\.gene_programs"):
+        bf.get.gene_programs(adata, key="other")
+
+
+def test_same_seed_same_programs_whatever_the_order_of_the_genes(adata):
+    again = bf.tl.gene_programs(adata, copy=True, **QUIET)
+    pd.testing.assert_frame_equal(bf.get.gene_programs(again), bf.get.gene_programs(adata))
+    assert np.array_equal(again.obsm["gene_program_scores"], adata.obsm["gene_program_scores"])
+    permuted = adata[:, np.random.default_rng(0).permutation(100)].copy()
+    bf.tl.gene_programs(permuted, **QUIET)
+    assert permuted.var["gene_program"][adata.var_names].astype(object).equals(adata.var["gene_program"].astype(object))
+
+
+def test_min_genes_and_resolution(adata):
+    bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
+    assert adata.var["gene_program"].value_counts().min() >= 12
+    coarse = adata.var["gene_program"].nunique()
+    bf.tl.gene_programs(adata, min_genes=3, resolution=8.0, **QUIET)
+    assert adata.var["gene_program"].nunique() > coarse
+
+
+def test_no_program_at_all(adata):
+    bf.tl.gene_programs(adata, min_genes=100, resolution=50.0, **QUIET)
+    assert adata.var["gene_program"].isna().all()
+    assert adata.obsm["gene_program_scores"].shape == (400, 0)
+    assert bf.get.gene_programs(adata).empty
+
+
+def test_genes_that_are_not_modelled_or_not_measured(adata):
+    model = bf.get.model(adata)
+    partial = adata[:, 10:].copy()
+    more = ad.AnnData(np.ones((400, 2), np.float32), partial.obs, pd.DataFrame(index=["new1", "new2"]))
+    wider = ad.concat([more, partial], axis=1)
+    with pytest.warns(BioformersWarning, match="90 of the model's 100"):
+        bf.tl.gene_programs(wider, model=model, **QUIET)
+    assert wider.var["gene_program"][:2].isna().all()
+    assert wider.var["gene_program"][2:].notna().any()
+    assert set(bf.get.gene_programs(wider)["gene"]) <= set(partial.var_names)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_round_trip(adata, tmp_path, kind):
+    adata.var_names = [f"{name}/x" if name == "G3" else name for name in adata.var_names]
+    model = bf.get.model(adata)
+    with pytest.warns(BioformersWarning, match="99 of the model's 100"):
+        bf.tl.gene_programs(adata, model=model, key_added="a/b", **QUIET)
+    getattr(adata, f"write_{kind}")(tmp_path / "x")
+    found = getattr(ad, f"read_{kind}")(tmp_path / "x")
+    pd.testing.assert_frame_equal(bf.get.gene_programs(found, key="a/b"), bf.get.gene_programs(adata, key="a/b"))
+    first, second = (bf.get.gene_program_scores(x, key="a/b") for x in (found, adata))
+    assert np.array_equal(first, second)
+    assert found.var["a%2Fb"].astype(object).equals(adata.var["a%2Fb"].astype(object))
+
+
+def test_copy(fitted):
+    copied = bf.tl.gene_programs(fitted, copy=True, **QUIET)
+    assert "gene_program" in copied.var
+    assert "gene_program" not in fitted.var
+    assert set(fitted.obsm) == set()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        pytest.param({"use": "genes"}, ConfigError, r"`use` is one of .*'genes'", id="use"),
+        pytest.param({"resolution": 0.0}, ConfigError, "`resolution` must be positive", id="resolution"),
+        pytest.param({"resolution": np.inf}, ConfigError, "`resolution` must be positive", id="infinite"),
+        pytest.param({"min_genes": 1}, ConfigError, "`min_genes` must be at least 2", id="min-genes"),
+        pytest.param({"n_neighbors": 0}, ConfigError, "`n_neighbors` at least 1", id="neighbors"),
+        pytest.param({"n_cells": 1}, ConfigError, "`n_cells` at least 2", id="cells"),
+        pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
+        pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
+    ],
+)
+def test_wrong_arguments_write_nothing(fitted, kwargs, error, message):
+    before = fitted.copy()
+    with pytest.raises(error, match=message):
+        bf.tl.gene_programs(fitted, **QUIET, **kwargs)
+    assert set(fitted.uns) == set(before.uns)
+    assert set(fitted.var) == set(before.var)
+
+
+def test_one_cell_is_refused(fitted):
+    with pytest.raises(DataError, match="at least 2 cells; there are 1"):
+        bf.tl.gene_programs(fitted[:1].copy(), **QUIET)
+
+
+def test_attention_of_a_model_without_it(simulated):
+    config = bf.ModelConfig(width=16, n_heads=2, attention=False)
+    bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+    with pytest.raises(ConfigError, match=r"without attention.*use='embedding'"):
+        bf.tl.gene_programs(simulated, use="attention", **QUIET)
+
+
+# enrichment
+
+
+def test_programs_are_enriched_for_the_targets_of_a_regulator(adata):
+    edges = adata.uns["grn_true"].copy()
+    edges["source"] += np.where(edges["weight"] > 0, "+/CD45", "-/CD45")
+    bf.tl.program_enrichment(adata, edges)
+    table = bf.get.program_enrichment(adata)
+    assert table["p"].is_monotonic_increasing
+    assert table["p_adjusted"][0] < 0.01
+    first = table.iloc[0]
+    genes = set(bf.get.gene_programs(adata, program=first["program"])["gene"])
+    wanted = set(edges.loc[edges["source"] == first["gene_set"], "target"])
+    assert first["hits"] == len(genes & wanted)
+    assert first["expected"] == pytest.approx(len(genes) * len(wanted) / 100)
+    assert bf.get.program_enrichment(adata, program="1")["program"].eq("1").all()
+
+
+def test_enrichment_of_any_kind_of_sets(adata):
+    genes = bf.get.gene_programs(adata, program="1")["gene"].tolist()
+    adata.var["mine"] = pd.Categorical(["yes" if name in genes else None for name in adata.var_names])
+    tables = []
+    for sets in (genes, {"genes": [*genes, "unknown"]}, pd.DataFrame({"source": "genes", "target": genes}), "mine"):
+        bf.tl.program_enrichment(adata, sets)
+        tables.append(bf.get.program_enrichment(adata).drop(columns="gene_set"))
+        assert tables[-1]["hits"][0] == len(genes)
+        pd.testing.assert_frame_equal(tables[-1], tables[0])
+
+
+def test_enrichment_tests_only_sets_of_the_right_size(adata):
+    sets = {"small": ["G1", "G2"], "right": [f"G{i}" for i in range(1, 8)], "large": [f"G{i}" for i in range(1, 60)]}
+    bf.tl.program_enrichment(adata, sets, min_genes=3, max_genes=50)
+    assert set(bf.get.program_enrichment(adata)["gene_set"]) == {"right"}
+    with pytest.raises(DataError, match="None of 3 gene sets has 90 to 95 modelled genes; they have 2 to 59"):
+        bf.tl.program_enrichment(adata, sets, min_genes=90, max_genes=95)
+
+
+@pytest.mark.parametrize(
+    ("sets", "error", "message"),
+    [
+        pytest.param(["tf1"], DataError, r"not among the 100 modelled: 'tf1' \(near 'tf1': TF1", id="list"),
+        pytest.param({"a": ["G1000"]}, DataError, r"None of the genes of 1 sets.*near 'G1000': G", id="dict"),
+        pytest.param({}, DataError, "None of the genes of 0 sets", id="empty"),
+        pytest.param(pd.DataFrame({"term": ["a"]}), DataError, "no column 'source', only", id="table"),
+        pytest.param("celltype", MissingKeyError, r"adata\.var\['celltype'\]", id="column"),
+        pytest.param(3, ConfigError, "got int", id="number"),
+    ],
+)
+def test_wrong_gene_sets(adata, sets, error, message):
+    with pytest.raises(error, match=message):
+        bf.tl.program_enrichment(adata, sets, min_genes=1)
+    assert "program_enrichment" not in adata.uns
+
+
+def test_enrichment_without_programs(fitted):
+    with pytest.raises(MissingKeyError, match=r"bf\.tl\.gene_programs"):
+        bf.tl.program_enrichment(fitted, ["TF1"])

@@ -1,0 +1,313 @@
+"""Networks of conditions: what is written, what it does not depend on, and what is refused."""
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+import scbioformers as bf
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
+from scbioformers.data import Source, params_from_json
+from scbioformers.regulation import Asked
+
+METHODS = ("knockout", "embedding", "attention")
+HOSTILE = "CD4+/CD45RA+"
+CONFIG = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
+TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def fitted_once() -> ad.AnnData:
+    """90 cells of 4 conditions (40, 25, 20, 3) and two without; genes G1 and G2 are never expressed together."""
+    adata = bf.datasets.simulate(90, 25, n_regulators=5, rng=0)
+    names = [HOSTILE] * 40 + ["count"] * 25 + ["."] * 20 + ["few"] * 3 + [None] * 2
+    order = np.random.default_rng(0).permutation(90)
+    adata.obs["condition"] = pd.Categorical(np.array(names, dtype=object)[order], [HOSTILE, "count", ".", "few"])
+    x = adata.X.toarray()
+    at = adata.var_names.get_indexer(["G1", "G2"])
+    x[:, at] = np.maximum(x[:, at], 1) * np.array([np.arange(90) % 2, (np.arange(90) + 1) % 2]).T
+    adata.X = sp.csr_matrix(x)
+    bf.tl.fit(adata, config=CONFIG, train=TRAIN, n_models=2)
+    return adata
+
+
+@pytest.fixture
+def fitted(fitted_once) -> ad.AnnData:
+    return fitted_once.copy()
+
+
+def grn(adata, **kwargs):
+    """A copy with the network; the warning of the condition that is too small is not the subject."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BioformersWarning)
+        return bf.tl.grn(adata, copy=True, progress_bar=False, **kwargs)
+
+
+def same(one: ad.AnnData, other: ad.AnnData, *, exact=True) -> None:
+    """All that was written is the same."""
+    names = {name for name in one.varp if name.startswith("grn")}
+    assert names == {name for name in other.varp if name.startswith("grn")}
+    for name in names:
+        a, b = one.varp[name].toarray(), other.varp[name].toarray()
+        np.testing.assert_allclose(a, b, atol=0 if exact else 2e-5)
+        assert one.varp[name].nnz == other.varp[name].nnz
+    if exact:
+        pd.testing.assert_frame_equal(bf.get.grn(one), bf.get.grn(other))
+
+
+# what is written
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_are_those_of_the_members(fitted, method):
+    regulators = ["TF1", "TF4", "G1"]
+    found = grn(fitted, method=method, regulators=regulators, n_cells=None)
+    model = bf.get.model(fitted)
+    chosen = np.array([model.vocabulary.molecules().index(gene) for gene in regulators])
+    asked, cells = Asked(model, method, chosen), Source(fitted).read(0, 90)
+    pairs = [asked.weigh(network, cells, 0, tqdm(disable=True)) for network in model.members]
+    expected = np.mean([each.weight for each in pairs], axis=0)
+    table = bf.get.grn_matrix(found).reindex(index=model.vocabulary.molecules(), columns=regulators)
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+    count = found.varp["grn_count"].toarray()[:, fitted.var_names.get_indexer(regulators)]
+    seen = ~np.eye(25, dtype=bool)[:, chosen]
+    assert np.array_equal(count[seen], pairs[0].count[seen])
+    assert found.varp["grn"].dtype == np.float32
+    assert found.varp["grn_count"].dtype == np.int32
+    assert set(found.varp) == {"grn", "grn_count"}
+
+
+def test_support_is_the_share_of_members_that_hold_an_edge(fitted):
+    found = grn(fitted, regulators=["TF1", "TF2"], top_k=10, n_cells=None)
+    model, held = bf.get.model(fitted), []
+    for member in range(2):
+        alone = ad.AnnData(fitted.X, obs=fitted.obs, var=fitted.var)
+        only = bf.BioFormer(**{**model.__dict__, "members": (model.members[member],)})
+        table = bf.get.grn(grn(alone, model=only, regulators=["TF1", "TF2"], top_k=10, n_cells=None))
+        assert set(table["support"]) == {1.0}
+        held.append(set(zip(table["source"], table["target"], strict=True)))
+    edges = bf.get.grn(found)
+    assert len(edges) == 10
+    for edge in edges.itertuples():
+        assert edge.support == sum((edge.source, edge.target) in each for each in held) / 2
+    assert 0 < len(held[0] & held[1]) < 10
+
+
+def test_the_table_holds_the_strongest_edges_of_each_condition(fitted):
+    found = grn(fitted, groupby="condition", top_k=30, n_cells=None)
+    edges = bf.get.grn(found)
+    assert edges.groupby("condition").size().to_dict() == {HOSTILE: 30, "count": 30, ".": 30}
+    for name, rows in edges.groupby("condition"):
+        matrix = bf.get.grn_matrix(found, condition=name)
+        assert rows["rank"].tolist() == list(range(1, 31))
+        weights = [matrix.loc[edge.target, edge.source] for edge in rows.itertuples()]
+        np.testing.assert_allclose(rows["weight"], weights, rtol=1e-6)
+        assert (rows["source"] != rows["target"]).all()
+    params = params_from_json(found.uns["grn"]["params"])
+    assert params["conditions"] == [HOSTILE, "count", "."]
+    assert params["n_cells"] == 20
+    assert params["model_hash"] == bf.get.model(fitted).hash
+
+
+def test_difference_from_the_reference(fitted):
+    found = grn(fitted, groupby="condition", reference="count", method="attention", n_cells=None)
+    for name in (HOSTILE, "."):
+        one, two = (bf.get.grn_matrix(found, condition=each) for each in (name, "count"))
+        difference = bf.get.grn_matrix(found, condition=name, difference=True)
+        expected = (one - two).reindex(index=difference.index, columns=difference.columns)
+        np.testing.assert_allclose(difference, expected, atol=1e-7)
+        assert np.isfinite(expected.to_numpy()).sum() == np.isfinite((one - two).to_numpy()).sum()
+    assert sum("difference" in key for key in found.varp) == 2
+
+
+def test_never_seen_together(fitted):
+    found = grn(fitted, method="attention", n_cells=None)
+    a, b = fitted.var_names.get_indexer(["G1", "G2"])
+    weight, count = found.varp["grn"].tocoo(), found.varp["grn_count"]
+    stored = set(zip(weight.row, weight.col, strict=True))
+    assert not {(a, b), (b, a), (a, a)} & stored
+    assert count[a, b] == count[b, a] == 0
+    matrix = bf.get.grn_matrix(found)
+    assert np.isnan(matrix.loc["G1", "G2"])
+    assert np.isnan(matrix.loc["G1", "G1"])
+    assert np.isfinite(matrix.loc["G1", "TF1"])
+    expressed = fitted.X.toarray() > 0
+    together = expressed.T.astype(int) @ expressed
+    np.fill_diagonal(together, 0)
+    assert np.array_equal(count.toarray(), together)
+
+
+def test_equal_numbers_of_cells(fitted):
+    found = grn(fitted, groupby="condition", method="embedding", n_cells=None)
+    for name in (HOSTILE, "count", "."):
+        assert set(bf.get.grn(found, condition=name)["count"]) == {20}
+    found = grn(fitted, groupby="condition", method="embedding", n_cells=12)
+    assert set(bf.get.grn(found)["count"]) == {12}
+
+
+# what it does not depend on
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same(fitted, method):
+    kwargs = {"method": method, "groupby": "condition", "n_cells": 12, "regulators": ["TF1", "TF2"]}
+    first = grn(fitted, rng=1, **kwargs)
+    state = np.random.get_state()[1].copy()
+    same(first, grn(fitted, rng=1, **kwargs))
+    assert np.array_equal(np.random.get_state()[1], state)
+    other = bf.get.grn_matrix(grn(fitted, rng=2, **kwargs), condition=HOSTILE)
+    assert not np.array_equal(other, bf.get.grn_matrix(first, condition=HOSTILE), equal_nan=True)
+
+
+def test_the_order_of_conditions_cells_genes_and_regulators(fitted):
+    kwargs = {"groupby": "condition", "n_cells": 20, "regulators": ["TF1", "TF2"], "reference": "count"}
+    expected = grn(fitted, **kwargs)
+    turned = fitted.copy()
+    turned.obs["condition"] = turned.obs["condition"].cat.reorder_categories(["few", ".", "count", HOSTILE])
+    found = grn(turned, **kwargs)
+    for name in (HOSTILE, "count", "."):
+        one, two = (bf.get.grn_matrix(each, condition=name) for each in (found, expected))
+        pd.testing.assert_frame_equal(one, two)
+    same(grn(fitted, **(kwargs | {"regulators": ["TF2", "TF1", "TF2"]})), expected)  # each counts once
+    shuffled = fitted[:, np.random.default_rng(0).permutation(25)].copy()
+    for name in (HOSTILE, "count", "."):
+        one, two = (bf.get.grn_matrix(each, condition=name) for each in (grn(shuffled, **kwargs), expected))
+        np.testing.assert_allclose(one.loc[two.index, two.columns], two, atol=1e-6)
+
+
+def test_names_of_conditions_survive_files(fitted, tmp_path):
+    found = grn(fitted, groupby="condition", reference=HOSTILE, regulators=["TF1"])
+    for format in ("h5ad", "zarr"):
+        path = tmp_path / f"x.{format}"
+        getattr(found, f"write_{format}")(path)
+        read = getattr(ad, f"read_{format}")(path)
+        for name in (HOSTILE, "count", "."):
+            one, two = (bf.get.grn_matrix(each, condition=name) for each in (read, found))
+            pd.testing.assert_frame_equal(one, two)
+            one, two = (bf.get.grn(each, condition=name) for each in (read, found))
+            pd.testing.assert_frame_equal(one, two, check_dtype=False)
+        bf.get.grn_matrix(read, condition="count", difference=True)
+
+
+def test_backed(fitted, tmp_path):
+    fitted.write_h5ad(tmp_path / "x.h5ad")
+    before = (tmp_path / "x.h5ad").read_bytes()
+    backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    bf.tl.grn(backed, regulators=["TF1", "TF2"], progress_bar=False)
+    same(backed, grn(fitted, regulators=["TF1", "TF2"]))
+    backed.file.close()
+    assert (tmp_path / "x.h5ad").read_bytes() == before
+
+
+def test_a_view_becomes_an_object_without_a_warning(fitted):
+    view = fitted[:50]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bf.tl.grn(view, regulators=["TF1"], progress_bar=False)
+    assert not view.is_view
+    assert "grn" in view.varp
+    assert "grn" not in fitted.varp
+
+
+def test_a_copy_leaves_the_input_alone(fitted):
+    before = fitted.copy()
+    grn(fitted, groupby="condition", reference="count")
+    assert set(fitted.varp) == set(before.varp)
+    assert set(fitted.uns) == set(before.uns)
+    assert np.array_equal(fitted.X.toarray(), before.X.toarray())
+    pd.testing.assert_frame_equal(fitted.obs, before.obs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_genes_that_the_data_lacks(fitted, method):
+    query = fitted[:, [g for g in fitted.var_names if g not in ("TF2", "G3")]].copy()
+    del query.uns["bioformer"]
+    found = grn(query, model=fitted, method=method, n_cells=None)
+    edges = bf.get.grn(found)
+    assert not {"TF2", "G3"} & {*edges["source"], *edges["target"]}
+    assert {"TF1", "G4"} <= {*edges["source"], *edges["target"]}
+    assert found.varp["grn"].shape == (23, 23)
+    assert np.isfinite(edges["weight"]).all()
+    with pytest.raises(DataError, match=r"\['TF2'\] are not among the genes of the data"):
+        grn(query, model=fitted, regulators=["TF1", "TF2"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_genes_that_the_model_does_not_know(fitted, method):
+    extra = ad.AnnData(sp.csr_matrix(np.ones((90, 2))), obs=fitted.obs[[]], var=pd.DataFrame(index=["new/1", "new2"]))
+    wider = ad.concat([extra, fitted], axis=1, merge="first")
+    found = grn(wider, model=fitted, method=method, regulators=["TF1"], n_cells=None)
+    assert found.varp["grn"].shape == (27, 27)
+    assert found.varp["grn"][:2].nnz == 0
+    assert found.varp["grn"][:, :2].nnz == 0
+    assert bf.get.grn_matrix(found).columns.tolist() == ["TF1"]
+
+
+# conditions
+
+
+def test_too_few_cells_are_warned_of_and_left_out(fitted):
+    with pytest.warns(BioformersWarning, match=r"fewer than 10 cells: \{'few': 3\}"):
+        bf.tl.grn(fitted, groupby="condition", regulators=["TF1"], progress_bar=False)
+    assert not any("few" in name for name in fitted.varp)
+    assert set(bf.get.grn(fitted)["condition"]) == {HOSTILE, "count", "."}
+    with pytest.raises(MissingKeyError, match="no network of 'few'"):
+        bf.get.grn(fitted, condition="few")
+
+
+def test_cells_without_a_condition_do_not_count(fitted):
+    kwargs = {"groupby": "condition", "n_cells": None, "method": "attention"}
+    kept = fitted[fitted.obs["condition"].notna()].copy()
+    one, two = grn(fitted, **kwargs), grn(kept, **kwargs)
+    for name in ("grn_count.count", "grn_count.."):
+        assert name in one.varp
+        assert one.varp[name].sum() > 0
+    smallest = "."  # all of its cells are read, whoever else is there
+    pd.testing.assert_frame_equal(
+        bf.get.grn_matrix(one, condition=smallest), bf.get.grn_matrix(two, condition=smallest), atol=1e-6
+    )
+
+
+# refused
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"groupby": "kind"}, MissingKeyError, r"obs\['kind'\].*condition"),
+        ({"reference": "count"}, ConfigError, "categories of `groupby`, which was not given"),
+        ({"groupby": "condition", "reference": "B"}, DataError, r"'B' is no category.*CD4\+/CD45RA\+"),
+        ({"groupby": "condition", "reference": "few"}, DataError, r"at least 10 cells.*'few': 3"),
+        ({"groupby": "cell"}, DataError, "at least 10 cells of a condition"),
+        ({"regulators": ["tf1", "TF2"]}, DataError, r"does not know \['tf1'\].*Near names: \['TF1'"),
+        ({"top_k": 0}, ConfigError, "`top_k` must be at least 1"),
+        ({"n_cells": 9}, ConfigError, "`n_cells` at least 10"),
+        ({"method": "cosine"}, ConfigError, "'knockout', 'embedding', 'attention'"),
+        ({"method": "attention", "heads": [2]}, ConfigError, "numbers from 0 to 1"),
+        ({"key": "other"}, MissingKeyError, r"Run `bf\.tl\.fit\(adata\)` first"),
+    ],
+)
+def test_refused(fitted, kwargs, error, message):
+    fitted.obs["cell"] = fitted.obs_names
+    with pytest.raises(error, match=message):
+        bf.tl.grn(fitted, progress_bar=False, **kwargs)
+    assert not len(fitted.varp)
+    assert "grn" not in fitted.uns
+
+
+def test_too_few_cells_at_all(fitted):
+    with pytest.raises(DataError, match="at least 10 cells; there are 9"):
+        bf.tl.grn(fitted[:9].copy())
+
+
+def test_a_model_without_attention(simulated):
+    config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8, attention=False)
+    bf.tl.fit(simulated, config=config, train=TRAIN)
+    with pytest.raises(ConfigError, match=r"fitted without attention.*Pass `method=`"):
+        bf.tl.grn(simulated, method="attention")
+    bf.tl.grn(simulated, regulators=["TF1"], progress_bar=False)
+    assert bf.get.grn_matrix(simulated).shape == (39, 1)  # not of the gene with itself

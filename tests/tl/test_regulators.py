@@ -1,0 +1,185 @@
+"""Key drivers, regulators of gene sets and known targets, on networks that were written by hand or by ``bf.tl.grn``."""
+
+from math import comb
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from scipy.stats import false_discovery_control, mannwhitneyu
+
+import scbioformers as bf
+from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.data import params_from_json, params_to_json, set_uns, set_varp
+
+HOSTILE = "CD4+/CD45RA+ |\\ naïve"
+
+
+@pytest.fixture
+def weights() -> dict[str, np.ndarray]:
+    """(30 targets, 4 regulators) of two conditions; regulator 2 of the first moves genes 10 to 17 down."""
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(2, 30, 4)).astype(np.float32)
+    first[10:18, 2] = -5 - np.arange(8)
+    for weight in (first, second):
+        weight[np.arange(4), np.arange(4)] = np.nan
+        weight[random.random(weight.shape) < 0.1] = np.nan
+    return {"control": first, HOSTILE: second}
+
+
+@pytest.fixture
+def adata(weights) -> ad.AnnData:
+    """32 genes, g30 and g31 not modelled, with those networks as ``bf.tl.grn`` writes them."""
+    adata = ad.AnnData(np.ones((3, 32), np.float32), var=pd.DataFrame(index=[f"g{i}" for i in range(32)]))
+    for name, weight in weights.items():
+        target, regulator = np.nonzero(np.isfinite(weight))
+        at = (weight[target, regulator], (target, regulator))
+        set_varp(adata, f"grn.{name}", sp.csr_matrix(at, shape=(32, 32)))
+    params = {"groupby": "state", "reference": None, "conditions": list(weights), "model_hash": "0"}
+    set_uns(adata, "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
+    return adata
+
+
+def names(numbers) -> list[str]:
+    return [f"g{i}" for i in numbers]
+
+
+def test_drivers_by_hand(adata, weights):
+    bf.tl.regulators(adata)
+    for condition, weight in weights.items():
+        table = bf.get.regulators(adata, condition=condition)
+        strength = np.nansum(np.abs(weight.astype(float)), axis=0)
+        assert table["regulator"].tolist() == names(np.argsort(-strength))
+        np.testing.assert_allclose(table["strength"], np.sort(strength)[::-1])
+        assert table["rank"].tolist() == [1, 2, 3, 4]
+        seen = dict(zip(table["regulator"], table["n_targets"], strict=True))
+        assert seen == {f"g{i}": int(np.isfinite(weight[:, i]).sum()) for i in range(4)}
+    assert bf.get.regulators(adata)["condition"].unique().tolist() == list(weights)
+    assert set(adata.uns["regulators"]) == {"drivers", "params"}
+    for call in (bf.get.set_regulators, bf.get.known_targets):
+        with pytest.raises(MissingKeyError, match=r"bf\.tl\.regulators\(adata, "):
+            call(adata)
+
+
+def test_regulators_of_sets(adata, weights):
+    sets = {"planted": names(range(10, 18)), HOSTILE: [*names(range(20, 26)), "unknown"], "none": ["x", "y"]}
+    bf.tl.regulators(adata, gene_sets=sets, condition="control")
+    table = bf.get.set_regulators(adata)
+    assert table["gene_set"].unique().tolist() == ["planted", HOSTILE]
+    weight = weights["control"].astype(float)
+    for name, rows in (("planted", range(10, 18)), (HOSTILE, range(20, 26))):
+        part = bf.get.set_regulators(adata, gene_set=name).set_index("regulator")
+        assert part["rank"].tolist() == [1, 2, 3, 4]
+        assert part["p"].is_monotonic_increasing
+        for i in range(4):
+            inside = weight[list(rows), i]
+            outside = np.delete(weight[:, i], list(rows))
+            inside, outside = inside[np.isfinite(inside)], outside[np.isfinite(outside)]
+            row = part.loc[f"g{i}"]
+            assert row["n_genes"] == len(inside)
+            assert row["weight"] == pytest.approx(inside.mean())
+            assert row["strength"] == pytest.approx(np.abs(inside).mean())
+            p = mannwhitneyu(np.abs(inside), np.abs(outside), alternative="greater", method="asymptotic").pvalue
+            assert row["p"] == pytest.approx(p)
+    np.testing.assert_allclose(table["p_adjusted"], false_discovery_control(table["p"]))
+    best = bf.get.set_regulators(adata, gene_set="planted").iloc[0]
+    assert best["regulator"] == "g2"
+    assert best["weight"] < -5
+    assert best["p_adjusted"] < 0.01
+
+
+def test_all_regulators_are_tested_though_few_are_stored(adata):
+    sets = {"planted": names(range(10, 18))}
+    bf.tl.regulators(adata, gene_sets=sets)
+    every = bf.get.set_regulators(adata)
+    bf.tl.regulators(adata, gene_sets=sets, top_k=1)
+    kept = bf.get.set_regulators(adata)
+    pd.testing.assert_frame_equal(kept, every[every["rank"] == 1].reset_index(drop=True))
+
+
+def test_known_targets_by_hand(adata, weights):
+    weight = np.nan_to_num(np.abs(weights["control"][:, 2]))
+    top = np.argsort(-weight)[:10].tolist()
+    known = [*top[:4], *[i for i in range(30) if i not in top and i != 2][:3]]
+    edges = pd.DataFrame({"source": ["g2"] * 8 + ["nobody"], "target": [*names(known), "g31", "g5"]})
+    bf.tl.regulators(adata, known=edges, k=10, condition="control")
+    (row,) = bf.get.known_targets(adata).to_dict("records")
+    assert (row["regulator"], row["k"], row["size"], row["set_size"], row["hits"]) == ("g2", 10, 10, 7, 4)
+    # 29 genes could have been found: 30 are modelled, less the regulator itself
+    by_hand = sum(comb(7, i) * comb(22, 10 - i) for i in range(4, 8)) / comb(29, 10)
+    assert row["p"] == pytest.approx(by_hand)
+    assert row["p_adjusted"] == pytest.approx(by_hand)
+    assert row["expected"] == pytest.approx(10 * 7 / 29)
+    bf.tl.regulators(adata, known=edges)
+    assert bf.get.known_targets(adata, condition=HOSTILE)["k"].tolist() == [10, 20]
+
+
+def test_hostile_names_survive_a_round_trip(adata, tmp_path):
+    edges = pd.DataFrame({"source": "g2", "target": names(range(10, 18))})
+    bf.tl.regulators(adata, gene_sets={HOSTILE: names(range(10, 18))}, known=edges, key_added="a/b")
+    for kind in ("h5ad", "zarr"):
+        getattr(adata, f"write_{kind}")(tmp_path / kind)
+        found = getattr(ad, f"read_{kind}")(tmp_path / kind)
+        for read in (bf.get.regulators, bf.get.set_regulators, bf.get.known_targets):
+            pd.testing.assert_frame_equal(
+                read(found, condition=HOSTILE, key="a/b"), read(adata, condition=HOSTILE, key="a/b"), check_dtype=False
+            )
+        assert not bf.get.set_regulators(found, gene_set=HOSTILE, key="a/b").empty
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "message"),
+    [
+        pytest.param(["G2"], {}, DataError, r"not among the 30 modelled: 'G2' \(near 'G2': g2", id="gene"),
+        pytest.param(["g30"], {}, DataError, "not among the 30 modelled: 'g30'", id="not-modelled"),
+        pytest.param(None, {"condition": "x"}, MissingKeyError, r"no network of 'x'\. There", id="condition"),
+        pytest.param(None, {"grn_key": "x"}, MissingKeyError, r"bf\.tl\.grn", id="network"),
+        pytest.param(None, {"top_k": 0}, ConfigError, "`top_k` must be at least 1", id="top-k"),
+        pytest.param(
+            None,
+            {"known": pd.DataFrame({"source": ["G1"], "target": ["g2"]})},
+            DataError,
+            r"None of 1 known edges.*near 'G1': g1",
+            id="edges",
+        ),
+        pytest.param(
+            None, {"known": pd.DataFrame({"tf": ["g1"]})}, DataError, "no column 'source', only", id="edge-columns"
+        ),
+        pytest.param(
+            None,
+            {"known": pd.DataFrame({"source": ["g1"], "target": ["g2"]}), "k": 0},
+            ConfigError,
+            "`k` must be integers of at least 1",
+            id="k",
+        ),
+    ],
+)
+def test_wrong_arguments_write_nothing(adata, args, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        bf.tl.regulators(adata, gene_sets=args, **kwargs)
+    assert "regulators" not in adata.uns
+
+
+def test_reading_what_is_not_there(adata):
+    with pytest.raises(MissingKeyError, match=r"bf\.tl\.regulators"):
+        bf.get.regulators(adata)
+    bf.tl.regulators(adata, gene_sets=["g1", "g2"])
+    with pytest.raises(MissingKeyError, match=r"no condition 'x'\. There: "):
+        bf.get.regulators(adata, condition="x")
+    with pytest.raises(MissingKeyError, match=r"no gene set 'x'. There: \['genes'\]"):
+        bf.get.set_regulators(adata, gene_set="x")
+
+
+def test_of_a_fitted_network(fitted):
+    bf.tl.grn(fitted, progress_bar=False)
+    fitted.var["a%2Fb"] = pd.Categorical([None, *["x"] * 19, *["y"] * 20])
+    bf.tl.regulators(fitted, gene_sets="a/b", known=fitted.uns["grn_true"])
+    full = bf.get.grn_matrix(fitted)
+    table = bf.get.regulators(fitted).set_index("regulator")
+    np.testing.assert_allclose(table.loc[full.columns, "strength"], full.abs().sum(), rtol=1e-5)
+    assert set(bf.get.set_regulators(fitted)["gene_set"]) == {"x", "y"}
+    assert params_from_json(fitted.uns["regulators"]["params"])["model_hash"] == bf.get.model(fitted).hash
+    copied = bf.tl.regulators(fitted, key_added="other", copy=True)
+    assert "other" in copied.uns
+    assert "other" not in fitted.uns
