@@ -10,7 +10,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt
-BENCHMARKS ?= embedding masked perturbation speed
+BENCHMARKS ?= embedding masked perturbation grn speed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench no-data docs clean
