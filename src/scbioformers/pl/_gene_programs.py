@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def gene_programs(
     limit = limit or 1.0
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=_NO_GROUP)
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
-    names = [_name(program, programs.index[programs == program], n_genes) for program in shown.index]
+    names = [_name(program, genes, n_genes) for program, genes in _central_first(adata, key, programs, shown.index)]
     ax.set_yticks(range(len(shown)), names, fontsize=8)
     if groupby is None:
         ax.set(xlabel=f"{shown.shape[1]:,} cells", xticks=[])
@@ -95,6 +96,18 @@ def gene_programs(
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
+
+
+def _central_first(
+    adata: AnnData, key: str, programs: pd.Series[Any], shown: pd.Index[Any]
+) -> Iterator[tuple[str, pd.Index[Any]]]:
+    """The genes of each program, those nearest to its centroid first if that is known."""
+    weight = pd.Series(0.0, programs.index)
+    if "genes" in adata.uns.get(key, {}):
+        table = pd.DataFrame(adata.uns[key]["genes"])
+        weight = pd.Series(table["weight"].to_numpy(), table["gene"]).reindex(programs.index).fillna(0.0)
+    for program in shown:
+        yield program, weight[programs == program].sort_values(ascending=False, kind="stable").index
 
 
 def _scores(adata: AnnData, key: str, programs: pd.Series[Any]) -> pd.DataFrame:
