@@ -169,7 +169,7 @@ def grn_network(
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], top_k=20, progress_bar=False)
     >>> bf.pl.grn_network(adata, n_top=10, known=adata.uns["grn_true"]).get_title()
     '10 strongest edges'
     """
