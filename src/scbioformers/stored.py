@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError, ModelFormatError
+from scbioformers.core import ConfigError, DataError, MissingKeyError, ModelFormatError, near_names
 from scbioformers.data import (
     Source,
     field_codes,
@@ -32,6 +31,7 @@ from scbioformers.model import BioFormer
 
 logger = logging.getLogger(__name__)
 
+_NETWORK_HINT = "Run `bf.tl.grn(adata)` first."
 MAX_BYTES_IN_UNS = 32 * 2**20
 ModelLike: TypeAlias = BioFormer | AnnData | str | Path
 
@@ -139,8 +139,7 @@ def molecule_indices(
     if not genes:
         raise DataError("`genes` is empty: name at least one, or pass None.")
     if unknown := [gene for gene in genes if gene not in at]:
-        lower = {name.lower(): name for name in names}
-        near = [lower[name] for name in difflib.get_close_matches(str(unknown[0]).lower(), lower, 3)]
+        near = near_names(unknown[0], names)
         hint = f" Near names: {near}." if near else ""
         raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
     found = np.array([at[gene] for gene in genes], dtype=np.int64)
@@ -169,25 +168,30 @@ class StoredNetwork:
     regulators: list[str]
 
 
-def find_network(adata: Any, key: str) -> tuple[dict[str, Any], Iterator[tuple[str, StoredNetwork]]]:
-    """Parameters of the networks in ``uns[key]``, and each by its condition.
+def network_params(adata: Any, key: str) -> dict[str, Any]:
+    """Parameters of the networks in ``uns[key]``.
 
     Raises
     ------
     MissingKeyError
         If there are none.
     """
-    hint = "Run `bf.tl.grn(adata)` first."
-    params = dict(params_from_json(str(get_slot(adata, "uns", key, hint=hint)["params"])))
+    return dict(params_from_json(str(get_slot(adata, "uns", key, hint=_NETWORK_HINT)["params"])))
 
-    def read(condition: str) -> StoredNetwork:
-        ending = "" if params["groupby"] is None else f".{condition}"
-        stored = sp.coo_matrix(get_slot(adata, "varp", f"{key}{ending}", hint=hint))
-        names = np.array([str(name) for name in adata.var_names], dtype=object)
-        # few of all genes are modelled: dense among these alone
-        genes, regulators = np.unique(np.concatenate([stored.row, stored.col])), np.unique(stored.col)
-        weight = np.full((len(genes), len(regulators)), np.nan)
-        weight[np.searchsorted(genes, stored.row), np.searchsorted(regulators, stored.col)] = stored.data
-        return StoredNetwork(weight, names[genes].tolist(), names[regulators].tolist())
 
-    return params, ((name, read(name)) for name in params["conditions"])
+def read_network(adata: Any, name: str) -> StoredNetwork:
+    """The network in ``varp[name]``."""
+    stored = sp.coo_matrix(get_slot(adata, "varp", name, hint=_NETWORK_HINT))
+    names = np.array([str(name) for name in adata.var_names], dtype=object)
+    # few of all genes are modelled: dense among these alone
+    genes, regulators = np.unique(np.concatenate([stored.row, stored.col])), np.unique(stored.col)
+    weight = np.full((len(genes), len(regulators)), np.nan)
+    weight[np.searchsorted(genes, stored.row), np.searchsorted(regulators, stored.col)] = stored.data
+    return StoredNetwork(weight, names[genes].tolist(), names[regulators].tolist())
+
+
+def find_networks(adata: Any, key: str) -> Iterator[tuple[str, StoredNetwork]]:
+    """Each network of ``uns[key]`` by its condition."""
+    params = network_params(adata, key)
+    for condition in params["conditions"]:
+        yield condition, read_network(adata, key if params["groupby"] is None else f"{key}.{condition}")

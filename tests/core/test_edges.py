@@ -57,7 +57,7 @@ def test_ranks():
 
 
 def test_consensus_by_hand():
-    consensus = Consensus(top_k=2)
+    consensus = Consensus(n_best=2)
     for weight in ([4.0, -3, 2, 1], [-1.0, -3, 2, 4], [1.0, -4, 3, 2]):  # ranks 1 2 3 4, 4 2 3 1, 4 1 2 3
         consensus.add(np.array([weight]), np.abs(np.array([weight])))
     np.testing.assert_allclose(consensus.weight, [[4 / 3, -10 / 3, 7 / 3, 7 / 3]])
@@ -67,7 +67,7 @@ def test_consensus_by_hand():
 
 
 def test_ties_of_the_consensus_go_to_the_larger_weight():
-    consensus = Consensus(top_k=1)
+    consensus = Consensus(n_best=1)
     for weight in ([1.0, 5.0], [3.0, 2.0]):
         consensus.add(np.array([weight]), np.array([weight]))
     assert consensus.rank.tolist() == [[2, 1]]
@@ -75,7 +75,7 @@ def test_ties_of_the_consensus_go_to_the_larger_weight():
 
 
 def test_what_is_no_pair_has_no_rank():
-    consensus = Consensus(top_k=5)
+    consensus = Consensus(n_best=5)
     weight = with_gaps()
     for sign in (1, -1):
         consensus.add(sign * weight, np.abs(weight))

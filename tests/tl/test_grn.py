@@ -82,12 +82,12 @@ def test_weights_are_those_of_the_members(fitted, method):
 
 
 def test_support_is_the_share_of_members_that_hold_an_edge(fitted):
-    found = grn(fitted, regulators=["TF1", "TF2"], top_k=10, n_cells=None)
+    found = grn(fitted, top_k=10, n_cells=None)
     model, held = bf.get.model(fitted), []
     for member in range(2):
         alone = ad.AnnData(fitted.X, obs=fitted.obs, var=fitted.var)
         only = bf.BioFormer(**{**model.__dict__, "members": (model.members[member],)})
-        table = bf.get.grn(grn(alone, model=only, regulators=["TF1", "TF2"], top_k=10, n_cells=None))
+        table = bf.get.grn(grn(alone, model=only, top_k=10, n_cells=None))
         assert set(table["support"]) == {1.0}
         held.append(set(zip(table["source"], table["target"], strict=True)))
     edges = bf.get.grn(found)

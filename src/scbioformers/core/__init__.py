@@ -24,6 +24,7 @@ from scbioformers.core._errors import (
     ModelFormatError,
 )
 from scbioformers.core._leiden import leiden
+from scbioformers.core._names import describe_unknown, near_names
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._splits import split_combinations, split_groups, split_targets, validation_rows
@@ -55,11 +56,13 @@ __all__ = [
     "cosine_similarity",
     "count_range",
     "default_epochs",
+    "describe_unknown",
     "deviation",
     "expected",
     "hash_uniform",
     "leiden",
     "match",
+    "near_names",
     "out_strength",
     "posterior_mean",
     "quantile",

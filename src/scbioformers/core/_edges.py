@@ -63,14 +63,14 @@ class Consensus:
 
     Examples
     --------
-    >>> consensus = Consensus(top_k=1)
+    >>> consensus = Consensus(n_best=1)
     >>> consensus.add(np.array([[np.nan, 3.0], [-1.0, np.nan]]), np.array([[np.nan, 3.0], [1.0, np.nan]]))
     >>> consensus.add(np.array([[np.nan, 1.0], [-2.0, np.nan]]), np.array([[np.nan, 1.0], [2.0, np.nan]]))
     >>> consensus.support.tolist()
     [[0.0, 0.5], [0.5, 0.0]]
     """
 
-    top_k: int
+    n_best: int
     n_runs: int = 0
     _weight: NDArray[np.float64] | float = 0.0
     _strength: NDArray[np.float64] | float = 0.0
@@ -83,7 +83,7 @@ class Consensus:
         self._weight = self._weight + weight
         self._strength = self._strength + strength
         self._rank = self._rank + ranks
-        self._held = self._held + ((ranks > 0) & (ranks <= self.top_k))
+        self._held = self._held + ((ranks > 0) & (ranks <= self.n_best))
         self.n_runs += 1
 
     @property
@@ -103,5 +103,5 @@ class Consensus:
 
     @property
     def support(self) -> NDArray[np.float64]:
-        """(G, R) share of the runs that hold a pair among their best ``top_k``."""
+        """(G, R) share of the runs that hold a pair among their best ``n_best``."""
         return np.asarray(self._held) / self.n_runs

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import get_slot, params_from_json
+from scbioformers.core import ConfigError, DataError, MissingKeyError, near_names
+from scbioformers.data import get_slot
+from scbioformers.stored import network_params, read_network
 
 _HINT = "Run `bf.tl.grn(adata)` first."
 
@@ -47,7 +46,7 @@ def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd
     stored = get_slot(adata, "uns", key, hint=_HINT)
     edges = pd.DataFrame(stored["edges"])
     if condition is not None:
-        _require(condition, _params(adata, key))
+        _require(condition, network_params(adata, key))
         edges = edges[edges["condition"] == condition]
     there = {str(name) for name in adata.var_names}
     edges = edges[edges["source"].isin(there) & edges["target"].isin(there)].reset_index(drop=True)
@@ -92,18 +91,14 @@ def grn_matrix(
     >>> bf.get.grn_matrix(adata).shape
     (40, 2)
     """
-    params = _params(adata, key)
+    params = network_params(adata, key)
     _require_one(condition, params)
     ending = "" if params["groupby"] is None else f".{condition}"
     if difference and (params["reference"] is None or condition == params["reference"]):
         raise MissingKeyError("There is no such difference. Run `bf.tl.grn(adata, groupby=…, reference=…)`.")
     name = f"{key}_difference{ending}" if difference else f"{key}{ending}"
-    weight = sp.coo_matrix(get_slot(adata, "varp", name, hint=_HINT))
-    rows, at_row = np.unique(weight.row, return_inverse=True)
-    columns, at_column = np.unique(weight.col, return_inverse=True)
-    full = np.full((len(rows), len(columns)), np.nan, np.float32)
-    full[at_row, at_column] = weight.data
-    return pd.DataFrame(full, adata.var_names[rows], adata.var_names[columns])
+    network = read_network(adata, name)
+    return pd.DataFrame(network.weight.astype(np.float32), network.genes, network.regulators).dropna(how="all")
 
 
 def grn_graph(
@@ -160,7 +155,7 @@ def grn_graph(
     (5, True)
     >>> text = "".join(nx.generate_graphml(graph))  # or nx.write_graphml(graph, "tf1.graphml")
     """
-    params = _params(adata, key)
+    params = network_params(adata, key)
     _require_one(condition, params)
     if n_top is not None and n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, got {n_top}.")
@@ -191,10 +186,6 @@ def grn_graph(
     return graph
 
 
-def _params(adata: AnnData, key: str) -> dict[str, Any]:
-    return dict(params_from_json(str(get_slot(adata, "uns", key, hint=_HINT)["params"])))
-
-
 def _require(condition: str, params: dict[str, Any]) -> None:
     if condition not in params["conditions"]:
         raise MissingKeyError(f"There is no network of {condition!r}. There: {params['conditions']}. {_HINT}")
@@ -211,8 +202,7 @@ def _require_regulators(adata: AnnData, regulators: Sequence[str], edges: pd.Dat
     sources = set(edges["source"])
     for gene in regulators:
         if gene not in adata.var_names:
-            lower = {str(name).lower(): str(name) for name in adata.var_names}
-            near = [lower[name] for name in difflib.get_close_matches(str(gene).lower(), lower, 3)]
+            near = near_names(gene, adata.var_names)
             raise DataError(f"{gene!r} is not among the genes.{f' Near names: {near}.' if near else ''}")
         if gene not in sources:
             raise DataError(

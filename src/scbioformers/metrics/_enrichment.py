@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import false_discovery_control, hypergeom
 
-from scbioformers.core import ConfigError, DataError
-from scbioformers.metrics._grn import _read_weights, near_names, read_edges
+from scbioformers.core import ConfigError, DataError, describe_unknown
+from scbioformers.metrics._grn import _read_weights, read_edges
 
 
 def enrichment(
@@ -52,7 +52,7 @@ def enrichment(
             raise DataError(f"The group {name!r} has no genes.")
         if unknown := sorted(set(members) - known):
             raise DataError(
-                f"{len(unknown)} genes of {name!r} are outside the background: {near_names(unknown, known)}."
+                f"{len(unknown)} genes of {name!r} are outside the background: {describe_unknown(unknown, known)}."
             )
     rows = []
     for group, members in groups.items():
@@ -126,7 +126,7 @@ def edge_enrichment(
     w, rows, columns = _read_weights(weights, genes, regulators)
     eligible = set(rows) if background is None else set(background)
     if unknown := sorted(eligible - set(rows)):
-        raise DataError(f"{len(unknown)} genes of the background have no row: {near_names(unknown, rows)}.")
+        raise DataError(f"{len(unknown)} genes of the background have no row: {describe_unknown(unknown, rows)}.")
     allowed = rows.isin(list(eligible))
     known = read_edges(truth).groupby("source", sort=False)["target"].agg(set).to_dict()
     found = []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError
+from scbioformers.core import ConfigError, DataError, describe_unknown
 
 Array = NDArray[np.float64]
 UNIVERSES = ("truth", "data")
@@ -225,7 +224,7 @@ def _read_weights(
     if np.isinf(w).any():
         raise DataError(f"{int(np.isinf(w).sum())} weights are infinite.")
     if unknown := [name for name in columns if name not in rows]:
-        raise DataError(f"{len(unknown)} regulators are not among the genes: {near_names(unknown, rows)}.")
+        raise DataError(f"{len(unknown)} regulators are not among the genes: {describe_unknown(unknown, rows)}.")
     return w, rows, columns
 
 
@@ -255,16 +254,8 @@ def _true_signs(truth: pd.DataFrame, rows: pd.Index, columns: pd.Index) -> Array
         unknown = edges["source"][source < 0].unique().tolist() or edges["target"][target < 0].unique().tolist()
         raise DataError(
             f"None of {len(edges)} true edges lies between regulators and genes of the data; "
-            f"unknown: {near_names(unknown, columns if (source < 0).any() else rows)}."
+            f"unknown: {describe_unknown(unknown, columns if (source < 0).any() else rows)}."
         )
     signs = np.full((len(rows), len(columns)), np.nan)
     signs[target[known], source[known]] = edges["sign"].to_numpy()[known]
     return signs
-
-
-def near_names(unknown: Sequence[str], known: Iterable[str]) -> str:
-    """First unknown names, and the known ones that are nearest to the first."""
-    folded = {str(name).casefold(): str(name) for name in known}
-    near = [folded[name] for name in difflib.get_close_matches(unknown[0].casefold(), folded, 3)]
-    text = ", ".join(repr(name) for name in unknown[:5]) + (", …" if len(unknown) > 5 else "")
-    return f"{text} (near {unknown[0]!r}: {', '.join(near) or 'none'})"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from scbioformers.core import DataError
+from scbioformers.core import DataError, near_names
 
 Targets = tuple[str, ...]
 _NONE = ("ctrl", "control")  # parts that stand for nothing, as in GEARS' "STAT1+ctrl"
@@ -49,8 +48,7 @@ def require_known(names: Iterable[str], known: Collection[str], where: str) -> N
     unknown = sorted({name for name in names if name not in known})
     if not unknown:
         return
-    folded = {name.casefold(): name for name in known}
-    near = [folded[name] for name in difflib.get_close_matches(unknown[0].casefold(), folded, 3)]
+    near = near_names(unknown[0], known)
     raise DataError(
         f"{where}: {unknown[:5]} unknown, neither genes of the model, nor rows of its features, nor perturbed in its "
         f"training data ({len(known)} names).{f' Near names: {near}.' if near else ''}"

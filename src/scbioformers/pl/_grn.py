@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from numpy.typing import NDArray
 
 from scbioformers import get
-from scbioformers.core import ConfigError, DataError
+from scbioformers.core import ConfigError, DataError, near_names
 from scbioformers.data import get_slot, params_from_json
 from scbioformers.pl._layout import GAP, border, boxes, place
 
@@ -217,8 +216,7 @@ def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str,
                 f"{regulator!r} was no regulator, or no cell expresses it. "
                 f"Run `bf.tl.grn(adata, regulators=[{regulator!r}, …])`."
             )
-        lower = {str(name).lower(): str(name) for name in there}
-        near = [lower[name] for name in difflib.get_close_matches(str(regulator).lower(), lower, 3)]
+        near = near_names(regulator, there)
         raise DataError(f"{regulator!r} is not among the genes.{f' Near names: {near}.' if near else ''}")
     return pd.DataFrame({name: column.reindex(adata.var_names) for name, column in columns.items()})
 

@@ -36,6 +36,10 @@ def place(graph: nx.DiGraph, size: NDArray[np.float64], canvas: NDArray[np.float
     """
     order = {name: i for i, name in enumerate(graph.nodes)}
     plain = nx.Graph([(order[a], order[b]) for a, b in graph.edges])
+    # parts that share no edge would fly apart: a hub, not drawn, holds them
+    parts = list(nx.connected_components(plain))
+    if len(parts) > 1:
+        plain.add_edges_from((-1, max(sorted(part), key=plain.degree)) for part in parts)
     found = nx.spring_layout(plain, k=1.6 / max(len(order), 1) ** 0.5, iterations=200, weight=None, seed=SEED)
     at = np.array([found[i] for i in range(len(order))], dtype=np.float64)
     span = np.ptp(at, axis=0)

@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from scbioformers.core import ConfigError, DataError
+from scbioformers.core import ConfigError, DataError, describe_unknown
 from scbioformers.data import get_slot
-from scbioformers.metrics._grn import near_names
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def read_gene_sets(adata: Any, gene_sets: GeneSets, known: Collection[str]) -> d
         listed = [str(gene) for gene in gene_sets]
         if unknown := [gene for gene in listed if gene not in there]:
             raise DataError(
-                f"{len(unknown)} genes are not among the {len(there)} modelled: {near_names(unknown, there)}."
+                f"{len(unknown)} genes are not among the {len(there)} modelled: {describe_unknown(unknown, there)}."
             )
         named = {LISTED: listed}
     else:
@@ -57,7 +56,7 @@ def read_gene_sets(adata: Any, gene_sets: GeneSets, known: Collection[str]) -> d
     kept = {name: genes for name, genes in found.items() if genes}
     if not kept:
         unknown = [gene for genes in named.values() for gene in genes]
-        hint = f" Unknown: {near_names(unknown, there)}." if unknown else ""
+        hint = f" Unknown: {describe_unknown(unknown, there)}." if unknown else ""
         raise DataError(f"None of the genes of {len(named)} sets is among the {len(there)} modelled.{hint}")
     if len(kept) < len(found):
         logger.info("%d of %d gene sets have no modelled gene.", len(found) - len(kept), len(found))

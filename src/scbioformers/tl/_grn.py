@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from scbioformers.core import BioformersWarning, ConfigError, Consensus, DataError, seed_from
-from scbioformers.data import ObsField, params_to_json, set_uns, set_varp, target
+from scbioformers.data import Block, ObsField, params_to_json, set_uns, set_varp, target
 from scbioformers.regulation import Asked, Method, draw_conditions, gather
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 ALL_CELLS = "all cells"
 MIN_CELLS = 10
-TOP_K = 1000
+MAX_HELD = 0.1  # share of the pairs that a member holds, at most
 
 
 def grn(
@@ -33,7 +33,7 @@ def grn(
     groupby: str | None = None,
     reference: str | None = None,
     regulators: Sequence[str] | None = None,
-    top_k: int | None = None,
+    top_k: int = 1000,
     n_cells: int | None = 1000,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -71,8 +71,8 @@ def grn(
     regulators
         Genes that can be regulators, e.g. transcription factors; by default all genes.
     top_k
-        Edges of each condition in the table, and what a member "holds": by default 1,000, or a tenth of the pairs if
-        that is less.
+        Edges of each condition in the table. A member "holds" as many, at most a tenth of the pairs: with few
+        regulators it would hold all.
     n_cells
         Cells drawn of each condition; None takes as many as the smallest has.
     layers, heads
@@ -132,35 +132,29 @@ def grn(
     fitted = find_model(adata, model, key)
     layer = fitted_layer(adata, fitted, layer)
     source, columns = open_query(adata, fitted, layer)
-    if (top_k is not None and top_k < 1) or (n_cells is not None and n_cells < MIN_CELLS):
+    if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
         raise ConfigError(f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}; got {top_k} and {n_cells}.")
     measured = columns >= 0
-    known = np.flatnonzero(measured)
+    there = np.flatnonzero(measured)
     # each once: doubled entries of a sparse matrix add up
-    chosen = known if regulators is None else np.unique(molecule_indices(fitted, regulators, measured=measured))
-    top_k = top_k or max(1, min(TOP_K, known.size * chosen.size // 10))
+    chosen = there if regulators is None else np.unique(molecule_indices(fitted, regulators, measured=measured))
     names, codes = _conditions(adata, groupby, reference)
     asked = Asked(fitted, method, chosen, _numbers(layers), _numbers(heads), contextual)
     seed = seed_from(rng)
     adata = target(adata, copy)
     genes = np.array(fitted.vocabulary.molecules(), dtype=object)
+    at = (columns[there], columns[chosen], adata.n_vars)
+    n_held = max(1, min(top_k, int(MAX_HELD * there.size * chosen.size)))
     found: dict[str, sp.csr_matrix] = {}
     tables = []
     drawn = list(draw_conditions(codes, n_cells, seed))
     for name, rows in zip(names, drawn, strict=True):
-        cells, consensus = gather(source, rows), Consensus(top_k)
-        steps = asked.n_steps(cells) * len(fitted.members)
-        with tqdm(total=steps, desc=f"GRN of {name}", disable=not (progress_bar and steps)) as bar:
-            for network in fitted.members:
-                pairs = asked.weigh(network, cells, seed, bar)
-                pairs.weight[~measured] = np.nan
-                consensus.add(pairs.weight, pairs.strength)
+        consensus, count = _ask(asked, gather(source, rows), measured, n_held, seed, name if progress_bar else None)
         ending = "" if groupby is None else f".{name}"  # a dot: "count" may be a condition too
-        at = (columns[known], columns[chosen], adata.n_vars)
-        found[name] = _sparse(consensus.weight[known], pairs.count[known], *at, np.float32)
+        found[name] = _sparse(consensus.weight[there], count[there], *at, np.float32)
         set_varp(adata, f"{key_added}{ending}", found[name])
-        set_varp(adata, f"{key_added}_count{ending}", _sparse(pairs.count[known], pairs.count[known], *at, np.int32))
-        tables.append(_table(consensus, pairs.count, genes, genes[chosen], name))
+        set_varp(adata, f"{key_added}_count{ending}", _sparse(count[there], count[there], *at, np.int32))
+        tables.append(_table(consensus, count, genes, genes[chosen], top_k).assign(condition=name))
     if reference is not None:
         for name in names:
             if name != reference:
@@ -170,6 +164,20 @@ def grn(
     stored = {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)}
     set_uns(adata, key_added, stored)
     return adata if copy else None
+
+
+def _ask(
+    asked: Asked, cells: Block, measured: NDArray[np.bool_], n_held: int, seed: int, shown: str | None
+) -> tuple[Consensus, NDArray[np.int64]]:
+    """What the members agree on in the cells of one condition, and the cells behind each pair."""
+    consensus, members = Consensus(n_held), asked.model.members
+    steps = asked.n_steps(cells) * len(members)
+    with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
+        for network in members:
+            pairs = asked.weigh(network, cells, seed, bar)
+            unmeasured = np.where(measured[:, None], 0.0, np.nan)
+            consensus.add(pairs.weight + unmeasured, pairs.strength + unmeasured)
+    return consensus, pairs.count
 
 
 def _numbers(chosen: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -224,10 +232,10 @@ def _difference(weight: sp.csr_matrix, reference: sp.csr_matrix) -> sp.csr_matri
 
 
 def _table(
-    consensus: Consensus, count: NDArray[np.int64], genes: NDArray[Any], regulators: NDArray[Any], condition: str
+    consensus: Consensus, count: NDArray[np.int64], genes: NDArray[Any], regulators: NDArray[Any], top_k: int
 ) -> pd.DataFrame:
     rank = consensus.rank
-    target, regulator = np.nonzero((rank > 0) & (rank <= consensus.top_k))
+    target, regulator = np.nonzero((rank > 0) & (rank <= top_k))
     table = pd.DataFrame(
         {
             "source": regulators[regulator],
@@ -236,7 +244,6 @@ def _table(
             "rank": rank[target, regulator],
             "support": consensus.support[target, regulator],
             "count": count[target, regulator],
-            "condition": condition,
         }
     )
     return table.sort_values("rank", ignore_index=True)

@@ -10,11 +10,10 @@ import pandas as pd
 from anndata import AnnData
 from scipy.stats import false_discovery_control
 
-from scbioformers.core import ColumnRanks, ConfigError, DataError, MissingKeyError, out_strength
+from scbioformers.core import ColumnRanks, ConfigError, DataError, MissingKeyError, describe_unknown, out_strength
 from scbioformers.data import get_slot, params_to_json, set_uns, target
 from scbioformers.metrics import edge_enrichment, enrichment
-from scbioformers.metrics._grn import near_names
-from scbioformers.stored import StoredNetwork, find_network
+from scbioformers.stored import StoredNetwork, find_networks, network_params
 from scbioformers.tl._gene_sets import GeneSets, read_gene_sets
 
 
@@ -87,13 +86,13 @@ def regulators(
     >>> bf.get.regulators(adata)["rank"].tolist()
     [1, 2, 3]
     """
-    params, networks = find_network(adata, grn_key)
+    params = network_params(adata, grn_key)
     if condition is not None and condition not in params["conditions"]:
         raise MissingKeyError(f"There is no network of {condition!r}. There: {params['conditions']}.")
     if top_k < 1:
         raise ConfigError(f"`top_k` must be at least 1, got {top_k}.")
     tables: dict[str, list[pd.DataFrame]] = {}
-    for name, network in networks:
+    for name, network in find_networks(adata, grn_key):
         if condition is None or name == condition:
             found = {"drivers": _drivers(network)}
             if gene_sets is not None:
@@ -221,6 +220,6 @@ def _known(network: StoredNetwork, known: pd.DataFrame, k: int | Sequence[int]) 
         unknown = sorted(set(sources) - set(network.regulators)) or sorted(set(known["target"].astype(str)))
         raise DataError(
             f"None of {len(known)} known edges lies between regulators and genes of the network. "
-            + (f"Unknown: {near_names(unknown, network.genes)}." if unknown else "")
+            + (f"Unknown: {describe_unknown(unknown, network.genes)}." if unknown else "")
         )
     return table.sort_values(["k", "p"], kind="stable")
