@@ -20,6 +20,7 @@ import pandas as pd
 
 import scbioformers as bf
 from benchmarks._common import make_parser, markdown_table, mean_and_range, run_once, write_json
+from benchmarks._grn_figures import draw
 from benchmarks._grn_truth import READERS, Problem
 
 TOP_K = (10, 20)  # of the enrichment, fixed beforehand
@@ -174,7 +175,11 @@ def main() -> None:
     """Run what has no result yet, then print the tables."""
     parser = make_parser(__doc__, list(READERS), list(METHODS))
     parser.set_defaults(seeds=5)
+    parser.add_argument("--figures", type=Path, help="only draw the documentation's figures, into this folder")
     arguments = parser.parse_args()
+    if arguments.figures:
+        draw(arguments.data, arguments.figures)
+        return
     folder: Path = arguments.out / "grn"
     everything = []
     for name in arguments.sets:
