@@ -5,19 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
+import scipy.sparse as sp
 from anndata import AnnData
 
 import scbioformers as bf
 from scbioformers.core import uniform
 from scbioformers.data import Source
-from scbioformers.perturbation import Effects, PerturbationHead, fit_head, log1p_rows, measure_effects
-from scbioformers.perturbing import choose_probes, network_answers, read_design
+from scbioformers.perturbation import (
+    Correlations,
+    Effects,
+    PerturbationHead,
+    fit_head,
+    log1p_rows,
+    measure_correlations,
+    measure_effects,
+)
+from scbioformers.perturbing import Design, choose_probes, network_answers, read_design
 from scbioformers.stored import open_query
 
 SETS = ("papalexi_eccite", "schraivogel_tapseq")
@@ -34,12 +43,14 @@ _HALVES = 0x4A1F
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Effects of all perturbations, and what the control cells alone tell."""
+    """Effects of all perturbations, the cells that they were measured in, and what the control cells alone tell."""
 
     name: str
     genes: list[str]
     task: bf.Perturbation
     targets: list[tuple[str, ...]]
+    rows: list[sp.csr_matrix]
+    design: Design
     effects: Effects
     halves: tuple[Effects, Effects]
     own: np.ndarray
@@ -101,7 +112,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         described = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
     own = np.array([[gene in each for gene in genes] for each in targets])
     effects = measure(groups=design.groups)
-    return Problem(name, genes, task, targets, effects, (halves[0], halves[1]), own, described, answers,
+    return Problem(name, genes, task, targets, rows, design, effects, (halves[0], halves[1]), own, described, answers,
                    mean_depth, seconds)  # fmt: skip
 
 
@@ -118,8 +129,19 @@ def take(effects: Effects, rows: np.ndarray) -> Effects:
     return replace(effects, mean=effects.mean[rows], se=effects.se[rows], n_cells=effects.n_cells[rows])
 
 
+@lru_cache(maxsize=2)
+def correlations_in(problem: Problem, train: tuple[int, ...]) -> Correlations:
+    """Measure correlations in the cells of the control and of the training perturbations, no others."""
+    at = np.full(len(problem.targets) + 1, -1)
+    at[[0, *(1 + i for i in train)]] = np.arange(len(train) + 1)
+    groups = np.where(problem.design.groups >= 0, at[problem.design.groups], -1)
+    return measure_correlations(
+        problem.rows, groups, problem.design.strata, [problem.targets[i] for i in train], problem.genes
+    )
+
+
 def fit_ours(problem: Problem, train: np.ndarray, method: str) -> PerturbationHead:
     """Fit the head to the training perturbations alone."""
-    answers = problem.answers[method]
-    return fit_head(problem.genes, [problem.targets[i] for i in train], take(problem.effects, train), problem.task,
-                    problem.mean_depth, lambda names: {n: answers[n] for n in names if n in answers})  # fmt: skip
+    answers, correlations = problem.answers[method], correlations_in(problem, tuple(train.tolist()))
+    return fit_head(problem.genes, [problem.targets[i] for i in train], take(problem.effects, train), correlations,
+                    problem.task, problem.mean_depth, lambda names: {n: answers[n] for n in names if n in answers})  # fmt: skip

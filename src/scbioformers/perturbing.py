@@ -20,6 +20,7 @@ from scbioformers.perturbation import (
     Targets,
     fit_head,
     log1p_rows,
+    measure_correlations,
     measure_effects,
     parse_label,
     require_known,
@@ -141,10 +142,12 @@ def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFor
         # effects for each unit of dose
         mean = np.array([dose[design.groups == i + 1].mean() for i in range(len(design.perturbations))])
         effects = replace(effects, mean=effects.mean / mean[:, None], se=effects.se / mean[:, None])
+    genes = model.vocabulary.molecules()
     head = fit_head(
-        model.vocabulary.molecules(),
+        genes,
         design.perturbations,
         effects,
+        measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes),
         task,
         float(depth),
         lambda names: network_answers(model, probes, names, task.kind),

@@ -2,6 +2,7 @@
 
 from scbioformers.perturbation._components import COMPONENTS
 from scbioformers.perturbation._config import Perturbation
+from scbioformers.perturbation._correlations import Correlations, measure_correlations
 from scbioformers.perturbation._effects import Effects, log1p_rows, measure_effects
 from scbioformers.perturbation._features import term_features, term_table
 from scbioformers.perturbation._fit import fit_head
@@ -10,12 +11,14 @@ from scbioformers.perturbation._labels import Targets, parse_label, require_know
 
 __all__ = [
     "COMPONENTS",
+    "Correlations",
     "Effects",
     "Perturbation",
     "PerturbationHead",
     "Targets",
     "fit_head",
     "log1p_rows",
+    "measure_correlations",
     "measure_effects",
     "parse_label",
     "require_known",

@@ -13,14 +13,13 @@ Array = NDArray[np.float64]
 COMPONENTS = ("mean", "shared", "similar", "response", "terms", "coexpression", "network")
 POWER = 2.0  # of the similarity, so that a few close targets outweigh many distant ones
 DOUBT = 0.2  # similarity at which the similar targets count half
-NOISE_CORRELATION = 0.05  # correlations in control cells are lowered by this
 RESPONSE_DOUBT = 0.3  # sum of squared moves, in standard deviations, at which a slope counts half
 _SIGN = {"knockout": -1.0, "activation": 1.0, "drug": 0.0}
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What is known of K named targets and the M genes beyond effects; nothing here has seen a perturbed cell."""
+    """What is known of K named targets and the M genes beyond effects; none has seen a cell of its own perturbation."""
 
     own: NDArray[np.int64]
     """(K,), the target's own place among the genes, -1 where it is not measured."""
@@ -28,8 +27,8 @@ class Knowledge:
     """(K, F), of unit length, 0 where there are none."""
     gene_features: Array
     """(M, F)."""
-    loadings: Array
-    """(M, R), of the correlations of the genes in control cells."""
+    correlations: Array
+    """(K, M), of each measured target with the genes, lowered by their error; 0 for the others."""
     control_sd: Array
     """(M,), standard deviation in control cells."""
     network: Array
@@ -43,17 +42,11 @@ class Knowledge:
             self.own[rows],
             self.features[rows],
             self.gene_features,
-            self.loadings,
+            self.correlations[rows],
             self.control_sd,
             self.network[rows],
             self.kind,
         )
-
-    def correlations(self) -> Array:
-        """(K, M), of each measured target with the genes; 0 for the others and for the target itself."""
-        found: Array = self.loadings[np.maximum(self.own, 0)] @ self.loadings.T
-        found[self.own < 0] = 0
-        return np.where(self.own_mask(), 0, np.sign(found) * np.maximum(np.abs(found) - NOISE_CORRELATION, 0))
 
     def own_mask(self) -> NDArray[np.bool_]:
         """(K, M), True at the target itself."""
@@ -63,12 +56,12 @@ class Knowledge:
 
 
 def similarity(a: Knowledge, b: Knowledge) -> Array:
-    """(Ka, Kb) in [0, 1]: cosine of the features, or of the co-expression where a target has none."""
+    """(Ka, Kb) in [0, 1]: cosine of the features, or co-expression where a target has none."""
     by_features = a.features @ b.features.T
     described = [np.abs(k.features).sum(axis=1) > 0 for k in (a, b)]
     lacking = ~np.logical_and.outer(*described)
-    profiles = [_unit(k.loadings[np.maximum(k.own, 0)] * (k.own >= 0)[:, None]) for k in (a, b)]
-    return np.clip(np.where(lacking, profiles[0] @ profiles[1].T, by_features), 0, 1)
+    together = np.where(b.own >= 0, a.correlations[:, np.maximum(b.own, 0)], 0)
+    return np.clip(np.where(lacking, together, by_features), 0, 1)
 
 
 def signal(effects: Array, se: Array) -> Array:
@@ -113,7 +106,7 @@ def components(
     sign = _SIGN[knowledge.kind]
     response = sign * _response(knowledge, masked, seen.astype(np.float64), se, shared, keep)
     terms = sign * np.clip(knowledge.features @ knowledge.gene_features.T, 0, 1) * knowledge.control_sd
-    coexpression = sign * knowledge.correlations() * knowledge.control_sd
+    coexpression = sign * knowledge.correlations * knowledge.control_sd
     pieces = np.stack([mean, shared, similar, response, terms, coexpression, knowledge.network * (sign != 0)], axis=1)
     pieces[:, 1:] *= ~knowledge.own_mask()[:, None]
     return pieces

@@ -24,8 +24,8 @@ class Effects:
     """(P,), perturbed cells."""
     control_mean: NDArray[np.float64]
     """(M,), mean of the controls."""
-    control_cov: NDArray[np.float64]
-    """(M, M), covariance of the controls within strata."""
+    control_sd: NDArray[np.float64]
+    """(M,), standard deviation of the controls within strata."""
 
 
 def log1p_rows(counts: sp.csr_matrix, depth: NDArray[np.float64], mean_depth: float) -> sp.csr_matrix:
@@ -58,30 +58,27 @@ def measure_effects(
     """
     n_strata = int(strata.max()) + 1 if strata.size else 1
     cells = np.zeros((n_groups + 1) * n_strata)
-    sums, squares, products, start = None, None, None, 0
+    sums, squares, start = None, None, 0
     for block in rows:
         stop = start + block.shape[0]
         group, stratum = groups[start:stop], strata[start:stop]
         used = np.flatnonzero(group >= 0)
         code = group[used] * n_strata + stratum[used]
         pick = sp.csr_matrix((np.ones(used.size), (code, used)), shape=(cells.size, block.shape[0]))
-        control = block[np.flatnonzero(group == 0)]
-        parts = ((pick @ block).toarray(), (pick @ block.multiply(block)).toarray(), (control.T @ control).toarray())
-        if sums is None or squares is None or products is None:
-            sums, squares, products = parts
+        parts = ((pick @ block).toarray(), (pick @ block.multiply(block)).toarray())
+        if sums is None or squares is None:
+            sums, squares = parts
         else:
-            sums, squares, products = sums + parts[0], squares + parts[1], products + parts[2]
+            sums, squares = sums + parts[0], squares + parts[1]
         cells += np.bincount(code, minlength=cells.size)
         start = stop
-    if sums is None or squares is None or products is None:
+    if sums is None or squares is None:
         raise DataError("There are no cells.")
     shape = (n_groups + 1, n_strata, sums.shape[1])
-    return _compare(cells.reshape(shape[:2]), sums.reshape(shape), squares.reshape(shape), products)
+    return _compare(cells.reshape(shape[:2]), sums.reshape(shape), squares.reshape(shape))
 
 
-def _compare(
-    cells: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64], products: NDArray[np.float64]
-) -> Effects:
+def _compare(cells: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64]) -> Effects:
     lacking = np.flatnonzero((cells[1:].sum(axis=0) > 0) & (cells[0] == 0))
     if lacking.size:
         raise DataError(f"Strata {lacking.tolist()} have perturbed cells and no control.")
@@ -99,7 +96,5 @@ def _compare(
     prior = 10.0
     variance = (own * total[:, None] + prior * pooled) / (total[:, None] + prior)
     se = np.sqrt(variance / total[:, None] + np.einsum("ps,sm->pm", share**2, control_var / n_control))
-    centred = products - np.einsum("s,sm,sk->mk", cells[0], mean[0], mean[0])
     weight = cells[0] / max(cells[0].sum(), 1)
-    cov = centred / max(cells[0].sum() - np.count_nonzero(cells[0]), 1.0)
-    return Effects(effect, se, total.astype(np.int64), weight @ mean[0], cov)
+    return Effects(effect, se, total.astype(np.int64), weight @ mean[0], np.sqrt(pooled))

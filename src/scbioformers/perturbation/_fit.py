@@ -14,10 +14,12 @@ from scbioformers.metrics import linear_bilinear, perturbation, target_falls
 from scbioformers.perturbation._combinations import fit_combination
 from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge, unit_rows
 from scbioformers.perturbation._config import Perturbation
+from scbioformers.perturbation._correlations import Correlations
 from scbioformers.perturbation._effects import Effects
+from scbioformers.perturbation._folds import fold_of
 from scbioformers.perturbation._head import MAX_LOADINGS, PerturbationHead
 from scbioformers.perturbation._labels import Targets, require_singles
-from scbioformers.perturbation._stack import choose_strength, fit_weights, fold_of, out_of_fold
+from scbioformers.perturbation._stack import choose_strength, fit_weights, out_of_fold
 
 _REMAINING = {"knockout": 0.3, "activation": 3.0, "drug": 1.0}  # where no perturbed gene is measured
 _PRIOR_TARGETS = 5.0
@@ -28,6 +30,7 @@ def fit_head(
     genes: Sequence[str],
     perturbations: Sequence[Targets],
     effects: Effects,
+    correlations: Correlations,
     task: Perturbation,
     mean_depth: float,
     network: Network | None = None,
@@ -42,6 +45,8 @@ def fit_head(
         The P targets or combinations, in the order of the effects.
     effects
         Of the perturbations.
+    correlations
+        In the cells of the control and of these perturbations, no others.
     task
         Its features and kind are used.
     mean_depth
@@ -56,7 +61,9 @@ def fit_head(
     """
     single = require_singles(perturbations)
     names = list(dict.fromkeys([*genes, *(n for each in perturbations for n in each)]))
-    sd = np.sqrt(np.maximum(np.diag(effects.control_cov), 0))
+    coexpression = np.zeros(effects.mean.shape, np.float32)
+    coexpression[single] = correlations.of_targets()
+    sd = effects.control_sd.astype(np.float32)
     head = PerturbationHead(
         genes=tuple(genes),
         names=(),
@@ -66,15 +73,17 @@ def fit_head(
         effects=effects.mean.astype(np.float32),
         se=effects.se.astype(np.float32),
         features=np.zeros((0, 0), np.float32),
-        loadings=_loadings(effects.control_cov, sd).astype(np.float32),
+        loadings=_loadings(correlations.pooled()).astype(np.float32),
+        coexpression=coexpression,
         control_mean=effects.control_mean.astype(np.float32),
-        control_sd=sd.astype(np.float32),
+        control_sd=sd,
         network=np.zeros(effects.mean.shape, np.float32),
         weights=np.eye(len(COMPONENTS), dtype=np.float32)[0],
-        residual_sd=sd.astype(np.float32),
+        residual_sd=sd,
         remaining=_REMAINING[task.kind],
         strength=1.0,
         combination=(1.0, 0.0),
+        correlation_error=correlations.noise,
         mean_depth=mean_depth,
     )
     head = replace(head, **_features(names, task.features))
@@ -84,14 +93,14 @@ def fit_head(
         for i in single:
             found[i] = answers.get(perturbations[i][0], found[i])
         head = replace(head, network=found)
-    return _validated(head, single)
+    return _validated(head, single, correlations)
 
 
-def _validated(head: PerturbationHead, single: list[int]) -> PerturbationHead:
+def _validated(head: PerturbationHead, single: list[int], correlations: Correlations) -> PerturbationHead:
     """Weights, strength, error and evidence from the single targets; then the rule for combinations."""
     training = head.stack.training
     effects, se = head.effects[single].astype(np.float64), head.se[single].astype(np.float64)
-    full, mean = out_of_fold(training, effects, se)
+    full, mean = out_of_fold(training, effects, se, correlations)
     strength = choose_strength(full, mean, training, effects, se)
     shrunk = mean + strength * (full - mean)
     own = training.own_mask()
@@ -165,10 +174,9 @@ def _fall(head: PerturbationHead, remaining: float) -> Array:
     return found
 
 
-def _loadings(cov: Array, sd: Array) -> Array:
+def _loadings(correlations: Array) -> Array:
     """(M, R) whose products are the correlations, as far as the leading components hold them."""
-    scale = np.where(sd > 1e-9, sd, np.inf)
-    values, vectors = np.linalg.eigh(cov / scale[:, None] / scale[None])
+    values, vectors = np.linalg.eigh(correlations)
     order = np.argsort(-values)[:MAX_LOADINGS]
     found: Array = vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
     return found

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from scbioformers.core import ModelFormatError
 from scbioformers.perturbation._combinations import overlap
 from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge
+from scbioformers.perturbation._correlations import lowered
 from scbioformers.perturbation._labels import Targets, require_known
 from scbioformers.perturbation._stack import Stack
 
 MAX_LOADINGS = 256
-_ARRAYS = ("effects", "se", "features", "loadings", "control_mean", "control_sd", "network", "weights", "residual_sd")
+_ARRAYS = ("effects", "se", "features", "loadings", "coexpression", "control_mean", "control_sd", "network", "weights",
+           "residual_sd")  # fmt: skip
 Names = tuple[str, ...]
 
 
@@ -40,7 +42,9 @@ class PerturbationHead:
     features: NDArray[np.float32]
     """(N, F), of unit length."""
     loadings: NDArray[np.float32]
-    """(M, R), of the correlations in control cells."""
+    """(M, R), of the correlations of the genes, over all cells of the training data."""
+    coexpression: NDArray[np.float32]
+    """(P, M), of each training target with the genes over the cells of others, lowered; 0 for combinations."""
     control_mean: NDArray[np.float32]
     """(M,), log1p."""
     control_sd: NDArray[np.float32]
@@ -57,6 +61,8 @@ class PerturbationHead:
     """Share of the way from the training mean to the weighted pieces."""
     combination: tuple[float, float]
     """Weights of the sum of the single effects, and of where they overlap."""
+    correlation_error: float
+    """Standard error of the correlations, by which they are lowered."""
     mean_depth: float
     """Counts at which log1p is taken."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -74,15 +80,27 @@ class PerturbationHead:
         genes = np.array([name_at[name] for name in self.genes], dtype=np.int64)
         m = len(self.genes)
         own = np.array([gene_at.get(name, -1) for name in singles], dtype=np.int64)
+        if self.kind == "drug":
+            own[:] = -1
         return Knowledge(
-            own=own if self.kind != "drug" else np.full_like(own, -1),
+            own=own,
             features=features[at].reshape(len(singles), -1),
             gene_features=features[genes],
-            loadings=self.loadings.astype(np.float64),
+            correlations=self._correlations(singles, own),
             control_sd=self.control_sd.astype(np.float64),
             network=np.zeros((len(singles), m)) if network is None else np.asarray(network, np.float64),
             kind=self.kind,
         )
+
+    def _correlations(self, singles: Sequence[str], own: NDArray[np.int64]) -> Array:
+        """(K, M), of targets never perturbed over all cells, of others without the cells of their own."""
+        loadings, seen = self.loadings.astype(np.float64), _positions(self.perturbations)
+        found = lowered(loadings[np.maximum(own, 0)] @ loadings.T, self.correlation_error)
+        for i, name in enumerate(singles):
+            if (name,) in seen:
+                found[i] = self.coexpression[seen[(name,)]]
+        found[own < 0] = 0
+        return found
 
     @property
     def stack(self) -> Stack:
@@ -173,6 +191,7 @@ class PerturbationHead:
             "remaining": self.remaining,
             "strength": self.strength,
             "combination": list(self.combination),
+            "correlation_error": self.correlation_error,
             "mean_depth": self.mean_depth,
             "evidence": dict(self.evidence),
         }
@@ -180,6 +199,10 @@ class PerturbationHead:
     @classmethod
     def build(cls, genes: Names, stored: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PerturbationHead:
         """Inverse of :meth:`to_dict` and :meth:`tensors`; raises :class:`ModelFormatError` on other shapes."""
+        if lacking := [name for name in _ARRAYS if name not in arrays]:
+            raise ModelFormatError(
+                f"The stored response to perturbations lacks {lacking}: it is of another version. Run `bf.tl.fit` again."
+            )
         names = tuple(str(name) for name in stored["names"])
         perturbations = tuple(tuple(str(name) for name in each) for each in stored["perturbations"])
         p, m, n = len(perturbations), len(genes), len(names)
@@ -188,6 +211,7 @@ class PerturbationHead:
             "se": (p, m),
             "control_mean": (m,),
             "control_sd": (m,),
+            "coexpression": (p, m),
             "network": (p, m),
             "weights": (len(COMPONENTS),),
             "residual_sd": (m,),
@@ -207,6 +231,7 @@ class PerturbationHead:
             remaining=float(stored["remaining"]),
             strength=float(stored["strength"]),
             combination=combination,
+            correlation_error=float(stored["correlation_error"]),
             mean_depth=float(stored["mean_depth"]),
             evidence=dict(stored["evidence"]),
             **{name: arrays[name] for name in _ARRAYS},

@@ -5,20 +5,21 @@ A target counts by the direction of its effect, not by its size, so that one str
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge, components, signal
+from scbioformers.perturbation._correlations import Correlations
+from scbioformers.perturbation._folds import fold_of
 
 PENALTY = 0.1  # on squared departures from the prior, of pieces in units of their mean size
 # what is believed before: the common part and that of similar targets as they are, a little of co-expression
 PRIOR = np.array([0.0, 1.0, 2.0, 0.25, 0.0, 0.2, 0.0])
 BASE_WEIGHT = 0.3  # of a target without any signal, beside those that have it
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAX_FOLDS = 12
 FEWEST = 4  # targets with which weights can be chosen at all
 
 
@@ -92,19 +93,21 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
     return best
 
 
-def fold_of(n: int) -> NDArray[np.int64]:
-    """The fold of each target: as many as targets, at most 12."""
-    return np.arange(n) % min(n, MAX_FOLDS)
+def out_of_fold(
+    training: Knowledge, effects: Array, se: Array, correlations: Correlations
+) -> tuple[Array, Array]:
+    """Predictions (T, M) of every target from weights and effects of the other folds, and the mean of those effects.
 
-
-def out_of_fold(training: Knowledge, effects: Array, se: Array) -> tuple[Array, Array]:
-    """Predictions (T, M) of every target from weights and effects of the other folds, and the mean of those effects."""
+    Correlations of all targets, also of those that the weights are fitted to, are taken without the cells of the fold:
+    what a target is scored on, its own perturbed cells, never enters its prediction.
+    """
     full, mean = np.zeros_like(effects), np.zeros_like(effects)
     folds = fold_of(len(effects))
     for fold in np.unique(folds):
         left_out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        stack = fit_weights(training.take(rest), effects[rest], se[rest])
-        full[left_out] = stack.predict(training.take(left_out))
+        known = replace(training, correlations=correlations.of_targets(without=[int(fold)]))
+        stack = fit_weights(known.take(rest), effects[rest], se[rest])
+        full[left_out] = stack.predict(known.take(left_out))
         mean[left_out] = effects[rest].mean(axis=0)
     return full, mean
 
