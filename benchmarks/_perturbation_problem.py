@@ -142,6 +142,7 @@ def correlations_in(problem: Problem, train: tuple[int, ...]) -> Correlations:
 
 def fit_ours(problem: Problem, train: np.ndarray, method: str) -> PerturbationHead:
     """Fit the head to the training perturbations alone."""
-    answers, correlations = problem.answers[method], correlations_in(problem, tuple(train.tolist()))
-    return fit_head(problem.genes, [problem.targets[i] for i in train], take(problem.effects, train), correlations,
-                    problem.task, problem.mean_depth, lambda names: {n: answers[n] for n in names if n in answers})  # fmt: skip
+    known = [problem.targets[i] for i in train]
+    correlations, answers = correlations_in(problem, tuple(train.tolist())), problem.answers[method]
+    return fit_head(problem.genes, known, take(problem.effects, train), correlations, problem.task, problem.mean_depth,
+                    lambda names: {name: answers[name] for name in names if name in answers})  # fmt: skip

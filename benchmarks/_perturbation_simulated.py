@@ -73,7 +73,8 @@ def _signs(problem: Problem, edges: pd.DataFrame, train: np.ndarray, held: list[
 def show(result: dict[str, Any]) -> Iterator[str]:
     """Tables, means over edges or pairs of each seed with the range over the seeds, and differences to the additive."""
     table = pd.DataFrame(result["signs"])
-    yield f"### Simulated: signs of the direct effects of held-out regulators ({len(table) // table['method'].nunique()} edges)"
+    n_edges = len(table) // table["method"].nunique()
+    yield f"### Simulated: signs of the direct effects of held-out regulators ({n_edges} edges)"
     share = table.groupby(["method", "seed"])["right"].mean()
     total = table.groupby("method")["right"].mean()
     shown = [method for method in METHODS if method in total]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,21 @@ def test_parts_are_known(perturbation, capsys):
     with pytest.raises(SystemExit):
         perturbation.main(["--data", "x", "--parts", "scores,other"])
     assert "other not in scores,simulated,speed" in capsys.readouterr().err
+
+
+def test_the_head_has_not_seen_the_cells_of_test_targets(perturbation, gears_file):
+    """Other profiles and effects of one target: predictions of the other split are the same bits, those with it not."""
+    from benchmarks._perturbation_problem import fit_ours, prepare, read
+
+    problem = prepare("simulated", *read(gears_file, gears_file.parent), [], 0)
+    test = problem.targets.index(("TF3",))
+    concerned = [i + 1 for i, targets in enumerate(problem.targets) if "TF3" in targets]
+    factor = np.where(np.isin(problem.design.groups, concerned), 3.0, 1.0)
+    mean = np.where(np.arange(len(problem.targets))[:, None] == test, 3.0, 1.0) * problem.effects.mean
+    rows = [sp.csr_matrix(sp.diags(factor) @ sp.vstack(problem.rows)).power(2)]
+    plain = replace(problem, rows=[sp.vstack(problem.rows, format="csr").power(2)])
+    changed = replace(problem, rows=rows, effects=replace(problem.effects, mean=mean))
+    singles = np.array([i for i, targets in enumerate(problem.targets) if len(targets) == 1])
+    for train, same in ((singles[singles != test], True), (singles, False)):
+        found = [fit_ours(each, train, "ours").predict([("TF3",)], unseen=True)[0] for each in (plain, changed)]
+        assert np.array_equal(*found) == same

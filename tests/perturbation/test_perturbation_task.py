@@ -7,8 +7,15 @@ import pytest
 import scipy.sparse as sp
 
 import scbioformers as bf
-from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.perturbation import Effects, fit_head, measure_effects, parse_label
+from scbioformers.core import ConfigError, DataError, MissingKeyError, ModelFormatError
+from scbioformers.perturbation import (
+    Effects,
+    PerturbationHead,
+    fit_head,
+    measure_correlations,
+    measure_effects,
+    parse_label,
+)
 
 TINY = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
@@ -37,6 +44,9 @@ def test_effects_are_matched_differences_of_means():
     np.testing.assert_allclose(found.mean[0], expected)
     np.testing.assert_allclose(found.mean[1], x[groups == 2].mean(0) - x[(groups == 0) & (strata == 1)].mean(0))
     assert (found.se > 0).all()
+    control = np.concatenate([x[(groups == 0) & (strata == s)] - x[(groups == 0) & (strata == s)].mean(0)
+                              for s in (0, 1)])  # fmt: skip
+    np.testing.assert_allclose(found.control_sd, np.sqrt((control**2).sum(axis=0) / (len(control) - 2)))
     with pytest.raises(DataError, match="no control"):
         measure_effects([sp.csr_matrix(x)], groups, np.where(groups == 1, 2, strata), 2)
 
@@ -88,10 +98,21 @@ def test_model_travels(cells, tmp_path):
     other = other[:, ::-1].copy()
     other.obs["batch"] = pd.Categorical(["batch_1"] * 50)
     bf.tl.perturb(cells, ["TF6", "TF1+TF6"])
+    asked = [("TF6",), ("TF1", "TF6"), ("TF1",)]
     for copy in copies:
         assert copy.hash == model.hash
         bf.tl.perturb(other, ["TF6", "TF1+TF6"], model=copy)
         assert np.isfinite(other.varm["perturb_effect"]).all()
+        for unseen in (False, True):
+            expected = model.perturbation.predict(asked, unseen=unseen)
+            np.testing.assert_array_equal(copy.perturbation.predict(asked, unseen=unseen), expected)
+
+
+def test_a_head_of_another_version(cells):
+    head = bf.get.model(cells).perturbation
+    arrays = {name: value for name, value in head.tensors().items() if name != "coexpression"}
+    with pytest.raises(ModelFormatError, match=r"lacks \['coexpression'\].*bf\.tl\.fit"):
+        PerturbationHead.build(head.genes, head.to_dict(), arrays)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +168,11 @@ def test_similar_targets_speak_for_each_other():
     names = [f"T{i}" for i in range(13)]
     features = pd.DataFrame(np.eye(2)[np.append(classes, 1)], index=names)
     genes = [f"G{i}" for i in range(60)]
-    measured = Effects(effects, np.full((12, 60), 0.1), np.full(12, 100), np.full(60, 5.0), np.eye(60))
-    task = bf.Perturbation("key", "control", features=features)
-    head = fit_head(genes, [(name,) for name in names[:12]], measured, task, 1000.0)
+    measured = Effects(effects, np.full((12, 60), 0.1), np.full(12, 100), np.full(60, 5.0), np.ones(60))
+    task, targets = bf.Perturbation("key", "control", features=features), [(name,) for name in names[:12]]
+    unrelated, at = sp.csr_matrix(random.normal(size=(260, 60))), np.arange(260)
+    correlations = measure_correlations([unrelated], at % 13, np.zeros_like(at), targets, genes)
+    head = fit_head(genes, targets, measured, correlations, task, 1000.0)
     found = head.predict([("T12",)])[0][0]
     assert np.corrcoef(found, pattern[1])[0, 1] > 0.9
     assert np.corrcoef(effects.mean(axis=0), pattern[1])[0, 1] < 0.9

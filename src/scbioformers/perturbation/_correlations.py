@@ -1,9 +1,9 @@
 """How genes move together in cells that were treated alike, and that of a target without its own perturbed cells.
 
-Cells in which a knock-out failed lie beside those in which it did not, so even deviations from the mean of a group carry
-the effect of its perturbation. Were they part of what is said of the target, it would be predicted from what it is scored
-on. So sums are kept apart by fold, and those of a fold never enter the rows of its targets. Cells of combinations, which
-belong to several targets, are not used.
+Cells in which a knock-out failed lie beside those in which it did not, so even deviations from the mean of a group
+carry the effect of its perturbation. Were they part of what is said of the target, it would be predicted from what it
+is scored on. So sums are kept apart by fold, and those of a fold never enter the rows of its targets. Cells of
+combinations, which belong to several targets, are not used.
 """
 
 from __future__ import annotations
@@ -109,40 +109,41 @@ def measure_correlations(
         If there are no cells.
     """
     single = [i for i, targets in enumerate(perturbations) if len(targets) == 1]
-    folds, places = fold_of(len(single)), {name: i for i, name in enumerate(genes)}
+    places = {name: i for i, name in enumerate(genes)}
     own = np.array([places.get(perturbations[i][0], -1) for i in single], dtype=np.int64)
-    measured, n_classes = np.flatnonzero(own >= 0), 2 + int(folds.max(initial=0))
-    class_of = np.full(len(perturbations) + 2, -1)  # by group, the last for -1
-    class_of[0], class_of[1 + np.array(single, dtype=np.int64)] = 0, 1 + folds
-    n_strata = int(strata.max()) + 1 if strata.size else 1
-    n_codes, m, start = (len(perturbations) + 1) * n_strata, len(genes), 0
-    sums, cells = np.zeros((n_codes, m)), np.zeros(n_codes, dtype=np.int64)
-    products, squares = np.zeros((m, m)), np.zeros((n_classes, m))
-    crossed = np.zeros((n_classes, len(single), m))
+    class_of = np.full(len(perturbations) + 2, -1)  # of a group; the last for the group -1
+    class_of[0], class_of[1 + np.array(single, dtype=np.int64)] = 0, 1 + fold_of(len(single))
+    n_strata, m, start = int(strata.max(initial=0)) + 1, len(genes), 0
+    kinds = np.repeat(class_of[:-1], n_strata)  # of a group in a stratum
+    sums, cells = np.zeros((kinds.size, m)), np.zeros(kinds.size, dtype=np.int64)
+    classes = range(int(class_of.max()) + 1)
+    products, squares, crossed = np.zeros((m, m)), np.zeros((len(classes), m)), np.zeros((len(classes), len(own), m))
     for block in rows:
         stop = start + block.shape[0]
         kind, code = class_of[groups[start:stop]], groups[start:stop] * n_strata + strata[start:stop]
         start = stop
         for each in np.unique(kind[kind >= 0]):
             used = np.flatnonzero(kind == each)
-            part, codes = block[used].toarray().astype(np.float64), code[used]
-            cells += np.bincount(codes, minlength=n_codes)
-            pick = sp.csr_matrix((np.ones(used.size), (codes, np.arange(used.size))), shape=(n_codes, used.size))
+            part = block[used].toarray().astype(np.float64)
+            pick = sp.csr_matrix((np.ones(used.size), (code[used], np.arange(used.size))), (kinds.size, used.size))
             sums += pick @ part
-            products += part.T @ part
-            squares[each] += (part**2).sum(axis=0)
-            crossed[each, measured] += part[:, own[measured]].T @ part
+            cells += np.bincount(code[used], minlength=kinds.size)
+            _add(part, 1.0, own, products, squares[each], crossed[each])
     if not start:
         raise DataError("There are no cells.")
-    kinds = np.repeat(class_of[: len(perturbations) + 1], n_strata)
-    length = sums / np.sqrt(np.maximum(cells, 1))[:, None]  # its products are those of the means, times the cells
-    products -= length.T @ length
-    for each in range(n_classes):
-        part = length[kinds == each]
-        squares[each] -= (part**2).sum(axis=0)
-        crossed[each, measured] -= part[:, own[measured]].T @ part
-    free = np.bincount(kinds[kinds >= 0], np.maximum(cells - 1, 0)[kinds >= 0], minlength=n_classes)
-    return Correlations(products, crossed, np.maximum(squares, 0), free.astype(np.int64), own)
+    means = sums / np.sqrt(np.maximum(cells, 1))[:, None]  # their products are those of the means, times the cells
+    for each in classes:
+        _add(means[kinds == each], -1.0, own, products, squares[each], crossed[each])
+    free = [int(np.maximum(cells - 1, 0)[kinds == each].sum()) for each in classes]
+    return Correlations(products, crossed, np.maximum(squares, 0), np.array(free), own)
+
+
+def _add(rows: Array, sign: float, own: NDArray[np.int64], products: Array, squares: Array, crossed: Array) -> None:
+    """Add the products of some rows to the sums of all, and to those of their class."""
+    measured = np.flatnonzero(own >= 0)
+    products += sign * (rows.T @ rows)
+    squares += sign * (rows**2).sum(axis=0)
+    crossed[measured] += sign * (rows[:, own[measured]].T @ rows)
 
 
 def _error(free: NDArray[np.float64] | np.int64) -> Array:

@@ -201,7 +201,7 @@ class PerturbationHead:
         """Inverse of :meth:`to_dict` and :meth:`tensors`; raises :class:`ModelFormatError` on other shapes."""
         if lacking := [name for name in _ARRAYS if name not in arrays]:
             raise ModelFormatError(
-                f"The stored response to perturbations lacks {lacking}: it is of another version. Run `bf.tl.fit` again."
+                f"The stored response to perturbations lacks {lacking}, as of another version. Run `bf.tl.fit` again."
             )
         names = tuple(str(name) for name in stored["names"])
         perturbations = tuple(tuple(str(name) for name in each) for each in stored["perturbations"])

@@ -93,9 +93,7 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
     return best
 
 
-def out_of_fold(
-    training: Knowledge, effects: Array, se: Array, correlations: Correlations
-) -> tuple[Array, Array]:
+def out_of_fold(training: Knowledge, effects: Array, se: Array, correlations: Correlations) -> tuple[Array, Array]:
     """Predictions (T, M) of every target from weights and effects of the other folds, and the mean of those effects.
 
     Correlations of all targets, also of those that the weights are fitted to, are taken without the cells of the fold:
