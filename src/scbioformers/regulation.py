@@ -42,6 +42,8 @@ class Pairs:
     """(M, R), cells behind each weight."""
     signed: bool
     """Whether a negative weight means repression; if not, only large weights are strong."""
+    received: NDArray[np.float64] | None = None
+    """(R,), attention that is paid to each regulator, sum over the genes that ask, mean over the cells."""
 
     @property
     def strength(self) -> NDArray[np.float64]:
@@ -108,7 +110,8 @@ class Asked:
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
         # of pairs seen a few times the mean says little
         corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
-        return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False)
+        received = total.sum(axis=0)[self.regulators] / len(cells.depth)
+        return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
     def _embedding(self, network: Network, cells: Block) -> Pairs:
         embedding = contextual_embedding(self.model, network, cells) if self.contextual else input_embedding(network)
