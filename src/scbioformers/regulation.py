@@ -114,8 +114,13 @@ class Asked:
         return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
     def _embedding(self, network: Network, cells: Block) -> Pairs:
-        embedding = contextual_embedding(self.model, network, cells) if self.contextual else input_embedding(network)
-        similarity = cosine_similarity(embedding)[:, self.regulators]
+        if self.contextual:
+            similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
+            share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
+            similarity *= np.outer(share, share)
+        else:
+            similarity = cosine_similarity(input_embedding(network))
+        similarity = similarity[:, self.regulators]
         return Pairs(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
 
     def _knockout(self, network: Network, cells: Block, seed: int, bar: tqdm[None]) -> Pairs:
@@ -147,9 +152,12 @@ class Asked:
         if waiting:
             read()
         effect[self.regulators, np.arange(len(self.regulators))] = 0.0
-        effect *= explained_share(self.model, cells, before)[:, None]
+        share = explained_share(self.model, cells, before)
+        effect *= share[:, None]
         length = np.linalg.norm(effect, axis=0)
-        return Pairs(np.divide(effect, length, out=np.zeros_like(effect), where=length > 0), count, signed=True)
+        unit = np.divide(effect, length, out=np.zeros_like(effect), where=length > 0)
+        # of one length, regulators that hardly any cell expresses would stand beside those that many do
+        return Pairs(unit * share[self.regulators], count, signed=True)
 
 
 @torch.no_grad()

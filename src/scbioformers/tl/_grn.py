@@ -29,7 +29,7 @@ MAX_HELD = 0.1  # share of the pairs that a member holds, at most
 def grn(
     adata: AnnData,
     *,
-    method: Method = "knockout",
+    method: Method = "embedding",
     groupby: str | None = None,
     reference: str | None = None,
     regulators: Sequence[str] | None = None,
@@ -56,13 +56,13 @@ def grn(
     adata
         The data that the model was fitted on, or other cells on the same scale.
     method
-        ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express it; the weight is the
-        mean of what the log of every gene's predicted rate loses, times the share of that gene's spread over the
-        cells that the model explains, all targets of a regulator scaled to length 1.
-        Signed (positive: activation) and directed. ``"embedding"``: cosine of the mean-centred gene embeddings, signed,
-        the same in both directions. ``"attention"``: what an expressed gene, asked for as if it were hidden, reads of
-        the others, less what both genes alone lead to expect (average-product correction); it has no sign, and it is
-        directed.
+        ``"embedding"``: cosine of the mean-centred gene embeddings, times the root of both genes' shares of spread over
+        the cells that the model explains (0 to 1); signed (positive: activation), and the same in both directions, so
+        name the `regulators`. ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express
+        it; the weight is the mean of what the log of every gene's predicted rate loses, times that gene's explained
+        share, all targets of a regulator scaled to the length of its own; signed and directed. ``"attention"``: what an
+        expressed gene, asked for as if it were hidden, reads of the others, less what both genes alone lead to expect
+        (average-product correction); it has no sign, and it is directed.
     groupby
         Column of ``adata.obs``: a network for each category, from equal numbers of cells. Cells without a value are
         left out.
@@ -79,7 +79,7 @@ def grn(
         Of attention, counted from 0; by default the mean of all.
     contextual
         Of embeddings: how the predicted rate of a gene answers to the state of the cells of the condition. False takes
-        those of the input, which are the same in all conditions.
+        the bare cosine of those of the input, which are the same in all conditions.
     model
         A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
     layer
