@@ -30,6 +30,6 @@ def draw(data: Path, folder: Path) -> None:
     cells = sc.read_h5ad(data / "papalexi_eccite.h5ad")
     cells = cells[cells.obs["perturbation"].isin([CONTROL, *KNOCKOUTS])].copy()
     bf.tl.fit(cells, train=QUIET)
-    how = {"groupby": "perturbation", "reference": CONTROL}
+    how = {"method": "knockout", "groupby": "perturbation", "reference": CONTROL}
     bf.tl.grn(cells, regulators=["STAT1"], progress_bar=False, **how)
     bf.pl.attention_heatmap(cells, "STAT1", save=folder / "heatmap_papalexi.png")

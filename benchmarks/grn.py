@@ -28,7 +28,7 @@ N_NULL = 100
 # trees for each gene; fewer where the whole benchmark would take more than an hour
 TREES = {"pbmc3k": 20}
 DEFAULT_TREES = 50
-ASKED = ("knockout", "embedding", "attention")
+ASKED = ("embedding", "knockout", "attention")  # the default first
 N_MEMBERS = 5  # of an ensemble
 N_ENSEMBLES = 2
 SCORES = {"auprc_ratio": "AUPRC ratio", "epr": "EPR", "sign_accuracy": "sign", "null_ratio": "over null", "null_p": "p"}
@@ -53,10 +53,10 @@ def expression(problem: Problem, seed: int, of: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=4 * N_MEMBERS)
-def fit(problem: Problem, seed: int, max_steps: int | None = None) -> bf.BioFormer:
-    """Fit one member, started at random: from the SVD of the data, runs would agree for free."""
+def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None) -> bf.BioFormer:
+    """Fit one member."""
     adata = problem.adata.copy()
-    config = bf.ModelConfig(svd_init=False)
+    config = bf.ModelConfig(svd_init=svd_init)
     train = bf.TrainConfig(max_steps=max_steps, progress_bar=False)
     bf.tl.fit(adata, binning=problem.binning, config=config, train=train, rng=seed)
     return bf.get.model(adata)
@@ -71,15 +71,18 @@ def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> n
     return found.to_numpy(dtype=float)
 
 
-def ours(problem: Problem, seed: int, method: str, max_steps: int | None = None) -> np.ndarray:
+def ours(problem: Problem, seed: int, method: str, svd_init: bool = True, max_steps: int | None = None) -> np.ndarray:
     """Ask a single fit."""
-    return infer(problem, (fit(problem, seed, max_steps),), method)
+    return infer(problem, (fit(problem, seed, svd_init, max_steps),), method)
 
 
 def ensemble(problem: Problem, seed: int, method: str, max_steps: int | None = None) -> np.ndarray:
-    """Ask an ensemble; those of different seeds share no member."""
+    """Ask an ensemble; those of different seeds share no member.
+
+    Members start at random: from the data's SVD, which is the default, all would agree for free.
+    """
     seeds = range(seed * N_MEMBERS, (seed + 1) * N_MEMBERS)
-    return infer(problem, tuple(fit(problem, member, max_steps) for member in seeds), method)
+    return infer(problem, tuple(fit(problem, member, False, max_steps) for member in seeds), method)
 
 
 METHODS: dict[str, Method] = {
@@ -91,8 +94,10 @@ METHODS: dict[str, Method] = {
     "expression_regulator": partial(expression, of="regulator"),
     **{f"ours_{method}": partial(ours, method=method) for method in ASKED},
     **{f"ours_zero_steps_{method}": partial(ours, method=method, max_steps=0) for method in ASKED},
+    **{f"random_start_{method}": partial(ours, method=method, svd_init=False) for method in ASKED},
+    **{f"untrained_{method}": partial(ours, method=method, svd_init=False, max_steps=0) for method in ASKED},
     **{f"ensemble_{method}": partial(ensemble, method=method) for method in ASKED},
-    "ensemble_zero_steps": partial(ensemble, method="knockout", max_steps=0),
+    **{f"ensemble_untrained_{method}": partial(ensemble, method=method, max_steps=0) for method in ASKED},
 }
 UNSEEDED = {"pearson", "spearman", "expression", "expression_target", "expression_regulator"}
 

@@ -38,7 +38,7 @@ from benchmarks._masked_methods import (
     fit_ours,
     predict_ours,
 )
-from benchmarks._masked_tasks import FROM_OTHERS, cross_validate, score_absent
+from benchmarks._masked_tasks import FROM_OTHERS, SCVI_POSTERIOR, cross_validate, score_absent
 from benchmarks._masking import EvenMasking
 from scbioformers.core import uniform, validation_rows
 from scbioformers.metrics import MaskedCells
@@ -48,7 +48,10 @@ PAPER_SET = "pbmc3k"
 RATIOS, SHARES = (0.1, 0.05, 0.025), (0.25, 0.5, 0.75)
 PAPER_METHODS = ("ours", "linear_regression")
 CURVE_STEP, CURVE_EPOCHS = 500, 20
-MCV_METHODS = ("gene_mean", "knn", "low_rank", "scvi", "ours", FROM_OTHERS, "ours_zero_steps", "ours_no_attention")
+MCV_METHODS = (
+    *("gene_mean", "knn", "low_rank", "scvi", SCVI_POSTERIOR),
+    *("ours", FROM_OTHERS, "ours_zero_steps", "ours_no_attention"),
+)
 ABSENT_METHODS = ("gene_mean", "knn", "low_rank", *OURS)
 _SUBSET_STREAM = 0x5B5E
 

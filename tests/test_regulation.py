@@ -167,13 +167,18 @@ def naive_log_rate(model, counts, depth, fields):
     return model.members[0].eval()(batch).log_rate[0].double().numpy()
 
 
+def explained_by_hand(model, cells, rates):
+    """Spread of each gene's predicted log1p profile over the cells, as a share of the measured one."""
+    measured = np.log1p(cells.counts.toarray() / cells.depth[:, None] * model.binnings["rna"].mean_depth)
+    return np.minimum(np.log1p(np.exp(rates)).std(axis=0) / measured.std(axis=0), 1)
+
+
 def test_knockout_equals_one_by_one(fit):
     model, cells = fit
     counts = cells.counts.toarray()
     pairs = weigh(ask(model, "knockout"), cells)
     rates = [naive_log_rate(model, x, cells.depth[i], cells.fields[i]) for i, x in enumerate(counts)]
-    measured = np.log1p(counts / cells.depth[:, None] * model.binnings["rna"].mean_depth)
-    explained = np.minimum(np.log1p(np.exp(rates)).std(axis=0) / measured.std(axis=0), 1)
+    explained = explained_by_hand(model, cells, rates)
     for regulator in range(0, 20, 4):
         changes = []
         for i in np.flatnonzero(counts[:, regulator]):
@@ -183,7 +188,7 @@ def test_knockout_equals_one_by_one(fit):
             changes.append(before - after)
         effect = np.mean(changes, axis=0) * explained
         effect[regulator] = 0
-        expected = effect / np.sqrt((effect**2).sum())
+        expected = effect / np.sqrt((effect**2).sum()) * explained[regulator]
         expected[regulator] = np.nan
         np.testing.assert_allclose(pairs.weight[:, regulator], expected, atol=1e-4)
         assert (pairs.count[:, regulator] == len(changes)).all()
@@ -238,6 +243,20 @@ def test_contextual_embedding_is_the_mean_jacobian(fit):
         jacobian = torch.autograd.functional.jacobian(lambda z, batch=batch: network.decode(z, batch.fields)[0], latent)
         rows.append(jacobian[:, 0].double().numpy())
     np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-5)
+
+
+def test_contextual_embeddings_are_weighed_by_what_is_explained_of_both_genes(fit):
+    model, cells = fit
+    rates = [naive_log_rate(model, x, cells.depth[i], cells.fields[i]) for i, x in enumerate(cells.counts.toarray())]
+    explained = explained_by_hand(model, cells, rates)
+    embedding = regulation.contextual_embedding(model, model.members[0], cells)
+    cosine = cosine_similarity(embedding - embedding.mean(axis=0))
+    pairs = weigh(ask(model, "embedding", [3, 0]), cells)
+    for at, regulator in enumerate((3, 0)):
+        for gene in set(range(20)) - {regulator}:
+            expected = cosine[gene, regulator] * np.sqrt(explained[gene] * explained[regulator])
+            assert abs(pairs.weight[gene, at] - expected) < 1e-4
+    assert pairs.signed
 
 
 # all methods

@@ -19,12 +19,12 @@ from scipy.stats import beta
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
-from scbioformers.core import ConfigError, leiden, uniform
+from scbioformers.core import ConfigError, cosine_similarity, leiden, uniform
 from scbioformers.data import Block, Source
 from scbioformers.metrics import log1p_normalize
 from scbioformers.model import BioFormer
 from scbioformers.nn import Network
-from scbioformers.regulation import Asked
+from scbioformers.regulation import Asked, contextual_embedding
 
 Use = Literal["embedding", "attention"]
 USES = ("embedding", "attention")
@@ -222,11 +222,12 @@ def similarity(
     ``"embedding"``: of the mean-centred contextual embeddings. ``"attention"``: of what genes read of the others, less
     what both genes alone lead to expect.
     """
+    if use == "embedding":
+        cosine = cosine_similarity(contextual_embedding(model, network, cells))
+        np.fill_diagonal(cosine, 1.0)
+        return cosine
     asked = Asked(model, use, np.arange(len(model.vocabulary)))
     weight = np.nan_to_num(asked.weigh(network, cells, seed, bar).weight)
-    if use == "embedding":
-        np.fill_diagonal(weight, 1.0)
-        return weight
     length = np.linalg.norm(weight, axis=1, keepdims=True)
     unit = np.divide(weight, length, out=np.zeros_like(weight), where=length > 0)
     return unit @ unit.T

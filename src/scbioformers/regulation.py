@@ -42,6 +42,8 @@ class Pairs:
     """(M, R), cells behind each weight."""
     signed: bool
     """Whether a negative weight means repression; if not, only large weights are strong."""
+    received: NDArray[np.float64] | None = None
+    """(R,), attention that is paid to each regulator, sum over the genes that ask, mean over the cells."""
 
     @property
     def strength(self) -> NDArray[np.float64]:
@@ -108,11 +110,17 @@ class Asked:
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
         # of pairs seen a few times the mean says little
         corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
-        return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False)
+        received = total.sum(axis=0)[self.regulators] / len(cells.depth)
+        return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
     def _embedding(self, network: Network, cells: Block) -> Pairs:
-        embedding = contextual_embedding(self.model, network, cells) if self.contextual else input_embedding(network)
-        similarity = cosine_similarity(embedding)[:, self.regulators]
+        if self.contextual:
+            similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
+            share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
+            similarity *= np.outer(share, share)
+        else:
+            similarity = cosine_similarity(input_embedding(network))
+        similarity = similarity[:, self.regulators]
         return Pairs(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
 
     def _knockout(self, network: Network, cells: Block, seed: int, bar: tqdm[None]) -> Pairs:
@@ -144,9 +152,12 @@ class Asked:
         if waiting:
             read()
         effect[self.regulators, np.arange(len(self.regulators))] = 0.0
-        effect *= explained_share(self.model, cells, before)[:, None]
+        share = explained_share(self.model, cells, before)
+        effect *= share[:, None]
         length = np.linalg.norm(effect, axis=0)
-        return Pairs(np.divide(effect, length, out=np.zeros_like(effect), where=length > 0), count, signed=True)
+        unit = np.divide(effect, length, out=np.zeros_like(effect), where=length > 0)
+        # of one length, regulators that hardly any cell expresses would stand beside those that many do
+        return Pairs(unit * share[self.regulators], count, signed=True)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -166,6 +166,8 @@ class StoredNetwork:
     genes: list[str]
     """Targets, all genes that were asked about."""
     regulators: list[str]
+    attention: NDArray[np.float64] | None = None
+    """(R,), attention that each regulator receives in a cell; None for networks by another method."""
 
 
 def network_params(adata: Any, key: str) -> dict[str, Any]:
@@ -193,5 +195,11 @@ def read_network(adata: Any, name: str) -> StoredNetwork:
 def find_networks(adata: Any, key: str) -> Iterator[tuple[str, StoredNetwork]]:
     """Each network of ``uns[key]`` by its condition."""
     params = network_params(adata, key)
+    names = np.array([str(name) for name in adata.var_names], dtype=object)
     for condition in params["conditions"]:
-        yield condition, read_network(adata, key if params["groupby"] is None else f"{key}.{condition}")
+        ending = "" if params["groupby"] is None else f".{condition}"
+        network = read_network(adata, f"{key}{ending}")
+        if params["method"] == "attention":
+            paid = pd.Series(get_slot(adata, "var", f"{key}_attention{ending}", hint=_NETWORK_HINT).to_numpy(), names)
+            network = replace(network, attention=paid[network.regulators].to_numpy(np.float64))
+        yield condition, network

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
-from scbioformers.data import Source, params_from_json
-from scbioformers.regulation import Asked
+from scbioformers.data import Source, get_slot, params_from_json
+from scbioformers.regulation import Asked, sum_attention
 
 METHODS = ("knockout", "embedding", "attention")
 HOSTILE = "CD4+/CD45RA+"
@@ -79,6 +79,22 @@ def test_weights_are_those_of_the_members(fitted, method):
     assert found.varp["grn"].dtype == np.float32
     assert found.varp["grn_count"].dtype == np.int32
     assert set(found.varp) == {"grn", "grn_count"}
+
+
+def test_attention_that_each_regulator_receives(fitted):
+    """By hand: what it is paid in each cell by the genes that are expressed there, mean over cells and members."""
+    regulators = ["TF1", "G1"]
+    found = grn(fitted, method="attention", regulators=regulators, groupby="condition", n_cells=None)
+    model, rows = bf.get.model(fitted), np.flatnonzero(fitted.obs["condition"] == ".")
+    at = [model.vocabulary.molecules().index(gene) for gene in regulators]
+    received = np.zeros(2)
+    for network in model.members:
+        for row in rows:
+            total, _ = sum_attention(model, network, Source(fitted).read(row, row + 1), None, None, tqdm(disable=True))
+            received += total.sum(axis=0)[at] / len(rows) / 2
+    stored = {name: get_slot(found, "var", f"grn_attention.{name}", hint="") for name in (HOSTILE, "count", ".")}
+    np.testing.assert_allclose(stored["."][regulators], received, rtol=1e-4)
+    assert [paid.notna().sum() for paid in stored.values()] == [2, 2, 2]
 
 
 def test_support_is_the_share_of_members_that_hold_an_edge(fitted):

@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 import scbioformers as bf
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import params_from_json, params_to_json, set_uns, set_varp
+from scbioformers.data import params_from_json, params_to_json, set_uns, set_var, set_varp
 
 HOSTILE = "CD4+/CD45RA+ |\\ naïve"
 
@@ -36,7 +36,8 @@ def adata(weights) -> ad.AnnData:
         target, regulator = np.nonzero(np.isfinite(weight))
         at = (weight[target, regulator], (target, regulator))
         set_varp(adata, f"grn.{name}", sp.csr_matrix(at, shape=(32, 32)))
-    params = {"groupby": "state", "reference": None, "conditions": list(weights), "model_hash": "0"}
+    params = {"method": "knockout", "groupby": "state", "reference": None, "conditions": list(weights)}
+    params |= {"model_hash": "0"}
     set_uns(adata, "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
     return adata
 
@@ -60,6 +61,22 @@ def test_drivers_by_hand(adata, weights):
     for call in (bf.get.set_regulators, bf.get.known_targets):
         with pytest.raises(MissingKeyError, match=r"bf\.tl\.regulators\(adata, "):
             call(adata)
+
+
+def test_drivers_by_attention_are_those_that_receive_most(adata, weights):
+    """Whatever the sizes of the corrected weights, which leave out what a regulator receives of all alike."""
+    received = {"control": [0.5, 4.0, 0.25, 1.0], HOSTILE: [3.0, 2.0, 1.0, 0.0]}
+    params = params_from_json(adata.uns["grn"]["params"]) | {"method": "attention"}
+    set_uns(adata, "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
+    for name, values in received.items():
+        set_var(adata, f"grn_attention.{name}", np.array([*values, *[np.nan] * 28], np.float32))
+    bf.tl.regulators(adata)
+    table = bf.get.regulators(adata, condition="control")
+    assert table["regulator"].tolist() == names([1, 3, 0, 2])
+    assert table["attention"].tolist() == [4.0, 1.0, 0.5, 0.25]
+    strength = np.nansum(np.abs(weights["control"].astype(float)), axis=0)
+    np.testing.assert_allclose(table["strength"], strength[[1, 3, 0, 2]])
+    assert bf.get.regulators(adata, condition=HOSTILE)["regulator"].tolist() == names(range(4))
 
 
 def test_regulators_of_sets(adata, weights):

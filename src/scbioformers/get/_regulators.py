@@ -25,8 +25,8 @@ def regulators(adata: AnnData, *, condition: str | None = None, key: str = "regu
 
     Returns
     -------
-    Columns regulator, strength (sum of the absolute weights), n_targets (pairs that were seen), rank (from 1 in each
-    condition) and condition.
+    Columns regulator, strength (sum of the absolute weights), n_targets (pairs that were seen), attention (received in
+    a cell; of networks by attention alone), rank (from 1 in each condition) and condition.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from scbioformers.pl._layout import GAP, border, boxes, place
 
 WEIGHTS = {
     "knockout": "effect of the knock-out (log rate, scaled)",
-    "embedding": "cosine of gene embeddings",
+    "embedding": "cosine of gene embeddings (weighed)",
     "attention": "attention beyond expectation",
 }
 _SIGNED = ("knockout", "embedding")

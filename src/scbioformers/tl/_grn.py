@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from scbioformers.core import BioformersWarning, ConfigError, Consensus, DataError, seed_from
-from scbioformers.data import Block, ObsField, params_to_json, set_uns, set_varp, target
+from scbioformers.data import Block, ObsField, params_to_json, set_uns, set_var, set_varp, target
 from scbioformers.regulation import Asked, Method, draw_conditions, gather
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
@@ -29,7 +29,7 @@ MAX_HELD = 0.1  # share of the pairs that a member holds, at most
 def grn(
     adata: AnnData,
     *,
-    method: Method = "knockout",
+    method: Method = "embedding",
     groupby: str | None = None,
     reference: str | None = None,
     regulators: Sequence[str] | None = None,
@@ -56,13 +56,13 @@ def grn(
     adata
         The data that the model was fitted on, or other cells on the same scale.
     method
-        ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express it; the weight is the
-        mean of what the log of every gene's predicted rate loses, times the share of that gene's spread over the
-        cells that the model explains, all targets of a regulator scaled to length 1.
-        Signed (positive: activation) and directed. ``"embedding"``: cosine of the mean-centred gene embeddings, signed,
-        the same in both directions. ``"attention"``: what an expressed gene, asked for as if it were hidden, reads of
-        the others, less what both genes alone lead to expect (average-product correction); it has no sign, and it is
-        directed.
+        ``"embedding"``: cosine of the mean-centred gene embeddings, times the root of both genes' shares of spread over
+        the cells that the model explains (0 to 1); signed (positive: activation), and the same in both directions, so
+        name the `regulators`. ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express
+        it; the weight is the mean of what the log of every gene's predicted rate loses, times that gene's explained
+        share, all targets of a regulator scaled to the length of its own; signed and directed. ``"attention"``: what an
+        expressed gene, asked for as if it were hidden, reads of the others, less what both genes alone lead to expect
+        (average-product correction); it has no sign, and it is directed.
     groupby
         Column of ``adata.obs``: a network for each category, from equal numbers of cells. Cells without a value are
         left out.
@@ -79,7 +79,7 @@ def grn(
         Of attention, counted from 0; by default the mean of all.
     contextual
         Of embeddings: how the predicted rate of a gene answers to the state of the cells of the condition. False takes
-        those of the input, which are the same in all conditions.
+        the bare cosine of those of the input, which are the same in all conditions.
     model
         A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
     layer
@@ -106,6 +106,9 @@ def grn(
         which the regulator was knocked out, all of the condition for embeddings.
     ``adata.varp[f"{key_added}_difference"]`` : CSR float32 (n_vars, n_vars)
         With ``reference``, for the other conditions: weight minus weight in the reference, of pairs seen in both.
+    ``adata.var[f"{key_added}_attention"]`` : float32 (n_vars,)
+        With ``method="attention"``: what is paid to each regulator in a cell, summed over the genes that ask, mean over
+        the cells and members; NaN for other genes. :func:`scbioformers.tl.regulators` ranks key drivers by it.
     ``adata.uns[key_added]`` : dict
         ``edges``, the ``top_k`` of each condition: ``source``, ``target``, ``weight``, ``rank`` (from 1), ``support``
         (0 to 1), ``count``, ``condition``; :func:`scbioformers.get.grn` reads it. ``params`` (JSON).
@@ -149,11 +152,16 @@ def grn(
     tables = []
     drawn = list(draw_conditions(codes, n_cells, seed))
     for name, rows in zip(names, drawn, strict=True):
-        consensus, count = _ask(asked, gather(source, rows), measured, n_held, seed, name if progress_bar else None)
+        shown = name if progress_bar else None
+        consensus, count, received = _ask(asked, gather(source, rows), measured, n_held, seed, shown)
         ending = "" if groupby is None else f".{name}"  # a dot: "count" may be a condition too
         found[name] = _sparse(consensus.weight[there], count[there], *at, np.float32)
         set_varp(adata, f"{key_added}{ending}", found[name])
         set_varp(adata, f"{key_added}_count{ending}", _sparse(count[there], count[there], *at, np.int32))
+        if received is not None:
+            paid = np.full(adata.n_vars, np.nan, np.float32)
+            paid[columns[chosen]] = received
+            set_var(adata, f"{key_added}_attention{ending}", paid)
         tables.append(_table(consensus, count, genes, genes[chosen], top_k).assign(condition=name))
     if reference is not None:
         for name in names:
@@ -168,16 +176,18 @@ def grn(
 
 def _ask(
     asked: Asked, cells: Block, measured: NDArray[np.bool_], n_held: int, seed: int, shown: str | None
-) -> tuple[Consensus, NDArray[np.int64]]:
-    """What the members agree on in the cells of one condition, and the cells behind each pair."""
-    consensus, members = Consensus(n_held), asked.model.members
+) -> tuple[Consensus, NDArray[np.int64], NDArray[np.float64] | None]:
+    """What the members agree on in the cells of one condition, the cells behind each pair, the attention received."""
+    consensus, members, received = Consensus(n_held), asked.model.members, []
     steps = asked.n_steps(cells) * len(members)
     with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
         for network in members:
             pairs = asked.weigh(network, cells, seed, bar)
             unmeasured = np.where(measured[:, None], 0.0, np.nan)
             consensus.add(pairs.weight + unmeasured, pairs.strength + unmeasured)
-    return consensus, pairs.count
+            if pairs.received is not None:
+                received.append(pairs.received)
+    return consensus, pairs.count, np.mean(received, axis=0) if received else None
 
 
 def _numbers(chosen: Sequence[int] | None) -> tuple[int, ...] | None:

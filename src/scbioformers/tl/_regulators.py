@@ -31,9 +31,10 @@ def regulators(
 ) -> AnnData | None:
     """Key drivers: the strongest regulators of a network, those of gene sets, and how many known targets they find.
 
-    Sums are over all weights that :func:`scbioformers.tl.grn` stored, not over its table of edges. What a sum means is
-    up to the method: those of attention are of what is read of a gene beyond what is expected of the pair; those of
-    knock-outs are the more even, the more targets share the effect, since all effects of a regulator have length 1.
+    The key drivers of a network by attention are the regulators that receive most of it over the data (paper, section
+    3.4). Those of the others have the largest sum of absolute weights, over all that :func:`scbioformers.tl.grn` stored
+    and not over its table of edges; by knock-outs that is the larger, the more targets share the effect, since the
+    effects of a regulator have one length.
 
     Parameters
     ----------
@@ -189,7 +190,11 @@ def program_enrichment(
 def _drivers(network: StoredNetwork) -> pd.DataFrame:
     strength, n_targets = out_strength(network.weight)
     table = pd.DataFrame({"regulator": network.regulators, "strength": strength, "n_targets": n_targets})
-    table = table.sort_values("strength", ascending=False, kind="stable", ignore_index=True)
+    by = "strength"
+    if network.attention is not None:
+        by = "attention"
+        table[by] = network.attention
+    table = table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
     return table.assign(rank=np.arange(1, len(table) + 1))
 
 
