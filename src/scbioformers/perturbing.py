@@ -177,8 +177,9 @@ def choose_probes(source: Source, controls: NDArray[np.int64]) -> Block:
 def network_answers(model: BioFormer, probes: Block, names: Sequence[str], kind: str) -> dict[str, NDArray[np.float64]]:
     """Change of the decoded profile of control cells with a molecule down (or up), for those that are modelled.
 
-    Its count becomes zero (or twice what it was). An external token would be untrained, for the network has seen control
-    cells alone; trained on pairs of control and perturbed cells it predicts unseen targets worse (experiment 58).
+    Its count becomes zero (or twice what it was). It carries no external token, which would be untrained: the network
+    has seen control cells alone, and trained on pairs with perturbed cells it predicts unseen targets worse
+    (experiment 58).
     """
     positions = {name: i for i, name in enumerate(model.vocabulary.molecules())}
     network = model.members[0].eval()
