@@ -48,8 +48,9 @@ def grn(
 ) -> AnnData | None:
     """Gene regulatory network of each condition, every edge with its support (paper, section 3.4 and Fig. 2).
 
-    Fit an ensemble first (``bf.tl.fit(adata, n_models=5)``): ranks are averaged over its members, and the support of an
-    edge is the share of members that hold it. With one member it says nothing.
+    Fit an ensemble first (``bf.tl.fit(adata, n_models=5, config=bf.ModelConfig(svd_init=False))``, so that its members
+    start at random): ranks are averaged over the members, and the support of an edge is the share of them that hold it.
+    With one member it says nothing.
 
     Parameters
     ----------
