@@ -33,8 +33,8 @@ def regulators(
 
     The key drivers of a network by attention are the regulators that receive most of it over the data (paper, section
     3.4). Those of the others have the largest sum of absolute weights, over all that :func:`scbioformers.tl.grn` stored
-    and not over its table of edges; by knock-outs that is the larger, the more targets share the effect, since the
-    effects of a regulator have one length.
+    and not over its table of edges; by knock-outs that is the larger, the more of the regulator is explained, which is
+    the length of its effects, and the more targets share them.
 
     Parameters
     ----------
