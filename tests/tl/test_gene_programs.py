@@ -210,6 +210,21 @@ def test_enrichment_of_any_kind_of_sets(adata):
         pd.testing.assert_frame_equal(tables[-1], tables[0])
 
 
+def test_enrichment_names_the_shared_genes_and_corrects_for_all_tests(adata, tmp_path):
+    programs = bf.get.gene_programs(adata)
+    first = programs.loc[programs["program"] == "1", "gene"].tolist()
+    in_none = [gene for gene in adata.var_names if gene not in set(programs["gene"])]
+    sets = {"first": first[:5], "in no program": in_none[:5]}
+    bf.tl.program_enrichment(adata, sets)
+    (row,) = bf.get.program_enrichment(adata).to_dict("records")
+    assert (row["program"], row["gene_set"], row["genes"]) == ("1", "first", ", ".join(sorted(first[:5])))
+    n_tests = 2 * programs["program"].nunique()
+    assert row["p_adjusted"] == pytest.approx(row["p"] * n_tests)
+    bf.tl.program_enrichment(adata, {"in no program": in_none[:5]})
+    adata.write_h5ad(tmp_path / "none.h5ad")
+    assert bf.get.program_enrichment(ad.read_h5ad(tmp_path / "none.h5ad")).empty
+
+
 def test_enrichment_tests_only_sets_of_the_right_size(adata):
     sets = {"small": ["G1", "G2"], "right": [f"G{i}" for i in range(1, 8)], "large": [f"G{i}" for i in range(1, 60)]}
     bf.tl.program_enrichment(adata, sets, min_genes=3, max_genes=50)
@@ -224,7 +239,9 @@ def test_enrichment_tests_only_sets_of_the_right_size(adata):
         pytest.param(["tf1"], DataError, r"not among the 100 modelled: 'tf1' \(near 'tf1': TF1", id="list"),
         pytest.param({"a": ["G1000"]}, DataError, r"None of the genes of 1 sets.*near 'G1000': G", id="dict"),
         pytest.param({}, DataError, "None of the genes of 0 sets", id="empty"),
-        pytest.param(pd.DataFrame({"term": ["a"]}), DataError, "no column 'source', only", id="table"),
+        pytest.param(
+            pd.DataFrame({"term": ["a"]}), DataError, r"no column 'source', only \['term'\]\. Rename", id="table"
+        ),
         pytest.param("celltype", MissingKeyError, r"adata\.var\['celltype'\]", id="column"),
         pytest.param(3, ConfigError, "got int", id="number"),
     ],

@@ -1,0 +1,269 @@
+"""Gene programs beside the Gene Ontology, and regulators beside ReMap and CollecTRI: pbmc3k, two runs of every fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from sklearn.cluster import KMeans
+
+import scbioformers as bf
+from benchmarks._common import markdown_table, mean_and_range
+from benchmarks._grn_fits import N_MEMBERS, fit_once, join
+from benchmarks._grn_truth import CD3_CD8, Problem, read_pbmc3k
+from scbioformers.programs import agreement, find_programs
+
+N_RUNS = 2  # that share no member
+# members, whether they start from the data's SVD, steps of training
+FITS: dict[str, tuple[int, bool, int | None]] = {
+    "default": (1, True, None),
+    "ensemble": (N_MEMBERS, False, None),
+    "zero steps": (1, True, 0),
+    "untrained": (1, False, 0),
+    "untrained ensemble": (N_MEMBERS, False, 0),
+}
+MIN_GENES, MAX_GENES = 5, 500  # of a term that is tested
+ALPHA = 0.05
+N_DRAWS = 20  # of random programs
+TOP_K = (10, 20)  # targets of a regulator, fixed beforehand
+N_BEST_PROGRAMS, N_BEST_REGULATORS = 5, 4
+EXAMPLE = "BHLHE40"  # the regulator of the paper's Fig. 2
+
+Groups = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of a method found."""
+
+    method: str
+    run: int
+    programs: pd.DataFrame
+    """``program``, ``gene``, ``weight`` and ``support``."""
+    stability: float
+    """Adjusted Rand index between its views."""
+    terms: pd.DataFrame
+    """Of :func:`scbioformers.get.program_enrichment`."""
+    known: Mapping[str, pd.DataFrame]
+    """Of :func:`scbioformers.get.known_targets`, by the source of the edges."""
+
+
+def report(data: Path, folder: Path, *, overwrite: bool) -> None:
+    """Print the tables; fits are kept in the folder."""
+    problem, terms = read_pbmc3k(data), read_terms(data)
+    remap = pd.read_csv(data / "remap_top500_per_tf.tsv.gz", sep="\t").rename(columns={"tf": "source"})
+    known = {"ReMap": remap, "CollecTRI": problem.truths["collectri"]}
+    results = []
+    for method, (n_members, svd_init, max_steps) in FITS.items():
+        for run in range(N_RUNS):
+            seeds = range(run * n_members, (run + 1) * n_members)
+            members = [fit_once(folder, problem, seed, svd_init, max_steps, overwrite=overwrite) for seed in seeds]
+            results.append(ask(problem.adata.copy(), join(members), method, run, terms, known))
+    sets = sized(terms, problem.adata.var_names)
+    print(program_table(problem, results, sets), best_table(results), cd3_cd8_table(results), sep="\n\n", flush=True)
+    tests = [(r.method, r.run, source, table) for r in results for source, table in r.known.items()]
+    print("", regulator_table(tests + baseline_tests(problem, known)), sep="\n")
+
+
+def read_terms(data: Path) -> pd.DataFrame:
+    """Biological processes: ``source`` (name of the term), ``target`` (gene); as annotated, without their ancestors."""
+    pairs = pd.read_csv(data / "gene_ontology" / "human_symbol2go.tsv.gz", sep="\t")
+    names = pd.read_csv(data / "gene_ontology" / "go_terms.tsv.gz", sep="\t")
+    processes = pairs[pairs["ontology"] == "BP"].merge(names, on="go_id")
+    return processes.rename(columns={"term": "source", "symbol": "target"})[["source", "target"]].drop_duplicates()
+
+
+def sized(terms: pd.DataFrame, genes: Sequence[str]) -> Groups:
+    """Terms of neither too few nor too many genes of the data."""
+    sets = terms[terms["target"].isin(genes)].groupby("source")["target"].agg(list)
+    return sets[sets.map(len).between(MIN_GENES, MAX_GENES)].to_dict()
+
+
+def ask(
+    adata: AnnData, model: bf.BioFormer, method: str, run: int, terms: pd.DataFrame, known: Mapping[str, pd.DataFrame]
+) -> Result:
+    """Programs, their terms, and the known targets of every regulator."""
+    bf.tl.gene_programs(adata, model=model, progress_bar=False)
+    bf.tl.program_enrichment(adata, terms, min_genes=MIN_GENES, max_genes=MAX_GENES)
+    bf.tl.grn(adata, regulators=regulators_of(known, adata), model=model, progress_bar=False)
+    found = {}
+    for source, edges in known.items():
+        bf.tl.regulators(adata, known=edges, k=TOP_K)
+        found[source] = bf.get.known_targets(adata)
+    stability = float(pd.DataFrame(adata.uns["gene_program"]["stability"])["ari"].max())
+    return Result(method, run, bf.get.gene_programs(adata), stability, bf.get.program_enrichment(adata), found)
+
+
+def regulators_of(known: Mapping[str, pd.DataFrame], adata: AnnData) -> list[str]:
+    """Genes of the data that regulate by any source."""
+    sources = {gene for edges in known.values() for gene in edges["source"]}
+    return [gene for gene in adata.var_names if gene in sources]
+
+
+# programs
+
+
+def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
+    """Number, size and agreement of the programs, and how many have a term; beside chance and correlations."""
+    genes = problem.adata.var_names
+    rows = []
+    for method in FITS:
+        runs = [result for result in results if result.method == method]
+        groups = [groups_of(result.programs) for result in runs]
+        between = agreement([labels(each, genes) for each in groups])
+        support = mean_and_range([r.programs["support"].mean() for r in runs], 2)
+        agreed = [mean_and_range([r.stability for r in runs], 2), mean_and_range([between], 2), support]
+        with_term = [r.terms.loc[r.terms["p_adjusted"] < ALPHA, "program"].nunique() for r in runs]
+        rows.append([method, *sizes(groups), *agreed, counts(with_term)])
+        if method in ("default", "ensemble"):
+            rows += null_rows(method, groups, sets, genes)
+            clusters = [loading_clusters(problem, each, seed) for seed, each in enumerate(groups)]
+            rows.append([f"loadings, as {method}", *sizes(clusters), "–", "–", "–", enriched(clusters, sets, genes)])
+    rows.append(pearson_row(problem, sets))
+    return markdown_table(["programs of", "programs", "genes", "median size", "largest", "agreement within",
+                           "between runs", "support", "with a term"], rows)  # fmt: skip
+
+
+def groups_of(programs: pd.DataFrame) -> Groups:
+    return {str(name): part["gene"].tolist() for name, part in programs.groupby("program", sort=False)}
+
+
+def labels(groups: Groups, genes: Sequence[str]) -> np.ndarray:
+    """Program of each gene, -1 for none."""
+    number = {gene: i for i, members in enumerate(groups.values()) for gene in members}
+    return np.array([number.get(gene, -1) for gene in genes])
+
+
+def sizes(runs: list[Groups]) -> list[str]:
+    """Programs, genes in them, median and largest size."""
+    lengths = [[len(members) for members in groups.values()] for groups in runs]
+    return [counts(column) for column in zip(*((len(n), sum(n), np.median(n), max(n)) for n in lengths), strict=True)]
+
+
+def counts(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def enriched(runs: list[Groups], sets: Groups, genes: Sequence[str]) -> str:
+    return counts([n_enriched(groups, sets, genes) for groups in runs])
+
+
+def n_enriched(groups: Groups, sets: Groups, genes: Sequence[str]) -> int:
+    table = bf.metrics.enrichment(groups, sets, genes)
+    return int(table.loc[table["p_adjusted"] < ALPHA, "group"].nunique())
+
+
+def null_rows(method: str, runs: list[Groups], sets: Groups, genes: Sequence[str]) -> list[list[str]]:
+    """Programs of the same sizes from all genes at random, or from the genes of the programs alone."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, pools in (
+        ("all genes", [list(genes)] * len(runs)),
+        ("its genes", [[gene for members in groups.values() for gene in members] for groups in runs]),
+    ):
+        found = []
+        for groups, pool in zip(runs, pools, strict=True):
+            for _ in range(N_DRAWS):
+                drawn, bounds = rng.permutation(pool), np.cumsum([len(members) for members in groups.values()])
+                parts = np.split(drawn[: bounds[-1]], bounds[:-1])
+                found.append(n_enriched({str(i): part.tolist() for i, part in enumerate(parts)}, sets, genes))
+        rows.append([f"random of {name}, sizes as {method}", *["–"] * 7, mean_and_range(found, 2)])
+    return rows
+
+
+def loading_clusters(problem: Problem, groups: Groups, seed: int) -> Groups:
+    """As many clusters of the loadings of a PCA, of the genes nearest to their centroids, as many in all."""
+    adata = AnnData(problem.expression, var=problem.adata.var[[]])
+    sc.pp.pca(adata, n_comps=50)
+    loadings = adata.varm["PCs"] * np.sqrt(adata.uns["pca"]["variance"])
+    unit = loadings / np.linalg.norm(loadings, axis=1, keepdims=True)
+    means = KMeans(len(groups), n_init=10, random_state=seed).fit(unit)
+    cosine = (unit * means.cluster_centers_[means.labels_]).sum(axis=1)
+    cosine /= np.linalg.norm(means.cluster_centers_, axis=1)[means.labels_]
+    kept = np.argsort(-cosine, kind="stable")[: sum(map(len, groups.values()))]
+    found = pd.Series(means.labels_[kept], adata.var_names[kept])
+    return {str(name): part.index.tolist() for name, part in found.groupby(found) if len(part) >= MIN_GENES}
+
+
+def pearson_row(problem: Problem, sets: Groups) -> list[str]:
+    """Correlations clustered as ``tl.gene_programs`` clusters embeddings."""
+    genes = problem.adata.var_names
+    correlation = np.corrcoef(problem.expression.toarray(), rowvar=False)
+    programs = find_programs([correlation], n_neighbors=10, min_genes=MIN_GENES)
+    held = pd.Series(programs.label, genes)
+    groups = {str(name): part.index.tolist() for name, part in held[held >= 0].groupby(held)}
+    agreed = [
+        mean_and_range([programs.stability["ari"].max()], 2),
+        "–",
+        mean_and_range([np.nanmean(programs.support)], 2),
+    ]
+    return ["Pearson, clustered alike", *sizes([groups]), *agreed, enriched([groups], sets, genes)]
+
+
+def best_table(results: list[Result]) -> str:
+    """The programs with the smallest p of a term, first run."""
+    rows = []
+    for result in results:
+        if result.run or result.method not in ("default", "ensemble"):
+            continue
+        for test in result.terms.drop_duplicates("program").head(N_BEST_PROGRAMS).itertuples():
+            part = result.programs[result.programs["program"] == test.program]
+            rows.append([result.method, test.program, ", ".join(part["gene"].head(6)), str(len(part)),
+                         f"{part['support'].mean():.2f}", test.gene_set, f"{test.hits} of {test.set_size}",
+                         f"{test.p_adjusted:.1g}"])  # fmt: skip
+    return markdown_table(["fit", "program", "nearest to its centroid", "genes", "support", "term", "hits", "p"], rows)
+
+
+def cd3_cd8_table(results: list[Result]) -> str:
+    """Which programs hold the genes of T cells that the paper shows."""
+    rows = []
+    for result in results:
+        part = result.programs[result.programs["gene"].isin(CD3_CD8)]
+        for program, genes in part.groupby("program", sort=False):
+            named = ", ".join(
+                f"{gene} ({support:.2f})" for gene, support in zip(genes["gene"], genes["support"], strict=True)
+            )
+            size = int((result.programs["program"] == program).sum())
+            best = result.terms[result.terms["program"] == program].iloc[0]
+            rows.append(
+                [result.method, str(result.run), program, str(size), named, f"{best.gene_set} ({best.p_adjusted:.1g})"]
+            )
+    return markdown_table(["fit", "run", "program", "genes", "CD3 and CD8 (support)", "best term (p)"], rows)
+
+
+# regulators
+
+
+def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> list[tuple[str, int, str, pd.DataFrame]]:
+    """Correlations, and the most expressed genes as the targets of everyone."""
+    genes, regulators = problem.adata.var_names, regulators_of(known, problem.adata)
+    columns = genes.get_indexer(regulators)
+    weights = {
+        "\\|Pearson\\|": bf.metrics.pearson_edges(problem.expression, columns),
+        "expression": bf.metrics.expression_edges(problem.expression, columns, of="target"),
+    }
+    names = {"genes": genes, "regulators": regulators}
+    return [(method, 0, source, bf.metrics.edge_enrichment(weight, edges, k=TOP_K, **names))
+            for method, weight in weights.items() for source, edges in known.items()]  # fmt: skip
+
+
+def regulator_table(tests: list[tuple[str, int, str, pd.DataFrame]]) -> str:
+    """Regulators whose known targets are enriched among their strongest, and the paper's example."""
+    rows = []
+    for method, run, source, table in sorted(tests, key=lambda test: test[2], reverse=True):
+        row = [source, method, str(run)]
+        for k in TOP_K:
+            of_k = table[table["k"] == k]
+            row.append(f"{(of_k['p_adjusted'] < ALPHA).sum()} of {len(of_k)}")
+        best = of_k.sort_values("p", kind="stable").head(N_BEST_REGULATORS)
+        row.append(", ".join(f"{e.regulator} ({e.hits}, {e.p_adjusted:.1g})" for e in best.itertuples()))
+        example = table[table["regulator"] == EXAMPLE]
+        row.append(", ".join(f"{e.hits} of {e.k} (p {e.p:.2g})" for e in example.itertuples()) or "–")
+        rows.append(row)
+    header = ["known", "method", "run", *(f"k = {k}" for k in TOP_K), f"best at {TOP_K[-1]} (hits, p)", EXAMPLE]
+    return markdown_table(header, rows)
