@@ -1,4 +1,4 @@
-"""Gene programs beside the Gene Ontology, and regulators beside ReMap and CollecTRI: pbmc3k, two runs of every fit."""
+"""Gene programs of pbmc3k beside the Gene Ontology, regulators beside ReMap and CollecTRI: single fits and ensembles."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from benchmarks._grn_fits import N_MEMBERS, fit_once, join
 from benchmarks._grn_truth import CD3_CD8, Problem, read_pbmc3k
 from scbioformers.programs import agreement, find_programs
 
-N_RUNS = 2  # that share no member
-# members, whether they start from the data's SVD, steps of training
-FITS: dict[str, tuple[int, bool, int | None]] = {
-    "default": (1, True, None),
-    "ensemble": (N_MEMBERS, False, None),
-    "zero steps": (1, True, 0),
-    "untrained": (1, False, 0),
-    "untrained ensemble": (N_MEMBERS, False, 0),
+# runs, which share no member; members; whether they start from the data's SVD; steps of training
+FITS: dict[str, tuple[int, int, bool, int | None]] = {
+    "default": (2, 1, True, None),
+    "ensemble": (2, N_MEMBERS, False, None),
+    "ensemble from the SVD": (1, N_MEMBERS, True, None),
+    "zero steps": (1, 1, True, 0),
+    "untrained": (2, 1, False, 0),
+    "untrained ensemble": (1, N_MEMBERS, False, 0),
 }
+LOOKED_AT = ("default", "ensemble", "ensemble from the SVD")  # program by program
 MIN_GENES, MAX_GENES = 5, 500  # of a term that is tested
 ALPHA = 0.05
 N_DRAWS = 20  # of random programs
@@ -51,6 +52,8 @@ class Result:
     """Of :func:`scbioformers.get.program_enrichment`."""
     known: Mapping[str, pd.DataFrame]
     """Of :func:`scbioformers.get.known_targets`, by the source of the edges."""
+    drivers: pd.DataFrame
+    """Of :func:`scbioformers.get.set_regulators`, of the programs."""
 
 
 def report(data: Path, folder: Path, *, overwrite: bool) -> None:
@@ -59,15 +62,16 @@ def report(data: Path, folder: Path, *, overwrite: bool) -> None:
     remap = pd.read_csv(data / "remap_top500_per_tf.tsv.gz", sep="\t").rename(columns={"tf": "source"})
     known = {"ReMap": remap, "CollecTRI": problem.truths["collectri"]}
     results = []
-    for method, (n_members, svd_init, max_steps) in FITS.items():
-        for run in range(N_RUNS):
+    for method, (n_runs, n_members, svd_init, max_steps) in FITS.items():
+        for run in range(n_runs):
             seeds = range(run * n_members, (run + 1) * n_members)
             members = [fit_once(folder, problem, seed, svd_init, max_steps, overwrite=overwrite) for seed in seeds]
             results.append(ask(problem.adata.copy(), join(members), method, run, terms, known))
     sets = sized(terms, problem.adata.var_names)
     print(program_table(problem, results, sets), best_table(results), cd3_cd8_table(results), sep="\n\n", flush=True)
-    tests = [(r.method, r.run, source, table) for r in results for source, table in r.known.items()]
-    print("", regulator_table(tests + baseline_tests(problem, known)), sep="\n")
+    tests = {(source, method): [result.known[source] for result in results if result.method == method]
+             for source in known for method in FITS}  # fmt: skip
+    print("", regulator_table(tests | baseline_tests(problem, known)), sep="\n")
 
 
 def read_terms(data: Path) -> pd.DataFrame:
@@ -87,16 +91,17 @@ def sized(terms: pd.DataFrame, genes: Sequence[str]) -> Groups:
 def ask(
     adata: AnnData, model: bf.BioFormer, method: str, run: int, terms: pd.DataFrame, known: Mapping[str, pd.DataFrame]
 ) -> Result:
-    """Programs, their terms, and the known targets of every regulator."""
+    """Programs, their terms and regulators, and the known targets of every regulator."""
     bf.tl.gene_programs(adata, model=model, progress_bar=False)
     bf.tl.program_enrichment(adata, terms, min_genes=MIN_GENES, max_genes=MAX_GENES)
     bf.tl.grn(adata, regulators=regulators_of(known, adata), model=model, progress_bar=False)
     found = {}
     for source, edges in known.items():
-        bf.tl.regulators(adata, known=edges, k=TOP_K)
+        bf.tl.regulators(adata, gene_sets="gene_program", known=edges, k=TOP_K)
         found[source] = bf.get.known_targets(adata)
     stability = float(pd.DataFrame(adata.uns["gene_program"]["stability"])["ari"].max())
-    return Result(method, run, bf.get.gene_programs(adata), stability, bf.get.program_enrichment(adata), found)
+    programs, tested = bf.get.gene_programs(adata), bf.get.program_enrichment(adata)
+    return Result(method, run, programs, stability, tested, found, bf.get.set_regulators(adata))
 
 
 def regulators_of(known: Mapping[str, pd.DataFrame], adata: AnnData) -> list[str]:
@@ -120,7 +125,7 @@ def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
         agreed = [mean_and_range([r.stability for r in runs], 2), mean_and_range([between], 2), support]
         with_term = [r.terms.loc[r.terms["p_adjusted"] < ALPHA, "program"].nunique() for r in runs]
         rows.append([method, *sizes(groups), *agreed, counts(with_term)])
-        if method in ("default", "ensemble"):
+        if method in LOOKED_AT:
             rows += null_rows(method, groups, sets, genes)
             clusters = [loading_clusters(problem, each, seed) for seed, each in enumerate(groups)]
             rows.append([f"loadings, as {method}", *sizes(clusters), "–", "–", "–", enriched(clusters, sets, genes)])
@@ -209,38 +214,37 @@ def best_table(results: list[Result]) -> str:
     """The programs with the smallest p of a term, first run."""
     rows = []
     for result in results:
-        if result.run or result.method not in ("default", "ensemble"):
+        if result.run or result.method not in LOOKED_AT:
             continue
         for test in result.terms.drop_duplicates("program").head(N_BEST_PROGRAMS).itertuples():
             part = result.programs[result.programs["program"] == test.program]
-            rows.append([result.method, test.program, ", ".join(part["gene"].head(6)), str(len(part)),
-                         f"{part['support'].mean():.2f}", test.gene_set, f"{test.hits} of {test.set_size}",
-                         f"{test.p_adjusted:.1g}"])  # fmt: skip
-    return markdown_table(["fit", "program", "nearest to its centroid", "genes", "support", "term", "hits", "p"], rows)
+            drivers = result.drivers.loc[result.drivers["gene_set"] == test.program, "regulator"]
+            rows.append([result.method, test.program, ", ".join(part["gene"].head(5)), str(len(part)),
+                         mean_and_range([part["support"].mean()], 2), test.gene_set, f"{test.hits} of {test.set_size}",
+                         f"{test.p_adjusted:.1g}", ", ".join(drivers.head(4))])  # fmt: skip
+    header = ["fit", "program", "nearest to its centroid", "genes", "support", "best term", "hits", "p", "regulators"]
+    return markdown_table(header, rows)
 
 
 def cd3_cd8_table(results: list[Result]) -> str:
     """Which programs hold the genes of T cells that the paper shows."""
     rows = []
     for result in results:
+        if result.method not in LOOKED_AT:
+            continue
         part = result.programs[result.programs["gene"].isin(CD3_CD8)]
         for program, genes in part.groupby("program", sort=False):
-            named = ", ".join(
-                f"{gene} ({support:.2f})" for gene, support in zip(genes["gene"], genes["support"], strict=True)
-            )
-            size = int((result.programs["program"] == program).sum())
-            best = result.terms[result.terms["program"] == program].iloc[0]
-            rows.append(
-                [result.method, str(result.run), program, str(size), named, f"{best.gene_set} ({best.p_adjusted:.1g})"]
-            )
-    return markdown_table(["fit", "run", "program", "genes", "CD3 and CD8 (support)", "best term (p)"], rows)
+            named = zip(genes["gene"], genes["support"], strict=True)
+            rows.append([result.method, str(result.run), program, str((result.programs["program"] == program).sum()),
+                         ", ".join(f"{gene} ({mean_and_range([support], 2)})" for gene, support in named)])  # fmt: skip
+    return markdown_table(["fit", "run", "program", "genes", "CD3 and CD8 (support)"], rows)
 
 
 # regulators
 
 
-def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> list[tuple[str, int, str, pd.DataFrame]]:
-    """Correlations, and the most expressed genes as the targets of everyone."""
+def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str], list[pd.DataFrame]]:
+    """Correlations, and the most expressed genes as the targets of every regulator."""
     genes, regulators = problem.adata.var_names, regulators_of(known, problem.adata)
     columns = genes.get_indexer(regulators)
     weights = {
@@ -248,22 +252,20 @@ def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> list[
         "expression": bf.metrics.expression_edges(problem.expression, columns, of="target"),
     }
     names = {"genes": genes, "regulators": regulators}
-    return [(method, 0, source, bf.metrics.edge_enrichment(weight, edges, k=TOP_K, **names))
-            for method, weight in weights.items() for source, edges in known.items()]  # fmt: skip
+    return {(source, method): [bf.metrics.edge_enrichment(weight, edges, k=TOP_K, **names)]
+            for source, edges in known.items() for method, weight in weights.items()}  # fmt: skip
 
 
-def regulator_table(tests: list[tuple[str, int, str, pd.DataFrame]]) -> str:
-    """Regulators whose known targets are enriched among their strongest, and the paper's example."""
+def regulator_table(tests: Mapping[tuple[str, str], list[pd.DataFrame]]) -> str:
+    """Regulators whose known targets are enriched among their strongest, by run, and the paper's example."""
     rows = []
-    for method, run, source, table in sorted(tests, key=lambda test: test[2], reverse=True):
-        row = [source, method, str(run)]
-        for k in TOP_K:
-            of_k = table[table["k"] == k]
-            row.append(f"{(of_k['p_adjusted'] < ALPHA).sum()} of {len(of_k)}")
-        best = of_k.sort_values("p", kind="stable").head(N_BEST_REGULATORS)
-        row.append(", ".join(f"{e.regulator} ({e.hits}, {e.p_adjusted:.1g})" for e in best.itertuples()))
-        example = table[table["regulator"] == EXAMPLE]
-        row.append(", ".join(f"{e.hits} of {e.k} (p {e.p:.2g})" for e in example.itertuples()) or "–")
-        rows.append(row)
-    header = ["known", "method", "run", *(f"k = {k}" for k in TOP_K), f"best at {TOP_K[-1]} (hits, p)", EXAMPLE]
+    for (source, method), runs in sorted(tests.items(), key=lambda test: test[0][0], reverse=True):
+        found = [[table[table["k"] == k] for table in runs] for k in TOP_K]
+        enriched = [counts([(table["p_adjusted"] < ALPHA).sum() for table in of_k]) for of_k in found]
+        best = found[-1][0].sort_values("p", kind="stable").head(N_BEST_REGULATORS).itertuples()
+        named = ", ".join(f"{e.regulator} ({e.hits}, {e.p_adjusted:.1g})" for e in best)
+        example = runs[0][runs[0]["regulator"] == EXAMPLE].itertuples()
+        hits = ", ".join(f"{e.hits} of {e.k} (p {e.p:.2g})" for e in example)
+        rows.append([source, method, str(len(found[0][0])), *enriched, named, hits or "–"])
+    header = ["known", "method", "tested", *(f"k = {k}" for k in TOP_K), f"best at {TOP_K[-1]} (hits, p)", EXAMPLE]
     return markdown_table(header, rows)
