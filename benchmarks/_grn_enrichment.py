@@ -1,4 +1,4 @@
-"""Gene programs of pbmc3k beside the Gene Ontology, regulators beside ReMap and CollecTRI: single fits and ensembles."""
+"""Gene programs of pbmc3k beside the Gene Ontology, its regulators beside ReMap and CollecTRI."""
 
 from __future__ import annotations
 
@@ -127,9 +127,12 @@ def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
         rows.append([method, *sizes(groups), *agreed, counts(with_term)])
         if method in LOOKED_AT:
             rows += null_rows(method, groups, sets, genes)
-            clusters = [loading_clusters(problem, each, seed) for seed, each in enumerate(groups)]
-            rows.append([f"loadings, as {method}", *sizes(clusters), "–", "–", "–", enriched(clusters, sets, genes)])
-    rows.append(pearson_row(problem, sets))
+            clusters = [kmeans(problem, each, seed) for seed, each in enumerate(groups)]
+            rows.append(
+                [f"k-means of loadings, as {method}", *sizes(clusters), "–", "–", "–", enriched(clusters, sets, genes)]
+            )
+    rows.append(clustered_row("Pearson", np.corrcoef(problem.expression.toarray(), rowvar=False), sets, genes))
+    rows.append(clustered_row("loadings", (unit := unit_loadings(problem)) @ unit.T, sets, genes))
     return markdown_table(["programs of", "programs", "genes", "median size", "largest", "agreement within",
                            "between runs", "support", "with a term"], rows)  # fmt: skip
 
@@ -181,33 +184,32 @@ def null_rows(method: str, runs: list[Groups], sets: Groups, genes: Sequence[str
     return rows
 
 
-def loading_clusters(problem: Problem, groups: Groups, seed: int) -> Groups:
-    """As many clusters of the loadings of a PCA, of the genes nearest to their centroids, as many in all."""
-    adata = AnnData(problem.expression, var=problem.adata.var[[]])
+def unit_loadings(problem: Problem) -> np.ndarray:
+    """Genes x 50 principal components, each gene of length 1."""
+    adata = AnnData(problem.expression)
     sc.pp.pca(adata, n_comps=50)
     loadings = adata.varm["PCs"] * np.sqrt(adata.uns["pca"]["variance"])
-    unit = loadings / np.linalg.norm(loadings, axis=1, keepdims=True)
+    return loadings / np.linalg.norm(loadings, axis=1, keepdims=True)
+
+
+def kmeans(problem: Problem, groups: Groups, seed: int) -> Groups:
+    """As many clusters of loadings, and of the genes nearest to their centroids as many in all."""
+    unit = unit_loadings(problem)
     means = KMeans(len(groups), n_init=10, random_state=seed).fit(unit)
-    cosine = (unit * means.cluster_centers_[means.labels_]).sum(axis=1)
-    cosine /= np.linalg.norm(means.cluster_centers_, axis=1)[means.labels_]
+    centroids = means.cluster_centers_ / np.linalg.norm(means.cluster_centers_, axis=1, keepdims=True)
+    cosine = (unit * centroids[means.labels_]).sum(axis=1)
     kept = np.argsort(-cosine, kind="stable")[: sum(map(len, groups.values()))]
-    found = pd.Series(means.labels_[kept], adata.var_names[kept])
+    found = pd.Series(means.labels_[kept], problem.adata.var_names[kept])
     return {str(name): part.index.tolist() for name, part in found.groupby(found) if len(part) >= MIN_GENES}
 
 
-def pearson_row(problem: Problem, sets: Groups) -> list[str]:
-    """Correlations clustered as ``tl.gene_programs`` clusters embeddings."""
-    genes = problem.adata.var_names
-    correlation = np.corrcoef(problem.expression.toarray(), rowvar=False)
-    programs = find_programs([correlation], n_neighbors=10, min_genes=MIN_GENES)
+def clustered_row(name: str, similarity: np.ndarray, sets: Groups, genes: Sequence[str]) -> list[str]:
+    """Other similarities of genes, clustered as ``tl.gene_programs`` clusters embeddings."""
+    programs = find_programs([similarity], n_neighbors=10, min_genes=MIN_GENES)
     held = pd.Series(programs.label, genes)
     groups = {str(name): part.index.tolist() for name, part in held[held >= 0].groupby(held)}
-    agreed = [
-        mean_and_range([programs.stability["ari"].max()], 2),
-        "–",
-        mean_and_range([np.nanmean(programs.support)], 2),
-    ]
-    return ["Pearson, clustered alike", *sizes([groups]), *agreed, enriched([groups], sets, genes)]
+    within, support = (mean_and_range([x], 2) for x in (programs.stability["ari"].max(), np.nanmean(programs.support)))
+    return [f"{name}, clustered alike", *sizes([groups]), within, "–", support, enriched([groups], sets, genes)]
 
 
 def best_table(results: list[Result]) -> str:

@@ -153,7 +153,7 @@ def edge_enrichment(
 
 def _membership(named: Mapping[str, Collection[str]], columns: pd.Index[Any]) -> csr_matrix:
     """(names, columns), 1 for each gene of a name; all of them have a column."""
-    members = [columns.get_indexer(list(dict.fromkeys(genes))) for genes in named.values()]
+    members = [columns.get_indexer(pd.Index(list(dict.fromkeys(genes)))) for genes in named.values()]
     bounds = np.cumsum([0, *map(len, members)])
     at = np.concatenate([np.zeros(0, np.int64), *members])
     return csr_matrix((np.ones(len(at), np.int64), at, bounds), shape=(len(named), len(columns)))

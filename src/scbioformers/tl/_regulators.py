@@ -182,8 +182,9 @@ def program_enrichment(
     table = enrichment(groups, kept, background).rename(columns={"group": "program"})
     # most of thousands of sets share no gene with a program: tested, and no news
     table = table[table["hits"] > 0].sort_values("p", kind="stable", ignore_index=True)
-    shared = [set(groups[row.program]).intersection(kept[row.gene_set]) for row in table.itertuples()]
-    table["genes"] = np.array([", ".join(sorted(each)) for each in shared], object)
+    pairs = zip(table["program"], table["gene_set"], strict=True)
+    shared = [", ".join(sorted(set(groups[program]).intersection(kept[name]))) for program, name in pairs]
+    table["genes"] = np.array(shared, object)
     adata = target(adata, copy)
     asked = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
     set_uns(adata, key_added, {"table": table, "params": params_to_json(asked)})
