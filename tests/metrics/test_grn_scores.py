@@ -366,6 +366,7 @@ def test_top_targets_by_hand():
     assert found.loc[(2, "B"), ["hits", "p"]].tolist() == [0, 1]  # of tied targets the first rows are drawn
     assert found.loc[(4, "B"), "p"] == pytest.approx(3 / 5)
     assert found.loc[(2, "A"), "p_adjusted"] == pytest.approx(2 / 10)
+    assert found["genes"].tolist() == ["B, C", "", "B, C", "E"]  # the strongest first
 
 
 def test_the_background_limits_what_is_drawn():

@@ -104,7 +104,7 @@ def edge_enrichment(
     DataFrame
         A row for each regulator with known targets in the background, and each `k`: ``regulator``, ``k``, ``size``
         (targets drawn), ``set_size`` (known targets), ``hits``, ``expected``, ``p`` (hypergeometric), ``p_adjusted``
-        (Benjamini-Hochberg over the regulators, for each `k`).
+        (Benjamini-Hochberg over the regulators, for each `k`), ``genes`` (the hits by name, the strongest first).
 
     Raises
     ------
@@ -143,11 +143,12 @@ def edge_enrichment(
             weight = np.where(free, np.nan_to_num(np.abs(w[:, column])), 0)
             drawn = np.argsort(-weight, kind="stable")[:top]
             drawn = drawn[weight[drawn] > 0]
-            hits = len(reachable & set(rows[drawn]))
+            hits = [gene for gene in rows[drawn] if gene in reachable]
             tests.append({"regulator": regulator, "k": top, "size": len(drawn)}
-                         | _overlap(hits, len(drawn), len(reachable), int(free.sum())))  # fmt: skip
+                         | _overlap(len(hits), len(drawn), len(reachable), int(free.sum()))
+                         | {"genes": ", ".join(hits)})  # fmt: skip
         names = ["regulator", "k", "size", "set_size", "hits", "expected", "p"]
-        found.append(_adjust(pd.DataFrame(tests, columns=names)))
+        found.append(_adjust(pd.DataFrame(tests, columns=[*names, "genes"]))[[*names, "p_adjusted", "genes"]])
     return pd.concat(found, ignore_index=True)
 
 
