@@ -97,11 +97,15 @@ def ask(
     bf.tl.grn(adata, regulators=regulators_of(known, adata), model=model, progress_bar=False)
     found = {}
     for source, edges in known.items():
-        bf.tl.regulators(adata, gene_sets="gene_program", known=edges, k=TOP_K)
+        bf.tl.regulators(adata, known=edges, k=TOP_K)
         found[source] = bf.get.known_targets(adata)
+    drivers = pd.DataFrame()
+    if adata.var["gene_program"].notna().any():
+        bf.tl.regulators(adata, gene_sets="gene_program")
+        drivers = bf.get.set_regulators(adata)
     stability = float(pd.DataFrame(adata.uns["gene_program"]["stability"])["ari"].max())
     programs, tested = bf.get.gene_programs(adata), bf.get.program_enrichment(adata)
-    return Result(method, run, programs, stability, tested, found, bf.get.set_regulators(adata))
+    return Result(method, run, programs, stability, tested, found, drivers)
 
 
 def regulators_of(known: Mapping[str, pd.DataFrame], adata: AnnData) -> list[str]:
@@ -121,8 +125,8 @@ def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
         runs = [result for result in results if result.method == method]
         groups = [groups_of(result.programs) for result in runs]
         between = agreement([labels(each, genes) for each in groups])
-        support = mean_and_range([r.programs["support"].mean() for r in runs], 2)
-        agreed = [mean_and_range([r.stability for r in runs], 2), mean_and_range([between], 2), support]
+        support = [r.programs["support"].mean() for r in runs]
+        agreed = [known_mean(values) for values in ([r.stability for r in runs], [between], support)]
         with_term = [r.terms.loc[r.terms["p_adjusted"] < ALPHA, "program"].nunique() for r in runs]
         rows.append([method, *sizes(groups), *agreed, counts(with_term)])
         if method in LOOKED_AT:
@@ -147,10 +151,16 @@ def labels(groups: Groups, genes: Sequence[str]) -> np.ndarray:
     return np.array([number.get(gene, -1) for gene in genes])
 
 
+def known_mean(values: Sequence[float]) -> str:
+    """Mean and range of what could be told."""
+    return mean_and_range([value for value in values if not np.isnan(value)], 2)
+
+
 def sizes(runs: list[Groups]) -> list[str]:
     """Programs, genes in them, median and largest size."""
-    lengths = [[len(members) for members in groups.values()] for groups in runs]
-    return [counts(column) for column in zip(*((len(n), sum(n), np.median(n), max(n)) for n in lengths), strict=True)]
+    lengths = [[len(members) for members in groups.values()] or [0] for groups in runs]
+    numbers = [(len(groups), sum(n), np.median(n), max(n)) for groups, n in zip(runs, lengths, strict=True)]
+    return [counts(column) for column in zip(*numbers, strict=True)]
 
 
 def counts(values: Sequence[float]) -> str:

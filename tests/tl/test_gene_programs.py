@@ -238,7 +238,8 @@ def test_enrichment_tests_only_sets_of_the_right_size(adata):
     [
         pytest.param(["tf1"], DataError, r"not among the 100 modelled: 'tf1' \(near 'tf1': TF1", id="list"),
         pytest.param({"a": ["G1000"]}, DataError, r"None of the genes of 1 sets.*near 'G1000': G", id="dict"),
-        pytest.param({}, DataError, "None of the genes of 0 sets", id="empty"),
+        pytest.param({}, DataError, "There are no gene sets", id="empty"),
+        pytest.param("nothing", DataError, r"no gene sets: adata\.var\['nothing'\] has no value", id="empty column"),
         pytest.param(
             pd.DataFrame({"term": ["a"]}), DataError, r"no column 'source', only \['term'\]\. Rename", id="table"
         ),
@@ -247,6 +248,7 @@ def test_enrichment_tests_only_sets_of_the_right_size(adata):
     ],
 )
 def test_wrong_gene_sets(adata, sets, error, message):
+    adata.var["nothing"] = pd.Categorical([None] * adata.n_vars)
     with pytest.raises(error, match=message):
         bf.tl.program_enrichment(adata, sets, min_genes=1)
     assert "program_enrichment" not in adata.uns

@@ -55,6 +55,9 @@ def read_gene_sets(adata: Any, gene_sets: GeneSets, known: Collection[str]) -> d
         raise ConfigError(
             f"Gene sets are a list, a dict, a DataFrame or a column of var, got {type(gene_sets).__name__}."
         )
+    if not named:
+        where = f": adata.var[{gene_sets!r}] has no value" if isinstance(gene_sets, str) else ""
+        raise DataError(f"There are no gene sets{where}.")
     found = {name: sorted(there.intersection(genes)) for name, genes in named.items()}
     kept = {name: genes for name, genes in found.items() if genes}
     if not kept:
