@@ -68,6 +68,7 @@ def report(data: Path, folder: Path, *, overwrite: bool) -> None:
             members = [fit_once(folder, problem, seed, svd_init, max_steps, overwrite=overwrite) for seed in seeds]
             results.append(ask(problem.adata.copy(), join(members), method, run, terms, known))
     sets = sized(terms, problem.adata.var_names)
+    print(f"{problem.adata.n_obs} cells, {problem.adata.n_vars} genes, {len(sets)} terms\n")
     print(program_table(problem, results, sets), best_table(results), cd3_cd8_table(results), sep="\n\n", flush=True)
     tests = {(source, method): [result.known[source] for result in results if result.method == method]
              for source in known for method in FITS}  # fmt: skip

@@ -101,7 +101,8 @@ def test_same_seed_same_programs_whatever_the_order_of_the_genes(adata):
 
 
 def test_min_genes_and_resolution(adata):
-    bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
+    with pytest.warns(BioformersWarning, match="lower `min_genes`"):  # members have none of that size
+        bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
     assert adata.var["gene_program"].value_counts().min() >= 12
     coarse = adata.var["gene_program"].nunique()
     bf.tl.gene_programs(adata, min_genes=3, resolution=8.0, **QUIET)
@@ -179,6 +180,16 @@ def test_attention_of_a_model_without_it(simulated):
     bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
     with pytest.raises(ConfigError, match=r"without attention.*use='embedding'"):
         bf.tl.gene_programs(simulated, use="attention", **QUIET)
+
+
+def test_programs_that_no_member_supports_are_warned_of():
+    """As those of models that were never trained."""
+    adata = bf.datasets.simulate(200, 600, rng=0)
+    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, svd_init=False)
+    bf.tl.fit(adata, config=config, train=bf.TrainConfig(max_steps=0, progress_bar=False), n_models=3)
+    with pytest.warns(BioformersWarning, match="support 0"):
+        bf.tl.gene_programs(adata, **QUIET)
+    assert (bf.get.gene_programs(adata)["support"] == 0).all()
 
 
 # enrichment
