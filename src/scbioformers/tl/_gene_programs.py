@@ -42,8 +42,8 @@ def gene_programs(
     Genes that are each among the nearest of the other, and more alike than random directions are, are joined; the
     Leiden algorithm finds the groups, at the resolution at which the members of the ensemble agree most. Fit an
     ensemble first (``bf.tl.fit(adata, n_models=5)``): with one member, agreement is that between random parts of its
-    graph, which is higher than between two fits, and so is the support. Programs that no
-    member supports are warned of.
+    graph, which is higher than between two fits, and so is the support. Programs that no member
+    supports are warned of.
 
     Parameters
     ----------
