@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ import pandas as pd
 
 import scbioformers as bf
 from benchmarks._common import make_parser, markdown_table, mean_and_range, run_once, write_json
+from benchmarks._grn_enrichment import report
 from benchmarks._grn_figures import draw
+from benchmarks._grn_fits import N_MEMBERS, fit, join
 from benchmarks._grn_truth import READERS, Problem
 
 TOP_K = (10, 20)  # of the enrichment, fixed beforehand
@@ -30,7 +31,6 @@ N_NULL = 100
 TREES = {"pbmc3k": 20}
 DEFAULT_TREES = 50
 ASKED = ("embedding", "knockout", "attention")  # the default first
-N_MEMBERS = 5  # of an ensemble
 N_ENSEMBLES = 2
 SCORES = {"auprc_ratio": "AUPRC ratio", "epr": "EPR", "sign_accuracy": "sign", "null_ratio": "over null", "null_p": "p"}
 
@@ -53,21 +53,10 @@ def expression(problem: Problem, seed: int, of: str) -> np.ndarray:
     return bf.metrics.expression_edges(problem.expression, problem.columns, of=of)
 
 
-@lru_cache(maxsize=4 * N_MEMBERS)
-def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None) -> bf.BioFormer:
-    """Fit one member."""
-    adata = problem.adata.copy()
-    config = bf.ModelConfig(svd_init=svd_init)
-    train = bf.TrainConfig(max_steps=max_steps, progress_bar=False)
-    bf.tl.fit(adata, binning=problem.binning, config=config, train=train, rng=seed)
-    return bf.get.model(adata)
-
-
 def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> np.ndarray:
     """Weights of all regulators on all genes, mean over the members."""
-    model = replace(members[0], members=tuple(network for member in members for network in member.members))
     adata = problem.adata.copy()
-    bf.tl.grn(adata, method=method, regulators=problem.regulators, model=model, progress_bar=False)
+    bf.tl.grn(adata, method=method, regulators=problem.regulators, model=join(members), progress_bar=False)
     found = bf.get.grn_matrix(adata).reindex(index=adata.var_names, columns=problem.regulators)
     return found.to_numpy(dtype=float)
 
@@ -182,7 +171,11 @@ def main() -> None:
     parser = make_parser(__doc__, list(READERS), list(METHODS))
     parser.set_defaults(seeds=5)
     parser.add_argument("--figures", type=Path, help="only draw the documentation's figures, into this folder")
+    parser.add_argument("--enrichment", action="store_true", help="only compare pbmc3k with gene sets and known edges")
     arguments = parser.parse_args()
+    if arguments.enrichment:
+        report(arguments.data, arguments.out / "grn" / "models", overwrite=arguments.overwrite)
+        return
     if arguments.figures:
         draw(arguments.data, arguments.figures)
         return

@@ -338,6 +338,13 @@ def test_enrichment_agrees_with_fishers_test():
     np.testing.assert_allclose(found["p_adjusted"], false_discovery_control(found["p"]))
 
 
+def test_repeated_genes_count_once():
+    once = bf.metrics.enrichment({"p": ["A", "B"]}, {"s": ["A", "C"]}, list("ABCD"))
+    again = bf.metrics.enrichment({"p": ["A", "B", "A"]}, {"s": ["A", "C", "C"]}, list("AABCD"))
+    pd.testing.assert_frame_equal(again, once)
+    assert bf.metrics.enrichment({"p": ["A"]}, {}, list("AB")).empty
+
+
 def test_a_set_of_nearly_all_genes_is_no_evidence():
     background = [f"g{i}" for i in range(100)]
     found = bf.metrics.enrichment({"top": background[:10]}, {"chip": set(background[:90])}, background)
@@ -359,6 +366,7 @@ def test_top_targets_by_hand():
     assert found.loc[(2, "B"), ["hits", "p"]].tolist() == [0, 1]  # of tied targets the first rows are drawn
     assert found.loc[(4, "B"), "p"] == pytest.approx(3 / 5)
     assert found.loc[(2, "A"), "p_adjusted"] == pytest.approx(2 / 10)
+    assert found["genes"].tolist() == ["B, C", "", "B, C", "E"]  # the strongest first
 
 
 def test_the_background_limits_what_is_drawn():

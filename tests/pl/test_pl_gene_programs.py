@@ -70,6 +70,15 @@ def test_means_by_group():
     assert ax.get_xlabel() == "type"
 
 
+def test_a_rare_type_does_not_fade_the_others():
+    adata = make()
+    adata.obsm["gene_program_scores"] *= np.where(np.arange(40) == 39, 1000, 1)[:, None]
+    adata.obs["type"] = pd.Categorical(np.where(np.arange(40) == 39, "rare", "A"))
+    image = bf.pl.gene_programs(adata, groupby="type").images[0]
+    assert np.abs(image.get_array()).max() > 6
+    assert image.get_clim() == (-3, 3)
+
+
 def test_cells_stand_by_the_program_in_which_they_stand_out():
     ax = bf.pl.gene_programs(make(), n_genes=6)
     values = np.asarray(ax.images[0].get_array())

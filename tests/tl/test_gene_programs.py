@@ -101,7 +101,8 @@ def test_same_seed_same_programs_whatever_the_order_of_the_genes(adata):
 
 
 def test_min_genes_and_resolution(adata):
-    bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
+    with pytest.warns(BioformersWarning, match="lower `min_genes`"):  # members have none of that size
+        bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
     assert adata.var["gene_program"].value_counts().min() >= 12
     coarse = adata.var["gene_program"].nunique()
     bf.tl.gene_programs(adata, min_genes=3, resolution=8.0, **QUIET)
@@ -181,6 +182,16 @@ def test_attention_of_a_model_without_it(simulated):
         bf.tl.gene_programs(simulated, use="attention", **QUIET)
 
 
+def test_programs_that_no_member_supports_are_warned_of():
+    """As those of models that were never trained."""
+    adata = bf.datasets.simulate(200, 600, rng=0)
+    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, svd_init=False)
+    bf.tl.fit(adata, config=config, train=bf.TrainConfig(max_steps=0, progress_bar=False), n_models=3)
+    with pytest.warns(BioformersWarning, match="support 0"):
+        bf.tl.gene_programs(adata, **QUIET)
+    assert (bf.get.gene_programs(adata)["support"] == 0).all()
+
+
 # enrichment
 
 
@@ -210,6 +221,21 @@ def test_enrichment_of_any_kind_of_sets(adata):
         pd.testing.assert_frame_equal(tables[-1], tables[0])
 
 
+def test_enrichment_names_the_shared_genes_and_corrects_for_all_tests(adata, tmp_path):
+    programs = bf.get.gene_programs(adata)
+    first = programs.loc[programs["program"] == "1", "gene"].tolist()
+    in_none = [gene for gene in adata.var_names if gene not in set(programs["gene"])]
+    sets = {"first": first[:5], "in no program": in_none[:5]}
+    bf.tl.program_enrichment(adata, sets)
+    (row,) = bf.get.program_enrichment(adata).to_dict("records")
+    assert (row["program"], row["gene_set"], row["genes"]) == ("1", "first", ", ".join(sorted(first[:5])))
+    n_tests = 2 * programs["program"].nunique()
+    assert row["p_adjusted"] == pytest.approx(row["p"] * n_tests)
+    bf.tl.program_enrichment(adata, {"in no program": in_none[:5]})
+    adata.write_h5ad(tmp_path / "none.h5ad")
+    assert bf.get.program_enrichment(ad.read_h5ad(tmp_path / "none.h5ad")).empty
+
+
 def test_enrichment_tests_only_sets_of_the_right_size(adata):
     sets = {"small": ["G1", "G2"], "right": [f"G{i}" for i in range(1, 8)], "large": [f"G{i}" for i in range(1, 60)]}
     bf.tl.program_enrichment(adata, sets, min_genes=3, max_genes=50)
@@ -223,13 +249,17 @@ def test_enrichment_tests_only_sets_of_the_right_size(adata):
     [
         pytest.param(["tf1"], DataError, r"not among the 100 modelled: 'tf1' \(near 'tf1': TF1", id="list"),
         pytest.param({"a": ["G1000"]}, DataError, r"None of the genes of 1 sets.*near 'G1000': G", id="dict"),
-        pytest.param({}, DataError, "None of the genes of 0 sets", id="empty"),
-        pytest.param(pd.DataFrame({"term": ["a"]}), DataError, "no column 'source', only", id="table"),
+        pytest.param({}, DataError, "There are no gene sets", id="empty"),
+        pytest.param("nothing", DataError, r"no gene sets: adata\.var\['nothing'\] has no value", id="empty column"),
+        pytest.param(
+            pd.DataFrame({"term": ["a"]}), DataError, r"no column 'source', only \['term'\]\. Rename", id="table"
+        ),
         pytest.param("celltype", MissingKeyError, r"adata\.var\['celltype'\]", id="column"),
         pytest.param(3, ConfigError, "got int", id="number"),
     ],
 )
 def test_wrong_gene_sets(adata, sets, error, message):
+    adata.var["nothing"] = pd.Categorical([None] * adata.n_vars)
     with pytest.raises(error, match=message):
         bf.tl.program_enrichment(adata, sets, min_genes=1)
     assert "program_enrichment" not in adata.uns

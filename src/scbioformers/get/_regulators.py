@@ -132,7 +132,8 @@ def program_enrichment(adata: AnnData, *, program: str | None = None, key: str =
     Returns
     -------
     Columns program, gene_set, size (genes of the program), set_size (modelled genes of the set), hits (in both),
-    expected (hits by chance), p (hypergeometric) and p_adjusted (Benjamini-Hochberg over all rows), by p.
+    expected (hits by chance), p (hypergeometric), p_adjusted (Benjamini-Hochberg over all programs and sets, those that
+    share no gene too, which have no row) and genes (the hits by name), by p.
 
     Raises
     ------

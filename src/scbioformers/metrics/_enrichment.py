@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.sparse import csr_matrix
 from scipy.stats import false_discovery_control, hypergeom
 
 from scbioformers.core import ConfigError, DataError, describe_unknown
@@ -54,16 +55,18 @@ def enrichment(
             raise DataError(
                 f"{len(unknown)} genes of {name!r} are outside the background: {describe_unknown(unknown, known)}."
             )
-    rows = []
-    for group, members in groups.items():
-        for gene_set, wanted in gene_sets.items():
-            size, reachable = len(set(members)), set(wanted) & known
-            if reachable:
-                hits = len(reachable & set(members))
-                rows.append({"group": group, "gene_set": gene_set, "size": size}
-                            | _overlap(hits, size, len(reachable), len(known)))  # fmt: skip
-    names = ["group", "gene_set", "size", "set_size", "hits", "expected", "p"]
-    return _adjust(pd.DataFrame(rows, columns=names))
+    columns = pd.Index(list(dict.fromkeys(background)), dtype=object)
+    reachable = {name: genes for name, wanted in gene_sets.items() if (genes := known.intersection(wanted))}
+    drawn, wanted = _membership(groups, columns), _membership(reachable, columns)
+    size = np.repeat(np.diff(drawn.indptr), len(reachable))
+    set_size = np.tile(np.diff(wanted.indptr), len(groups))
+    hits = (drawn @ wanted.T).toarray().ravel()
+    table = {
+        "group": np.repeat(np.array(list(groups), object), len(reachable)),
+        "gene_set": np.tile(np.array(list(reachable), object), len(groups)),
+        "size": size,
+    }
+    return _adjust(pd.DataFrame(table | _overlap(hits, size, set_size, len(known))))
 
 
 def edge_enrichment(
@@ -101,7 +104,7 @@ def edge_enrichment(
     DataFrame
         A row for each regulator with known targets in the background, and each `k`: ``regulator``, ``k``, ``size``
         (targets drawn), ``set_size`` (known targets), ``hits``, ``expected``, ``p`` (hypergeometric), ``p_adjusted``
-        (Benjamini-Hochberg over the regulators, for each `k`).
+        (Benjamini-Hochberg over the regulators, for each `k`), ``genes`` (the hits by name, the strongest first).
 
     Raises
     ------
@@ -140,16 +143,25 @@ def edge_enrichment(
             weight = np.where(free, np.nan_to_num(np.abs(w[:, column])), 0)
             drawn = np.argsort(-weight, kind="stable")[:top]
             drawn = drawn[weight[drawn] > 0]
-            hits = len(reachable & set(rows[drawn]))
+            hits = [gene for gene in rows[drawn] if gene in reachable]
             tests.append({"regulator": regulator, "k": top, "size": len(drawn)}
-                         | _overlap(hits, len(drawn), len(reachable), int(free.sum())))  # fmt: skip
+                         | _overlap(len(hits), len(drawn), len(reachable), int(free.sum()))
+                         | {"genes": ", ".join(hits)})  # fmt: skip
         names = ["regulator", "k", "size", "set_size", "hits", "expected", "p"]
-        found.append(_adjust(pd.DataFrame(tests, columns=names)))
+        found.append(_adjust(pd.DataFrame(tests, columns=[*names, "genes"]))[[*names, "p_adjusted", "genes"]])
     return pd.concat(found, ignore_index=True)
 
 
-def _overlap(hits: int, size: int, set_size: int, n_background: int) -> dict[str, Any]:
-    p = float(hypergeom.sf(hits - 1, n_background, set_size, size))
+def _membership(named: Mapping[str, Collection[str]], columns: pd.Index[Any]) -> csr_matrix:
+    """(names, columns), 1 for each gene of a name; all of them have a column."""
+    members = [columns.get_indexer(pd.Index(list(dict.fromkeys(genes)))) for genes in named.values()]
+    bounds = np.cumsum([0, *map(len, members)])
+    at = np.concatenate([np.zeros(0, np.int64), *members])
+    return csr_matrix((np.ones(len(at), np.int64), at, bounds), shape=(len(named), len(columns)))
+
+
+def _overlap(hits: Any, size: Any, set_size: Any, n_background: int) -> dict[str, Any]:
+    p = hypergeom.sf(np.subtract(hits, 1), n_background, set_size, size)
     return {"set_size": set_size, "hits": hits, "expected": size * set_size / n_background, "p": p}
 
 

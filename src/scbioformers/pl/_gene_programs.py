@@ -17,6 +17,7 @@ from scbioformers.data import get_slot
 
 _HINT = "Run `bf.tl.gene_programs(adata)` first."
 _NO_GROUP = "0.82"
+_STRONGEST = 3.0  # else a few rare cells, far from all others, would leave them pale
 
 
 def gene_programs(
@@ -30,7 +31,8 @@ def gene_programs(
 ) -> Axes:
     """Which cells use which gene program: the mean score of each program in each group of cells.
 
-    Scores are in standard deviations over all cells, 0 being their mean, so that programs can be compared.
+    Scores are in standard deviations over all cells, 0 being their mean, so that programs can be compared. Colours end
+    at three of them.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def gene_programs(
         _, ax = plt.subplots(figsize=size, layout="constrained")
     values = np.ma.masked_invalid(shown.to_numpy(np.float64))
     limit = float(np.quantile(np.abs(values.compressed()), 0.99)) if values.count() else 1.0
-    limit = limit or 1.0
+    limit = min(limit or 1.0, _STRONGEST)
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=_NO_GROUP)
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
     names = [_name(program, genes, n_genes) for program, genes in _central_first(adata, key, programs, shown.index)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from scbioformers.core import ConfigError, DataError, seed_from
+from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
 from scbioformers.data import params_to_json, set_obsm, set_uns, set_var, target
 from scbioformers.programs import Programs, Use, check_use, find_programs, score_cells, similarity
 from scbioformers.regulation import draw_conditions, gather
@@ -41,7 +42,8 @@ def gene_programs(
     Genes that are each among the nearest of the other, and more alike than random directions are, are joined; the
     Leiden algorithm finds the groups, at the resolution at which the members of the ensemble agree most. Fit an
     ensemble first (``bf.tl.fit(adata, n_models=5)``): with one member, agreement is that between random parts of its
-    graph, and tells less.
+    graph, which is higher than between two fits, and so is the support. Programs that no member
+    supports are warned of.
 
     Parameters
     ----------
@@ -126,6 +128,13 @@ def gene_programs(
     programs = find_programs(
         similarities, n_neighbors=n_neighbors, min_genes=min_genes, resolution=resolution, seed=seed
     )
+    if len(similarities) > 1 and (programs.label >= 0).any() and not np.nanmax(programs.support):
+        warnings.warn(
+            "No member of the ensemble has two genes of a program in one of its own (support 0): the programs may be "
+            "chance. Fit for longer, to more cells, or lower `min_genes`.",
+            BioformersWarning,
+            stacklevel=2,
+        )
     label = np.full(len(columns), -1)
     label[known] = programs.label
     mean_depth = fitted.binnings["rna"].mean_depth if fitted.counts else None

@@ -36,7 +36,10 @@ def read_gene_sets(adata: Any, gene_sets: GeneSets, known: Collection[str]) -> d
         named = {str(name): [str(gene) for gene in part.index] for name, part in column.groupby(column, sort=False)}
     elif isinstance(gene_sets, pd.DataFrame):
         if missing := [name for name in ("source", "target") if name not in gene_sets]:
-            raise DataError(f"The table of gene sets has no column {missing[0]!r}, only {list(gene_sets.columns)}.")
+            raise DataError(
+                f"The table of gene sets has no column {missing[0]!r}, only {list(gene_sets.columns)}. Rename its "
+                "columns: 'source' names the set, 'target' the gene."
+            )
         table = gene_sets[["source", "target"]].astype(str)
         named = {str(name): part["target"].tolist() for name, part in table.groupby("source", sort=False)}
     elif isinstance(gene_sets, Mapping):
@@ -52,6 +55,9 @@ def read_gene_sets(adata: Any, gene_sets: GeneSets, known: Collection[str]) -> d
         raise ConfigError(
             f"Gene sets are a list, a dict, a DataFrame or a column of var, got {type(gene_sets).__name__}."
         )
+    if not named:
+        where = f": adata.var[{gene_sets!r}] has no value" if isinstance(gene_sets, str) else ""
+        raise DataError(f"There are no gene sets{where}.")
     found = {name: sorted(there.intersection(genes)) for name, genes in named.items()}
     kept = {name: genes for name, genes in found.items() if genes}
     if not kept:

@@ -143,7 +143,7 @@ def program_enrichment(
 
     ``adata.uns[key_added]`` : dict
         ``table``, read by :func:`scbioformers.get.program_enrichment`: hypergeometric tests against the modelled genes
-        of the data; ``params`` (JSON).
+        of the data, of programs and sets that share a gene; ``params`` (JSON).
 
     Raises
     ------
@@ -180,9 +180,13 @@ def program_enrichment(
     genes = pd.DataFrame(programs["genes"])
     groups = {str(name): part["gene"].tolist() for name, part in genes.groupby("program", sort=False)}
     table = enrichment(groups, kept, background).rename(columns={"group": "program"})
+    # most of thousands of sets share no gene with a program: tested, and no news
+    table = table[table["hits"] > 0].sort_values("p", kind="stable", ignore_index=True)
+    pairs = zip(table["program"], table["gene_set"], strict=True)
+    shared = [", ".join(sorted(set(groups[program]).intersection(kept[name]))) for program, name in pairs]
+    table["genes"] = np.array(shared, object)
     adata = target(adata, copy)
     asked = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
-    table = table.sort_values("p", kind="stable", ignore_index=True)
     set_uns(adata, key_added, {"table": table, "params": params_to_json(asked)})
     return adata if copy else None
 
