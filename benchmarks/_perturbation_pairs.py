@@ -19,10 +19,7 @@ def score_pairs(problem: Problem, train: np.ndarray, singles: np.ndarray, test: 
     """Scores of the pairs that were not seen; what each of their members does alone was."""
     effects, pairs = problem.effects.mean, [problem.targets[i] for i in test]
     at = {problem.targets[i][0]: i for i in singles}
-    predicted = {
-        method: fit_ours(problem, train, method).predict(pairs, problem.answers[method])[0]
-        for method in ("ours", "ours_no_network")
-    }
+    predicted = {method: fit_ours(problem, train, method).predict(pairs)[0] for method in ("ours", "ours_no_network")}
     sums = [bf.metrics.additive(effects[None, [at[name] for name in pair]]) for pair in pairs]
     predicted["additive"] = np.concatenate(sums)
     predicted["training_mean"] = bf.metrics.training_mean(effects[train], len(test))

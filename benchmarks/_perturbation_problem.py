@@ -17,16 +17,18 @@ from anndata import AnnData
 import scbioformers as bf
 from scbioformers.core import uniform
 from scbioformers.data import Source
+from scbioformers.pairing import Pairing
 from scbioformers.perturbation import (
     Correlations,
     Effects,
     PerturbationHead,
+    describe,
     fit_head,
     log1p_rows,
     measure_correlations,
     measure_effects,
 )
-from scbioformers.perturbing import Design, choose_probes, network_answers, read_design
+from scbioformers.perturbing import Design, choose_probes, pair_chances, read_cells, read_design
 from scbioformers.stored import open_query
 
 SETS = ("papalexi_eccite", "schraivogel_tapseq")
@@ -55,7 +57,8 @@ class Problem:
     halves: tuple[Effects, Effects]
     own: np.ndarray
     features: np.ndarray
-    answers: dict[str, dict[str, np.ndarray]]
+    pairings: dict[str, Pairing | None]
+    chances: np.ndarray
     mean_depth: float
     fit_seconds: float
 
@@ -85,8 +88,9 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
     design = read_design(adata, task, batch, genes)
     source = Source(adata)
     controls = adata[design.controls].copy()
-    singles = sorted({name for each in design.perturbations for name in each})
-    answers: dict[str, dict[str, np.ndarray]] = {"ours_no_network": {}}
+    described = describe(sorted({*genes, *(name for each in design.perturbations for name in each)}), task.features)
+    probes = choose_probes(design.controls)
+    pairings: dict[str, Pairing | None] = {"ours_no_network": None}
     mean_depth, seconds = 0.0, 0.0
     for method, (steps, attention) in {
         "ours": (quick, True), "ours_zero_steps": (0, True), "ours_no_attention": (quick, False)
@@ -98,8 +102,8 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         config = replace(bf.ModelConfig.preset("small"), attention=attention)
         bf.tl.fit(controls, train=train, config=config, batch_key=batch)
         model = bf.get.model(controls)
-        probes = choose_probes(open_query(controls, model, None)[0], np.arange(controls.n_obs))
-        answers[method] = network_answers(model, probes, singles, task.kind)
+        cells = read_cells(open_query(controls, model, None)[0], np.searchsorted(design.controls, probes))
+        pairings[method] = Pairing(model, cells, *described, task.kind)
         mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
         seconds = time.perf_counter() - start if method == "ours" else seconds
     rows = [log1p_rows(block.counts, block.depth, mean_depth) for block in source.blocks()]
@@ -107,13 +111,13 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
     first = uniform(_HALVES, np.arange(adata.n_obs)) < 0.5
     halves = tuple(measure(groups=np.where(half, design.groups, -1)) for half in (first, ~first))
     targets = list(design.perturbations)
-    described = np.zeros((len(targets), 1))
+    features_of = np.zeros((len(targets), 1))
     if task.features is not None:
-        described = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
+        features_of = np.array([task.features.reindex(list(each)).fillna(0).to_numpy().sum(axis=0) for each in targets])
     own = np.array([[gene in each for gene in genes] for each in targets])
     effects = measure(groups=design.groups)
-    return Problem(name, genes, task, targets, rows, design, effects, (halves[0], halves[1]), own, described, answers,
-                   mean_depth, seconds)  # fmt: skip
+    return Problem(name, genes, task, targets, rows, design, effects, (halves[0], halves[1]), own, features_of,
+                   pairings, pair_chances(design, probes), mean_depth, seconds)  # fmt: skip
 
 
 def _named(adata: AnnData, task: bf.Perturbation) -> list[str]:
@@ -143,6 +147,18 @@ def correlations_in(problem: Problem, train: tuple[int, ...]) -> Correlations:
 def fit_ours(problem: Problem, train: np.ndarray, method: str) -> PerturbationHead:
     """Fit the head to the training perturbations alone."""
     known = [problem.targets[i] for i in train]
-    correlations, answers = correlations_in(problem, tuple(train.tolist())), problem.answers[method]
+    correlations, pairing = correlations_in(problem, tuple(train.tolist())), problem.pairings[method]
+    network = None if pairing is None else lambda rows, names: answer(problem, train[rows], method, names)
     return fit_head(problem.genes, known, take(problem.effects, train), correlations, problem.task, problem.mean_depth,
-                    lambda names: {name: answers[name] for name in names if name in answers})  # fmt: skip
+                    network)  # fmt: skip
+
+
+def answer(problem: Problem, train: np.ndarray, method: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Answers of the network, its token trained on the training perturbations of one target alone."""
+    pairing = problem.pairings[method]
+    if pairing is None:
+        return {}
+    rows = np.array([i for i in train if len(problem.targets[i]) == 1], dtype=int)
+    known = [problem.targets[i][0] for i in rows]
+    token = pairing.train(known, problem.effects.mean[rows], problem.effects.se[rows], problem.chances[rows])
+    return pairing.answers(names, token)

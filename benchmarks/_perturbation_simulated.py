@@ -12,7 +12,7 @@ from anndata import AnnData
 import scbioformers as bf
 from benchmarks._common import markdown_table, mean_and_range
 from benchmarks._perturbation_pairs import score_pairs, show_pairs
-from benchmarks._perturbation_problem import Problem, correlations_in, fit_ours, prepare
+from benchmarks._perturbation_problem import Problem, answer, correlations_in, fit_ours, prepare
 
 N_REGULATORS, N_HELD, N_PAIRS = 30, 5, 12
 STEPS = 200  # training steps of the network, unless told otherwise
@@ -53,7 +53,7 @@ def _signs(problem: Problem, edges: pd.DataFrame, train: np.ndarray, held: list[
     """For each edge of a held-out regulator, who has the sign right: the loss of an activator lowers its targets."""
     targets, genes = [(name,) for name in held], {name: i for i, name in enumerate(problem.genes)}
     predicted = {
-        method: fit_ours(problem, train, method).predict(targets, problem.answers[method], unseen=True)[0]
+        method: fit_ours(problem, train, method).predict(targets, answer(problem, train, method, held), unseen=True)[0]
         for method in ("ours", "ours_no_network")
     }
     predicted["training_mean"] = bf.metrics.training_mean(problem.effects.mean[train], len(held))

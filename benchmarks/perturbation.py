@@ -3,7 +3,8 @@
 ``python -m benchmarks.perturbation --data DIR``: DIR holds ``papalexi_eccite.h5ad`` and ``schraivogel_tapseq.h5ad``,
 and ``gene_ontology/human_symbol2go.tsv.gz`` if there are features. ``--data FILE`` runs on a file in the format of
 GEARS. Targets, not labels, are split into 5 folds, with 5 split seeds. The network is fitted once, to control cells
-alone; what is chosen in a fold (weights of the pieces, shrinkage) has seen that fold's training targets alone.
+alone; what is trained or chosen in a fold (the external token, weights of the pieces, shrinkage) has seen that fold's
+training targets alone.
 Intervals are paired bootstraps over targets, after averaging over split seeds. ``--parts`` chooses among these scores,
 simulated data with known edges and combinations, and speed; the last two read no data.
 """
@@ -24,7 +25,7 @@ import scbioformers as bf
 from benchmarks import _perturbation_simulated, _perturbation_speed
 from benchmarks._common import choice, make_parser, markdown_table, run_once, write_json
 from benchmarks._perturbation_pairs import score_pairs, show_pairs
-from benchmarks._perturbation_problem import SETS, Problem, fit_ours, prepare, read
+from benchmarks._perturbation_problem import SETS, Problem, answer, fit_ours, prepare, read
 from scbioformers.core import split_targets
 
 # targets with signal in papalexi by what is known of them; elsewhere those whose split halves agree (r above .5)
@@ -43,7 +44,8 @@ def predict(problem: Problem, method: str, train: np.ndarray, test: np.ndarray) 
     if method in OURS:
         head = fit_ours(problem, train, method)
         wanted = [problem.targets[i] for i in test]
-        found = head.predict(wanted, problem.answers[method], unseen=True)[0]
+        answers = answer(problem, train, method, [name for each in wanted for name in each])
+        found = head.predict(wanted, answers, unseen=True)[0]
         return found, {"strength": head.strength, "weights": head.weights.tolist()}
     if method == "no_change":
         return bf.metrics.no_change(known, len(test)), {}

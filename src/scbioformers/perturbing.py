@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
 from scbioformers.data import Block, ObsField, Source
 from scbioformers.model import BioFormer
+from scbioformers.pairing import Pairing
 from scbioformers.perturbation import (
     Perturbation,
     PerturbationHead,
     Targets,
+    describe,
     fit_head,
     log1p_rows,
     measure_correlations,
@@ -28,7 +29,6 @@ from scbioformers.perturbation import (
 )
 
 N_PROBES = 64  # control cells in which the network is asked
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,9 @@ def _strata(adata: AnnData, keys: Sequence[str]) -> tuple[NDArray[np.int64], dic
 
 
 def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFormer:
-    """The model with a head fitted to the effects in ``source``; the network itself has seen control cells alone."""
+    """The model with a head and an external token fitted to the effects in ``source``; all else saw controls only."""
     task, dose = design.task, design.dose
     depth = model.tokenizer.binning.mean_depth or 1.0
-    probes = choose_probes(source, design.controls)
 
     def rows() -> Iterator[sp.csr_matrix]:
         for block in source.blocks():
@@ -143,6 +142,15 @@ def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFor
         mean = np.array([dose[design.groups == i + 1].mean() for i in range(len(design.perturbations))])
         effects = replace(effects, mean=effects.mean / mean[:, None], se=effects.se / mean[:, None])
     genes = model.vocabulary.molecules()
+    singles = [each[0] if len(each) == 1 else "" for each in design.perturbations]
+    described = describe(list(dict.fromkeys([*genes, *filter(None, singles)])), task.features)
+    probes = choose_probes(design.controls)
+    pairing = Pairing(model, read_cells(source, probes), *described, task.kind)
+    chances = pair_chances(design, probes)
+
+    def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return pairing.train([singles[i] for i in rows], effects.mean[rows], effects.se[rows], chances[rows])
+
     head = fit_head(
         genes,
         design.perturbations,
@@ -150,20 +158,31 @@ def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFor
         measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes),
         task,
         float(depth),
-        lambda names: network_answers(model, probes, names, task.kind),
+        lambda rows, names: pairing.answers(names, train(rows)),
     )
-    described = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
-    described |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
-    provenance = model.provenance | {"task": described}
+    pairing.adopt(train(np.flatnonzero(singles)))
+    told = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
+    told |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
+    provenance = model.provenance | {"task": told}
     return replace(model, perturbation=replace(head, labels=design.labels), provenance=provenance)
 
 
-def choose_probes(source: Source, controls: NDArray[np.int64]) -> Block:
-    """Some control cells, evenly spread over the rows."""
+def choose_probes(controls: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of some control cells, evenly spread.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
     if not controls.size:
         raise DataError("There is no control cell to start from.")
-    at = controls[np.linspace(0, controls.size - 1, min(N_PROBES, controls.size)).astype(np.int64)]
-    blocks = [source.read(int(row), int(row) + 1) for row in at]
+    return controls[np.linspace(0, controls.size - 1, min(N_PROBES, controls.size)).astype(np.int64)]
+
+
+def read_cells(source: Source, rows: NDArray[np.int64]) -> Block:
+    """Some rows as a block."""
+    blocks = [source.read(int(row), int(row) + 1) for row in rows]
     return Block(
         0,
         sp.vstack([block.counts for block in blocks], format="csr"),
@@ -173,39 +192,17 @@ def choose_probes(source: Source, controls: NDArray[np.int64]) -> Block:
     )
 
 
-@torch.no_grad()
-def network_answers(model: BioFormer, probes: Block, names: Sequence[str], kind: str) -> dict[str, NDArray[np.float64]]:
-    """Change of the decoded profile of control cells with a molecule down (or up), for those that are modelled.
-
-    Its count becomes zero (or twice what it was). It carries no external token, which would be untrained: the network
-    has seen control cells alone, and trained on pairs with perturbed cells it predicts unseen targets worse
-    (experiment 58).
-    """
-    positions = {name: i for i, name in enumerate(model.vocabulary.molecules())}
-    network = model.members[0].eval()
-
-    def profile(block: Block) -> NDArray[np.float64]:
-        total = np.zeros(len(positions))
-        for batch in model.batches(block, _BATCH):
-            total += network.profile(network(batch).latent).double().sum(dim=0).numpy()
-        return total / len(block.depth)
-
-    found: dict[str, NDArray[np.float64]] = {}
-    if kind == "drug" or not model.counts:
-        return found
-    before = profile(probes)
-    for name in names:
-        if name in positions:
-            found[name] = profile(_perturb(probes, positions[name], kind)) - before
+def pair_chances(design: Design, probes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(P, probes), how often each control cell is paired with cells of a perturbation: as its stratum is perturbed."""
+    strata, n = design.strata, int(design.strata.max()) + 1
+    there = np.maximum(np.bincount(strata[probes], minlength=n), 1)
+    found = np.zeros((len(design.perturbations), probes.size))
+    for i in range(len(found)):
+        cells = np.bincount(strata[design.groups == i + 1], minlength=n)
+        # of a stratum without a probe the others speak
+        share = (cells / there)[strata[probes]]
+        found[i] = share / share.sum() if share.sum() > 0 else 1 / probes.size
     return found
-
-
-def _perturb(block: Block, position: int, kind: str) -> Block:
-    counts = block.counts.copy()
-    hit = counts.indices == position
-    counts.data[hit] = 2 * counts.data[hit] if kind == "activation" else 0
-    counts.eliminate_zeros()
-    return replace(block, counts=counts)
 
 
 def require_head(model: BioFormer) -> PerturbationHead:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import scbioformers as bf
 from scbioformers.core import DataError
 from scbioformers.perturbation import Correlations, Effects, fit_head, measure_correlations
+from scbioformers.perturbation._fit import ask_network
 from scbioformers.perturbation._stack import out_of_fold
 
 N_GENES = 9
@@ -133,12 +134,21 @@ def test_evidence_of_a_target_has_not_seen_it():
         correlations = measure_correlations([sp.csr_matrix(changed)], groups, np.zeros_like(groups), targets, genes)
         mean = measured.mean.copy()
         mean[4] *= factor
-        head = fit_head(genes, targets, replace(measured, mean=mean), correlations, task, 1000.0)
-        predicted = out_of_fold(head.stack.training, mean, measured.se, correlations)[0]
-        found.append((predicted, head.stack.training.correlations))
-    (before, rows_before), (after, rows_after) = found
+
+        def network(rows, names, mean=mean):
+            """Worth a weight, and what it trains on shows in every answer."""
+            return {name: measured.mean[int(name[1:])] + 0.05 * mean[rows].sum(axis=0) for name in names}
+
+        head = fit_head(genes, targets, replace(measured, mean=mean), correlations, task, 1000.0, network)
+        answers = ask_network(network, targets, list(range(14)), 30)
+        predicted = out_of_fold(head.stack.training, mean, measured.se, correlations, answers)[0]
+        found.append((predicted, head.stack.training))
+    (before, known_before), (after, known_after) = found
     np.testing.assert_array_equal(after[4], before[4])
-    np.testing.assert_array_equal(rows_after[4], rows_before[4])
+    np.testing.assert_array_equal(known_after.correlations[4], known_before.correlations[4])
+    np.testing.assert_array_equal(known_after.network[4], known_before.network[4])
+    assert (known_after.network != known_before.network).any(axis=1).sum() >= 10
+    assert head.weights[-1] > 0
     assert (after != before).any(axis=1).sum() >= 12  # of those in other folds
 
 

@@ -174,7 +174,9 @@ class Network(nn.Module):
         It is scaled up to all molecules, so that its size does not tell how many are known.
         """
         departure = (batch.visible - self.profile_mean) * batch.known
-        bag = departure @ self.molecule.weight[len(SPECIALS) :] / self.bag_scale
+        # a perturbed molecule that is not measured has an embedding after those of the M
+        molecules = self.molecule.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_molecules]
+        bag = departure @ molecules / self.bag_scale
         return bag / batch.known.float().mean(dim=1, keepdim=True).clamp(min=0.05)
 
     def shift(self, bag: Tensor, fields: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Knowledge:
     control_sd: Array
     """(M,), standard deviation in control cells."""
     network: Array
-    """(K, M), change of the profile that the network predicts with the target down; 0 where it is not measured."""
+    """(K, M), change of the profile that the network predicts, the target carrying its token; 0 where it has none."""
     kind: str
     """What was done."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge, 
 from scbioformers.perturbation._config import Perturbation
 from scbioformers.perturbation._correlations import Correlations
 from scbioformers.perturbation._effects import Effects
-from scbioformers.perturbation._folds import fold_of
+from scbioformers.perturbation._folds import N_GROUPS, fold_of, group_of
 from scbioformers.perturbation._head import MAX_LOADINGS, PerturbationHead
 from scbioformers.perturbation._labels import Targets, require_singles
 from scbioformers.perturbation._stack import choose_strength, fit_weights, out_of_fold
 
 _REMAINING = {"knockout": 0.3, "activation": 3.0, "drug": 1.0}  # where no perturbed gene is measured
 _PRIOR_TARGETS = 5.0
-Network = Callable[[Sequence[str]], dict[str, NDArray[Any]]]
+#: From the rows of the effects that the network may train on, and names, to its answers (M,) for those it knows.
+Network = Callable[[NDArray[np.int64], Sequence[str]], dict[str, NDArray[Any]]]
 
 
 def fit_head(
@@ -52,7 +54,7 @@ def fit_head(
     mean_depth
         Depth at which log1p was taken.
     network
-        The network's answer for some single targets, from control cells alone.
+        Trains on the effects of some perturbations, and answers for other targets.
 
     Raises
     ------
@@ -86,21 +88,34 @@ def fit_head(
         correlation_error=correlations.noise,
         mean_depth=mean_depth,
     )
-    head = replace(head, **_features(names, task.features))
-    if network is not None:
-        answers = network([perturbations[i][0] for i in single])
-        found = head.network.copy()
-        for i in single:
-            found[i] = answers.get(perturbations[i][0], found[i])
-        head = replace(head, network=found)
-    return _validated(head, single, correlations)
+    found, features = describe(names, task.features)
+    answers = ask_network(network, perturbations, single, len(genes))
+    told = head.network.copy()
+    told[single] = answers[group_of(len(single)), np.arange(len(single))]
+    return _validated(replace(head, names=found, features=features, network=told), single, correlations, answers)
 
 
-def _validated(head: PerturbationHead, single: list[int], correlations: Correlations) -> PerturbationHead:
+def ask_network(network: Network | None, perturbations: Sequence[Targets], single: list[int], n_genes: int) -> Array:
+    """(n_groups, T, M), answers for each target, trained without its own group of folds and another one."""
+    groups, rows = group_of(len(single)), np.array(single, dtype=np.int64)
+    found = np.zeros((N_GROUPS, len(single), n_genes))
+    if network is None:
+        return found
+    for a, b in combinations_with_replacement(np.unique(groups), 2):
+        out = np.flatnonzero((groups == a) | (groups == b))
+        answers = network(np.delete(rows, out), [perturbations[single[i]][0] for i in out])
+        for i in out:
+            found[b if groups[i] == a else a, i] = answers.get(perturbations[single[i]][0], 0.0)
+    return found
+
+
+def _validated(
+    head: PerturbationHead, single: list[int], correlations: Correlations, answers: Array
+) -> PerturbationHead:
     """Weights, strength, error and evidence from the single targets; then the rule for combinations."""
     training = head.stack.training
     effects, se = head.effects[single].astype(np.float64), head.se[single].astype(np.float64)
-    full, mean = out_of_fold(training, effects, se, correlations)
+    full, mean = out_of_fold(training, effects, se, correlations, answers)
     strength = choose_strength(full, mean, training, effects, se)
     shrunk = mean + strength * (full - mean)
     own = training.own_mask()
@@ -121,8 +136,7 @@ def _validated(head: PerturbationHead, single: list[int], correlations: Correlat
         evidence=_evidence(head, single, shrunk, mean, training, effects, se) | {"strength": strength},
     )
     several = [i for i, targets in enumerate(head.perturbations) if len(targets) > 1]
-    answers = {head.perturbations[i][0]: head.network[i].astype(np.float64) for i in single}
-    singles = [head.predict([(name,) for name in head.perturbations[i]], answers)[0] for i in several]
+    singles = [head.predict([(name,) for name in head.perturbations[i]])[0] for i in several]
     weights = fit_combination(singles, [head.effects[i].astype(np.float64) for i in several])
     return replace(head, combination=weights)
 
@@ -182,10 +196,11 @@ def _loadings(correlations: Array) -> Array:
     return found
 
 
-def _features(names: list[str], table: pd.DataFrame | None) -> dict[str, Any]:
+def describe(names: Sequence[str], table: pd.DataFrame | None) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """All names that may be perturbed, those of the table included, and their features (N, F) of unit length."""
     if table is None:
-        return {"names": tuple(names), "features": np.zeros((len(names), 1), np.float32)}
+        return tuple(names), np.zeros((len(names), 1), np.float32)
     rows = [str(name) for name in table.index]
     found = list(dict.fromkeys([*names, *rows]))
     values = pd.DataFrame(unit_rows(table.to_numpy(np.float64)), index=rows).reindex(found).fillna(0)
-    return {"names": tuple(found), "features": values.to_numpy(np.float32)}
+    return tuple(found), values.to_numpy(np.float32)

@@ -6,8 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_FOLDS = 12
+N_GROUPS = 4
 
 
 def fold_of(n: int) -> NDArray[np.int64]:
     """The fold of each target: as many as targets, at most 12."""
     return np.arange(n) % max(min(n, MAX_FOLDS), 1)
+
+
+def group_of(n: int) -> NDArray[np.int64]:
+    """The group of folds of each target, for what is too slow to be fitted again for every two folds."""
+    return fold_of(n) % N_GROUPS

@@ -50,7 +50,7 @@ class PerturbationHead:
     control_sd: NDArray[np.float32]
     """(M,)."""
     network: NDArray[np.float32]
-    """(P, M), the network's own answer for each training perturbation of one target."""
+    """(P, M), the network's own answer for each training perturbation of one target, trained on those of others."""
     weights: NDArray[np.float32]
     """(n_components,)."""
     residual_sd: NDArray[np.float32]
@@ -125,7 +125,7 @@ class PerturbationHead:
         targets
             What is perturbed together, known names.
         network
-            The network's answer (M,) for each single target, as far as it has one.
+            The network's answer (M,) for single targets that are not among the training perturbations.
         unseen
             Do not use what was observed of a target or combination itself.
         """
@@ -151,7 +151,10 @@ class PerturbationHead:
 
     def _singles(self, singles: Sequence[str], network: Mapping[str, Array], unseen: bool) -> tuple[Array, Array]:
         m = len(self.genes)
-        answers = np.array([network.get(name, np.zeros(m)) for name in singles]).reshape(len(singles), m)
+        at = _positions(self.perturbations)
+        answers = np.zeros((len(singles), m))
+        for i, name in enumerate(singles):
+            answers[i] = self.network[at[(name,)]] if (name,) in at else network.get(name, 0.0)
         knowledge = self.knowledge(singles, answers)
         stack = self.stack
         effect = stack.predict(knowledge, self._itself(singles))
@@ -159,7 +162,6 @@ class PerturbationHead:
         effect = np.where(knowledge.own_mask(), fall, effect)
         sd = np.broadcast_to(self.residual_sd.astype(np.float64), effect.shape).copy()
         if not unseen:
-            at = _positions(self.perturbations)
             for i, name in enumerate(singles):
                 if (name,) in at:
                     effect[i], sd[i] = self._update(effect[i], sd[i], at[(name,)])

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from scbioformers.perturbation._components import COMPONENTS, Array, Knowledge, components, signal
 from scbioformers.perturbation._correlations import Correlations
-from scbioformers.perturbation._folds import fold_of
+from scbioformers.perturbation._folds import N_GROUPS, fold_of
 
 PENALTY = 0.1  # on squared departures from the prior, of pieces in units of their mean size
 # what is believed before: the common part and that of similar targets as they are, a little of co-expression
@@ -93,17 +93,21 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
     return best
 
 
-def out_of_fold(training: Knowledge, effects: Array, se: Array, correlations: Correlations) -> tuple[Array, Array]:
+def out_of_fold(
+    training: Knowledge, effects: Array, se: Array, correlations: Correlations, network: Array
+) -> tuple[Array, Array]:
     """Predictions (T, M) of every target from weights and effects of the other folds, and the mean of those effects.
 
-    Correlations of all targets, also of those that the weights are fitted to, are taken without the cells of the fold:
-    what a target is scored on, its own perturbed cells, never enters its prediction.
+    Correlations of all targets, also of those that the weights are fitted to, are taken without the cells of the fold,
+    and so is ``network`` (n_groups, T, M), what the network answers when a group of folds is left out too: what a
+    target is scored on, its own perturbed cells, never enters its prediction.
     """
     full, mean = np.zeros_like(effects), np.zeros_like(effects)
     folds = fold_of(len(effects))
     for fold in np.unique(folds):
         left_out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        known = replace(training, correlations=correlations.of_targets(without=[int(fold)]))
+        without = correlations.of_targets(without=[int(fold)])
+        known = replace(training, correlations=without, network=network[fold % N_GROUPS])
         stack = fit_weights(known.take(rest), effects[rest], se[rest])
         full[left_out] = stack.predict(known.take(left_out))
         mean[left_out] = effects[rest].mean(axis=0)

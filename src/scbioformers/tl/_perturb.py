@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scbioformers.core import DataError, MissingKeyError
 from scbioformers.data import ObsField, Source, params_to_json, set_layer, set_uns, set_varm, target
 from scbioformers.model import BioFormer
+from scbioformers.pairing import Pairing
 from scbioformers.perturbation import PerturbationHead, Targets, log1p_rows
-from scbioformers.perturbing import asked_targets, choose_probes, network_answers, require_head
+from scbioformers.perturbing import asked_targets, choose_probes, read_cells, require_head
 from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ def _predict(
     answers: dict[str, NDArray[np.float64]] = {}
     if head.stack.weights[-1] > 0:  # the last piece is the network's
         singles = list(dict.fromkeys(name for targets in asked.values() for name in targets))
-        answers = network_answers(model, choose_probes(source, controls), singles, head.kind)
+        cells = read_cells(source, choose_probes(controls))
+        answers = Pairing(model, cells, head.names, head.features, head.kind).answers(singles)
     return head.predict(list(asked.values()), answers)
 
 
