@@ -31,8 +31,9 @@ from scbioformers.core import split_targets
 # targets with signal in papalexi by what is known of them; elsewhere those whose split halves agree (r above .5)
 SIGNAL = {"papalexi_eccite": ("STAT1", "JAK2", "IFNGR1", "IFNGR2", "IRF1", "SMAD4")}
 OURS = ("ours", "ours_no_network", "ours_zero_steps", "ours_no_attention")
+ALONE = "network_alone"  # what the network answers, without the head
 BASELINES = ("no_change", "training_mean", "target_falls", "linear", "knn_go", "ridge_go", "mlp_go")
-METHODS = (*OURS, *BASELINES)
+METHODS = (*OURS, ALONE, *BASELINES)
 SCORES = ("delta_off", "centroid", "systema", "pearson", "delta", "pearson_de", "delta_de", "delta_de_off", "rmse")
 PARTS = ("scores", "simulated", "speed")
 N_FOLDS = 5
@@ -47,6 +48,10 @@ def predict(problem: Problem, method: str, train: np.ndarray, test: np.ndarray) 
         answers = answer(problem, train, method, [name for each in wanted for name in each])
         found = head.predict(wanted, answers, unseen=True)[0]
         return found, {"strength": head.strength, "weights": head.weights.tolist()}
+    if method == ALONE:
+        answers = answer(problem, train, "ours", [name for i in test for name in problem.targets[i]])
+        nothing = np.zeros(len(problem.genes))
+        return np.array([sum((answers.get(name, nothing) for name in problem.targets[i]), nothing) for i in test]), {}
     if method == "no_change":
         return bf.metrics.no_change(known, len(test)), {}
     if method == "training_mean":

@@ -81,8 +81,10 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     Returns
     -------
     ``"targets"``: a data frame, a row for each training target: correlation off target (``delta_…``) and centroid
-    accuracy (``centroid_…``) of the model and the baselines, and the signal (mean square of the z-scores, 1 for none);
-    ``"strength"``: the share of the way from the training mean that the model goes; ``"n_folds"``.
+    accuracy (``centroid_…``) of the model, of the network alone and of the baselines, and the signal (mean square of the
+    z-scores, 1 for none); ``"strength"``: the share of the way from the training mean that the model goes;
+    ``"weights"``: how much each piece counts, as fitted, what the network says of the target's token being the last;
+    ``"n_folds"``.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     >>> list(bf.get.perturb(adata, perturbation="TF4"))
     ['gene', 'effect', 'se', 'z', 'lower', 'upper']
     >>> bf.get.perturb_evidence(adata)["targets"].shape
-    (3, 10)
+    (3, 12)
     """
     stored = get_slot(adata, "uns", _entry(key), hint=_HINT)
     evidence = dict(params_from_json(str(stored["evidence"])))

@@ -126,14 +126,16 @@ def _validated(
     n = len(single)
     spread = np.sqrt((pooled.sum(axis=0) + _PRIOR_TARGETS * pooled.mean()) / (n + _PRIOR_TARGETS)) * scale
     remaining = _remaining(head, training.own, effects)
+    weights = fit_weights(training, effects, se).weights
+    told = {"strength": strength, "weights": dict(zip(COMPONENTS, weights.tolist(), strict=True))}
     shrunk = np.where(own, _fall(head, remaining), shrunk)
     head = replace(
         head,
-        weights=fit_weights(training, effects, se).weights.astype(np.float32),
+        weights=weights.astype(np.float32),
         strength=strength,
         residual_sd=spread.astype(np.float32),
         remaining=remaining,
-        evidence=_evidence(head, single, shrunk, mean, training, effects, se) | {"strength": strength},
+        evidence=_evidence(head, single, shrunk, mean, training, effects, se) | told,
     )
     several = [i for i, targets in enumerate(head.perturbations) if len(targets) > 1]
     singles = [head.predict([(name,) for name in head.perturbations[i]])[0] for i in several]
@@ -156,7 +158,14 @@ def _evidence(
     for fold in np.unique(folds):
         out, rest = folds == fold, folds != fold
         linear[out] = linear_bilinear(effects[rest], own[rest], own[out])
-    methods = {"model": predicted, "training_mean": mean, "target_falls": target_falls(own), "linear": linear}
+    network = head.network[single].astype(np.float64)
+    methods = {
+        "model": predicted,
+        "network": network,
+        "training_mean": mean,
+        "target_falls": target_falls(own),
+        "linear": linear,
+    }
     z = effects / np.maximum(se, 1e-12)
     scores = {
         name: perturbation(
