@@ -81,8 +81,8 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     Returns
     -------
     ``"targets"``: a data frame, a row for each training target: correlation off target (``delta_…``) and centroid
-    accuracy (``centroid_…``) of the model, of the network alone and of the baselines, and the signal (mean square of the
-    z-scores, 1 for none); ``"strength"``: the share of the way from the training mean that the model goes;
+    accuracy (``centroid_…``) of the model, of its network alone and of the baselines, and the signal (mean square of
+    the z-scores, 1 for none); ``"strength"``: the share of the way from the training mean that the model goes;
     ``"weights"``: how much each piece counts, as fitted, what the network says of the target's token being the last;
     ``"n_folds"``.
 

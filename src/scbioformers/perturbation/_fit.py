@@ -139,8 +139,8 @@ def _validated(
     )
     several = [i for i, targets in enumerate(head.perturbations) if len(targets) > 1]
     singles = [head.predict([(name,) for name in head.perturbations[i]])[0] for i in several]
-    weights = fit_combination(singles, [head.effects[i].astype(np.float64) for i in several])
-    return replace(head, combination=weights)
+    observed = [head.effects[i].astype(np.float64) for i in several]
+    return replace(head, combination=fit_combination(singles, observed))
 
 
 def _evidence(

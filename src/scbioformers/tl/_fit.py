@@ -77,9 +77,10 @@ def fit(
     train
         Length, pace, masks and devices of the training; by default those of ``config="paper"`` or of the small model.
     task
-        A :class:`~scbioformers.Perturbation`: the network is fitted to the control cells alone, and what it says of a
-        molecule that is perturbed is one piece of evidence for a light head, fitted to the effects in the other cells
-        and cross-validated over targets; see :func:`scbioformers.tl.perturb`.
+        A :class:`~scbioformers.Perturbation`: the network is fitted to the control cells alone; then the external token
+        that a perturbed molecule carries (Eq. 7) is trained on control cells paired with perturbed cells of the same
+        batch and cell type. What the network says is one piece of evidence for a light head, fitted to the effects and
+        cross-validated over targets; see :func:`scbioformers.tl.perturb`.
     max_epochs
         Passes over the cells; a shortcut to ``TrainConfig(max_epochs=...)``.
     n_models
