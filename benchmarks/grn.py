@@ -66,13 +66,15 @@ def ours(problem: Problem, seed: int, method: str, svd_init: bool = True, max_st
     return infer(problem, (fit(problem, seed, svd_init, max_steps),), method)
 
 
-def ensemble(problem: Problem, seed: int, method: str, max_steps: int | None = None) -> np.ndarray:
+def ensemble(
+    problem: Problem, seed: int, method: str, svd_init: bool = False, max_steps: int | None = None
+) -> np.ndarray:
     """Ask an ensemble; those of different seeds share no member.
 
     Members start at random: from the data's SVD, which is the default, all would agree for free.
     """
     seeds = range(seed * N_MEMBERS, (seed + 1) * N_MEMBERS)
-    return infer(problem, tuple(fit(problem, member, False, max_steps) for member in seeds), method)
+    return infer(problem, tuple(fit(problem, member, svd_init, max_steps) for member in seeds), method)
 
 
 METHODS: dict[str, Method] = {
@@ -87,6 +89,7 @@ METHODS: dict[str, Method] = {
     **{f"random_start_{method}": partial(ours, method=method, svd_init=False) for method in ASKED},
     **{f"untrained_{method}": partial(ours, method=method, svd_init=False, max_steps=0) for method in ASKED},
     **{f"ensemble_{method}": partial(ensemble, method=method) for method in ASKED},
+    "ensemble_default_start_embedding": partial(ensemble, method="embedding", svd_init=True),
     **{f"ensemble_untrained_{method}": partial(ensemble, method=method, max_steps=0) for method in ASKED},
 }
 UNSEEDED = {"pearson", "spearman", "expression", "expression_target", "expression_regulator"}

@@ -259,6 +259,18 @@ def test_contextual_embeddings_are_weighed_by_what_is_explained_of_both_genes(fi
     assert pairs.signed
 
 
+def test_without_counts_the_share_of_the_regulator_alone_counts():
+    adata = bf.datasets.simulate(60, 20, n_regulators=4, rng=0)
+    adata.X = np.log1p(adata.X.toarray())
+    bf.tl.fit(adata, binning="segment", config=CONFIGS["one layer"], train=TRAIN)
+    model, cells = bf.get.model(adata), Source(adata).read(0, 30)
+    rates = regulation.log_rates(model, model.members[0], cells)
+    share = regulation.explained_share(model, cells, rates)
+    cosine = weigh(ask(model, "embedding"), cells).weight / np.sqrt(share)
+    np.testing.assert_allclose(cosine, cosine.T, atol=1e-5)
+    assert np.nanmax(np.abs(cosine)) <= 1 + 1e-6 and np.ptp(share) > 0.01
+
+
 # all methods
 
 

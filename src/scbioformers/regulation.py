@@ -117,7 +117,9 @@ class Asked:
         if self.contextual:
             similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
             share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
-            similarity *= np.outer(share, share)
+            similarity *= share
+            if self.model.counts:  # without counts it is the share of bins; that of the target gained nothing there
+                similarity *= share[:, None]
         else:
             similarity = cosine_similarity(input_embedding(network))
         similarity = similarity[:, self.regulators]

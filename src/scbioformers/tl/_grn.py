@@ -58,12 +58,13 @@ def grn(
         The data that the model was fitted on, or other cells on the same scale.
     method
         ``"embedding"``: cosine of the mean-centred gene embeddings, times the root of both genes' shares of spread over
-        the cells that the model explains (0 to 1); signed (positive: activation), and the same in both directions, so
-        name the `regulators`. ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express
-        it; the weight is the mean of what the log of every gene's predicted rate loses, times that gene's explained
-        share, all targets of a regulator scaled to the length of its own; signed and directed. ``"attention"``: what an
-        expressed gene, asked for as if it were hidden, reads of the others, less what both genes alone lead to expect
-        (average-product correction); it has no sign, and it is directed.
+        the cells that the model explains (0 to 1; without counts, as on a log scale, that of the regulator alone);
+        signed (positive: activation), and the cosine is the same in both directions, so name the `regulators`.
+        ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express it; the weight is the
+        mean of what the log of every gene's predicted rate loses, times that gene's explained share, all targets of a
+        regulator scaled to the length of its own; signed and directed. ``"attention"``: what an expressed gene, asked
+        for as if it were hidden, reads of the others, less what both genes alone lead to expect (average-product
+        correction); it has no sign, and it is directed.
     groupby
         Column of ``adata.obs``: a network for each category, from equal numbers of cells. Cells without a value are
         left out.
