@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
 from scbioformers.data import Block, ObsField, Source
@@ -23,6 +24,7 @@ from scbioformers.perturbation import (
     log1p_rows,
     measure_correlations,
     measure_effects,
+    n_trainings,
     parse_label,
     require_known,
     require_singles,
@@ -127,7 +129,7 @@ def _strata(adata: AnnData, keys: Sequence[str]) -> tuple[NDArray[np.int64], dic
     return codes.astype(np.int64), dict(enumerate(names.tolist()))
 
 
-def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFormer:
+def fit_perturbation(model: BioFormer, source: Source, design: Design, *, progress_bar: bool = True) -> BioFormer:
     """The model with a head and an external token fitted to the effects in ``source``; all else saw controls only."""
     task, dose = design.task, design.dose
     depth = model.tokenizer.binning.mean_depth or 1.0
@@ -142,25 +144,25 @@ def fit_perturbation(model: BioFormer, source: Source, design: Design) -> BioFor
         mean = np.array([dose[design.groups == i + 1].mean() for i in range(len(design.perturbations))])
         effects = replace(effects, mean=effects.mean / mean[:, None], se=effects.se / mean[:, None])
     genes = model.vocabulary.molecules()
-    singles = [each[0] if len(each) == 1 else "" for each in design.perturbations]
-    described = describe(list(dict.fromkeys([*genes, *filter(None, singles)])), task.features)
+    single = np.array([i for i, each in enumerate(design.perturbations) if len(each) == 1])
+    targets = {i: design.perturbations[i][0] for i in single}
+    described = describe(list(dict.fromkeys([*genes, *targets.values()])), task.features)
     probes = choose_probes(design.controls)
     pairing = Pairing(model, read_cells(source, probes), *described, task.kind)
     chances = pair_chances(design, probes)
 
-    def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return pairing.train([singles[i] for i in rows], effects.mean[rows], effects.se[rows], chances[rows])
+    correlations = measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes)
+    with tqdm(total=n_trainings(single.size) + 1, desc="Responses, left out in turn", disable=not progress_bar) as bar:
 
-    head = fit_head(
-        genes,
-        design.perturbations,
-        effects,
-        measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes),
-        task,
-        float(depth),
-        lambda rows, names: pairing.answers(names, train(rows)),
-    )
-    pairing.adopt(train(np.flatnonzero(singles)))
+        def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            bar.update()
+            return pairing.train([targets[i] for i in rows], effects.mean[rows], effects.se[rows], chances[rows])
+
+        def answer(rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+            return pairing.answers(names, train(rows))
+
+        head = fit_head(genes, design.perturbations, effects, correlations, task, float(depth), answer)
+        pairing.adopt(train(single))
     told = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
     told |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
     provenance = model.provenance | {"task": told}

@@ -6,6 +6,7 @@ from scbioformers.perturbation._correlations import Correlations, measure_correl
 from scbioformers.perturbation._effects import Effects, log1p_rows, measure_effects
 from scbioformers.perturbation._features import term_features, term_table
 from scbioformers.perturbation._fit import describe, fit_head
+from scbioformers.perturbation._folds import n_trainings
 from scbioformers.perturbation._head import PerturbationHead
 from scbioformers.perturbation._labels import Targets, parse_label, require_known, require_singles
 
@@ -21,6 +22,7 @@ __all__ = [
     "log1p_rows",
     "measure_correlations",
     "measure_effects",
+    "n_trainings",
     "parse_label",
     "require_known",
     "require_singles",

@@ -17,3 +17,9 @@ def fold_of(n: int) -> NDArray[np.int64]:
 def group_of(n: int) -> NDArray[np.int64]:
     """The group of folds of each target, for what is too slow to be fitted again for every two folds."""
     return fold_of(n) % N_GROUPS
+
+
+def n_trainings(n: int) -> int:
+    """How often that is fitted to n targets: without each group, and without each two."""
+    n_groups = min(n, N_GROUPS)
+    return n_groups * (n_groups + 1) // 2

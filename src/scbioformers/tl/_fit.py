@@ -165,7 +165,7 @@ def fit(
     model = fitted.model
     model.provenance.update(layer=layer, allow_non_integer=allow_non_integer)
     if design is not None:
-        model = fit_perturbation(model, source, design)
+        model = fit_perturbation(model, source, design, progress_bar=train.progress_bar)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": layer,
