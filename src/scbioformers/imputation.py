@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from tqdm.auto import tqdm
 
 from scbioformers.core import (
     SCALES,
@@ -20,6 +19,7 @@ from scbioformers.core import (
     expected,
     posterior_mean,
     quantile,
+    tqdm,
     uniform,
 )
 from scbioformers.data import Block, Source

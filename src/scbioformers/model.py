@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from scbioformers import _storage
-from scbioformers.core import Binning, ConfigError, ModelFormatError, Vocabulary
+from scbioformers.core import Binning, ConfigError, ModelFormatError, Vocabulary, tqdm
 from scbioformers.data import Block, ObsField, Source
 from scbioformers.nn import ModelConfig, Network, Output, Sizes, require_device
 from scbioformers.perturbation import PerturbationHead

@@ -9,9 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.core import ConfigError, DataError, MissingKeyError, tqdm
 from scbioformers.data import Block, ObsField, Source
 from scbioformers.model import BioFormer
 from scbioformers.pairing import Pairing

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, triu
 from scipy.stats import beta
 from sklearn.metrics import adjusted_rand_score
-from tqdm.auto import tqdm
 
-from scbioformers.core import ConfigError, cosine_similarity, leiden, uniform
+from scbioformers.core import ConfigError, cosine_similarity, leiden, tqdm, uniform
 from scbioformers.data import Block, Source
 from scbioformers.metrics import log1p_normalize
 from scbioformers.model import BioFormer

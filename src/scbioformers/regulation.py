@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 from torch.nn import functional
-from tqdm.auto import tqdm
 
-from scbioformers.core import SPECIALS, ConfigError, average_product_correction, cosine_similarity, uniform
+from scbioformers.core import SPECIALS, ConfigError, average_product_correction, cosine_similarity, tqdm, uniform
 from scbioformers.data import Block, Source
 from scbioformers.model import BioFormer
 from scbioformers.nn import Network

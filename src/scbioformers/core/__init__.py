@@ -25,6 +25,7 @@ from scbioformers.core._errors import (
 )
 from scbioformers.core._leiden import leiden
 from scbioformers.core._names import describe_unknown, near_names
+from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._splits import split_combinations, split_groups, split_targets, validation_rows
@@ -71,6 +72,7 @@ __all__ = [
     "split_combinations",
     "split_groups",
     "split_targets",
+    "tqdm",
     "uniform",
     "validation_rows",
 ]

@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
-from tqdm.auto import tqdm
 
-from scbioformers.core import ConfigError, DataError
+from scbioformers.core import ConfigError, DataError, tqdm
 
 Array = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64] | sparse.csc_matrix

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
+from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from, tqdm
 from scbioformers.data import params_to_json, set_obsm, set_uns, set_var, target
 from scbioformers.programs import Programs, Use, check_use, find_programs, score_cells, similarity
 from scbioformers.regulation import draw_conditions, gather

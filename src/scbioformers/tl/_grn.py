@@ -12,9 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from scbioformers.core import BioformersWarning, ConfigError, Consensus, DataError, seed_from
+from scbioformers.core import BioformersWarning, ConfigError, Consensus, DataError, seed_from, tqdm
 from scbioformers.data import Block, ObsField, params_to_json, set_uns, set_var, set_varp, target
 from scbioformers.regulation import Asked, Method, draw_conditions, gather
 from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
