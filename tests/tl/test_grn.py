@@ -140,6 +140,18 @@ def test_difference_from_the_reference(fitted):
     assert sum("difference" in key for key in found.varp) == 2
 
 
+def test_nothing_of_an_earlier_network_of_that_name_is_left(fitted):
+    found = grn(fitted, method="attention", groupby="condition", reference="count")
+    found.varp["grn_mine"] = found.varp["grn.count"]
+    bf.tl.grn(found, method="attention", key_added="other", progress_bar=False)
+    bf.tl.grn(found, method="embedding", progress_bar=False)
+    assert set(found.varp) == {"grn", "grn_count", "grn_mine", "other", "other_count"}
+    assert [name for name in found.var if "attention" in name] == ["other_attention"]
+    found.uns["grn"] = {"params": {"of": "another package"}}
+    bf.tl.grn(found, method="embedding", progress_bar=False)
+    assert not bf.get.grn(found).empty
+
+
 def test_never_seen_together(fitted):
     found = grn(fitted, method="attention", n_cells=None)
     a, b = fitted.var_names.get_indexer(["G1", "G2"])

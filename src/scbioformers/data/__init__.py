@@ -13,6 +13,7 @@ from scbioformers.data._fields import ObsField, field_codes
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._slots import (
     actual,
+    drop_slot,
     escape,
     get_slot,
     params_from_json,
@@ -39,6 +40,7 @@ __all__ = [
     "Source",
     "Statistics",
     "actual",
+    "drop_slot",
     "escape",
     "field_codes",
     "find_cautions",

@@ -186,6 +186,13 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
     return _rename(mapping[escape(key)], unescape)
 
 
+def drop_slot(adata: Any, slot: str, key: str) -> None:
+    """Remove ``adata.<slot>[key]`` by the plain key, if it is there."""
+    mapping = getattr(actual(adata), slot)
+    if escape(key) in mapping:
+        del mapping[escape(key)]
+
+
 def _set(adata: Any, slot: str, key: str, value: Any) -> str:
     mapping, escaped = getattr(actual(adata), slot), escape(key)
     if escaped in mapping:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, ConfigError, Consensus, DataError, seed_from, tqdm
-from scbioformers.data import Block, ObsField, params_to_json, set_uns, set_var, set_varp, target
+from scbioformers.data import Block, ObsField, drop_slot, escape, params_to_json, set_uns, set_var, set_varp, target
 from scbioformers.regulation import Asked, Method, draw_conditions, gather
-from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
+from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, network_params, open_query
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ def grn(
 
     Returns
     -------
-    None, or the copy. With ``groupby`` the names in ``varp`` end in a dot and the condition. Sets the following fields:
+    None, or the copy. With ``groupby`` the names in ``varp`` end in a dot and the condition. Sets the following fields;
+    an earlier network of the same name is removed with all its conditions:
 
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
         Weight by target (row) and regulator (column), mean over the members. What is not stored was never seen.
@@ -149,6 +150,7 @@ def grn(
     genes = np.array(fitted.vocabulary.molecules(), dtype=object)
     at = (columns[there], columns[chosen], adata.n_vars)
     n_held = max(1, min(top_k, int(MAX_HELD * there.size * chosen.size)))
+    _forget(adata, key_added)
     found: dict[str, sp.csr_matrix] = {}
     tables = []
     drawn = list(draw_conditions(codes, n_cells, seed))
@@ -173,6 +175,19 @@ def grn(
     stored = {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)}
     set_uns(adata, key_added, stored)
     return adata if copy else None
+
+
+def _forget(adata: AnnData, key: str) -> None:
+    """Remove what an earlier call stored by the same name: its conditions need not be those of this call."""
+    stored = adata.uns.get(escape(key))
+    if not isinstance(stored, Mapping) or not {"edges", "params"} <= set(stored):
+        return
+    params = network_params(adata, key)
+    for condition in params["conditions"]:
+        ending = "" if params["groupby"] is None else f".{condition}"
+        for slot, name in (("varp", ""), ("varp", "_count"), ("varp", "_difference"), ("var", "_attention")):
+            drop_slot(adata, slot, f"{key}{name}{ending}")
+    drop_slot(adata, "uns", key)
 
 
 def _ask(
