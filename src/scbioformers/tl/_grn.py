@@ -98,8 +98,8 @@ def grn(
 
     Returns
     -------
-    None, or the copy. With ``groupby`` the names in ``varp`` end in a dot and the condition. Sets the following fields;
-    an earlier network of the same name is removed with all its conditions:
+    None, or the copy. An earlier network of the same name is removed with all its conditions. With ``groupby`` the
+    names in ``varp`` end in a dot and the condition. Sets the following fields:
 
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
         Weight by target (row) and regulator (column), mean over the members. What is not stored was never seen.
