@@ -22,11 +22,11 @@ from scbioformers.perturbation import (
     Correlations,
     Effects,
     PerturbationHead,
-    describe,
     fit_head,
     log1p_rows,
     measure_correlations,
     measure_effects,
+    target_features,
 )
 from scbioformers.perturbing import Design, choose_probes, pair_chances, read_cells, read_design
 from scbioformers.stored import open_query
@@ -88,7 +88,9 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
     design = read_design(adata, task, batch, genes)
     source = Source(adata)
     controls = adata[design.controls].copy()
-    described = describe(sorted({*genes, *(name for each in design.perturbations for name in each)}), task.features)
+    described = target_features(
+        sorted({*genes, *(name for each in design.perturbations for name in each)}), task.features
+    )
     probes = choose_probes(design.controls)
     pairings: dict[str, Pairing | None] = {"ours_no_network": None}
     mean_depth, seconds = 0.0, 0.0

@@ -12,7 +12,7 @@ import torch
 import scbioformers as bf
 from scbioformers.core import EXTERNAL, SPECIALS
 from scbioformers.pairing import Pairing
-from scbioformers.perturbation import describe
+from scbioformers.perturbation import target_features
 from scbioformers.perturbing import choose_probes, pair_chances, read_cells, read_design
 from scbioformers.stored import open_query
 
@@ -50,7 +50,7 @@ def of(controls: ad.AnnData, features: pd.DataFrame | None, kind: str = "knockou
     model = bf.get.model(controls)
     block = read_cells(open_query(controls, model, None)[0], np.arange(30))
     genes = [str(name) for name in controls.var_names]
-    return Pairing(model, block, *describe(genes, features), kind)
+    return Pairing(model, block, *target_features(genes, features), kind)
 
 
 def flat(pairing: Pairing, n: int) -> np.ndarray:

@@ -82,12 +82,9 @@ class Pairing:
 
     def read(self, cells: NDArray[np.int64], names: Sequence[str]) -> Batch:
         """Tokens of some control cells, in each of them another target knocked out (its count 0) or up (twice)."""
-        block, places = self.cells.take(cells), np.array([self.places[name] for name in names])
-        counts = block.counts.copy()
-        hit = counts.indices == np.repeat(places[:, 0], np.diff(counts.indptr))
-        counts.data[hit] *= 2 if self.kind == "activation" else 0
-        counts.eliminate_zeros()
-        batch = self.model.tokenizer.read(replace(block, counts=counts), cells)
+        places = np.array([self.places[name] for name in names])
+        block = self.cells.take(cells).scaled(places[:, 0], 2 if self.kind == "activation" else 0)
+        batch = self.model.tokenizer.read(block, cells)
         ids = torch.from_numpy(places[:, 1])[:, None]
         there = batch.context_ids == ids
         # what is not visible, as a count of 0 is not, becomes one more token

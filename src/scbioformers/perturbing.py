@@ -11,14 +11,13 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError, tqdm
-from scbioformers.data import Block, ObsField, Source
+from scbioformers.data import Block, ObsField, Source, concatenate
 from scbioformers.model import BioFormer
 from scbioformers.pairing import Pairing
 from scbioformers.perturbation import (
     Perturbation,
     PerturbationHead,
     Targets,
-    describe,
     fit_head,
     log1p_rows,
     measure_correlations,
@@ -27,6 +26,7 @@ from scbioformers.perturbation import (
     parse_label,
     require_known,
     require_singles,
+    target_features,
 )
 
 N_PROBES = 64  # control cells in which the network is asked
@@ -145,7 +145,7 @@ def fit_perturbation(model: BioFormer, source: Source, design: Design, *, progre
     genes = model.vocabulary.molecules()
     single = np.array([i for i, each in enumerate(design.perturbations) if len(each) == 1])
     targets = {i: design.perturbations[i][0] for i in single}
-    described = describe(list(dict.fromkeys([*genes, *targets.values()])), task.features)
+    described = target_features(list(dict.fromkeys([*genes, *targets.values()])), task.features)
     probes = choose_probes(design.controls)
     pairing = Pairing(model, read_cells(source, probes), *described, task.kind)
     chances = pair_chances(design, probes)
@@ -183,14 +183,7 @@ def choose_probes(controls: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def read_cells(source: Source, rows: NDArray[np.int64]) -> Block:
     """Some rows as a block."""
-    blocks = [source.read(int(row), int(row) + 1) for row in rows]
-    return Block(
-        0,
-        sp.vstack([block.counts for block in blocks], format="csr"),
-        np.concatenate([block.depth for block in blocks]),
-        np.concatenate([block.fields for block in blocks]),
-        source.absent,
-    )
+    return concatenate([source.read(int(row), int(row) + 1) for row in rows])
 
 
 def pair_chances(design: Design, probes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 from torch.nn import functional
 
 from scbioformers.core import SPECIALS, ConfigError, average_product_correction, cosine_similarity, tqdm, uniform
-from scbioformers.data import Block, Source
+from scbioformers.data import Block, Source, concatenate
 from scbioformers.model import BioFormer
 from scbioformers.nn import Network
 
@@ -53,13 +52,6 @@ class Pairs:
 def gather(source: Source, rows: NDArray[np.int64]) -> Block:
     """Those rows of the source, in rising order, as one block; the source is read in order, a chunk at a time."""
     return source.take(np.sort(rows)).read(0, len(rows))
-
-
-def concatenate(blocks: Sequence[Block]) -> Block:
-    """The cells of several blocks as one."""
-    counts = sp.vstack([block.counts for block in blocks], format="csr")
-    depth, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("depth", "fields"))
-    return Block(0, counts, depth, fields, blocks[0].absent)
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,7 @@ class Asked:
             if not rows.size:
                 bar.update()
                 continue
-            waiting.append((at, rows, knock_out(cells.take(rows), molecule)))
+            waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, molecule), 0)))
             if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
                 read()
         if waiting:
@@ -238,14 +230,6 @@ def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) 
     spread = np.sqrt(np.maximum(variance, 0.0))
     share = np.divide(predicted, spread, out=np.zeros_like(spread), where=spread > 0)
     return np.minimum(share, 1.0)
-
-
-def knock_out(cells: Block, molecule: int) -> Block:
-    """The same cells with a count of zero for one molecule."""
-    counts = cells.counts.copy()
-    counts.data[counts.indices == molecule] = 0
-    counts.eliminate_zeros()
-    return replace(cells, counts=counts)
 
 
 def draw_conditions(codes: NDArray[np.int64], n_cells: int | None, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import Source, scan
+from scbioformers.data import Source, concatenate, scan
 
 N_OBS, N_VARS = 23, 11
 
@@ -303,6 +303,32 @@ def test_taken_rows_are_a_block_of_their_own(rows):
     assert taken.start == 0
     taken.depth[:], taken.counts.data[:] = -1, -1
     assert block.depth.min() >= 0 and (block.counts.data > 0).all()
+
+
+def test_one_count_of_each_row_is_scaled():
+    dense = np.random.default_rng(0).poisson(1.0, (5, 4)).astype(np.float32)
+    block = Source(ad.AnnData(sp.csr_matrix(dense))).read(0, 5)
+    at = np.array([0, 3, -1, 1, 3])
+    for factor in (0, 2):
+        found = block.scaled(at, factor)
+        expected = dense.copy()
+        for row, molecule in enumerate(at):
+            if molecule >= 0:
+                expected[row, molecule] *= factor
+        np.testing.assert_array_equal(found.counts.toarray(), expected)
+        assert found.counts.nnz == np.count_nonzero(expected)  # no stored zeros
+        np.testing.assert_array_equal(found.depth, block.depth)
+    np.testing.assert_array_equal(block.counts.toarray(), dense)
+
+
+def test_blocks_make_one():
+    dense = np.random.default_rng(1).poisson(1.0, (9, 4)).astype(np.float32)
+    source = Source(ad.AnnData(sp.csr_matrix(dense)), molecules=np.array([2, -1, 0]), fields=np.arange(9)[:, None])
+    found = concatenate([source.read(5, 7), source.read(0, 1), source.read(8, 9)])
+    rows = [5, 6, 0, 8]
+    np.testing.assert_array_equal(found.counts.toarray()[:, [0, 2]], dense[rows][:, [2, 0]])
+    assert found.depth.tolist() == dense.sum(axis=1)[rows].tolist()
+    assert (found.start, found.fields.ravel().tolist(), found.absent.tolist()) == (0, rows, [1])
 
 
 @pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")

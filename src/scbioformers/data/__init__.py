@@ -28,7 +28,7 @@ from scbioformers.data._slots import (
     target,
     unescape,
 )
-from scbioformers.data._source import Block, Source, get_matrix, to_csr
+from scbioformers.data._source import Block, Source, concatenate, get_matrix, to_csr
 from scbioformers.data._statistics import Statistics, scan
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Source",
     "Statistics",
     "actual",
+    "concatenate",
     "drop_slot",
     "escape",
     "field_codes",

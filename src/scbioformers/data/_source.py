@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,20 @@ class Block:
     def take(self, rows: NDArray[np.int64]) -> Block:
         """Those rows, in that order, as a block of their own."""
         return Block(0, self.counts[rows], self.depth[rows], self.fields[rows], self.absent)
+
+    def scaled(self, molecules: NDArray[np.int64], factor: float) -> Block:
+        """The same cells, in each of them the count of one molecule (n,) times a factor; -1 for none."""
+        counts = self.counts.copy()
+        counts.data[counts.indices == np.repeat(molecules, np.diff(counts.indptr))] *= factor
+        counts.eliminate_zeros()
+        return replace(self, counts=counts)
+
+
+def concatenate(blocks: Sequence[Block]) -> Block:
+    """The cells of several blocks as one."""
+    counts = sp.vstack([block.counts for block in blocks], format="csr")
+    depth, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("depth", "fields"))
+    return Block(0, counts, depth, fields, blocks[0].absent)
 
 
 def layer_names(adata: AnnData) -> list[str]:

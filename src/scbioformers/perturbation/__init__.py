@@ -5,7 +5,7 @@ from scbioformers.perturbation._config import Perturbation
 from scbioformers.perturbation._correlations import Correlations, measure_correlations
 from scbioformers.perturbation._effects import Effects, log1p_rows, measure_effects
 from scbioformers.perturbation._features import term_features, term_table
-from scbioformers.perturbation._fit import describe, fit_head
+from scbioformers.perturbation._fit import fit_head, target_features
 from scbioformers.perturbation._folds import n_trainings
 from scbioformers.perturbation._head import PerturbationHead
 from scbioformers.perturbation._labels import Targets, parse_label, require_known, require_singles
@@ -17,7 +17,6 @@ __all__ = [
     "Perturbation",
     "PerturbationHead",
     "Targets",
-    "describe",
     "fit_head",
     "log1p_rows",
     "measure_correlations",
@@ -26,6 +25,7 @@ __all__ = [
     "parse_label",
     "require_known",
     "require_singles",
+    "target_features",
     "term_features",
     "term_table",
 ]

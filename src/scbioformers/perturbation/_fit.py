@@ -88,7 +88,7 @@ def fit_head(
         correlation_error=correlations.noise,
         mean_depth=mean_depth,
     )
-    found, features = describe(names, task.features)
+    found, features = target_features(names, task.features)
     answers = ask_network(network, perturbations, single, len(genes))
     told = head.network.copy()
     told[single] = answers[group_of(len(single)), np.arange(len(single))]
@@ -205,7 +205,7 @@ def _loadings(correlations: Array) -> Array:
     return found
 
 
-def describe(names: Sequence[str], table: pd.DataFrame | None) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+def target_features(names: Sequence[str], table: pd.DataFrame | None) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """All names that may be perturbed, those of the table included, and their features (N, F) of unit length."""
     if table is None:
         return tuple(names), np.zeros((len(names), 1), np.float32)

@@ -20,6 +20,6 @@ def group_of(n: int) -> NDArray[np.int64]:
 
 
 def n_trainings(n: int) -> int:
-    """How often that is fitted to n targets: without each group, and without each two."""
+    """Fits that leave out each group of n targets, and each two groups."""
     n_groups = min(n, N_GROUPS)
     return n_groups * (n_groups + 1) // 2

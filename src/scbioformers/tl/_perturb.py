@@ -137,9 +137,10 @@ def _predict(
     """Effects and standard errors, the network being asked if it has a say."""
     answers: dict[str, NDArray[np.float64]] = {}
     if head.stack.weights[-1] > 0:  # the last piece is the network's
-        singles = list(dict.fromkeys(name for targets in asked.values() for name in targets))
+        singles = dict.fromkeys(name for targets in asked.values() for name in targets)
+        unseen = [name for name in singles if (name,) not in head.perturbations]
         cells = read_cells(source, choose_probes(controls))
-        answers = Pairing(model, cells, head.names, head.features, head.kind).answers(singles)
+        answers = Pairing(model, cells, head.names, head.features, head.kind).answers(unseen)
     return head.predict(list(asked.values()), answers)
 
 
