@@ -27,7 +27,7 @@ def changed(value: float, row: int = 4, column: int = 2) -> ad.AnnData:
     return ad.AnnData(sp.csr_matrix(dense), var=pd.DataFrame(index=[f"gene{i}" for i in range(8)]))
 
 
-def fails(adata, match, layer=None, check=require_counts, error=DataError, **options):
+def assert_refused(adata, match, layer=None, check=require_counts, error=DataError, **options):
     with pytest.raises(error, match=match):
         check(adata, layer, **options)
 
@@ -91,21 +91,27 @@ def test_real_log_and_scaled_data():
 
 
 def test_row1_negative():
-    fails(changed(-2.0), r"adata.X has 2 negative values, the first in cell '4', gene 'gene2'; expected raw counts")
-    fails(changed(-2.0), "negative", allow_non_integer=True)
+    assert_refused(
+        changed(-2.0), r"adata.X has 2 negative values, the first in cell '4', gene 'gene2'; expected raw counts"
+    )
+    assert_refused(changed(-2.0), "negative", allow_non_integer=True)
     require_valid(changed(-2.0))  # segment bins take it
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("check", [require_counts, require_valid])
 def test_row2_nan_and_inf(value, check):
-    fails(changed(value), "2 NaN or infinite values, the first in cell '4', gene 'gene2'.*nan_to_num", check=check)
+    assert_refused(
+        changed(value), "2 NaN or infinite values, the first in cell '4', gene 'gene2'.*nan_to_num", check=check
+    )
 
 
 def test_row3_non_integers_in_the_last_row_only():
     adata = changed(1.0)
     adata.X[-1, -1] = 2.5
-    fails(adata, r"1 values that are not integers .*the first in cell '29', gene 'gene7'.*allow_non_integer=True")
+    assert_refused(
+        adata, r"1 values that are not integers .*the first in cell '29', gene 'gene7'.*allow_non_integer=True"
+    )
     assert require_counts(adata, allow_non_integer=True).n_non_integer == 1
     require_valid(adata)
 
@@ -126,14 +132,14 @@ def test_row4_log_data_names_a_likelier_layer(place, match):
         adata.layers["umi"] = counts.X
     elif place == "raw":
         adata.raw = counts
-    fails(adata, f"adata.X is on a log scale.*{match}")
+    assert_refused(adata, f"adata.X is on a log scale.*{match}")
     require_valid(adata)
 
 
 def test_row4_counts_in_x():
     adata = make(200, 60)
     adata.layers["log"] = normalized(adata, True).X
-    fails(
+    assert_refused(
         adata, r"adata.layers\['log'\] is on a log scale.*adata.X seems to hold counts: pass `layer=None`", layer="log"
     )
 
@@ -201,7 +207,7 @@ def test_row14_row16_stored(tmp_path, kind):
 
 def test_row15_backed_view(tmp_path):
     make().write_h5ad(tmp_path / "x.h5ad")
-    fails(ad.read_h5ad(tmp_path / "x.h5ad", backed="r")[:3], r"\.to_memory\(\)")
+    assert_refused(ad.read_h5ad(tmp_path / "x.h5ad", backed="r")[:3], r"\.to_memory\(\)")
 
 
 def renamed(names) -> ad.AnnData:
@@ -213,7 +219,7 @@ def renamed(names) -> ad.AnnData:
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 @pytest.mark.parametrize("check", [require_counts, require_valid])
 def test_row18_duplicate_genes(check):
-    fails(
+    assert_refused(
         renamed(list("abcdefaa")),
         r"1 gene names occur more than once, such as \['a'\].*var_names_make_unique",
         check=check,
@@ -236,7 +242,7 @@ def test_row19_duplicate_cells():
     ],
 )
 def test_row23_nothing_there(adata, match):
-    fails(adata, match, check=require_valid)
+    assert_refused(adata, match, check=require_valid)
 
 
 def test_row24_one_cell():
@@ -258,7 +264,7 @@ def test_row22_all_zero_genes():
 
 @pytest.mark.parametrize("name", [np.nan, None, ""])
 def test_row30_unnamed_genes(name):
-    fails(renamed([*"abcdefg", name]), "1 genes have no name", check=require_valid)
+    assert_refused(renamed([*"abcdefg", name]), "1 genes have no name", check=require_valid)
 
 
 def test_row30_the_fly_gene_nan_has_a_name():
@@ -266,11 +272,11 @@ def test_row30_the_fly_gene_nan_has_a_name():
 
 
 def test_row31_missing_layer():
-    fails(make(), r"Did not find adata.layers\['counts'\]", layer="counts", error=MissingKeyError)
+    assert_refused(make(), r"Did not find adata.layers\['counts'\]", layer="counts", error=MissingKeyError)
 
 
 def test_row44_no_x():
-    fails(ad.AnnData(shape=(3, 2)), "adata.X is None", check=require_valid)
+    assert_refused(ad.AnnData(shape=(3, 2)), "adata.X is None", check=require_valid)
 
 
 @pytest.mark.parametrize(
@@ -298,13 +304,13 @@ def test_row45_transposed(obs_names, var_names, transposed):
 
 @pytest.mark.parametrize("wrong", [pd.DataFrame(np.ones((2, 2))), np.ones((2, 2)), None])
 def test_row46_not_anndata(wrong):
-    fails(wrong, "Expected an AnnData, found", check=require_valid)
+    assert_refused(wrong, "Expected an AnnData, found", check=require_valid)
 
 
 def test_text_is_not_a_matrix_of_numbers():
     adata = make()
     adata.layers["text"] = np.full((30, 8), "a", dtype=object)
-    fails(adata, "Expected a matrix of numbers, found dtype object", layer="text", check=require_valid)
+    assert_refused(adata, "Expected a matrix of numbers, found dtype object", layer="text", check=require_valid)
 
 
 def test_an_inspection_spares_the_second_pass():
