@@ -16,7 +16,7 @@ import scbioformers as bf
 from benchmarks._common import markdown_table, mean_and_range
 from benchmarks._grn_fits import N_MEMBERS, fit_once, join
 from benchmarks._grn_truth import CD3_CD8, Problem, read_pbmc3k
-from scbioformers.programs import agreement, find_programs
+from scbioformers.tasks import agreement, find_programs
 
 # runs, which share no member; members; whether they start from the data's SVD; steps of training
 FITS: dict[str, tuple[int, int, bool, int | None]] = {

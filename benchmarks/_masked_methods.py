@@ -16,11 +16,10 @@ from scipy.sparse import csr_matrix
 import scbioformers as bf
 from benchmarks._common import fit_scvi, select_genes, warm_up
 from benchmarks._masking import EvenMasking, masked_cells, training_cells
+from scbioformers.baselines import DepthModel, MaskedCells, TrainingCells, bin_masses, zero_odds
 from scbioformers.core import SPECIALS, validation_rows
-from scbioformers.data import Block, Source
-from scbioformers.metrics import MaskedCells, TrainingCells
-from scbioformers.metrics._masked_baselines import bin_masses
-from scbioformers.metrics._masked_features import DepthModel, zero_odds
+from scbioformers.data import AnnDataSource, Block
+from scbioformers.model import predict_masked
 
 LogProbabilities = NDArray[np.float32]
 
@@ -42,7 +41,7 @@ N_MEMBERS = 3  # of the ensemble
 
 def read_cells(adata: AnnData) -> Block:
     """Counts of the highly variable genes, and the depth over all genes."""
-    return Source(adata, molecules=np.flatnonzero(adata.var["highly_variable"])).read(0, adata.n_obs)
+    return AnnDataSource(adata, columns=np.flatnonzero(adata.var["highly_variable"])).read(0, adata.n_obs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ def predict_ours(model: bf.BioFormer, cells: Block, asked: MaskedCells, *, natur
     starts = np.searchsorted(asked.cells, np.arange(n + 1))
     wanted = csr_matrix((np.ones(asked.cells.size, bool), asked.molecules, starts), shape=(n, n_molecules))
     p = np.full((asked.cells.size, model.binnings["rna"].n_values), np.nan, np.float32)
-    for batch, probabilities in model.predict(cells, wanted, 64, natural=natural):
+    for batch, probabilities in predict_masked(model, cells, wanted, 64, natural=natural):
         ids = batch.hidden_ids.numpy()
         cell, at = np.nonzero(ids)
         position = starts[batch.rows.numpy()[cell]] + at

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scbioformers.core import Binning, bin_rows, uniform
-from scbioformers.metrics import MaskedCells, TrainingCells
-from scbioformers.tokens import Masking
-from scbioformers.tokens._masking import hide
+from scbioformers.baselines import MaskedCells, TrainingCells
+from scbioformers.config import Binning, Masking, bin_rows
+from scbioformers.core import uniform
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def masked_cells(
         chosen[cell_of, indices] = False
         zero_cells, zeros = np.nonzero(chosen)
     else:
-        hidden, zero_indptr, found = hide(masking, indptr, indices, rows, n_molecules, seed=seed, epoch=epoch)
+        hidden, zero_indptr, found = masking.choose(indptr, indices, rows, n_molecules, seed=seed, epoch=epoch)
         zero_cells, zeros = np.repeat(np.arange(n), np.diff(zero_indptr)), found.astype(np.int64)
     bins = bin_rows(binning, counts.data, indptr, depth)
     visible = csr_matrix((counts.data[~hidden], (cell_of[~hidden], indices[~hidden])), shape=counts.shape)

@@ -16,20 +16,23 @@ from anndata import AnnData
 
 import scbioformers as bf
 from scbioformers.core import uniform
-from scbioformers.data import Source
-from scbioformers.pairing import Pairing
-from scbioformers.perturbation import (
+from scbioformers.data import AnnDataSource
+from scbioformers.results import open_query
+from scbioformers.tasks.perturbation import (
     Correlations,
+    Design,
     Effects,
+    Pairing,
     PerturbationHead,
+    choose_probes,
     fit_head,
     log1p_rows,
     measure_correlations,
     measure_effects,
+    pair_chances,
+    read_design,
     target_features,
 )
-from scbioformers.perturbing import Design, choose_probes, pair_chances, read_cells, read_design
-from scbioformers.stored import open_query
 
 SETS = ("papalexi_eccite", "schraivogel_tapseq")
 # enhancers to their genes, old symbols to new ones
@@ -86,7 +89,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         rows = pd.DataFrame(0.0, index=sorted(unknown), columns=features.columns)
         task = replace(task, features=pd.concat([features, rows]) if len(features) else rows)
     design = read_design(adata, task, batch, genes)
-    source = Source(adata)
+    source = AnnDataSource(adata)
     controls = adata[design.controls].copy()
     described = target_features(
         sorted({*genes, *(name for each in design.perturbations for name in each)}), task.features
@@ -104,7 +107,9 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         config = replace(bf.ModelConfig.preset("small"), attention=attention)
         bf.tl.fit(controls, train=train, config=config, batch_key=batch)
         model = bf.get.model(controls)
-        cells = read_cells(open_query(controls, model, None)[0], np.searchsorted(design.controls, probes))
+        cells = open_query(controls, model, layer=None, key="bioformer").source.rows(
+            np.searchsorted(design.controls, probes)
+        )
         pairings[method] = Pairing(model, cells, *described, task.kind)
         mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
         seconds = time.perf_counter() - start if method == "ours" else seconds

@@ -40,8 +40,8 @@ from benchmarks._masked_methods import (
 )
 from benchmarks._masked_tasks import FROM_OTHERS, SCVI_POSTERIOR, cross_validate, score_absent
 from benchmarks._masking import EvenMasking
+from scbioformers.baselines import MaskedCells
 from scbioformers.core import uniform, validation_rows
-from scbioformers.metrics import MaskedCells
 
 SETS = ("pbmc3k", "kang_ifnb", "paul15")
 PAPER_SET = "pbmc3k"

@@ -79,15 +79,13 @@ def _stepper(data: Path, changes: dict[str, Any], n_cells: int | None = None) ->
 
     import scbioformers as bf
     from scbioformers.core import Vocabulary
-    from scbioformers.data import Source
+    from scbioformers.data import AnnDataSource
     from scbioformers.tokens import Sampler
-    from scbioformers.training import fit_model
-    from scbioformers.training._data import BatchDataset
-    from scbioformers.training._module import TrainingModule
+    from scbioformers.training import BatchDataset, TrainingModule, fit_model
 
     adata = read_counts(data / "pbmc3k.h5ad")[:n_cells].copy()
     genes = np.flatnonzero(adata.var["highly_variable"])
-    source = Source(adata, molecules=genes)
+    source = AnnDataSource(adata, columns=genes)
     config, train = replace(bf.ModelConfig.small(), **changes), bf.TrainConfig(max_steps=0)
     vocabulary = Vocabulary.from_names(adata.var_names[genes])
     model = fit_model(source, vocabulary, bf.Binning(), config, train).model
@@ -195,7 +193,7 @@ def growth_genes(data: Path, n_genes: int) -> dict[str, float]:
 
 def binning(data: Path) -> dict[str, float]:
     """Value and segment bins of 100,000 x 2,000 counts, cells per second."""
-    from scbioformers.core import Binning, bin_rows
+    from scbioformers.config import Binning, bin_rows
 
     rng = np.random.default_rng(0)
     counts = sparse.random(100_000, 2000, 0.1, "csr", np.float32, rng, lambda n: rng.poisson(1.0, n) + 1.0)

@@ -10,10 +10,10 @@ import scipy.sparse as sp
 import torch
 
 import scbioformers as bf
-from scbioformers.core import Binning
+from scbioformers.config import Binning, Masking, ModelConfig
 from scbioformers.data import Block
-from scbioformers.nn import ModelConfig, Network, Sizes, Start, initialise
-from scbioformers.tokens import FEW_COUNTS, Batch, Masking, Tokenizer
+from scbioformers.nn import FEW_COUNTS, Batch, Network, Sizes, Start, initialise
+from scbioformers.tokens import Tokenizer
 
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 

@@ -37,12 +37,42 @@ def test_imports_go_one_way():
 def test_every_module_has_its_place_in_the_chain():
     """A new module that no contract names could import anything."""
     contracts = {contract["id"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]}
-    layers = {module.strip() for layer in contracts["layers"]["layers"] for module in layer.split("|")}
-    placed = layers | set(contracts["datasets"]["source_modules"])
+    placed = {module.strip() for layer in contracts["layers"]["layers"] for module in layer.split("|")}
     there = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith("__pycache__")}
     assert {f"scbioformers.{module}" for module in there - TOP - {"py.typed"}} == placed
-    others = layers - {"scbioformers.core", "scbioformers.data", "scbioformers.perturbation", "scbioformers.metrics"}
-    assert set(contracts["datasets"]["forbidden_modules"]) == others
+
+
+def private_imports(path: Path) -> list[str]:
+    """Private modules and names of scbioformers that a file imports from a package which is not its own."""
+    own = ".".join(["scbioformers", *path.relative_to(PACKAGE).parts[:-1]]) if path.is_relative_to(PACKAGE) else ""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "scbioformers":
+            paths = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names if alias.name.split(".")[0] == "scbioformers"]
+        else:
+            continue
+        private = [each for each in paths if any(part.startswith("_") for part in each.split("."))]
+        found += [each for each in private if each.rpartition("._")[0].partition("._")[0] != own]
+    return found
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py"))], ids=lambda path: path.name)
+def test_private_names_are_used_by_their_own_package_alone(path):
+    if path.name != "__main__.py":  # it runs the demo, which is no part of the package's interface
+        assert not private_imports(path)
+
+
+SLOTS = {"set_layer", "set_obs", "set_obsm", "set_uns", "set_var", "set_varm", "set_varp", "get_slot", "drop_slot"}
+
+
+def test_only_results_builds_keys():
+    """What is stored under which name is said in one place: others call the writers and readers of results."""
+    for path in SOURCES:
+        if path.parent.name != "results":
+            names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+            assert not names & SLOTS, path
 
 
 @pytest.fixture(scope="module", params=SOURCES, ids=name)

@@ -11,21 +11,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from scbioformers import datasets, get, metrics, pl, pp, tl
-    from scbioformers.core import Binning
+    from scbioformers.config import Binning, Masking, ModelConfig, Perturbation, TrainConfig
     from scbioformers.model import BioFormer
-    from scbioformers.nn import ModelConfig
-    from scbioformers.perturbation import Perturbation
-    from scbioformers.tokens import Masking
-    from scbioformers.training import TrainConfig
 
 _NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
 _CLASSES = {
-    "Binning": "core",
+    "Binning": "config",
     "BioFormer": "model",
-    "Masking": "tokens",
-    "ModelConfig": "nn",
-    "Perturbation": "perturbation",
-    "TrainConfig": "training",
+    "Masking": "config",
+    "ModelConfig": "config",
+    "Perturbation": "config",
+    "TrainConfig": "config",
 }
 __all__ = [
     "Binning",

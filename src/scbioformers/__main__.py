@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        from scbioformers._demo import run_demo  # late, so that --help does not wait for torch
+        from scbioformers._demo import run_demo
 
         run_demo(given.data, given.label_key, given.batch_key, given.max_epochs, given.out)
     except (BioformersError, OSError) as error:

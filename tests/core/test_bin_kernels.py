@@ -8,12 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbioformers.core import (
-    ConfigError,
-    bin_normalized,
-    bin_segment_dense,
-    bin_segment_rows,
-)
+from scbioformers.core import ConfigError, bin_normalized, bin_segment_dense, bin_segment_rows
 
 # the first example may have to wait for the compiler
 no_deadline = settings(deadline=None)

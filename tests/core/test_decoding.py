@@ -8,16 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from scbioformers.core import (
-    Binning,
-    ConfigError,
-    bin_levels,
-    bin_normalized,
-    deviation,
-    expected,
-    posterior_mean,
-    quantile,
-)
+from scbioformers.config import Binning, bin_levels
+from scbioformers.core import ConfigError, bin_normalized, deviation, expected, posterior_mean, quantile
 
 # bins 1 to 4 hold (0, 1.5), [1.5, 2.5), [2.5, 3.5), [3.5, 4]; above the cutoff (4, 8], (8, 16], (16, 32], (32, 64]
 BINNING = Binning(cutoff=4, bins_per_doubling=1).freeze(mean_depth=100.0, max_bin=8)

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbioformers.core import BioformersWarning, DataError, MissingKeyError
-from scbioformers.data import Source, gene_mask, match_molecules
+from scbioformers.data import AnnDataSource, gene_mask, match_molecules
 
 GENES = ["CD4", "CD8A", "MS4A1", "NKG7"]
 ENSEMBL = [f"ENSG0000000000{i}" for i in range(4)]
@@ -28,7 +28,7 @@ def test_row28_permuted_genes_give_the_same_bits():
             warnings.simplefilter("error")
             found = match_molecules(model, adata.var_names)
         assert found.share == 1.0
-        blocks.append(Source(adata, molecules=found.columns).read(0, 40))
+        blocks.append(AnnDataSource(adata, columns=found.columns).read(0, 40))
     for name in ("data", "indices", "indptr"):
         np.testing.assert_array_equal(getattr(blocks[0].counts, name), getattr(blocks[1].counts, name))
 

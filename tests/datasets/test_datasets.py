@@ -8,9 +8,10 @@ import pytest
 import scanpy as sc
 from scipy import sparse
 
+from scbioformers.baselines import log1p_normalize, pca
 from scbioformers.core._errors import ConfigError
 from scbioformers.datasets import pbmc68k, simulate
-from scbioformers.metrics import embedding_scores, log1p_normalize, pca
+from scbioformers.metrics import embedding_scores
 
 
 @pytest.fixture(scope="module")

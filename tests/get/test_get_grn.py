@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 import scbioformers as bf
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import params_to_json, set_uns, set_varp
+from scbioformers.results._slots import params_to_json, set_uns, set_varp
 
 HOSTILE = "CD4+/CD45RA+"
 GENES = ["TF/1", "TF2", "A", "B", "C"]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
-from scbioformers.nn import ModelConfig, Sizes
+from scbioformers.nn import Sizes
 
 SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3, 2))
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)

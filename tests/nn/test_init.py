@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import scbioformers as bf
+from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
-from scbioformers.nn import ModelConfig, Network, Sizes, initialise
+from scbioformers.nn import Network, Sizes, initialise
 
 SIZES = Sizes(n_molecules=80, n_values=12, field_sizes=(3,))
 CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)

@@ -8,8 +8,7 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import nbinom
 
-from scbioformers.nn import OBJECTIVES, Output, Sizes
-from scbioformers.tokens import Batch
+from scbioformers.nn import OBJECTIVES, Batch, Output, Sizes
 
 SIZES = Sizes(n_molecules=30, n_values=12)
 

@@ -8,7 +8,8 @@ import torch
 from scipy.special import softmax
 from torch.nn.functional import pad
 
-from scbioformers.nn import OBJECTIVES, ModelConfig, Sizes
+from scbioformers.config import ModelConfig
+from scbioformers.nn import OBJECTIVES, Sizes
 from scbioformers.nn._transformer import Attention, Block, ValueEmbedding
 
 SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3, 2))

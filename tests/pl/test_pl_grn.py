@@ -14,8 +14,8 @@ from matplotlib.patches import FancyArrowPatch
 
 import scbioformers as bf
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import params_to_json, set_uns, set_varp
 from scbioformers.pl._layout import border, push_apart
+from scbioformers.results._slots import params_to_json, set_uns, set_varp
 
 HOSTILE = "CD4+/CD45RA+"
 NAMES = [HOSTILE, "B cell"]

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 import scbioformers as bf
 from scbioformers.core import MissingKeyError
-from scbioformers.data import params_to_json, set_uns
+from scbioformers.results._slots import params_to_json, set_uns
 
 FIGURES = {"imputation": bf.pl.imputation, "calibration": bf.pl.calibration}
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import params_to_json, set_uns
+from scbioformers.results._slots import params_to_json, set_uns
 
 N_GENES = 60
 NAMES = ["G0", "G1+G2", *(f"G{i}" for i in range(3, 9))]

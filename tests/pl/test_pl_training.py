@@ -13,7 +13,7 @@ from matplotlib.testing.decorators import remove_ticks_and_titles
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import params_to_json, set_uns
+from scbioformers.results._slots import params_to_json, set_uns
 
 
 @pytest.fixture(autouse=True)

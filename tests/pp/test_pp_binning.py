@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbioformers.core import Binning, BioformersWarning, ConfigError, DataError, MissingKeyError
-from scbioformers.data import Source, params_from_json
+from scbioformers.config import Binning
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
+from scbioformers.data import BlockSource
 from scbioformers.pp import bin_segment, bin_value
+from scbioformers.results._slots import params_from_json
 
 N_CELLS, N_GENES = 40, 25
 
@@ -148,8 +150,8 @@ def test_permuted_genes_and_cells_give_permuted_bins(counts):
 def test_many_blocks_give_the_same_layer_as_one(counts, monkeypatch):
     one, many = ad.AnnData(sp.csr_matrix(counts)), ad.AnnData(sp.csr_matrix(counts))
     bin_value(one)
-    blocks = Source.blocks
-    monkeypatch.setattr(Source, "blocks", lambda self, chunk_size=7: blocks(self, 7))
+    blocks = BlockSource.blocks
+    monkeypatch.setattr(BlockSource, "blocks", lambda self, chunk_size=7: blocks(self, 7))
     bin_value(many)
     assert np.array_equal(dense(one.layers["bin_value"]), dense(many.layers["bin_value"]))
 

@@ -14,7 +14,7 @@ import torch
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, ModelFormatError
-from scbioformers.data import params_from_json
+from scbioformers.results._slots import params_from_json
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
 

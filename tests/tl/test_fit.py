@@ -364,7 +364,7 @@ def test_segment_bins_take_log_data(simulated, fit):
         fit(simulated)
     fit(simulated, binning="segment")
     model = bf.get.model(simulated)
-    assert not model.counts
+    assert not model.reading.counts
     assert model.binnings["rna"].kind == "segment"
     assert "train_profile_bins" in bf.get.history(simulated)
     values = embedded(simulated)
@@ -385,7 +385,7 @@ def test_segment_bins_take_centred_data(simulated, fit):
 
 def test_segment_bins_of_counts_keep_the_count_objective(simulated, fit):
     fit(simulated, binning="segment")
-    assert bf.get.model(simulated).counts
+    assert bf.get.model(simulated).reading.counts
     assert "train_profile_counts" in bf.get.history(simulated)
 
 

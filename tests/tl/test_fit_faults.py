@@ -16,7 +16,7 @@ import torch
 
 import scbioformers as bf
 from scbioformers.core import BioformersError, BioformersWarning, ConfigError, DataError
-from scbioformers.data import Source
+from scbioformers.data import BlockSource
 from scbioformers.nn import OBJECTIVES
 from scbioformers.training import TrainingDiverged
 
@@ -281,7 +281,7 @@ def test_absent_accelerator(simulated, fit, name):
 def test_absent_accelerator_is_noticed_before_any_work(simulated, fit, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("it is here")
-    monkeypatch.setattr(Source, "read", lambda *args: pytest.fail("it started to read"))
+    monkeypatch.setattr(BlockSource, "read", lambda *args: pytest.fail("it started to read"))
     with pytest.raises(ConfigError, match="The device 'cuda'"):
         fit(simulated, train={"accelerator": "cuda"})
 

@@ -7,7 +7,7 @@ import pytest
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
-from scbioformers.data import params_from_json
+from scbioformers.results._slots import params_from_json
 
 QUIET = {"progress_bar": False}
 

@@ -11,8 +11,10 @@ from tqdm.auto import tqdm
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
-from scbioformers.data import Source, get_slot, params_from_json
-from scbioformers.regulation import Asked, sum_attention
+from scbioformers.data import AnnDataSource
+from scbioformers.results._slots import get_slot, params_from_json
+from scbioformers.tasks import Asked
+from scbioformers.tasks._grn import sum_attention
 
 METHODS = ("knockout", "embedding", "attention")
 HOSTILE = "CD4+/CD45RA+"
@@ -68,7 +70,7 @@ def test_weights_are_those_of_the_members(fitted, method):
     found = grn(fitted, method=method, regulators=regulators, n_cells=None)
     model = bf.get.model(fitted)
     chosen = np.array([model.vocabulary.molecules().index(gene) for gene in regulators])
-    asked, cells = Asked(model, method, chosen), Source(fitted).read(0, 90)
+    asked, cells = Asked(model, method, chosen), AnnDataSource(fitted).read(0, 90)
     pairs = [asked.weigh(network, cells, 0, tqdm(disable=True)) for network in model.members]
     expected = np.mean([each.weight for each in pairs], axis=0)
     table = bf.get.grn_matrix(found).reindex(index=model.vocabulary.molecules(), columns=regulators)
@@ -90,7 +92,9 @@ def test_attention_that_each_regulator_receives(fitted):
     received = np.zeros(2)
     for network in model.members:
         for row in rows:
-            total, _ = sum_attention(model, network, Source(fitted).read(row, row + 1), None, None, tqdm(disable=True))
+            total, _ = sum_attention(
+                model, network, AnnDataSource(fitted).read(row, row + 1), None, None, tqdm(disable=True)
+            )
             received += total.sum(axis=0)[at] / len(rows) / 2
     stored = {name: get_slot(found, "var", f"grn_attention.{name}", hint="") for name in (HOSTILE, "count", ".")}
     np.testing.assert_allclose(stored["."][regulators], received, rtol=1e-4)

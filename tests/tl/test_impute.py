@@ -14,9 +14,11 @@ import scipy.sparse as sp
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, bin_normalized
-from scbioformers.data import Source, params_from_json
-from scbioformers.imputation import folds
-from scbioformers.stored import open_query
+from scbioformers.data import AnnDataSource
+from scbioformers.model import run_network
+from scbioformers.results import open_query
+from scbioformers.results._slots import params_from_json
+from scbioformers.tasks import folds
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
 
@@ -62,7 +64,7 @@ def with_genes(adata, names) -> ad.AnnData:
 
 def fold_of(gene: int) -> np.ndarray:
     """The genes that are hidden together with this one."""
-    block = Source(ad.AnnData(np.ones((1, 40)))).read(0, 1)
+    block = AnnDataSource(ad.AnnData(np.ones((1, 40)))).read(0, 1)
     (fold,) = [each.indices for each in folds(40, 7)(block) if gene in each.indices]
     return fold
 
@@ -213,10 +215,11 @@ def test_deviation_and_quantiles(simulated, model):
 def test_posterior_of_each_cell_by_itself(ensemble, output):
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
     found = impute(adata, model=ensemble, posterior=True, output=output)
-    source, columns = open_query(adata, ensemble, None)
+    query = open_query(adata, ensemble, layer=None, key="bioformer")
+    source, columns = query.source, query.columns
     block, slow = source.read(0, 60), np.zeros((60, 30))
     for network in ensemble.members:
-        for batch, read in ensemble.outputs(network, [block], batch_size=1):
+        for batch, read in run_network(ensemble, network, [block], batch_size=1):
             row, depth = int(batch.rows), float(batch.size_factor)
             for gene in range(30):
                 shape = float(network.log_dispersion[gene].detach().exp())
@@ -375,7 +378,7 @@ def test_layers(simulated, model):
     simulated.layers["counts"] = simulated.X.copy()
     simulated.X = sp.csr_matrix(np.ones((60, 40), np.float32))
     assert np.array_equal(impute(simulated, model=model, layer="counts"), expected)
-    of_layer = replace(model, provenance=model.provenance | {"layer": "counts"})
+    of_layer = replace(model, reading=replace(model.reading, layer="counts"))
     assert np.array_equal(impute(simulated, model=of_layer), expected)
     assert not np.allclose(impute(simulated, model=model), expected)
 
@@ -481,8 +484,8 @@ def test_out(simulated, model, mask, tmp_path, masked):
 
 def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
     expected = impute(simulated, model=model)
-    monkeypatch.setattr("scbioformers.imputation.BLOCK_CELLS", 17)
-    monkeypatch.setattr("scbioformers.tl._impute.BLOCK_CELLS", 17)
+    monkeypatch.setattr("scbioformers.tasks._imputation.BLOCK_CELLS", 17)
+    monkeypatch.setattr("scbioformers.results._imputed._CHUNK_CELLS", 17)
     bf.tl.impute(simulated, model=model, out=str(tmp_path / "x.zarr"), progress_bar=False)
     found = ad.read_zarr(tmp_path / "x.zarr")
     np.testing.assert_allclose(found.layers["imputed"], expected, rtol=0, atol=1e-5)

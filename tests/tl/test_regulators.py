@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 import scbioformers as bf
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import params_from_json, params_to_json, set_uns, set_var, set_varp
+from scbioformers.results._slots import params_from_json, params_to_json, set_uns, set_var, set_varp
 
 HOSTILE = "CD4+/CD45RA+ |\\ naïve"
 

@@ -9,9 +9,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scbioformers.core import SPECIALS, Binning
-from scbioformers.data import Block, Source
-from scbioformers.tokens import Masking, Tokenizer
+from scbioformers.config import Binning, Masking
+from scbioformers.core import SPECIALS
+from scbioformers.data import AnnDataSource, Block
+from scbioformers.tokens import Tokenizer
 
 FIRST = len(SPECIALS)  # vocabulary id of the first molecule
 INPUTS = ["context_ids", "context_bins", "hidden_ids", "visible", "known", "log_depth", "few_bins", "fields"]
@@ -113,7 +114,7 @@ def test_asked_cells_are_read_as_one_would_by_hand(layout, absent, drawn, make_b
     tokenizer = make_tokenizer(block, hidden_share=0.21, **layout)
     x = block.counts.toarray()
     x[:, absent] = 0
-    block = replace(block, counts=sp.csr_matrix(x), absent=np.array(absent, np.int64))
+    block = replace(block, counts=sp.csr_matrix(x), present=~np.isin(np.arange(60), absent))
     asked = ask(block)
     batch = read(tokenizer, block, sp.csr_matrix(asked), drawn=drawn)
     context, answers = tokens(batch.context_ids, batch.context_bins), tokens(batch.hidden_ids, batch.target_bins)
@@ -268,7 +269,7 @@ def test_the_depth_is_scaled_up_by_what_the_unknown_molecules_hold_on_average(as
     binning = Binning().freeze(mean_depth=10.0, max_bin=30)
     tokenizer = Tokenizer(binning, np.array([1, 2, 3, 9.995], np.float32), Masking())
     counts = sp.csr_matrix(np.array([[4, 0, 6, 0]], np.float32))
-    block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), np.array(absent, np.int64))
+    block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent))
     question = np.zeros((1, 4), bool)
     question[0, asked] = True
     batch = read(tokenizer, block, sp.csr_matrix(question))
@@ -312,7 +313,7 @@ def test_the_depth_of_a_drawn_mask_is_scaled_up_by_the_share_that_masks_hide(abs
     binning = Binning().freeze(mean_depth=10.0, max_bin=30)
     tokenizer = Tokenizer(binning, np.array([1, 2, 3, 6], np.float32), Masking(), hidden_share=0.2)
     counts = sp.csr_matrix(np.array([[0, 4, 0, 0]], np.float32))
-    block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), np.array(absent, np.int64))
+    block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent))
     batch = read(tokenizer, block, sp.csr_matrix(np.array([[0, 1, 0, 0]])), drawn=True)
     assert batch.log_depth.exp().item() == pytest.approx(expected, rel=1e-5)
 
@@ -326,7 +327,7 @@ def test_molecules_that_are_not_measured_are_not_known_and_no_tokens(layout, mak
     tokenizer = make_tokenizer(complete, tokens=layout)
     x, absent = complete.counts.toarray(), np.array([1, 30, 59])
     x[:, absent] = 0
-    block = replace(complete, counts=sp.csr_matrix(x), absent=absent)
+    block = replace(complete, counts=sp.csr_matrix(x), present=~np.isin(np.arange(60), absent))
     for batch in (read(tokenizer, block), train(tokenizer, block), read(tokenizer, block, sp.csr_matrix(ask(block)))):
         assert not batch.known[:, absent].any()
         assert not batch.visible[:, absent].any()
@@ -345,8 +346,8 @@ def test_a_molecule_that_is_not_measured_reads_as_one_that_is_hidden(layout, mak
     whole = ad.AnnData(sp.csr_matrix(np.hstack([block.counts.toarray(), rest])))
     whole.var_names = [*names, "rest"]
     partial = whole[:, ~whole.var_names.isin([names[j] for j in absent])].copy()
-    sources = [Source(each, molecules=each.var_names.get_indexer(names)) for each in (whole, partial)]
-    assert [source.absent.tolist() for source in sources] == [[], absent]
+    sources = [AnnDataSource(each, columns=each.var_names.get_indexer(names)) for each in (whole, partial)]
+    assert [np.flatnonzero(~source.present).tolist() for source in sources] == [[], absent]
     asked = np.zeros((12, 60), bool)
     asked[:, absent] = True
     hidden = read(tokenizer, sources[0].read(0, 12), sp.csr_matrix(asked))
@@ -360,7 +361,7 @@ def test_a_molecule_that_is_not_measured_reads_as_one_that_is_hidden(layout, mak
 
 @pytest.mark.parametrize("scale", ["counts", "log1p", "bins"])
 def test_measured_values_are_read_as_the_model_reads_them(scale, make_block, make_tokenizer):
-    block = replace(make_block(), absent=np.array([3, 8]))
+    block = replace(make_block(), present=~np.isin(np.arange(60), [3, 8]))
     tokenizer = make_tokenizer(block)
     asked = np.zeros((12, 60), bool)
     asked[:, [5, 20, 33]] = True

@@ -10,9 +10,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scbioformers.config import Masking
 from scbioformers.core import ConfigError, uniform
-from scbioformers.tokens import Masking
-from scbioformers.tokens._masking import hide
 
 MASKINGS = [
     pytest.param(Masking(), id="default"),
@@ -27,8 +26,8 @@ def run(masking, x, rows=None, *, seed=5, epoch=2):
     """Hidden expressed molecules and hidden zeros of each row, as two lists of lists."""
     x = sp.csr_matrix(x)
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
-    hidden, zero_indptr, zeros = hide(
-        masking, x.indptr.astype(np.int64), x.indices.astype(np.int32), rows, x.shape[1], seed=seed, epoch=epoch
+    hidden, zero_indptr, zeros = masking.choose(
+        x.indptr.astype(np.int64), x.indices.astype(np.int32), rows, x.shape[1], seed=seed, epoch=epoch
     )
     assert hidden.shape == (x.nnz,)
     expressed = [x.indices[a:b][hidden[a:b]].tolist() for a, b in pairwise(x.indptr)]

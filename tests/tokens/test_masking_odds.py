@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbioformers.tokens import Masking
-from scbioformers.tokens._masking import hide
+from scbioformers.config import Masking
 
 N_MOLECULES = 60
 MASKINGS = [
@@ -20,8 +19,8 @@ MASKINGS = [
 def drawn(masking, n_expressed, n_cells=2000):
     """How often each expressed molecule and each zero was hidden, over cells that express the first molecules."""
     x = sp.csr_matrix(np.tile(np.arange(N_MOLECULES) < n_expressed, (n_cells, 1)).astype(float))
-    hidden, _, zeros = hide(
-        masking, x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(n_cells), N_MOLECULES, seed=1, epoch=0
+    hidden, _, zeros = masking.choose(
+        x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(n_cells), N_MOLECULES, seed=1, epoch=0
     )
     times = np.bincount(np.concatenate((x.indices[hidden], zeros)), minlength=N_MOLECULES) / n_cells
     return times[:n_expressed], times[n_expressed:]

@@ -9,9 +9,9 @@ import scipy.sparse as sp
 import torch
 from scipy.stats import kstest
 
-from scbioformers.core import SPECIALS, bin_rows
-from scbioformers.data import Block, Source
-from scbioformers.tokens import Masking
+from scbioformers.config import Masking, bin_rows
+from scbioformers.core import SPECIALS
+from scbioformers.data import AnnDataSource, Block
 
 FIRST = len(SPECIALS)  # vocabulary id of the first molecule
 INPUTS = ["context_ids", "context_bins", "context_external", "hidden_ids", "hidden_external", "visible", "known",
@@ -377,8 +377,8 @@ def test_permuted_genes_read_the_same(simulated, make_tokenizer):
     order = np.random.default_rng(0).permutation(simulated.n_vars)
     permuted = simulated[:, order].copy()
     modelled = simulated.var_names[5:]
-    first = Source(simulated, molecules=simulated.var_names.get_indexer(modelled)).read(0, 30)
-    second = Source(permuted, molecules=permuted.var_names.get_indexer(modelled)).read(0, 30)
+    first = AnnDataSource(simulated, columns=simulated.var_names.get_indexer(modelled)).read(0, 30)
+    second = AnnDataSource(permuted, columns=permuted.var_names.get_indexer(modelled)).read(0, 30)
     tokenizer = make_tokenizer(first)
     assert_same_batch(read(tokenizer, first), read(tokenizer, second))
     assert_same_batch(train(tokenizer, first, n_context=9), train(tokenizer, second, n_context=9))

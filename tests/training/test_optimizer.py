@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from scbioformers.data import Source
-from scbioformers.nn import ModelConfig, Sizes
+from scbioformers.config import ModelConfig, TrainConfig
+from scbioformers.data import AnnDataSource
+from scbioformers.nn import Sizes
 from scbioformers.tokens import Sampler
-from scbioformers.training import TrainConfig
 from scbioformers.training._data import BatchDataset
 from scbioformers.training._module import DISPERSION_LR, STARTED_LR, TrainingModule
 
@@ -81,7 +81,7 @@ def test_the_molecule_table_moves_a_tenth_as_far_in_a_step(make_network, make_ba
 @pytest.fixture
 def batches(simulated, make_tokenizer):
     """The batches of an epoch of the simulated cells."""
-    source = Source(simulated)
+    source = AnnDataSource(simulated)
     tokenizer = make_tokenizer(source.read(0, 60))
 
     def draw(*, training=True, epoch=0, tokens="expressed", **config):
@@ -123,7 +123,7 @@ def test_the_bag_lacks_molecules_in_training_only(batches):
 
 
 def test_a_block_that_lacks_molecules_trains_without_them(simulated, make_tokenizer):
-    source = Source(simulated, molecules=np.where(np.arange(40) == 7, -1, np.arange(40)))
+    source = AnnDataSource(simulated, columns=np.where(np.arange(40) == 7, -1, np.arange(40)))
     tokenizer = make_tokenizer(source.read(0, 60))
     sampler = Sampler(np.ones(60, bool), 16, 7)
     for batch in BatchDataset(source, tokenizer, sampler, TrainConfig(batch_size=16), 0, True):

@@ -14,7 +14,7 @@ import torch
 
 import scbioformers as bf
 from scbioformers.core import validation_rows
-from scbioformers.data import Source
+from scbioformers.data import AnnDataSource
 from scbioformers.training._fit import _SPLIT_STREAM
 from scbioformers.training._run import _strategy
 
@@ -157,7 +157,7 @@ def test_the_hidden_share_is_that_of_the_training_cells_and_logged(simulated, ti
     masking = bf.Masking(rule="paper", ratio=0.2)
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         model = fit(simulated, tiny_config, validation_fraction=0.0, masking=masking)
-    expressed = np.diff(Source(simulated).read(0, 60).counts.indptr)
+    expressed = np.diff(AnnDataSource(simulated).read(0, 60).counts.indptr)
     nonzero, zero = np.array([masking.counts(int(n), 40) for n in expressed]).sum(axis=0)
     share = nonzero / expressed.sum()
     assert model.hidden_share == model.tokenizer.hidden_share == share != masking.ratio

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbioformers.core import Binning, bin_normalized
-from scbioformers.data import Block, Source, Statistics, scan
-from scbioformers.nn import ModelConfig, Network, Sizes, initialise
-from scbioformers.tokens import Masking, Tokenizer
+from scbioformers.config import Binning, Masking, ModelConfig
+from scbioformers.core import bin_normalized
+from scbioformers.data import AnnDataSource, Block, Statistics, scan
+from scbioformers.nn import Network, Sizes, initialise
+from scbioformers.tokens import Tokenizer
 from scbioformers.training._start import bin_means, compute_start
 
 MASKINGS = [
@@ -23,7 +24,7 @@ MASKINGS = [
 @pytest.fixture
 def data(simulated):
     """Sample, statistics and tokenizer of the simulated counts, with half of the genes modelled."""
-    source = Source(simulated, molecules=np.arange(0, 40, 2))
+    source = AnnDataSource(simulated, columns=np.arange(0, 40, 2))
     statistics = scan(source)
     binning = Binning(cutoff=3).freeze(mean_depth=statistics.mean_depth, max_bin=9)
     return source.read(0, 60), statistics, Tokenizer(binning, statistics.gene_mean, Masking())

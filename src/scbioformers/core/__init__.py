@@ -1,17 +1,15 @@
-"""Arrays only: errors, binning, random numbers, vocabulary and splits."""
+"""Arrays only: errors, random numbers, vocabulary, binning kernels, choice of masks, decoding, splits."""
 
-from scbioformers.core._bin_kernels import bin_normalized, bin_segment_dense, bin_segment_rows
-from scbioformers.core._binning import Binning, bin_rows
-from scbioformers.core._decoding import (
-    SCALES,
-    Scale,
-    bin_levels,
-    count_range,
-    deviation,
-    expected,
-    posterior_mean,
-    quantile,
+from scbioformers.core._bin_kernels import (
+    as_float,
+    bin_normalized,
+    bin_segment_dense,
+    bin_segment_rows,
+    bin_value_rows,
+    check_integer,
+    check_positive,
 )
+from scbioformers.core._decoding import SCALES, Scale, deviation, expected, posterior_mean, quantile
 from scbioformers.core._drivers import ColumnRanks, out_strength
 from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
 from scbioformers.core._errors import (
@@ -24,6 +22,7 @@ from scbioformers.core._errors import (
     ModelFormatError,
 )
 from scbioformers.core._leiden import leiden
+from scbioformers.core._masking import choose_masked, mask_sizes
 from scbioformers.core._names import describe_unknown, near_names
 from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
@@ -35,7 +34,6 @@ __all__ = [
     "EXTERNAL",
     "SCALES",
     "SPECIALS",
-    "Binning",
     "BioformersError",
     "BioformersWarning",
     "ColumnRanks",
@@ -48,20 +46,23 @@ __all__ = [
     "ModelFormatError",
     "Scale",
     "Vocabulary",
+    "as_float",
     "average_product_correction",
-    "bin_levels",
     "bin_normalized",
-    "bin_rows",
     "bin_segment_dense",
     "bin_segment_rows",
+    "bin_value_rows",
+    "check_integer",
+    "check_positive",
+    "choose_masked",
     "cosine_similarity",
-    "count_range",
     "default_epochs",
     "describe_unknown",
     "deviation",
     "expected",
     "hash_uniform",
     "leiden",
+    "mask_sizes",
     "match",
     "near_names",
     "out_strength",

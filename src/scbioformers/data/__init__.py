@@ -1,6 +1,7 @@
-"""Reading data in blocks, checking it, and writing results back to the right slots."""
+"""From AnnData to blocks of rows: sources, inspection, checks, alignment, fields of obs."""
 
 from scbioformers.data._align import DEFAULT_MASK, gene_mask, match_molecules
+from scbioformers.data._block import Block, concatenate
 from scbioformers.data._check import (
     COUNTS_FROM_RAW,
     find_cautions,
@@ -11,60 +12,30 @@ from scbioformers.data._check import (
 )
 from scbioformers.data._fields import ObsField, field_codes
 from scbioformers.data._inspect import Inspection, inspect
-from scbioformers.data._slots import (
-    actual,
-    drop_slot,
-    escape,
-    get_slot,
-    params_from_json,
-    params_to_json,
-    set_layer,
-    set_obs,
-    set_obsm,
-    set_uns,
-    set_var,
-    set_varm,
-    set_varp,
-    target,
-    unescape,
-)
-from scbioformers.data._source import Block, Source, concatenate, get_matrix, to_csr
+from scbioformers.data._matrix import get_matrix
+from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 
 __all__ = [
     "COUNTS_FROM_RAW",
     "DEFAULT_MASK",
+    "AnnDataSource",
     "Block",
+    "BlockSource",
     "Inspection",
+    "MemorySource",
     "ObsField",
-    "Source",
     "Statistics",
-    "actual",
     "concatenate",
-    "drop_slot",
-    "escape",
     "field_codes",
     "find_cautions",
     "find_count_problems",
     "find_problems",
     "gene_mask",
     "get_matrix",
-    "get_slot",
     "inspect",
     "match_molecules",
-    "params_from_json",
-    "params_to_json",
     "require_counts",
     "require_valid",
     "scan",
-    "set_layer",
-    "set_obs",
-    "set_obsm",
-    "set_uns",
-    "set_var",
-    "set_varm",
-    "set_varp",
-    "target",
-    "to_csr",
-    "unescape",
 ]

@@ -32,7 +32,7 @@ def match_molecules(molecules: Sequence[str], var_names: Iterable[Any], *, min_s
     Returns
     -------
     Match
-        ``columns`` is what :class:`Source` takes as `molecules`: the column of each molecule, -1 where absent.
+        ``columns`` is what :class:`AnnDataSource` takes as `molecules`: the column of each molecule, -1 where absent.
 
     Raises
     ------

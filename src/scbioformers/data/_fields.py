@@ -133,7 +133,7 @@ class ObsField:
 
 
 def field_codes(fields: Sequence[ObsField], adata: Any, *, allow_missing: bool = False) -> NDArray[np.int32]:
-    """Return the codes of all `fields`, int32 (n_obs, n_fields), as :class:`Source` takes them."""
+    """Return the codes of all `fields`, int32 (n_obs, n_fields), as :class:`AnnDataSource` takes them."""
     codes = np.zeros((adata.n_obs, len(fields)), np.int32)
     for position, field in enumerate(fields):
         codes[:, position] = field.transfer(adata, allow_missing=allow_missing)

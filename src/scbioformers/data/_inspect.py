@@ -13,7 +13,8 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset
 from numpy.typing import NDArray
 
-from scbioformers.data._source import CHUNK_SIZE, canonical, check_numbers, get_matrix, layer_names, to_csr
+from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_names, to_csr
+from scbioformers.data._source import CHUNK_SIZE
 
 Kind = Literal["counts", "bool", "log1p", "normalized", "centered"]
 

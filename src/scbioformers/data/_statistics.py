@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError
-from scbioformers.data._source import CHUNK_SIZE, Source
+from scbioformers.data._source import CHUNK_SIZE, BlockSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Statistics:
     """Largest count as it stands in the data."""
 
 
-def scan(source: Source, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:
+def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:
     """Compute the statistics of a source in one streaming pass.
 
     Every quantity is a sum or a maximum over cells of ``x / depth``, scaled by the mean depth at the end: so one pass

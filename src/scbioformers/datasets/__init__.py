@@ -5,4 +5,9 @@ from scbioformers.datasets._gene_features import gene_features
 from scbioformers.datasets._pbmc68k import pbmc68k
 from scbioformers.datasets._simulate import simulate
 
-__all__ = ["gene_features", "pbmc68k", "read_gears", "simulate"]
+__all__ = [
+    "gene_features",
+    "pbmc68k",
+    "read_gears",
+    "simulate",
+]

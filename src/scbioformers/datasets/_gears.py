@@ -10,9 +10,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import to_csr
 
 CONTROL = "ctrl"
 
@@ -100,7 +100,7 @@ def _condition(key: str) -> str:
 
 def _recover(matrix: Any, max_counts: float) -> Any:
     """Counts from log1p of normalised counts."""
-    rows = to_csr(matrix).astype(np.float64)
+    rows = sparse.csr_matrix(matrix).astype(np.float64)
     rows.eliminate_zeros()
     if rows.nnz and rows.data.min() < 0:
         raise DataError("X has negative values, expected log1p of normalised counts.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from scbioformers.perturbation import term_features, term_table
+from scbioformers.datasets._term_features import term_features, term_table
 
 
 def gene_features(

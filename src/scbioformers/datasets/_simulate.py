@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scbioformers.core._errors import ConfigError
+from scbioformers.core import ConfigError
 
 CHUNK_SIZE = 2048  # cells drawn at once; part of what a seed means
 KNOCK_DOWN = -3.0  # log activity of a regulator that is knocked down: 5 % of what it was

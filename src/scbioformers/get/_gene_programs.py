@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import MissingKeyError
-from scbioformers.data import get_slot
-
-_HINT = "Run `bf.tl.gene_programs(adata)` first."
+from scbioformers.results import read_program_genes, read_program_scores
 
 
 def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gene_program") -> pd.DataFrame:
@@ -43,7 +40,7 @@ def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gen
     >>> list(bf.get.gene_programs(adata))
     ['program', 'gene', 'weight', 'support']
     """
-    genes = pd.DataFrame(get_slot(adata, "uns", key, hint=_HINT)["genes"])
+    genes = read_program_genes(adata, key)
     if program is not None:
         there = genes["program"].unique().tolist()
         if program not in there:
@@ -81,5 +78,4 @@ def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.Data
     >>> bf.get.gene_program_scores(adata).shape[0]
     200
     """
-    scores = np.asarray(get_slot(adata, "obsm", f"{key}_scores", hint=_HINT))
-    return pd.DataFrame(scores, adata.obs_names, [str(i + 1) for i in range(scores.shape[1])])
+    return read_program_scores(adata, key)

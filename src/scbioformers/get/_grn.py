@@ -11,8 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError, near_names
-from scbioformers.data import get_slot
-from scbioformers.stored import network_params, read_network
+from scbioformers.results import read_grn_edges, read_grn_params, read_grn_weights
 
 _HINT = "Run `bf.tl.grn(adata)` first."
 
@@ -43,10 +42,9 @@ def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd
     --------
     See :func:`scbioformers.tl.grn`.
     """
-    stored = get_slot(adata, "uns", key, hint=_HINT)
-    edges = pd.DataFrame(stored["edges"])
+    edges = read_grn_edges(adata, key)
     if condition is not None:
-        _require(condition, network_params(adata, key))
+        _require(condition, read_grn_params(adata, key))
         edges = edges[edges["condition"] == condition]
     there = {str(name) for name in adata.var_names}
     edges = edges[edges["source"].isin(there) & edges["target"].isin(there)].reset_index(drop=True)
@@ -91,14 +89,12 @@ def grn_matrix(
     >>> bf.get.grn_matrix(adata).shape
     (40, 2)
     """
-    params = network_params(adata, key)
+    params = read_grn_params(adata, key)
     _require_one(condition, params)
-    ending = "" if params["groupby"] is None else f".{condition}"
     if difference and (params["reference"] is None or condition == params["reference"]):
         raise MissingKeyError("There is no such difference. Run `bf.tl.grn(adata, groupby=…, reference=…)`.")
-    name = f"{key}_difference{ending}" if difference else f"{key}{ending}"
-    network = read_network(adata, name)
-    return pd.DataFrame(network.weight.astype(np.float32), network.genes, network.regulators).dropna(how="all")
+    table = read_grn_weights(adata, key, condition, difference=difference)
+    return pd.DataFrame(table.weight.astype(np.float32), table.genes, table.regulators).dropna(how="all")
 
 
 def grn_graph(
@@ -155,7 +151,7 @@ def grn_graph(
     (5, True)
     >>> text = "".join(nx.generate_graphml(graph))  # or nx.write_graphml(graph, "tf1.graphml")
     """
-    params = network_params(adata, key)
+    params = read_grn_params(adata, key)
     _require_one(condition, params)
     if n_top is not None and n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, got {n_top}.")

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import DataError, MissingKeyError, Scale
-from scbioformers.data import get_slot
-from scbioformers.imputation import N_FOLDS, check_request, folds, impute_blocks
-from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
+from scbioformers.core import DataError, Scale
+from scbioformers.results import ModelLike, open_query, read_evidence
+from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks
 
 
 def imputed(
@@ -74,18 +73,16 @@ def imputed(
     (60, 2)
     """
     check_request(output, (), batch_size, device)
-    fitted = find_model(adata, model, key)
-    layer = fitted_layer(adata, fitted, layer)
-    source, columns = open_query(adata, fitted, layer)
-    asked = np.flatnonzero(columns < 0) if genes is None else molecule_indices(fitted, genes)
+    query = open_query(adata, model, layer=layer, key=key)
+    asked = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
     if not asked.size:
         raise DataError("The data measures every gene of the model: name `genes=`, or denoise with `bf.tl.impute`.")
-    names = np.array(fitted.vocabulary.molecules())[asked]
+    names = np.array(query.model.vocabulary.molecules())[asked]
     x = np.empty((adata.n_obs, asked.size), np.float32)
     blocks = impute_blocks(
-        fitted,
-        source,
-        folds(len(columns), N_FOLDS, asked),
+        query.model,
+        query.source,
+        folds(len(query.columns), N_FOLDS, asked),
         scale=output,
         batch_size=batch_size,
         device=device,
@@ -126,22 +123,17 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     >>> list(bf.get.imputation_evidence(adata))
     ['bins', 'calibration', 'nll_bits']
     """
-    hint = "Run `bf.tl.impute(adata)` first, without `mask`."
-    stored = get_slot(adata, "uns", key, hint=hint)
-    if "evidence" not in stored:
-        raise MissingKeyError(f"adata.uns[{key!r}] holds no evidence. {hint}")
-    evidence = stored["evidence"]
-    joint = np.asarray(evidence["joint"])
-    count = np.asarray(evidence["count"])
+    evidence = read_evidence(adata, key)
+    joint, count = evidence["joint"], evidence["count"]
     filled = np.maximum(count, 1)
     return {
         "bins": pd.DataFrame(joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-12)).assign(n=joint.sum(axis=1)),
         "calibration": pd.DataFrame(
             {
-                "predicted": np.asarray(evidence["predicted"]) / filled,
-                "observed": np.asarray(evidence["observed"]) / filled,
+                "predicted": evidence["predicted"] / filled,
+                "observed": evidence["observed"] / filled,
                 "n": count.astype(int),
             }
         )[count > 0],
-        "nll_bits": float(np.asarray(evidence["nll_bits"])[0]),
+        "nll_bits": float(evidence["nll_bits"][0]),
     }

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scbioformers.core import SPECIALS
 from scbioformers.model import BioFormer
-from scbioformers.stored import ModelLike, find_fit, find_model
+from scbioformers.results import ModelLike, find_fit, find_model
 
 
 def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:

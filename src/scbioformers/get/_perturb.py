@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import get_slot, params_from_json
+from scbioformers.results import read_perturb, read_perturb_evidence, read_perturb_names, read_perturbed_profiles
 
 _HINT = "Run `bf.tl.perturb(adata, …)` first."
 
@@ -43,7 +43,8 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
     --------
     See :func:`scbioformers.get.perturb_evidence`.
     """
-    names, effect, se = _read(adata, key)
+    stored = read_perturb(adata, key)
+    names, effect, se = stored.names, stored.effect, stored.se
     genes = np.array([str(name) for name in adata.var_names], dtype=object)
     kept = np.isfinite(effect).all(axis=1)
     effect, se, genes = effect[kept], se[kept], genes[kept]
@@ -103,8 +104,7 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     >>> bf.get.perturb_evidence(adata)["targets"].shape
     (3, 12)
     """
-    stored = get_slot(adata, "uns", _entry(key), hint=_HINT)
-    evidence = dict(params_from_json(str(stored["evidence"])))
+    evidence = read_perturb_evidence(adata, key)
     return evidence | {"targets": pd.DataFrame(evidence["targets"])}
 
 
@@ -139,8 +139,7 @@ def perturbed_cells(adata: AnnData, *, key: str = "perturbed") -> AnnData:
     >>> bf.get.perturbed_cells(adata).obs["predicted"].unique().tolist()
     ['TF4']
     """
-    layer = np.asarray(get_slot(adata, "layers", key, hint="Run `bf.tl.perturb(adata, …)` for one perturbation."))
-    names = [str(name) for name in get_slot(adata, "uns", _entry(key), hint=_HINT)["names"]]
+    layer, names = read_perturbed_profiles(adata, key), read_perturb_names(adata, key)
     rows = np.flatnonzero(np.isfinite(layer).any(axis=1))
     if not rows.size or len(names) != 1:
         raise DataError(f"adata.layers[{key!r}] is not of the last prediction ({len(names)} perturbations). {_HINT}")
@@ -148,14 +147,3 @@ def perturbed_cells(adata: AnnData, *, key: str = "perturbed") -> AnnData:
     obs = adata.obs.iloc[rows].copy()
     obs["predicted"] = pd.Categorical([names[0]] * len(rows))
     return AnnData(layer[np.ix_(rows, genes)], obs=obs, var=adata.var.iloc[genes].copy())
-
-
-def _entry(key: str) -> str:
-    return "perturb" if key == "perturbed" else key
-
-
-def _read(adata: AnnData, key: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    stored = get_slot(adata, "uns", _entry(key), hint=_HINT)
-    name = str(params_from_json(str(stored["params"]))["effects"])
-    effect, se = (np.asarray(get_slot(adata, "varm", each, hint=_HINT)) for each in (name, f"{name}_se"))
-    return [str(each) for each in stored["names"]], effect, se

@@ -6,7 +6,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import MissingKeyError
-from scbioformers.data import get_slot
+from scbioformers.results import read_enrichment, read_regulators
 
 _HINT = "Run `bf.tl.regulators(adata)` first."
 
@@ -144,16 +144,12 @@ def program_enrichment(adata: AnnData, *, program: str | None = None, key: str =
     --------
     See :func:`scbioformers.tl.program_enrichment`.
     """
-    stored = get_slot(adata, "uns", key, hint="Run `bf.tl.program_enrichment(adata, gene_sets)` first.")
-    table = pd.DataFrame(stored["table"])
+    table = read_enrichment(adata, key)
     return table.reset_index(drop=True) if program is None else _only(table, "program", program)
 
 
 def _read(adata: AnnData, key: str, what: str, condition: str | None, hint: str) -> pd.DataFrame:
-    stored = get_slot(adata, "uns", key, hint=_HINT)
-    if what not in stored:
-        raise MissingKeyError(f"adata.uns[{key!r}] has no {what!r}. {hint}")
-    table = pd.DataFrame(stored[what])
+    table = read_regulators(adata, key, what, hint)
     return table.reset_index(drop=True) if condition is None else _only(table, "condition", condition)
 
 

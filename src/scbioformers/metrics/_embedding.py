@@ -20,8 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scbioformers.core._errors import BioformersWarning, ConfigError, DataError, MissingDependencyError
-from scbioformers.core._leiden import leiden
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingDependencyError, leiden
 from scbioformers.metrics._mixing import mixing_scores
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from scbioformers.core._errors import MissingDependencyError
+from scbioformers.core import MissingDependencyError
 
 if TYPE_CHECKING:
     from scib_metrics.nearest_neighbors import NeighborsResults

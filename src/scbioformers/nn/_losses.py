@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scbioformers.nn._batch import Batch
 from scbioformers.nn._transformer import Network, Output
-from scbioformers.tokens import Batch
 
 
 def masked_bins(network: Network, output: Output, batch: Batch) -> Tensor:

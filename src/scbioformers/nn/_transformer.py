@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scbioformers.config import ModelConfig
 from scbioformers.core import EXTERNAL, SPECIALS
-from scbioformers.nn._config import ModelConfig
-from scbioformers.tokens import FEW_COUNTS, Batch
+from scbioformers.nn._batch import FEW_COUNTS, Batch
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import get_slot
+from scbioformers.results import has_program_genes, read_program_genes, read_program_labels, read_program_scores
 
-_HINT = "Run `bf.tl.gene_programs(adata)` first."
 _NO_GROUP = "0.82"
 _STRONGEST = 3.0  # else a few rare cells, far from all others, would leave them pale
 
@@ -65,8 +64,8 @@ def gene_programs(
     --------
     See :func:`scbioformers.tl.gene_programs`.
     """
-    programs = pd.Series(get_slot(adata, "var", key, hint=_HINT), dtype=object).dropna().astype(str)
-    scores = _standardised(_scores(adata, key, programs))
+    programs = read_program_labels(adata, key)
+    scores = _standardised(read_program_scores(adata, key))
     if not scores.shape[1]:
         raise DataError(f"adata.var[{key!r}] names no program. Run `bf.tl.gene_programs(adata)` on more genes.")
     shown = _by_cell(scores) if groupby is None else _by_group(adata, scores, groupby)
@@ -105,25 +104,11 @@ def _central_first(
 ) -> Iterator[tuple[str, pd.Index[Any]]]:
     """The genes of each program, those nearest to its centroid first if that is known."""
     weight = pd.Series(0.0, programs.index)
-    if "genes" in adata.uns.get(key, {}):
-        table = pd.DataFrame(adata.uns[key]["genes"])
+    if has_program_genes(adata, key):
+        table = read_program_genes(adata, key)
         weight = pd.Series(table["weight"].to_numpy(), table["gene"]).reindex(programs.index).fillna(0.0)
     for program in shown:
         yield program, weight[programs == program].sort_values(ascending=False, kind="stable").index
-
-
-def _scores(adata: AnnData, key: str, programs: pd.Series[Any]) -> pd.DataFrame:
-    """Cells x programs; an array has them in the order of the categories."""
-    scores = get_slot(adata, "obsm", f"{key}_scores", hint=_HINT)
-    if isinstance(scores, pd.DataFrame):
-        return scores.rename(columns=str)
-    column = get_slot(adata, "var", key, hint=_HINT)
-    named = isinstance(column.dtype, pd.CategoricalDtype)
-    names = [str(name) for name in column.cat.categories] if named else sorted(set(programs))
-    values = np.asarray(scores)
-    if values.ndim != 2 or values.shape[1] != len(names):
-        raise DataError(f"adata.obsm[{f'{key}_scores'!r}] is {values.shape}, expected a column for each of {names}.")
-    return pd.DataFrame(values, adata.obs_names, names)
 
 
 def _standardised(scores: pd.DataFrame) -> pd.DataFrame:

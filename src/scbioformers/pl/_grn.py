@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from scbioformers import get
 from scbioformers.core import ConfigError, DataError, near_names
-from scbioformers.data import get_slot, params_from_json
 from scbioformers.pl._layout import GAP, border, boxes, place
+from scbioformers.results import read_grn_params
 
 WEIGHTS = {
     "knockout": "effect of the knock-out (log rate, scaled)",
@@ -87,7 +87,7 @@ def attention_heatmap(
     >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1")]
     ['targets of TF1', 'less type_1']
     """
-    params = _params(adata, key)
+    params = read_grn_params(adata, key)
     conditions = _conditions(params, conditions)
     if n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, got {n_top}.")
@@ -173,7 +173,7 @@ def grn_network(
     '10 strongest edges'
     """
     graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, condition=condition, known=known, key=key)
-    params = _params(adata, key)
+    params = read_grn_params(adata, key)
     if not graph.number_of_edges():
         raise DataError("There is no edge between these genes. Run `bf.tl.grn(adata)` on them.")
     if ax is None:
@@ -188,10 +188,6 @@ def grn_network(
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
-
-
-def _params(adata: AnnData, key: str) -> dict[str, Any]:
-    return dict(params_from_json(str(get_slot(adata, "uns", key, hint="Run `bf.tl.grn(adata)` first.")["params"])))
 
 
 def _conditions(params: dict[str, Any], conditions: Sequence[str] | None) -> list[str]:

@@ -3,4 +3,8 @@
 from scbioformers.pp._binning import bin_segment, bin_value
 from scbioformers.pp._check import check
 
-__all__ = ["bin_segment", "bin_value", "check"]
+__all__ = [
+    "bin_segment",
+    "bin_value",
+    "check",
+]

@@ -10,19 +10,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scbioformers.core import Binning, DataError, bin_rows, bin_segment_dense
-from scbioformers.data import (
-    Block,
-    Source,
-    get_matrix,
-    params_to_json,
-    require_counts,
-    require_valid,
-    scan,
-    set_layer,
-    set_uns,
-    target,
-)
+from scbioformers.config import Binning, bin_rows
+from scbioformers.core import DataError, bin_segment_dense
+from scbioformers.data import AnnDataSource, Block, BlockSource, get_matrix, require_counts, require_valid, scan
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +82,7 @@ def bin_value(
     """
     binning = Binning(kind="value", cutoff=cutoff, bins_per_doubling=bins_per_doubling, normalize=normalize)
     name = require_counts(adata, layer, allow_non_integer=allow_non_integer).name
-    source = Source(adata, layer=layer)
+    source = AnnDataSource(adata, layer=layer)
     mean_depth = scan(source).mean_depth
     if mean_depth == 0:
         raise DataError(f"{name} is zero everywhere, expected raw counts. Is this the right layer?")
@@ -161,7 +151,7 @@ def bin_segment(
     """
     binning = Binning(kind="segment", n_bins=n_bins)
     centred = require_valid(adata, layer).kind == "centered"
-    source = Source(adata, layer=layer)
+    source = AnnDataSource(adata, layer=layer)
 
     def bins_of(block: Block) -> Any:
         if centred:
@@ -176,7 +166,7 @@ def _csr_bins(block: Block, bins: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix((bins, block.counts.indices, block.counts.indptr), shape=block.counts.shape)
 
 
-def _bin_blocks(source: Source, matrix: Any, bins_of: Callable[[Block], Any]) -> Any:
+def _bin_blocks(source: BlockSource, matrix: Any, bins_of: Callable[[Block], Any]) -> Any:
     """Bins of all blocks, in the container of `matrix`: sparse in its format, or dense if it is dense or None."""
     format_ = getattr(matrix, "format", "csr" if hasattr(matrix, "compute") else None)
     if format_ is None:
@@ -192,8 +182,9 @@ def _bin_blocks(source: Source, matrix: Any, bins_of: Callable[[Block], Any]) ->
 def _write(
     adata: AnnData, bins: Any, binning: Binning, layer: str | None, key_added: str, copy: bool
 ) -> AnnData | None:
+    from scbioformers.results import target, write_bins  # late: it knows models, and so loads torch
+
     written = target(adata, copy)
-    set_layer(written, key_added, bins)
-    set_uns(written, key_added, {"params": params_to_json({"layer": layer, "binning": binning.to_dict()})})
+    write_bins(written, key_added, bins, binning, layer)
     logger.info("Wrote the layer %r: bins up to %d.", key_added, int(bins.max()))
     return written if copy else None

@@ -8,4 +8,13 @@ from scbioformers.tl._impute import impute
 from scbioformers.tl._perturb import perturb
 from scbioformers.tl._regulators import program_enrichment, regulators
 
-__all__ = ["embed", "fit", "gene_programs", "grn", "impute", "perturb", "program_enrichment", "regulators"]
+__all__ = [
+    "embed",
+    "fit",
+    "gene_programs",
+    "grn",
+    "impute",
+    "perturb",
+    "program_enrichment",
+    "regulators",
+]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning
-from scbioformers.data import params_to_json, set_obs, set_obsm, set_uns, target
-from scbioformers.model import BioFormer, Use
-from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
+from scbioformers.model import BioFormer, Use, embed_cells
+from scbioformers.results import ModelLike, open_query, target, write_embedding
 
 
 def embed(
@@ -78,17 +78,14 @@ def embed(
     --------
     See :func:`scbioformers.tl.fit`.
     """
-    fitted = find_model(adata, model, key)
-    layer = fitted_layer(adata, fitted, layer)
-    source, _ = open_query(adata, fitted, layer)
+    query = open_query(adata, model, layer=layer, key=key)
     adata = target(adata, copy)
-    embedding = fitted.embed(source, use=use, batch_size=batch_size, device=device, progress_bar=progress_bar)
-    set_obsm(adata, key_added, embedding)
-    set_uns(adata, key_added, {"params": params_to_json({"model_hash": fitted.hash, "use": use, "layer": layer})})
-    n_expressed = np.concatenate([np.diff(block.counts.indptr) for block in source.blocks()])
-    if not n_expressed.all() or "bioformer_empty" in adata.obs:
-        set_obs(adata, "bioformer_empty", n_expressed == 0)
-    _warn_if_cut(fitted, n_expressed)
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress_bar": progress_bar}
+    embedding = embed_cells(query.model, query.source, use=use, **how)
+    n_expressed = np.concatenate([np.diff(block.counts.indptr) for block in query.source.blocks()])
+    params = {"model_hash": query.model.hash, "use": use, "layer": query.layer}
+    write_embedding(adata, key_added, embedding, params, empty=n_expressed == 0)
+    _warn_if_cut(query.model, n_expressed)
     return adata if copy else None
 
 

@@ -13,23 +13,23 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import Binning, ConfigError, Vocabulary, seed_from
+from scbioformers.config import Binning, ModelConfig, Perturbation, Reading, TrainConfig
+from scbioformers.core import ConfigError, Vocabulary, seed_from
 from scbioformers.data import (
     DEFAULT_MASK,
+    AnnDataSource,
+    MemorySource,
     ObsField,
-    Source,
     field_codes,
     gene_mask,
     inspect,
     require_counts,
     require_valid,
-    target,
 )
-from scbioformers.nn import ModelConfig, Network, Sizes, require_device
-from scbioformers.perturbation import Perturbation
-from scbioformers.perturbing import fit_perturbation, read_design
-from scbioformers.stored import check_size, store_model
-from scbioformers.training import TrainConfig, fit_model
+from scbioformers.nn import Network, Sizes, require_device
+from scbioformers.results import check_size, store_model, target
+from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
+from scbioformers.training import fit_model
 
 logger = logging.getLogger(__name__)
 
@@ -150,20 +150,19 @@ def fit(
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.molecules(), counts=counts)
     check_size(n_models * _n_bytes(model_config, vocabulary, fields), save_dir)
     seed = seed_from(rng)
-    source = Source(adata, layer=layer, molecules=np.flatnonzero(genes), fields=field_codes(fields, adata))
+    source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
     fitted = fit_model(
-        source if design is None else source.take(design.controls),
+        source if design is None else MemorySource(source.rows(design.controls)),
         vocabulary,
         kind,
         model_config,
         train,
         fields=fields,
-        counts=counts,
+        reading=Reading(layer, counts, allow_non_integer),
         n_models=n_models,
         seed=seed,
     )
     model = fitted.model
-    model.provenance.update(layer=layer, allow_non_integer=allow_non_integer)
     if design is not None:
         model = fit_perturbation(model, source, design, progress_bar=train.progress_bar)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
@@ -176,7 +175,7 @@ def fit(
         "config": model_config.to_dict(),
         "train": train.to_dict(),
         "n_models": n_models,
-        "task": model.provenance.get("task"),
+        "task": None if design is None else dict(require_head(model).task),
         "seed": seed,
     }
     store_model(adata, key_added, model, params, history, save_dir)

@@ -12,10 +12,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from, tqdm
-from scbioformers.data import params_to_json, set_obsm, set_uns, set_var, target
-from scbioformers.programs import Programs, Use, check_use, find_programs, score_cells, similarity
-from scbioformers.regulation import draw_conditions, gather
-from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
+from scbioformers.results import ModelLike, open_query, target, write_gene_programs
+from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_programs, score_cells, similarity
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +106,8 @@ def gene_programs(
     >>> adata.obsm["gene_program_scores"].shape[1] == adata.var["gene_program"].nunique()
     True
     """
-    fitted = find_model(adata, model, key)
-    layer = fitted_layer(adata, fitted, layer)
-    source, columns = open_query(adata, fitted, layer)
+    query = open_query(adata, model, layer=layer, key=key)
+    fitted = query.model
     check_use(fitted, use)
     _check_sizes(resolution, min_genes, n_neighbors, n_cells)
     if adata.n_obs < 2:
@@ -118,7 +115,7 @@ def gene_programs(
     seed = seed_from(rng)
     adata = target(adata, copy)
     (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
-    cells, known = gather(source, rows), np.flatnonzero(columns >= 0)
+    cells, known = query.source.rows(rows), np.flatnonzero(query.measured)
     steps = len(rows) * len(fitted.members) * (use == "attention")
     with tqdm(total=steps, desc="Gene programs", disable=not (progress_bar and steps)) as bar:
         similarities = [
@@ -134,17 +131,25 @@ def gene_programs(
             BioformersWarning,
             stacklevel=2,
         )
-    label = np.full(len(columns), -1)
+    label = np.full(len(query.columns), -1)
     label[known] = programs.label
-    mean_depth = fitted.binnings["rna"].mean_depth if fitted.counts else None
-    set_var(adata, key_added, _categories(label, columns, adata.n_vars))
-    set_obsm(adata, f"{key_added}_scores", score_cells(source, label, mean_depth))
+    of_variable = np.full(adata.n_vars, -1)
+    of_variable[query.columns[known]] = programs.label
+    mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
     names = np.array(fitted.vocabulary.molecules(), dtype=object)[known]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "n_cells": len(rows), "n_members": len(fitted.members)}
-    params |= {"model_hash": fitted.hash, "layer": layer}
-    stored = {"genes": _table(programs, names), "stability": programs.stability, "background": names.astype(str)}
-    set_uns(adata, key_added, stored | {"params": params_to_json(params)})
+    params |= {"model_hash": fitted.hash, "layer": query.layer}
+    write_gene_programs(
+        adata,
+        key_added,
+        of_variable,
+        score_cells(query.source, label, mean_depth),
+        genes=_table(programs, names),
+        stability=programs.stability,
+        background=names,
+        params=params,
+    )
     logger.info("%d gene programs at resolution %g", label.max(initial=-1) + 1, programs.resolution)
     return adata if copy else None
 
@@ -157,13 +162,6 @@ def _check_sizes(resolution: float | None, min_genes: int, n_neighbors: int, n_c
             "`min_genes` must be at least 2, `n_neighbors` at least 1 and `n_cells` at least 2; "
             f"got {min_genes}, {n_neighbors} and {n_cells}."
         )
-
-
-def _categories(label: NDArray[np.int64], columns: NDArray[np.int64], n_vars: int) -> Any:
-    codes = np.full(n_vars, -1)
-    measured = columns >= 0
-    codes[columns[measured]] = label[measured]
-    return pd.Categorical.from_codes(codes, pd.Index([str(i + 1) for i in range(label.max(initial=-1) + 1)], dtype=str))
 
 
 def _table(programs: Programs, names: NDArray[Any]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scbioformers.core import ConfigError, DataError, describe_unknown
-from scbioformers.data import get_slot
+from scbioformers.results import get_column
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def read_gene_sets(adata: Any, gene_sets: GeneSets, known: Collection[str]) -> d
     """
     there = set(known)
     if isinstance(gene_sets, str):
-        column = pd.Series(np.asarray(get_slot(adata, "var", gene_sets), object), index=adata.var_names).dropna()
+        column = pd.Series(np.asarray(get_column(adata, gene_sets), object), index=adata.var_names).dropna()
         named = {str(name): [str(gene) for gene in part.index] for name, part in column.groupby(column, sort=False)}
     elif isinstance(gene_sets, pd.DataFrame):
         if missing := [name for name in ("source", "target") if name not in gene_sets]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,15 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, ConfigError, Consensus, DataError, seed_from, tqdm
-from scbioformers.data import Block, ObsField, drop_slot, escape, params_to_json, set_uns, set_var, set_varp, target
-from scbioformers.regulation import Asked, Method, draw_conditions, gather
-from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, network_params, open_query
+from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
+from scbioformers.data import ObsField
+from scbioformers.results import ConditionGRN, ModelLike, Query, open_query, target, write_grn
+from scbioformers.tasks import Asked, ConsensusGRN, Method, draw_conditions, edge_table, infer_grn
 
 logger = logging.getLogger(__name__)
 
 ALL_CELLS = "all cells"
 MIN_CELLS = 10
-MAX_HELD = 0.1  # share of the pairs that a member holds, at most
 
 
 def grn(
@@ -134,76 +133,28 @@ def grn(
     >>> sorted(set(bf.get.grn(adata)["source"]))
     ['TF1', 'TF2']
     """
-    fitted = find_model(adata, model, key)
-    layer = fitted_layer(adata, fitted, layer)
-    source, columns = open_query(adata, fitted, layer)
+    query = open_query(adata, model, layer=layer, key=key)
     if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
         raise ConfigError(f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}; got {top_k} and {n_cells}.")
-    measured = columns >= 0
-    there = np.flatnonzero(measured)
+    measured = query.measured
     # each once: doubled entries of a sparse matrix add up
-    chosen = there if regulators is None else np.unique(molecule_indices(fitted, regulators, measured=measured))
+    chosen = np.flatnonzero(measured) if regulators is None else np.unique(query.positions(regulators))
     names, codes = _conditions(adata, groupby, reference)
-    asked = Asked(fitted, method, chosen, _numbers(layers), _numbers(heads), contextual)
+    asked = Asked(query.model, method, chosen, _numbers(layers), _numbers(heads), contextual)
     seed = seed_from(rng)
     adata = target(adata, copy)
-    genes = np.array(fitted.vocabulary.molecules(), dtype=object)
-    at = (columns[there], columns[chosen], adata.n_vars)
-    n_held = max(1, min(top_k, int(MAX_HELD * there.size * chosen.size)))
-    _forget(adata, key_added)
-    found: dict[str, sp.csr_matrix] = {}
-    tables = []
+    networks, tables = {}, []
     drawn = list(draw_conditions(codes, n_cells, seed))
     for name, rows in zip(names, drawn, strict=True):
         shown = name if progress_bar else None
-        consensus, count, received = _ask(asked, gather(source, rows), measured, n_held, seed, shown)
-        ending = "" if groupby is None else f".{name}"  # a dot: "count" may be a condition too
-        found[name] = _sparse(consensus.weight[there], count[there], *at, np.float32)
-        set_varp(adata, f"{key_added}{ending}", found[name])
-        set_varp(adata, f"{key_added}_count{ending}", _sparse(count[there], count[there], *at, np.int32))
-        if received is not None:
-            paid = np.full(adata.n_vars, np.nan, np.float32)
-            paid[columns[chosen]] = received
-            set_var(adata, f"{key_added}_attention{ending}", paid)
-        tables.append(_table(consensus, count, genes, genes[chosen], top_k).assign(condition=name))
-    if reference is not None:
-        for name in names:
-            if name != reference:
-                set_varp(adata, f"{key_added}_difference.{name}", _difference(found[name], found[reference]))
+        found = infer_grn(asked, query.source.rows(rows), measured, top_k, seed, shown)
+        networks[name] = _on_variables(found, query, chosen, adata.n_vars)
+        tables.append(edge_table(found, query.model.vocabulary.molecules(), chosen, top_k).assign(condition=name))
     params = {"method": method, "groupby": groupby, "reference": reference, "conditions": names, "top_k": top_k}
-    params |= {"n_cells": len(drawn[0]), "n_members": len(fitted.members), "model_hash": fitted.hash, "layer": layer}
-    stored = {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)}
-    set_uns(adata, key_added, stored)
+    params |= {"n_cells": len(drawn[0]), "n_members": len(query.model.members), "model_hash": query.model.hash}
+    edges = pd.concat(tables, ignore_index=True)
+    write_grn(adata, key_added, networks, edges, params | {"layer": query.layer})
     return adata if copy else None
-
-
-def _forget(adata: AnnData, key: str) -> None:
-    """Remove what an earlier call stored by the same name: its conditions need not be those of this call."""
-    stored = adata.uns.get(escape(key))
-    if not isinstance(stored, Mapping) or not {"edges", "params"} <= set(stored):
-        return
-    params = network_params(adata, key)
-    for condition in params["conditions"]:
-        ending = "" if params["groupby"] is None else f".{condition}"
-        for slot, name in (("varp", ""), ("varp", "_count"), ("varp", "_difference"), ("var", "_attention")):
-            drop_slot(adata, slot, f"{key}{name}{ending}")
-    drop_slot(adata, "uns", key)
-
-
-def _ask(
-    asked: Asked, cells: Block, measured: NDArray[np.bool_], n_held: int, seed: int, shown: str | None
-) -> tuple[Consensus, NDArray[np.int64], NDArray[np.float64] | None]:
-    """What the members agree on in the cells of one condition, the cells behind each pair, the attention received."""
-    consensus, members, received = Consensus(n_held), asked.model.members, []
-    steps = asked.n_steps(cells) * len(members)
-    with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
-        for network in members:
-            pairs = asked.weigh(network, cells, seed, bar)
-            unmeasured = np.where(measured[:, None], 0.0, np.nan)
-            consensus.add(pairs.weight + unmeasured, pairs.strength + unmeasured)
-            if pairs.received is not None:
-                received.append(pairs.received)
-    return consensus, pairs.count, np.mean(received, axis=0) if received else None
 
 
 def _numbers(chosen: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -236,40 +187,20 @@ def _conditions(adata: AnnData, groupby: str | None, reference: str | None) -> t
     return [field.categories[i] for i in kept], new[codes]
 
 
-def _sparse(
-    values: NDArray[Any],
-    count: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    n_vars: int,
-    dtype: type,
-) -> sp.csr_matrix:
-    """Values of molecules to those of variables; what was seen is stored even where it is 0, a gene with itself not."""
+def _on_variables(found: ConsensusGRN, query: Query, regulators: NDArray[np.int64], n_vars: int) -> ConditionGRN:
+    """From the molecules of the model to the variables of the data."""
+    there = np.flatnonzero(query.measured)
+    rows, columns = query.columns[there], query.columns[regulators]
+    weight, count = found.consensus.weight[there], found.count[there]
+    # what was seen is stored even where it is 0, a gene with itself not
     target, regulator = np.nonzero((count > 0) & (rows[:, None] != columns[None]))
-    entries: NDArray[Any] = values[target, regulator].astype(dtype)
-    return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n_vars, n_vars))
 
+    def sparse(values: NDArray[Any], dtype: type) -> sp.csr_matrix:
+        entries: NDArray[Any] = values[target, regulator].astype(dtype)
+        return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n_vars, n_vars))
 
-def _difference(weight: sp.csr_matrix, reference: sp.csr_matrix) -> sp.csr_matrix:
-    seen = [sp.csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape) for x in (weight, reference)]
-    both = seen[0].multiply(seen[1]).tocoo()
-    values = np.asarray(weight[both.row, both.col] - reference[both.row, both.col]).ravel()
-    return sp.csr_matrix((values, (both.row, both.col)), shape=weight.shape)
-
-
-def _table(
-    consensus: Consensus, count: NDArray[np.int64], genes: NDArray[Any], regulators: NDArray[Any], top_k: int
-) -> pd.DataFrame:
-    rank = consensus.rank
-    target, regulator = np.nonzero((rank > 0) & (rank <= top_k))
-    table = pd.DataFrame(
-        {
-            "source": regulators[regulator],
-            "target": genes[target],
-            "weight": consensus.weight[target, regulator],
-            "rank": rank[target, regulator],
-            "support": consensus.support[target, regulator],
-            "count": count[target, regulator],
-        }
-    )
-    return table.sort_values("rank", ignore_index=True)
+    attention = None
+    if found.received is not None:
+        attention = np.full(n_vars, np.nan, np.float32)
+        attention[columns] = found.received
+    return ConditionGRN(sparse(weight, np.float32), sparse(count, np.int32), attention)

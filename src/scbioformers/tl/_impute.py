@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
 import scipy.sparse as sp
-import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, Scale
-from scbioformers.data import escape, params_to_json, set_layer, set_uns, target
-from scbioformers.imputation import (
-    BLOCK_CELLS,
+from scbioformers.model import BioFormer
+from scbioformers.results import ModelLike, create_store, imputed_layers, open_query, target, write_imputed
+from scbioformers.tasks import (
     N_FOLDS,
     Evidence,
     Plan,
@@ -27,7 +25,6 @@ from scbioformers.imputation import (
     positions,
     posterior_blocks,
 )
-from scbioformers.stored import ModelLike, find_model, fitted_layer, molecule_indices, open_query
 
 logger = logging.getLogger(__name__)
 
@@ -132,53 +129,51 @@ def impute(
     (60, 40)
     """
     check_request(output, quantiles, batch_size, device)
-    fitted = find_model(adata, model, key)
-    if fitted.binnings["rna"].kind == "segment" and output != "bins":
-        raise ConfigError(f"This model has segment bins, ranks that do not tell {output!r}: pass `output='bins'`.")
-    if posterior and (output == "bins" or mask is not None or std or quantiles or not fitted.counts):
-        raise ConfigError(
-            "`posterior=True` estimates the expression behind measured counts: it needs a model of counts and an "
-            "output of 'counts' or 'log1p', and goes without `mask`, `std` and `quantiles`."
-        )
-    layer = fitted_layer(adata, fitted, layer)
-    source, columns = open_query(adata, fitted, layer)
-    wanted = None if genes is None else molecule_indices(fitted, genes, measured=columns >= 0)
-    chosen = _modelled_mask(mask, adata, columns, wanted)
-    asked = np.flatnonzero(columns >= 0) if wanted is None else wanted
-    plan: Plan = folds(len(columns), N_FOLDS, asked) if chosen is None else positions(chosen)
-    n_values = fitted.binnings["rna"].n_values
+    query = open_query(adata, model, layer=layer, key=key)
+    _check_output(query.model, output, posterior and (mask is not None or std or bool(quantiles)), posterior)
+    wanted = None if genes is None else query.positions(genes)
+    chosen = _modelled_mask(mask, adata, query.columns, wanted)
+    asked = np.flatnonzero(query.measured) if wanted is None else wanted
+    plan: Plan = folds(len(query.columns), N_FOLDS, asked) if chosen is None else positions(chosen)
+    n_values = query.model.binnings["rna"].n_values
     evidence = Evidence(np.zeros((n_values, n_values))) if chosen is None and not posterior else None
     adata = target(adata, copy)
-    names = {"mean": key_added} | ({"std": f"{key_added}_std"} if std else {})
-    names |= {str(q): f"{key_added}_q{100 * q:g}" for q in quantiles}
+    names = imputed_layers(key_added, std, quantiles)
     layers: dict[str, Any]
     if out is None:
-        layers, at = {name: np.full(adata.shape, np.nan, np.float32) for name in names.values()}, columns[asked]
+        layers = {name: np.full(adata.shape, np.nan, np.float32) for name in names.values()}
+        at = query.columns[asked]
     else:
-        measured = np.flatnonzero(columns >= 0)
-        layers = _create(Path(out), adata, columns[measured], list(names.values()))
+        measured = np.flatnonzero(query.measured)
+        layers = create_store(Path(out), adata, query.columns[measured], list(names.values()))
         at = np.searchsorted(measured, asked)
     how: dict[str, Any] = {"scale": output, "batch_size": batch_size, "device": device, "progress_bar": progress_bar}
     if posterior:
-        blocks = posterior_blocks(fitted, source, **how)
+        blocks = posterior_blocks(query.model, query.source, **how)
     else:
         how |= {"std": std, "quantiles": quantiles, "keep_measured": chosen is not None, "evidence": evidence}
-        blocks = impute_blocks(fitted, source, plan, **how)
+        blocks = impute_blocks(query.model, query.source, plan, **how)
     for start, values in blocks:
         for name, written in names.items():
             rows = np.full((len(values[name]), layers[written].shape[1]), np.nan, np.float32)
             rows[:, at] = values[name][:, asked]
             layers[written][start : start + len(rows)] = rows
-    if out is None:
-        for name, array in layers.items():
-            set_layer(adata, name, array)
-    params = {"model_hash": fitted.hash, "output": output, "layer": layer, "masked": chosen is not None}
+    params = {"model_hash": query.model.hash, "output": output, "layer": query.layer, "masked": chosen is not None}
     params |= {"posterior": posterior, "out": None if out is None else str(out)}
-    stored: dict[str, Any] = {"params": params_to_json(params)}
-    if evidence is not None:
-        stored["evidence"] = evidence.to_dict()
-    set_uns(adata, key_added, stored)
+    found = None if evidence is None else evidence.to_dict()
+    write_imputed(adata, key_added, layers if out is None else {}, params, found)
     return adata if copy else None
+
+
+def _check_output(model: BioFormer, output: str, too_much: bool, posterior: bool) -> None:
+    """Refuse what this model cannot tell."""
+    if model.binnings["rna"].kind == "segment" and output != "bins":
+        raise ConfigError(f"This model has segment bins, ranks that do not tell {output!r}: pass `output='bins'`.")
+    if posterior and (output == "bins" or too_much or not model.reading.counts):
+        raise ConfigError(
+            "`posterior=True` estimates the expression behind measured counts: it needs a model of counts and an "
+            "output of 'counts' or 'log1p', and goes without `mask`, `std` and `quantiles`."
+        )
 
 
 def _modelled_mask(
@@ -204,22 +199,3 @@ def _modelled_mask(
     if outside := full.nnz - chosen.nnz:
         logger.info("%d masked positions are of genes that are not modelled or not asked for, and stay NaN.", outside)
     return chosen
-
-
-def _create(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
-    """An AnnData at ``path`` with the names of cells and genes, and an empty layer for each of ``names``."""
-    if path.exists():
-        if not any((path / name).exists() for name in (".zgroup", "zarr.json")):
-            raise ConfigError(f"{path} exists and is no zarr store; `out` would replace it. Name another path.")
-        logger.info("Overwriting %s.", path)
-    frame = AnnData(obs=adata.obs[[]], var=adata.var.iloc[columns][[]])
-    # format and shards are named, since anndata 0.12 warns of its defaults; not consolidated, of which zarr warns
-    group: Any = zarr.open_group(str(path), mode="w", zarr_format=3)
-    ad.io.write_elem(group, "/", frame, dataset_kwargs={"shards": None})
-    created = {}
-    for name in names:
-        chunks = (min(BLOCK_CELLS, max(adata.n_obs, 1)), frame.n_vars)
-        array = group["layers"].create_array(escape(name), shape=frame.shape, dtype="float32", chunks=chunks)
-        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        created[name] = array
-    return created

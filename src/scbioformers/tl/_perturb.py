@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,17 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.data import ObsField, Source, params_to_json, set_layer, set_uns, set_varm, target
-from scbioformers.model import BioFormer
-from scbioformers.pairing import Pairing
-from scbioformers.perturbation import PerturbationHead, Targets, log1p_rows
-from scbioformers.perturbing import asked_targets, choose_probes, read_cells, require_head
-from scbioformers.stored import ModelLike, find_model, fitted_layer, open_query
+from scbioformers.data import BlockSource, ObsField
+from scbioformers.results import GroupEffects, ModelLike, Query, open_query, target, write_perturb
+from scbioformers.tasks.perturbation import (
+    Pairing,
+    PerturbationHead,
+    Targets,
+    asked_targets,
+    choose_probes,
+    log1p_rows,
+    require_head,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -92,59 +97,55 @@ def perturb(
     >>> adata.varm["perturb_effect"].shape
     (40, 2)
     """
-    fitted = find_model(adata, model, key)
-    head = require_head(fitted)
+    query = open_query(adata, model, layer=layer, key=key)
+    head = require_head(query.model)
     asked = asked_targets(head, perturbations)
-    layer = fitted_layer(adata, fitted, layer)
-    source, columns = open_query(adata, fitted, layer)
-    controls = _controls(adata, fitted.provenance.get("task", {}))
+    controls = _controls(adata, head.task)
     groups = _groups(adata, groupby, controls)
     adata = target(adata, copy)
-    effect, error = _predict(fitted, head, asked, source, controls)
-    prefix, entry = ("perturb", "perturb") if key_added == "perturbed" else (f"{key_added}", key_added)
-    measured = columns >= 0
-    for name, values in ((f"{prefix}_effect", effect), (f"{prefix}_effect_se", error)):
-        full = np.full((adata.n_vars, len(asked)), np.nan)
-        full[columns[measured]] = values[:, measured].T
-        set_varm(adata, name, full)
-    params = {"model_hash": fitted.hash, "layer": layer, "groupby": groupby, "kind": head.kind}
-    stored: dict[str, Any] = {
-        "names": np.array(list(asked), dtype=object).astype(str),
-        "evidence": params_to_json(dict(head.evidence)),
-        "params": params_to_json(params | {"effects": f"{prefix}_effect"}),
-    }
+    effect, error = _predict(query, head, asked, controls)
+    measured, columns = query.measured, query.columns[query.measured]
+    full = np.full((2, adata.n_vars, len(asked)), np.nan)
+    full[:, columns] = effect[:, measured].T, error[:, measured].T
+    group_effects = None
     if groups:
-        means = _group_means(source, head.mean_depth, groups)
-        stored["groups"] = {name: np.maximum(effect, -means[name])[:, measured].T for name in groups}
-        stored["group_genes"] = np.array(head.genes, dtype=object)[measured].astype(str)
+        means = _group_means(query.source, head.mean_depth, groups)
+        effects = {name: np.maximum(effect, -means[name])[:, measured].T for name in groups}
+        group_effects = GroupEffects(np.array(head.genes, dtype=object)[measured].tolist(), effects)
+    profiles = None
     if len(asked) == 1:
-        full = np.full(adata.shape, np.nan, np.float32)
-        for rows, profiles in _profiles(source, head.mean_depth, controls):
-            changed = np.maximum(profiles.toarray() + effect[0], 0)
-            full[np.ix_(rows, columns[measured])] = changed[:, measured]
-        set_layer(adata, key_added, full)
-    set_uns(adata, entry, stored)
+        profiles = np.full(adata.shape, np.nan, np.float32)
+        for rows, block in _profiles(query.source, head.mean_depth, controls):
+            changed = np.maximum(block.toarray() + effect[0], 0)
+            profiles[np.ix_(rows, columns)] = changed[:, measured]
+    params = {"model_hash": query.model.hash, "layer": query.layer, "groupby": groupby, "kind": head.kind}
+    write_perturb(
+        adata,
+        key_added,
+        list(asked),
+        *full,
+        evidence=head.evidence,
+        params=params,
+        groups=group_effects,
+        profiles=profiles,
+    )
     return adata if copy else None
 
 
 def _predict(
-    model: BioFormer,
-    head: PerturbationHead,
-    asked: dict[str, Targets],
-    source: Source,
-    controls: NDArray[np.int64],
+    query: Query, head: PerturbationHead, asked: dict[str, Targets], controls: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Effects and standard errors, the network being asked if it has a say."""
     answers: dict[str, NDArray[np.float64]] = {}
     if head.stack.weights[-1] > 0:  # the last piece is the network's
         singles = dict.fromkeys(name for targets in asked.values() for name in targets)
         unseen = [name for name in singles if (name,) not in head.perturbations]
-        cells = read_cells(source, choose_probes(controls))
-        answers = Pairing(model, cells, head.names, head.features, head.kind).answers(unseen)
+        cells = query.source.rows(choose_probes(controls))
+        answers = Pairing(query.model, cells, head.names, head.features, head.kind).answers(unseen, head.token)
     return head.predict(list(asked.values()), answers)
 
 
-def _controls(adata: AnnData, task: dict[str, Any]) -> NDArray[np.int64]:
+def _controls(adata: AnnData, task: Mapping[str, Any]) -> NDArray[np.int64]:
     key, control = str(task.get("key")), str(task.get("control"))
     if key not in adata.obs:
         return np.arange(adata.n_obs)
@@ -175,7 +176,7 @@ def _groups(adata: AnnData, groupby: str | None, controls: NDArray[np.int64]) ->
 
 
 def _profiles(
-    source: Source, mean_depth: float, rows: NDArray[np.int64]
+    source: BlockSource, mean_depth: float, rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], sp.csr_matrix]]:
     """log1p profiles of some rows, block by block, with the rows that each block has of them."""
     wanted = np.zeros(source.n_obs, dtype=bool)
@@ -187,7 +188,7 @@ def _profiles(
 
 
 def _group_means(
-    source: Source, mean_depth: float, groups: dict[str, NDArray[np.int64]]
+    source: BlockSource, mean_depth: float, groups: dict[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.float64]]:
     """Mean log1p profile of the rows of each group, which share no row."""
     group_of = np.full(source.n_obs, -1)

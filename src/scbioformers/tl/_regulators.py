@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.stats import false_discovery_control
 
-from scbioformers.core import ColumnRanks, ConfigError, DataError, MissingKeyError, describe_unknown, out_strength
-from scbioformers.data import get_slot, params_to_json, set_uns, target
-from scbioformers.metrics import edge_enrichment, enrichment
-from scbioformers.stored import StoredNetwork, find_networks, network_params
+from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.metrics import enrichment
+from scbioformers.results import (
+    read_grn_params,
+    read_grns,
+    read_program_background,
+    read_program_genes,
+    target,
+    write_enrichment,
+    write_regulators,
+)
+from scbioformers.tasks import count_known_targets, rank_drivers, rank_set_regulators
 from scbioformers.tl._gene_sets import GeneSets, read_gene_sets
 
 
@@ -87,25 +93,25 @@ def regulators(
     >>> bf.get.regulators(adata)["rank"].tolist()
     [1, 2, 3]
     """
-    params = network_params(adata, grn_key)
+    params = read_grn_params(adata, grn_key)
     if condition is not None and condition not in params["conditions"]:
         raise MissingKeyError(f"There is no network of {condition!r}. There: {params['conditions']}.")
     if top_k < 1:
         raise ConfigError(f"`top_k` must be at least 1, got {top_k}.")
     tables: dict[str, list[pd.DataFrame]] = {}
-    for name, network in find_networks(adata, grn_key):
+    for name, network in read_grns(adata, grn_key):
         if condition is None or name == condition:
-            found = {"drivers": _drivers(network)}
+            found = {"drivers": rank_drivers(network)}
             if gene_sets is not None:
-                found["sets"] = _of_sets(network, read_gene_sets(adata, gene_sets, network.genes), top_k)
+                found["sets"] = rank_set_regulators(network, read_gene_sets(adata, gene_sets, network.genes), top_k)
             if known is not None:
-                found["known"] = _known(network, known, k)
+                found["known"] = count_known_targets(network, known, k)
             for what, table in found.items():
                 tables.setdefault(what, []).append(table.assign(condition=name))
     adata = target(adata, copy)
     asked = {"condition": condition, "k": np.atleast_1d(k).tolist(), "top_k": top_k, "grn_key": grn_key}
-    stored: dict[str, Any] = {what: pd.concat(parts, ignore_index=True) for what, parts in tables.items()}
-    set_uns(adata, key_added, stored | {"params": params_to_json(asked | {"model_hash": params["model_hash"]})})
+    joined = {what: pd.concat(parts, ignore_index=True) for what, parts in tables.items()}
+    write_regulators(adata, key_added, joined, asked | {"model_hash": params["model_hash"]})
     return adata if copy else None
 
 
@@ -164,10 +170,9 @@ def program_enrichment(
     >>> list(bf.get.program_enrichment(adata))[:5]
     ['program', 'gene_set', 'size', 'set_size', 'hits']
     """
-    programs = get_slot(adata, "uns", program_key, hint="Run `bf.tl.gene_programs(adata)` first.")
+    background = read_program_background(adata, program_key)
     if min_genes < 1 or (max_genes is not None and max_genes < min_genes):
         raise ConfigError(f"Expected 1 <= `min_genes` <= `max_genes`, got {min_genes} and {max_genes}.")
-    background = [str(gene) for gene in programs["background"]]
     sets = read_gene_sets(adata, gene_sets, background)
     highest = len(background) if max_genes is None else max_genes
     kept = {name: genes for name, genes in sets.items() if min_genes <= len(genes) <= highest}
@@ -177,7 +182,7 @@ def program_enrichment(
             f"None of {len(sets)} gene sets has {min_genes} to {highest} modelled genes; they have {sizes[0]} to "
             f"{sizes[-1]}. Pass `min_genes=` or `max_genes=`."
         )
-    genes = pd.DataFrame(programs["genes"])
+    genes = read_program_genes(adata, program_key)
     groups = {str(name): part["gene"].tolist() for name, part in genes.groupby("program", sort=False)}
     table = enrichment(groups, kept, background).rename(columns={"group": "program"})
     # most of thousands of sets share no gene with a program: tested, and no news
@@ -187,48 +192,5 @@ def program_enrichment(
     table["genes"] = np.array(shared, object)
     adata = target(adata, copy)
     asked = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
-    set_uns(adata, key_added, {"table": table, "params": params_to_json(asked)})
+    write_enrichment(adata, key_added, table, asked)
     return adata if copy else None
-
-
-def _drivers(network: StoredNetwork) -> pd.DataFrame:
-    strength, n_targets = out_strength(network.weight)
-    table = pd.DataFrame({"regulator": network.regulators, "strength": strength, "n_targets": n_targets})
-    by = "strength"
-    if network.attention is not None:
-        by = "attention"
-        table[by] = network.attention
-    table = table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
-    return table.assign(rank=np.arange(1, len(table) + 1))
-
-
-def _of_sets(network: StoredNetwork, sets: dict[str, list[str]], top_k: int) -> pd.DataFrame:
-    ranks, at = ColumnRanks.of(network.weight), {gene: i for i, gene in enumerate(network.genes)}
-    tables = []
-    for name, genes in sets.items():
-        rows = np.array([at[gene] for gene in genes])
-        inside = network.weight[rows]
-        n_genes = np.isfinite(inside).sum(axis=0)
-        table = {"gene_set": name, "regulator": network.regulators, "n_genes": n_genes}
-        table |= {"weight": np.nansum(inside, axis=0) / np.maximum(n_genes, 1)}
-        table |= {"strength": np.nansum(np.abs(inside), axis=0) / np.maximum(n_genes, 1), "p": ranks.test(rows)}
-        tables.append(pd.DataFrame(table))
-    tested = pd.concat(tables, ignore_index=True)
-    tested["p_adjusted"] = false_discovery_control(tested["p"].to_numpy())
-    tested = tested[tested["n_genes"] > 0].sort_values(["p", "strength"], ascending=[True, False], kind="stable")
-    number = tested.groupby("gene_set", sort=False).cumcount() + 1
-    kept = tested.assign(rank=number)[number <= top_k]
-    order = {name: i for i, name in enumerate(sets)}
-    return kept.sort_values(["gene_set", "rank"], key=lambda x: x.map(order) if x.name == "gene_set" else x)
-
-
-def _known(network: StoredNetwork, known: pd.DataFrame, k: int | Sequence[int]) -> pd.DataFrame:
-    table = edge_enrichment(network.weight, known, genes=network.genes, regulators=network.regulators, k=k)
-    if table.empty:
-        sources = known["source"].astype(str)
-        unknown = sorted(set(sources) - set(network.regulators)) or sorted(set(known["target"].astype(str)))
-        raise DataError(
-            f"None of {len(known)} known edges lies between regulators and genes of the network. "
-            + (f"Unknown: {describe_unknown(unknown, network.genes)}." if unknown else "")
-        )
-    return table.sort_values(["k", "p"], kind="stable")

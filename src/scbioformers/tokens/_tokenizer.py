@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
-from scbioformers.core import SPECIALS, Binning, Scale, bin_rows, hash_uniform, uniform
+from scbioformers.config import Binning, Masking, bin_rows
+from scbioformers.core import SPECIALS, Scale, hash_uniform, uniform
 from scbioformers.data import Block
-from scbioformers.tokens._batch import FEW_COUNTS, Batch
-from scbioformers.tokens._masking import Masking, hide
+from scbioformers.nn import FEW_COUNTS, Batch
 
 _N_SPECIALS = len(SPECIALS)
 # keep the choice of tokens apart from the choice of the mask
@@ -137,8 +137,8 @@ class Tokenizer:
             Up to this share of the molecules, drawn for each cell, are kept from the bag.
         """
         full = self._rows(block)
-        hidden, zero_indptr, at_zeros = hide(
-            self.masking, full.indptr, full.molecules, rows, self.n_molecules, seed=seed, epoch=epoch
+        hidden, zero_indptr, at_zeros = self.masking.choose(
+            full.indptr, full.molecules, rows, self.n_molecules, seed=seed, epoch=epoch
         )
         zeros = _Rows(zero_indptr, at_zeros, np.zeros(at_zeros.size))
         scored, context, target_bins = self._hide(block, full, hidden, zeros, drawn=True)
@@ -250,13 +250,13 @@ class Tokenizer:
         scored = _Rows(full.indptr, full.molecules, target_bins).keep(hidden).merge(zeros)
         known = np.ones((len(block.depth), self.n_molecules), dtype=bool)
         known[scored.cells, scored.molecules] = False
-        known[:, block.absent] = False
+        known[:, ~block.present] = False
         hidden_depth = np.bincount(full.cells[hidden], weights=full.values[hidden], minlength=len(block.depth))
-        depth = self._whole_depth(block.depth - hidden_depth, block.absent, None if drawn else known)
+        depth = self._whole_depth(block.depth - hidden_depth, block.present, None if drawn else known)
         return scored, self._context(full.keep(~hidden), depth, known), target_bins
 
     def _whole_depth(
-        self, visible: NDArray[np.float64], absent: NDArray[np.int64], known: NDArray[np.bool_] | None
+        self, visible: NDArray[np.float64], present: NDArray[np.bool_], known: NDArray[np.bool_] | None
     ) -> NDArray[np.float64]:
         """The depth to expect of the whole cell: the visible depth over the share of a mean cell's that is visible.
 
@@ -265,7 +265,7 @@ class Tokenizer:
         """
         mean_depth, gene_mean = float(self.binning.mean_depth or 1.0), self.gene_mean.astype(np.float64)
         if known is None:
-            unseen = np.full(visible.shape, self.hidden_share * gene_mean.sum() + gene_mean[absent].sum())
+            unseen = np.full(visible.shape, self.hidden_share * gene_mean.sum() + gene_mean[~present].sum())
         else:  # not a matrix product, whose last bits depend on the other cells
             unseen = np.where(known, 0.0, gene_mean).sum(axis=1)
         return visible * (mean_depth / np.maximum(mean_depth - unseen, 1e-3 * mean_depth))

@@ -1,7 +1,14 @@
 """Fitting, on Lightning."""
 
 from scbioformers.training._callbacks import TrainingDiverged
-from scbioformers.training._config import TrainConfig
+from scbioformers.training._data import BatchDataset
 from scbioformers.training._fit import Fitted, fit_model
+from scbioformers.training._module import TrainingModule
 
-__all__ = ["Fitted", "TrainConfig", "TrainingDiverged", "fit_model"]
+__all__ = [
+    "BatchDataset",
+    "Fitted",
+    "TrainingDiverged",
+    "TrainingModule",
+    "fit_model",
+]

@@ -10,13 +10,13 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import vstack
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from scbioformers.config import TrainConfig
 from scbioformers.core import hash_uniform
-from scbioformers.data import Block, Source
-from scbioformers.tokens import Batch, Sampler, Tokenizer
-from scbioformers.training._config import TrainConfig
+from scbioformers.data import Block, BlockSource, concatenate
+from scbioformers.nn import Batch
+from scbioformers.tokens import Sampler, Tokenizer
 
 _LENGTH_STREAM = 0x1E46
 EVALUATION_EPOCH = 2**32 - 1  # no training epoch has it, so that held-out masks are fixed and their own
@@ -26,7 +26,13 @@ class BatchDataset(IterableDataset[Batch]):
     """The token batches of one epoch, the same whatever the number of workers."""
 
     def __init__(
-        self, source: Source, tokenizer: Tokenizer, sampler: Sampler, config: TrainConfig, epoch: int, training: bool
+        self,
+        source: BlockSource,
+        tokenizer: Tokenizer,
+        sampler: Sampler,
+        config: TrainConfig,
+        epoch: int,
+        training: bool,
     ) -> None:
         self.source, self.tokenizer, self.sampler = source, tokenizer, sampler
         self.config, self.epoch, self.training = config, epoch, training
@@ -60,9 +66,7 @@ class BatchDataset(IterableDataset[Batch]):
     def _read(self, ranges: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.int64], Block]:
         blocks = [self.source.read(start, stop) for start, stop in ranges]
         rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-        counts = blocks[0].counts if len(blocks) == 1 else vstack([b.counts for b in blocks], format="csr")
-        depth, fields = np.concatenate([b.depth for b in blocks]), np.concatenate([b.fields for b in blocks])
-        return rows, Block(0, counts, depth, fields, blocks[0].absent)
+        return rows, concatenate(blocks)
 
     def _n_context(self, step: int) -> int:
         if self.tokenizer.tokens == "all" or self.config.n_context is None:
@@ -85,7 +89,7 @@ class TrainingData(L.LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
+        source: BlockSource,
         tokenizer: Tokenizer,
         config: TrainConfig,
         training: NDArray[np.bool_],

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import vstack
 from sklearn.decomposition import PCA
 
-from scbioformers.core import Binning, DataError, Vocabulary, bin_normalized, uniform, validation_rows
-from scbioformers.data import Block, ObsField, Source, Statistics, scan
-from scbioformers.model import BioFormer
-from scbioformers.nn import ModelConfig, Network, Sizes, initialise
-from scbioformers.tokens import Masking, Tokenizer
-from scbioformers.training._config import TrainConfig
+from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
+from scbioformers.core import DataError, Vocabulary, bin_normalized, uniform, validation_rows
+from scbioformers.data import Block, BlockSource, ObsField, Statistics, scan
+from scbioformers.model import BioFormer, run_network
+from scbioformers.nn import Network, Sizes, initialise
+from scbioformers.tokens import Tokenizer
 from scbioformers.training._data import TrainingData
 from scbioformers.training._run import isolated, run_training
 from scbioformers.training._start import bin_means, compute_start
@@ -43,14 +42,14 @@ class Fitted:
 
 
 def fit_model(
-    source: Source,
+    source: BlockSource,
     vocabulary: Vocabulary,
     binning: Binning,
     config: ModelConfig,
     train: TrainConfig,
     *,
     fields: Sequence[ObsField] = (),
-    counts: bool = True,
+    reading: Reading | None = None,
     n_models: int = 1,
     seed: int = 0,
 ) -> Fitted:
@@ -63,6 +62,7 @@ def fit_model(
     TrainingDiverged
         If the loss became NaN before any validation.
     """
+    reading = reading or Reading()
     filled = _filled(source)
     if not filled.any():
         raise DataError("No cell has a count in the modelled molecules; check `layer=` and `mask_var=`.")
@@ -76,11 +76,11 @@ def fit_model(
         hidden_share=_hidden_share(train.masking, sample),
         tokens=config.tokens,
         max_tokens=config.max_tokens,
-        counts=counts,
+        counts=reading.counts,
         n_noise=config.n_latent if config.latent_noise and fields else 0,
     )
     config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
-    sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), counts)
+    sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), reading.counts)
     members, histories = [], []
     for member in range(n_models):
         member_seed = (seed + member) % 2**63
@@ -88,7 +88,7 @@ def fit_model(
             network = Network(config, sizes)
         initialise(network, compute_start(sample, statistics, tokenizer, sizes.field_sizes, member_seed), member_seed)
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
-        histories.append(run_training(network, data, train, counts, member_seed))
+        histories.append(run_training(network, data, train, reading.counts, member_seed))
         members.append(network.cpu().eval())
     n_molecules = len(vocabulary)
     model = BioFormer(
@@ -98,7 +98,7 @@ def fit_model(
         masking=train.masking,
         hidden_share=tokenizer.hidden_share,
         fields=tuple(fields),
-        counts=counts,
+        reading=reading,
         gene_mean=statistics.gene_mean.astype(np.float32),
         gene_share=(statistics.gene_nnz / max(statistics.n_cells - statistics.n_empty, 1)).astype(np.float32),
         bin_mean=bin_means(sample, tokenizer).astype(np.float32),
@@ -111,7 +111,7 @@ def fit_model(
     return Fitted(replace(model, axes=axes, axes_mean=mean), histories)
 
 
-def _filled(source: Source) -> NDArray[np.bool_]:
+def _filled(source: BlockSource) -> NDArray[np.bool_]:
     filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
     if n := int((~filled).sum()):
         logger.warning("%d of %d cells have no modelled count and are skipped in training.", n, len(filled))
@@ -136,18 +136,12 @@ def _freeze(binning: Binning, statistics: Statistics) -> Binning:
     return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
 
 
-def _sample(source: Source, rows: NDArray[np.bool_], size: int, seed: int) -> Block:
+def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) -> Block:
     """At most ``size`` of the rows, chosen by their random keys, read in one pass."""
     keys = uniform(seed ^ _SAMPLE_STREAM, np.arange(rows.size))
     keys[~rows] = 2.0
     chosen = rows if rows.sum() <= size else keys <= np.partition(keys, size - 1)[size - 1]
-    blocks = [b.take(np.flatnonzero(chosen[b.start : b.start + len(b.depth)])) for b in source.blocks()]
-    return Block(
-        0,
-        vstack([b.counts for b in blocks], format="csr"),
-        np.concatenate([b.depth for b in blocks]),
-        np.concatenate([b.fields for b in blocks]),
-    )
+    return source.rows(np.flatnonzero(chosen))
 
 
 def _hidden_share(masking: Masking, sample: Block) -> float:
@@ -167,7 +161,7 @@ def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.fl
     """Leading components of the decoded profiles, averaged over the members, of a sample of training cells."""
     profiles = np.zeros((len(sample.depth), len(model.vocabulary)), np.float32)
     for network in model.members:
-        for batch, output in model.outputs(network, [sample], batch_size=128):
+        for batch, output in run_network(model, network, [sample], batch_size=128):
             profiles[batch.rows.numpy()] += network.profile(output.latent).numpy() / len(model.members)
     if len(profiles) < 2:
         return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)

@@ -8,9 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from scbioformers.nn import OBJECTIVES, Network
-from scbioformers.tokens import Batch
-from scbioformers.training._config import TrainConfig
+from scbioformers.config import TrainConfig
+from scbioformers.nn import OBJECTIVES, Batch, Network
 
 # relative to the learning rate of the rest
 STARTED_LR = 0.1  # of molecule embeddings that start from the data: at the full pace they overfit (experiment 14)

@@ -12,9 +12,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from scbioformers.config import TrainConfig
 from scbioformers.nn import Network
 from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
-from scbioformers.training._config import TrainConfig
 from scbioformers.training._data import TrainingData
 from scbioformers.training._module import TrainingModule
 

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 
-from scbioformers.core import bin_rows
+from scbioformers.config import Masking, bin_rows
 from scbioformers.data import Block, Statistics
 from scbioformers.nn import Start
-from scbioformers.tokens import Masking, Tokenizer
+from scbioformers.tokens import Tokenizer
 
 N_COMPONENTS = 50
 

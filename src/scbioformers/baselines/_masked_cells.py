@@ -1,0 +1,136 @@
+"""Cells of which some molecules are hidden: what the baselines of masked expression read and what they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from scbioformers.config import Binning
+from scbioformers.core import DataError, validation_rows
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedCells:
+    """N cells of M molecules, of which H entries are hidden.
+
+    Raises
+    ------
+    DataError
+        If the shapes disagree, or the hidden entries lie outside the matrix or are not sorted by cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> visible = csr_matrix(np.array([[5.0, 0, 2], [0, 1, 0]]))
+    >>> cells = MaskedCells(visible, np.array([7.0, 1]), np.array([0, 1]), np.array([1, 0]), np.array([0, 3]))
+    >>> cells.take(np.array([False, True])).bins
+    array([3])
+    """
+
+    visible: csr_matrix
+    """(N, M) counts, the hidden entries removed."""
+    depth: NDArray[np.float64]
+    """(N,) visible depth: that of the whole transcriptome less the hidden counts."""
+    cells: NDArray[np.int64]
+    """(H,) row of each hidden entry, ascending."""
+    molecules: NDArray[np.int64]
+    """(H,) column of each hidden entry."""
+    bins: NDArray[np.int64]
+    """(H,) true bin of each hidden entry, by the full depth. No baseline reads those of the cells it predicts."""
+
+    def __post_init__(self) -> None:
+        n, m = self.visible.shape
+        if self.depth.shape != (n,) or not self.cells.shape == self.molecules.shape == self.bins.shape:
+            raise DataError(
+                f"Expected one depth for each of {n} cells and a cell, molecule and bin for each hidden entry, found "
+                f"shapes {self.depth.shape}, {self.cells.shape}, {self.molecules.shape}, {self.bins.shape}."
+            )
+        if np.any(np.diff(self.cells) < 0):
+            raise DataError("The hidden entries must be sorted by cell.")
+        for name, values, limit in (("cells", self.cells, n), ("molecules", self.molecules, m)):
+            if values.size and not 0 <= values.min() <= values.max() < limit:
+                raise DataError(f"`{name}` of the hidden entries must lie from 0 to {limit - 1}.")
+
+    def take(self, rows: NDArray[np.bool_]) -> MaskedCells:
+        """Return the cells where ``rows`` is True."""
+        number, kept = np.cumsum(rows) - 1, rows[self.cells]
+        return MaskedCells(
+            self.visible[np.flatnonzero(rows)],
+            self.depth[rows],
+            number[self.cells[kept]],
+            self.molecules[kept],
+            self.bins[kept],
+        )
+
+
+def stack(parts: Sequence[MaskedCells]) -> MaskedCells:
+    """Return the cells of all parts as one set."""
+    starts = np.cumsum([0, *(part.depth.size for part in parts)])
+    return MaskedCells(
+        vstack([part.visible for part in parts], format="csr"),
+        np.concatenate([part.depth for part in parts]),
+        np.concatenate([part.cells + start for part, start in zip(parts, starts, strict=False)]),
+        np.concatenate([part.molecules for part in parts]),
+        np.concatenate([part.bins for part in parts]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCells:
+    """What a baseline is fitted to: whole cells, and several draws of the mask under which it will be asked.
+
+    Raises
+    ------
+    DataError
+        If there is no draw, or a draw is not of these cells.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
+    """
+
+    counts: csr_matrix
+    """(N, M) counts, nothing hidden."""
+    depth: NDArray[np.float64]
+    """(N,) depth of the whole transcriptome, in counts."""
+    binning: Binning
+    """Value bins, frozen on the training cells."""
+    draws: tuple[MaskedCells, ...]
+    """The same cells under masks drawn by the rule of the test mask, each draw afresh."""
+
+    def __post_init__(self) -> None:
+        if not self.draws or any(draw.visible.shape != self.counts.shape for draw in self.draws):
+            shapes = [draw.visible.shape for draw in self.draws]
+            raise DataError(f"Expected draws of the mask over {self.counts.shape} counts, found shapes {shapes}.")
+
+    @property
+    def together(self) -> MaskedCells:
+        """All draws as one set of cells."""
+        return stack(self.draws)
+
+    @property
+    def depth_ratio(self) -> float:
+        """Full over visible depth: what turns the visible depth of a cell into an estimate of its full depth."""
+        return float(len(self.draws) * self.depth.sum() / sum(draw.depth.sum() for draw in self.draws))
+
+    def take(self, rows: NDArray[np.bool_]) -> TrainingCells:
+        """Return the cells where ``rows`` is True, under the same binning."""
+        draws = tuple(draw.take(rows) for draw in self.draws)
+        return TrainingCells(self.counts[np.flatnonzero(rows)], self.depth[rows], self.binning, draws)
+
+    def split(self, fraction: float = 0.15, seed: int = 0) -> tuple[TrainingCells, MaskedCells]:
+        """Cells to fit to, and the masked remainder on which to choose between hyper-parameters."""
+        held_out = validation_rows(self.depth.size, fraction, seed)
+        return self.take(~held_out), stack([draw.take(held_out) for draw in self.draws[:2]])
+
+    def sample(self, max_entries: int) -> tuple[MaskedCells, NDArray[np.int64]]:
+        """Masked cells with about that many hidden entries, or all, and the row (n,) of each among the whole cells."""
+        hidden = self.together
+        step = max(1, -(-hidden.bins.size // max_entries))
+        rows = np.arange(hidden.depth.size) % step == 0
+        return hidden.take(rows), np.flatnonzero(rows) % self.depth.size

@@ -1,0 +1,243 @@
+"""Baselines of masked expression with a regression for each molecule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
+from scipy.special import log_ndtr, log_softmax
+
+from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells, stack
+from scbioformers.baselines._masked_features import Array, value_basis
+from scbioformers.baselines._masked_levels import LowRank, best, best_rank
+from scbioformers.baselines._masked_tilt import Tilt
+from scbioformers.config import bin_rows
+from scbioformers.core import ConfigError
+
+_GRID = ((5, 30.0), (5, 100.0), (10, 100.0), (10, 300.0), (20, 300.0))  # components, ridge
+_INTERCEPT_RIDGE = 5.0
+_PSEUDO_COUNT = 5.0
+_MAX_NEWTON_STEPS, _TOLERANCE = 20, 1e-5
+
+
+def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors: int = 300) -> Array:
+    """Bins as the paper's linear regression predicts them, before they are rounded (paper, section 3.2).
+
+    For each molecule, ordinary least squares on the value bins of the ``n_predictors`` molecules of the highest Pearson
+    correlation with it in the training cells. In the test cells a hidden molecule reads as 0, as in the paper.
+
+    Parameters
+    ----------
+    train, test
+        Whole training cells, whose masks are not used; masked cells to predict, whose bins are not read.
+    n_predictors
+        `k` of the paper, at most M - 1.
+
+    Returns
+    -------
+    float64 (H,), at every hidden entry of the test cells.
+
+    Raises
+    ------
+    ConfigError
+        If `n_predictors` is below 1.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
+    """
+    if n_predictors < 1:
+        raise ConfigError(f"n_predictors={n_predictors} must be at least 1.")
+    X = _dense_bins(train, train.counts, train.depth, 1.0)
+    read = _dense_bins(train, test.visible, test.depth, 1 / train.depth_ratio)
+    mean = X.mean(axis=0)
+    X -= mean
+    gram = X.T @ X
+    scale = np.sqrt(np.diag(gram))
+    correlation = gram / np.maximum(np.outer(scale, scale), 1e-12)
+    # neither the molecule itself nor one that is the same in all cells is a predictor
+    correlation[:, scale < 1e-6] = -2.0
+    np.fill_diagonal(correlation, -3.0)
+    k = min(n_predictors, mean.size - 1)
+    order = np.argsort(test.molecules, kind="stable")
+    bounds = np.searchsorted(test.molecules[order], np.arange(mean.size + 1))
+    out = np.empty(test.bins.size)
+    for j in range(mean.size):
+        entries = order[bounds[j] : bounds[j + 1]]
+        if not entries.size:
+            continue
+        predictors = np.argpartition(-correlation[j], k - 1)[:k]
+        system = gram[np.ix_(predictors, predictors)]
+        system[np.diag_indices(k)] += 1e-6 * system.trace() / k + 1e-9
+        slopes = cho_solve(cho_factor(system, lower=True, overwrite_a=True), gram[predictors, j])
+        cells = test.cells[entries][:, None]
+        out[entries] = mean[j] + (read[cells, predictors] - mean[predictors]) @ slopes
+    return out
+
+
+def _dense_bins(train: TrainingCells, counts: csr_matrix, depth: Array, depth_share: float) -> Array:
+    mean_depth = float(train.binning.mean_depth or 1.0) * depth_share
+    bins = bin_rows(train.binning, counts.data, counts.indptr, depth, mean_depth)
+    return csr_matrix((bins.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape).toarray()
+
+
+def linear_regression(
+    train: TrainingCells, test: MaskedCells, *, n_predictors: int = 300, floor: float = 0.01
+) -> NDArray[np.float32]:
+    """Predict by the paper's linear regression, as probabilities (paper, section 3.2).
+
+    A normal density around :func:`linear_predictions`, whose most likely bin is the rounded one. Its width is that of
+    the residuals of the molecule at the hidden entries of the first draw of the training cells.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+    n_predictors
+        `k` of the paper.
+    floor
+        Probability, above 0 and below 1, that all bins share alike, so that the likelihood stays finite.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
+    """
+    n_values, draw = train.binning.n_values, train.draws[0]
+    predicted = linear_predictions(train, stack([draw, test]), n_predictors=n_predictors)
+    known, asked = np.split(np.clip(predicted, 0, n_values - 1), [draw.bins.size])
+    squares = (draw.bins - known) ** 2
+    n_molecules = train.counts.shape[1]
+    by_molecule = np.bincount(draw.molecules, weights=squares, minlength=n_molecules)
+    n = np.bincount(draw.molecules, minlength=n_molecules)
+    variance = (by_molecule + _PSEUDO_COUNT * squares.mean()) / (n + _PSEUDO_COUNT)
+    sd = np.sqrt(np.maximum(variance, 1e-4))[test.molecules][:, None]
+    # all bins are 1 wide, the outer ones too: with their tails they could exceed the rounded one
+    distance = np.abs(np.arange(n_values) - asked[:, None])
+    near, far = (distance - 0.5) / sd, (distance + 0.5) / sd
+    log_mass = log_ndtr(-near) + np.log1p(-np.exp(np.minimum(log_ndtr(-far) - log_ndtr(-near), -1e-12)))
+    normal = log_softmax(log_mass, axis=1)
+    return np.logaddexp(np.log1p(-floor) + normal, np.log(floor / n_values)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Hidden entries sorted by molecule, what is known of them, and the low-rank baseline that they start from."""
+
+    cells: NDArray[np.int64]
+    bins: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    order: NDArray[np.int64]
+    depth: Array
+    levels: Array
+    features: Array
+
+    @classmethod
+    def of(cls, model: LowRank, rank: int, cells: MaskedCells) -> _Entries:
+        order = np.argsort(cells.molecules, kind="stable")
+        bounds = np.searchsorted(cells.molecules[order], np.arange(cells.visible.shape[1] + 1))
+        depth = model.depth.estimate(cells)
+        scores = model.components.scores(rank, cells, depth)
+        features = np.column_stack([np.ones(depth.size), np.log(depth / model.components.target), scores])
+        levels = model.levels(rank, cells)
+        return cls(cells.cells[order], cells.bins[order], bounds, order, depth, levels[order], features)
+
+    def offset(self, model: LowRank, tilt: Tilt, molecule: int) -> tuple[slice, Array]:
+        """Entries of the molecule and their (n, V) logits under the low-rank baseline."""
+        at = slice(self.bounds[molecule], self.bounds[molecule + 1])
+        molecules = np.full(at.stop - at.start, molecule)
+        return at, model.logits(tilt, self.depth[self.cells[at]], molecules, self.levels[at])
+
+
+def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.float32]:
+    """Predict by a multinomial logistic regression for each molecule: the strongest of the baselines.
+
+    The bins of a molecule depend on the log depth and the leading components of the cell. Slopes act on whether the bin
+    is above 0 and on its log level, not on every bin alone, and a ridge shrinks them towards :func:`low_rank` (itself
+    the molecule's histogram, tilted). The number of components and the ridge are chosen on training cells that are
+    held out. The problem is convex, and solved by Newton steps.
+
+    Parameters
+    ----------
+    train
+        Whole training cells, and draws of the mask over them.
+    test
+        Masked cells to predict; their bins are not read.
+
+    Returns
+    -------
+    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+
+    Examples
+    --------
+    See :func:`bin_histogram`.
+    """
+    fit, validation = train.split()
+    model = LowRank(fit)
+    rank = best_rank(model, validation)
+    tilt, known, asked = model.fit(rank), _Entries.of(model, rank, fit.together), _Entries.of(model, rank, validation)
+    grid = [choice for choice in _GRID if choice[0] <= rank] or [(rank, 100.0)]
+    chosen = best(grid, lambda choice: _fit_and_predict(model, tilt, known, asked, *choice), validation)
+    model = LowRank(train)
+    known, asked = _Entries.of(model, rank, train.together), _Entries.of(model, rank, test)
+    return _fit_and_predict(model, model.fit(rank), known, asked, *chosen).astype(np.float32)
+
+
+def _fit_and_predict(model: LowRank, tilt: Tilt, known: _Entries, asked: _Entries, k: int, ridge: float) -> Array:
+    basis = value_basis(model.train.binning)
+    out = np.empty((asked.bins.size, basis.shape[0]))
+    for molecule in range(known.bounds.size - 1):
+        at, offset = asked.offset(model, tilt, molecule)
+        if at.start == at.stop:
+            continue
+        given, start = known.offset(model, tilt, molecule)
+        slopes = _newton(known.features[known.cells[given], : k + 2], start, basis, known.bins[given], ridge)
+        logits = offset + asked.features[asked.cells[at], : k + 2] @ slopes @ basis.T
+        out[asked.order[at]] = log_softmax(logits, axis=1)
+    return out
+
+
+def _newton(X: Array, offset: Array, basis: Array, bins: NDArray[np.int64], ridge: float) -> Array:
+    """(F, R) slopes of the highest penalised likelihood: logits = offset + X @ slopes @ basis.T."""
+    n_features, n_basis = X.shape[1], basis.shape[1]
+    penalty = np.full((n_features, n_basis), ridge)
+    penalty[0] = _INTERCEPT_RIDGE
+    rows, observed = np.arange(bins.size), basis[bins]
+    products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, n_basis**2)
+
+    def loss(slopes: Array) -> tuple[float, Array]:
+        logits = offset + X @ (slopes @ basis.T)
+        logits -= logits.max(axis=1, keepdims=True)
+        observed_logits = logits[rows, bins]
+        p = np.exp(logits, out=logits)
+        total = p.sum(axis=1)
+        p /= total[:, None]
+        return float(0.5 * (penalty * slopes**2).sum() + (np.log(total) - observed_logits).sum()), p
+
+    slopes = np.zeros((n_features, n_basis))
+    value, p = loss(slopes)
+    for _ in range(_MAX_NEWTON_STEPS):
+        expected = p @ basis
+        gradient = X.T @ (expected - observed) + penalty * slopes
+        covariance = p @ products - (expected[:, :, None] * expected[:, None, :]).reshape(-1, n_basis**2)
+        blocks = np.empty((n_features, n_basis, n_features, n_basis))
+        for r, s in np.ndindex(n_basis, n_basis):
+            blocks[:, r, :, s] = X.T @ (X * covariance[:, r * n_basis + s, None])
+        hessian = blocks.reshape(slopes.size, slopes.size)
+        hessian[np.diag_indices(len(hessian))] += penalty.ravel()
+        step = np.linalg.solve(hessian, gradient.ravel()).reshape(slopes.shape)
+        size = 1.0
+        while (trial := loss(slopes - size * step))[0] > value and size > 1e-3:
+            size /= 2
+        if value - trial[0] < _TOLERANCE * max(bins.size, 1):
+            break
+        slopes, (value, p) = slopes - size * step, trial
+    return slopes

@@ -1,0 +1,155 @@
+"""Embeddings without a model: log-normalised expression and its principal components."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from sklearn.decomposition import PCA
+
+from scbioformers.core import ConfigError, DataError
+
+Matrix: TypeAlias = "NDArray[Any] | sparse.spmatrix | sparse.sparray"
+
+
+def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_sum: float | None = None) -> Matrix:
+    """Scale every cell to the same total and take log(1 + x), as ``sc.pp.normalize_total`` and ``sc.pp.log1p`` do.
+
+    On the highly variable genes alone this is the baseline "raw HVG".
+
+    Parameters
+    ----------
+    counts
+        Counts, cells x genes, dense or sparse. Not modified.
+    depth
+        Total counts of each cell, shape (n_cells,). By default the row sums of `counts`; pass the totals over the whole
+        transcriptome when `counts` holds a selection of its genes.
+    target_sum
+        Total of a cell after scaling, in counts; by default the median depth of the cells that are not empty.
+
+    Returns
+    -------
+    Float32 matrix of the shape of `counts`: CSR for sparse input, else an array. A cell of depth 0 stays 0.
+
+    Raises
+    ------
+    DataError
+        If `depth` does not have one finite, non-negative number per cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbioformers.metrics import log1p_normalize
+    >>> np.expm1(log1p_normalize(np.array([[1, 3], [0, 0]]), target_sum=8.0)).round(3)
+    array([[2., 6.],
+           [0., 0.]], dtype=float32)
+    """
+    if depth is None:
+        depth = np.asarray(counts.sum(axis=1))
+    totals = np.asarray(depth, dtype=np.float64).ravel()
+    if totals.shape[0] != counts.shape[0]:
+        raise DataError(f"`depth` has {totals.shape[0]} values, but `counts` has {counts.shape[0]} cells.")
+    if not np.all(np.isfinite(totals) & (totals >= 0)):
+        raise DataError("`depth` must be finite and not negative: pass the sums of raw counts.")
+    if target_sum is None:
+        target_sum = float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
+    scale = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
+    if sparse.issparse(counts):
+        scaled = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
+        scaled.data = np.log1p(scaled.data * np.repeat(scale, np.diff(scaled.indptr)))
+        return scaled.astype(np.float32)
+    return np.log1p(np.asarray(counts, dtype=np.float64) * scale[:, None]).astype(np.float32)
+
+
+def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]:
+    """Principal component scores of a matrix: columns centred, not scaled, as ``sc.pp.pca`` does.
+
+    Parameters
+    ----------
+    X
+        Cells x genes, dense or sparse (sparse input is centred implicitly, never made dense).
+    n_components
+        Number of components; below both numbers of cells and of genes.
+    seed
+        Seed of the start vector of the solver (ARPACK). The result does not depend on it beyond rounding.
+
+    Returns
+    -------
+    Float32 array of shape (n_cells, n_components), columns by falling variance.
+
+    Raises
+    ------
+    ConfigError
+        If `n_components` is not from 1 to min(n_cells, n_genes) - 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbioformers.metrics import pca
+    >>> pca(np.random.default_rng(0).normal(size=(30, 8)), 3).shape
+    (30, 3)
+    """
+    limit = min(X.shape) - 1
+    if not 1 <= n_components <= limit:
+        raise ConfigError(
+            f"n_components={n_components} is outside 1…{limit}, what {X.shape[0]} cells x {X.shape[1]} genes allow."
+        )
+    matrix = X if sparse.issparse(X) else np.asarray(X)
+    if not np.issubdtype(matrix.dtype, np.floating):  # sparse integers would otherwise be copied at float64
+        matrix = matrix.astype(np.float32)
+    scores = PCA(n_components=n_components, svd_solver="arpack", random_state=seed).fit_transform(matrix)
+    return np.asarray(scores, dtype=np.float32)
+
+
+def pca_log1p(
+    counts: Matrix, n_components: int = 50, seed: int = 0, *, depth: ArrayLike | None = None
+) -> NDArray[np.float32]:
+    """Principal component scores of log-normalised counts: the standard embedding of the field.
+
+    Parameters
+    ----------
+    counts
+        Counts, cells x genes, dense or sparse.
+    n_components, seed
+        See :func:`pca`.
+    depth
+        See :func:`log1p_normalize`.
+
+    Returns
+    -------
+    Float32 array of shape (n_cells, n_components).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbioformers.metrics import pca_log1p
+    >>> pca_log1p(np.random.default_rng(0).poisson(1.0, size=(30, 8)), 3).shape
+    (30, 3)
+    """
+    return pca(log1p_normalize(counts, depth=depth), n_components, seed)
+
+
+def pca_binned(bins: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]:
+    """Principal component scores of a binned layer: what the bins hold before any model has read them.
+
+    Parameters
+    ----------
+    bins
+        Bins, cells x genes, dense or sparse, e.g. ``adata.layers["bin_value"]``.
+    n_components, seed
+        See :func:`pca`.
+
+    Returns
+    -------
+    Float32 array of shape (n_cells, n_components).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbioformers.metrics import pca_binned
+    >>> pca_binned(np.random.default_rng(0).integers(0, 9, size=(30, 8)), 3).shape
+    (30, 3)
+    """
+    return pca(bins, n_components, seed)

@@ -1,0 +1,192 @@
+"""Binning of abundances: the parameters, which a model freezes, and the one function that applies them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scbioformers.core import (
+    ConfigError,
+    DataError,
+    as_float,
+    bin_segment_rows,
+    bin_value_rows,
+    check_integer,
+    check_positive,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Binning:
+    """How abundances become bins. It belongs to a model: the last two fields are frozen on the training cells.
+
+    Value bins (paper, section 2.1.2, Eqs. 4 and 5) keep small counts and coarsen large ones on a log2 scale; segment
+    bins (Eq. 2) are ranks within the cell.
+
+    Examples
+    --------
+    >>> binning = Binning(cutoff=8).freeze(mean_depth=2500.0, max_bin=20)
+    >>> binning.n_values
+    21
+    >>> Binning.from_dict(binning.to_dict()) == binning
+    True
+    """
+
+    kind: Literal["value", "segment"] = "value"
+    """Value bins of counts, or segment bins (ranks), which also take log-scale data."""
+    n_bins: int = 50
+    """Segment bins only: the number of bins, the highest value of every cell is in the last."""
+    bins_per_doubling: float = 3
+    """Value bins only: bins per doubling of the count above the cutoff (`b` of the paper)."""
+    cutoff: int = 8
+    """Value bins only: up to this normalised count (`c` of the paper) the bin is the rounded count."""
+    normalize: bool = True
+    """Value bins only: scale each cell to the mean depth of the training cells first."""
+    mean_depth: float | None = None
+    """Mean depth of the training cells, in counts; `None` until frozen."""
+    max_bin: int | None = None
+    """Highest bin of the training cells, to which other data is clipped; `None` until frozen."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("value", "segment"):
+            raise ConfigError(f"`kind` must be 'value' or 'segment', found {self.kind!r}.")
+        if not isinstance(self.normalize, bool):
+            raise ConfigError(f"`normalize` must be True or False, found {self.normalize!r}.")
+        # numpy scalars become plain numbers, which JSON can hold
+        plain: dict[str, float | None] = {
+            "n_bins": check_integer("n_bins", self.n_bins, 1),
+            "cutoff": check_integer("cutoff", self.cutoff, 1),
+            "bins_per_doubling": check_positive("bins_per_doubling", self.bins_per_doubling),
+            "mean_depth": None if self.mean_depth is None else check_positive("mean_depth", self.mean_depth),
+            "max_bin": None if self.max_bin is None else check_integer("max_bin", self.max_bin, 1),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    def freeze(self, *, mean_depth: float, max_bin: int) -> "Binning":
+        """Copy with the training cells' mean depth and highest bin; that of segment bins is always `n_bins`."""
+        return replace(self, mean_depth=mean_depth, max_bin=self.n_bins if self.kind == "segment" else max_bin)
+
+    @property
+    def n_values(self) -> int:
+        """Number of distinct bins, zero included; raises :class:`ConfigError` for value bins that are not frozen."""
+        return self._highest() + 1
+
+    def _highest(self) -> int:
+        if self.kind == "segment":
+            return self.n_bins
+        if self.max_bin is None:
+            raise ConfigError("The highest value bin is known after `Binning.freeze(mean_depth=..., max_bin=...)`.")
+        return self.max_bin
+
+    def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper normalised count of each value bin.
+
+        Bins of rounded counts contain their lower edge, bins above the cutoff their upper; each upper edge is the
+        next lower one.
+
+        Returns
+        -------
+        Two float64 arrays (max_bin + 1,). Bin 0 holds the count 0 alone, so both its edges are 0.
+
+        Raises
+        ------
+        ConfigError
+            For segment bins, whose edges differ from cell to cell, and for value bins that are not frozen.
+
+        Examples
+        --------
+        >>> lower, upper = Binning(cutoff=2, bins_per_doubling=1).freeze(mean_depth=1.0, max_bin=4).edges()
+        >>> upper
+        array([0. , 1.5, 2. , 4. , 8. ])
+        """
+        if self.kind == "segment":
+            raise ConfigError("Segment bins have no fixed edges: they are ranks within each cell.")
+        bins = np.arange(self._highest() + 1)
+        doublings = np.maximum(bins - self.cutoff, 0) / self.bins_per_doubling
+        upper = np.where(bins < self.cutoff, bins + 0.5, self.cutoff * 2.0**doublings)
+        upper[0] = 0.0
+        return np.concatenate([[0.0], upper[:-1]]), upper
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Binning":
+        """Inverse of :meth:`to_dict`; raises :class:`ConfigError` on unknown fields or values out of range."""
+        unknown = set(stored) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigError(f"Unknown fields of a binning: {sorted(unknown)}.")
+        return cls(**stored)
+
+
+def bin_rows(
+    binning: Binning,
+    data: ArrayLike,
+    indptr: ArrayLike,
+    depth: ArrayLike | None = None,
+    mean_depth: float | None = None,
+) -> NDArray[np.int16]:
+    """Bins of the rows of a CSR matrix of counts, clipped to the highest bin of a frozen binning.
+
+    Parameters
+    ----------
+    binning
+        Parameters.
+    data, indptr
+        Stored counts (nnz,) and row bounds (n + 1,) of the matrix.
+    depth
+        Depth (n,) of each row in counts, for normalised value bins; positive where the row has counts.
+    mean_depth
+        Depth to which normalised value bins scale, by default that of the binning.
+
+    Returns
+    -------
+    int16 array (nnz,).
+
+    Raises
+    ------
+    ConfigError
+        If depths are needed and missing.
+    DataError
+        If a row has counts but no positive depth.
+
+    Examples
+    --------
+    >>> bin_rows(Binning(), data=[1, 5, 3], indptr=[0, 2, 3], depth=[10, 5], mean_depth=20.0)
+    array([ 2,  9, 10], dtype=int16)
+    """
+    if binning.kind == "segment":
+        return bin_segment_rows(data, indptr, binning.n_bins)
+    values, bounds = as_float(data), np.asarray(indptr, dtype=np.int64)
+    if binning.normalize:
+        target = binning.mean_depth if mean_depth is None else mean_depth
+        if target is None or depth is None:
+            raise ConfigError("Normalised value bins need `depth` and `mean_depth`.")
+        depths = np.asarray(depth, dtype=np.float64)
+        _check_depths(values, bounds, depths)
+        target = check_positive("mean_depth", target)
+    else:
+        target, depths = 1.0, np.ones(bounds.size - 1)
+    out = np.empty(values.size, dtype=np.int16)
+    bin_value_rows(values, bounds, depths, target, binning.cutoff, binning.bins_per_doubling, out)
+    if binning.max_bin is not None:
+        n_above = int(np.count_nonzero(out > binning.max_bin))
+        if n_above:
+            _log.debug("%d values lie above the highest bin, %d, and are clipped to it", n_above, binning.max_bin)
+            np.minimum(out, binning.max_bin, out=out)
+    return out
+
+
+def _check_depths(values: NDArray[Any], bounds: NDArray[np.int64], depths: NDArray[np.float64]) -> None:
+    if depths.shape != (bounds.size - 1,):
+        raise DataError(f"Expected one depth for each of {bounds.size - 1} rows, found shape {depths.shape}.")
+    for row in np.flatnonzero(~(depths > 0)):
+        if np.any(values[bounds[row] : bounds[row + 1]]):
+            raise DataError(f"Row {row} has counts, but its depth is {depths[row]}.")

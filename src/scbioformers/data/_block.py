@@ -1,0 +1,48 @@
+"""Blocks: some rows of a source, as every later step reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive rows of a :class:`BlockSource`, in arrays of their own."""
+
+    start: int
+    """Row of the data at which the block starts."""
+    counts: sp.csr_matrix
+    """float32 CSR matrix (n, n_molecules): sorted indices, no duplicates, no stored zeros."""
+    depth: NDArray[np.float64]
+    """(n,) sum of each row over *all* columns of the data, modelled or not, in counts."""
+    fields: NDArray[np.int32]
+    """(n, n_fields) category codes of the registered obs fields."""
+    present: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """(n_molecules,) whether the data measure each molecule; zeros of the others mean nothing. By default all."""
+
+    def __post_init__(self) -> None:
+        if not self.present.size:
+            object.__setattr__(self, "present", np.ones(self.counts.shape[1], bool))
+
+    def take(self, rows: NDArray[np.int64]) -> Block:
+        """Those rows, in that order, as a block of their own."""
+        return Block(0, self.counts[rows], self.depth[rows], self.fields[rows], self.present)
+
+    def scaled(self, molecules: NDArray[np.int64], factor: float) -> Block:
+        """The same cells, in each of them the count of one molecule (n,) times a factor; -1 for none."""
+        counts = self.counts.copy()
+        counts.data[counts.indices == np.repeat(molecules, np.diff(counts.indptr))] *= factor
+        counts.eliminate_zeros()
+        return replace(self, counts=counts)
+
+
+def concatenate(blocks: Sequence[Block]) -> Block:
+    """The cells of several blocks as one."""
+    counts = sp.vstack([block.counts for block in blocks], format="csr")
+    depth, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("depth", "fields"))
+    return Block(0, counts, depth, fields, blocks[0].present)

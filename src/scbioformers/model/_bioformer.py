@@ -1,0 +1,210 @@
+"""A fitted model: configuration, binning, vocabulary, weights, and what tasks have added; its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scbioformers.config import Binning, Masking, ModelConfig, Reading
+from scbioformers.core import ModelFormatError, Vocabulary
+from scbioformers.data import ObsField
+from scbioformers.model import _storage
+from scbioformers.model._head import Head
+from scbioformers.nn import Network, Sizes
+from scbioformers.tokens import Tokenizer
+
+_ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean")
+
+
+@dataclass(frozen=True, eq=False)
+class BioFormer:
+    """A fitted model; made by :func:`scbioformers.tl.fit`, read back by :func:`scbioformers.get.model`.
+
+    Holds no cells. Everything that belongs to the training data and that other data must be read with is frozen in it:
+    the vocabulary, the binning, the categories of the obs fields and the axes of the embedding.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> model = bf.get.model(adata)
+    >>> len(model.vocabulary)
+    40
+    """
+
+    config: ModelConfig
+    vocabulary: Vocabulary
+    binnings: dict[str, Binning]
+    """By modality, ``"rna"`` where there is one."""
+    masking: Masking
+    hidden_share: float
+    """Share of the expressed molecules that the masks hid, over the training cells."""
+    fields: tuple[ObsField, ...]
+    """The sample-level tokens, e.g. the batch, with their categories."""
+    reading: Reading
+    """How the training data were read, and every query is."""
+    gene_mean: NDArray[np.float32]
+    """(M,), mean count of each molecule over the training cells, at their mean depth."""
+    gene_share: NDArray[np.float32]
+    """(M,), share of the training cells that express each molecule."""
+    bin_mean: NDArray[np.float32]
+    """(V,), mean of the (normalised) counts of the training cells within each bin."""
+    members: tuple[Network, ...]
+    """One network per member of the ensemble."""
+    axes: NDArray[np.float32]
+    """(M, K), axes of the default embedding in the space of decoded log1p profiles."""
+    axes_mean: NDArray[np.float32]
+    """(M,), origin of the axes."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Versions of the packages, hash of the training data, training parameters."""
+    heads: dict[str, Head] = field(default_factory=dict)
+    """What tasks have added, by name, such as ``"perturbation"``."""
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.members[0].parameters())
+        return (
+            f"BioFormer({len(self.vocabulary)} molecules, {self.config.n_layers} layers, width {self.config.width}, "
+            f"{n:,} parameters, {len(self.members)} member{'s' * (len(self.members) > 1)}, hash {self.hash[:12]})"
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """How this model reads counts."""
+        return Tokenizer(
+            binning=self.binnings["rna"],
+            gene_mean=self.gene_mean,
+            masking=self.masking,
+            hidden_share=self.hidden_share,
+            tokens=self.config.tokens,
+            max_tokens=self.config.max_tokens,
+            counts=self.reading.counts,
+            n_noise=self.config.n_latent if self.config.latent_noise and self.fields else 0,
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the networks and the state that cells are read by: what results record.
+
+        Heads, which have hashes of their own, and provenance are no part of it: a head that is added makes no embedding
+        stale.
+        """
+        network = replace(self, heads={}, provenance={})
+        return hashlib.sha256(network.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The whole model as one safetensors file; no pickle."""
+        return _storage.pack(self._tensors(), self._documents())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> BioFormer:
+        """The model that :meth:`to_bytes` wrote.
+
+        Raises
+        ------
+        ModelFormatError
+            If the bytes are damaged, of another schema, or no model.
+        """
+        return cls._build(*_storage.unpack(data))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``config.json``, ``vocabulary.json``, ``model.safetensors`` and, last, a SHA-256 manifest.
+
+        The directory appears at once and complete, or not at all.
+        """
+        return _storage.save(Path(directory), self._tensors(), self._documents())
+
+    @classmethod
+    def load(cls, directory: str | Path) -> BioFormer:
+        """The model of a directory that :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelFormatError
+            If a file is missing, damaged or altered, or of another schema.
+        """
+        return cls._build(*_storage.load(Path(directory)))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        for i, network in enumerate(self.members):
+            tensors |= {f"members.{i}.{name}": value for name, value in network.state_dict().items()}
+        for name, head in self.heads.items():
+            tensors |= {f"heads.{name}.{key}": torch.from_numpy(array) for key, array in head.arrays.items()}
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def _documents(self) -> dict[str, Any]:
+        config = {
+            "schema": _storage.SCHEMA,
+            "model": self.config.to_dict(),
+            "binnings": {name: binning.to_dict() for name, binning in self.binnings.items()},
+            "masking": self.masking.to_dict(),
+            "fields": [obs_field.to_dict() for obs_field in self.fields],
+            "reading": self.reading.to_dict(),
+            "hidden_share": self.hidden_share,
+            "n_members": len(self.members),
+            "provenance": self.provenance,
+            "heads": {name: head.config for name, head in self.heads.items()},
+        }
+        return {"config": config, "vocabulary": self.vocabulary.to_dict()}
+
+    @classmethod
+    def _build(cls, tensors: dict[str, torch.Tensor], documents: dict[str, Any]) -> BioFormer:
+        try:
+            stored = documents["config"]
+            config = ModelConfig.from_dict(stored["model"])
+            vocabulary = Vocabulary.from_dict(documents["vocabulary"])
+            fields = tuple(ObsField.from_dict(value) for value in stored["fields"])
+            binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
+            reading = Reading.from_dict(stored["reading"])
+            sizes = Sizes(
+                len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), reading.counts
+            )
+            members = tuple(_network(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
+            arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+            n = len(vocabulary)
+            expected = [(n, config.n_components), (n,), (n,), (n,), (sizes.n_values,)]
+            if not members or [array.shape for array in arrays.values()] != expected:
+                found_shapes = {name: array.shape for name, array in arrays.items()}
+                raise ValueError(f"{len(members)} members, {found_shapes}, expected {expected}")
+            if found := {x.dtype for x in tensors.values()} - {torch.float32}:
+                raise ValueError(f"tensors of {found}")
+            return cls(
+                config=config,
+                vocabulary=vocabulary,
+                binnings=binnings,
+                masking=Masking.from_dict(stored["masking"]),
+                fields=fields,
+                reading=reading,
+                hidden_share=float(stored["hidden_share"]),
+                members=members,
+                provenance=dict(stored["provenance"]),
+                heads={name: _head(name, config, tensors) for name, config in stored["heads"].items()},
+                **arrays,
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+            raise ModelFormatError(f"The stored model is incomplete or inconsistent: {error}") from error
+
+
+def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
+    prefix = f"heads.{name}."
+    arrays = {key.removeprefix(prefix): x.numpy() for key, x in tensors.items() if key.startswith(prefix)}
+    return Head(dict(config), arrays)
+
+
+def _network(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Network:
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if config.n_layers > len(weights):
+        raise ValueError(f"{config.n_layers} layers in {len(weights)} tensors")
+    with torch.device("meta"):  # an absurd configuration must fail on its shapes, not on memory
+        network = Network(config, sizes)
+    network.load_state_dict(weights, assign=True)
+    return network.eval()

@@ -1,0 +1,77 @@
+"""What is stored in an AnnData: one file per result, with its keys, its writer and its reader."""
+
+from scbioformers.results._bins import write_bins
+from scbioformers.results._embedding import write_embedding
+from scbioformers.results._gene_programs import (
+    has_program_genes,
+    read_program_background,
+    read_program_genes,
+    read_program_labels,
+    read_program_scores,
+    write_gene_programs,
+)
+from scbioformers.results._grn import (
+    ConditionGRN,
+    WeightTable,
+    read_grn_edges,
+    read_grn_params,
+    read_grn_weights,
+    read_grns,
+    write_grn,
+)
+from scbioformers.results._imputed import create_store, imputed_layers, read_evidence, write_imputed
+from scbioformers.results._model import ModelLike, check_size, find_fit, find_model, store_model
+from scbioformers.results._perturb import (
+    GroupEffects,
+    Perturbed,
+    read_perturb,
+    read_perturb_evidence,
+    read_perturb_names,
+    read_perturbed_profiles,
+    write_perturb,
+)
+from scbioformers.results._query import Query, open_query
+from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
+from scbioformers.results._slots import get_column, target
+
+__all__ = [
+    "ConditionGRN",
+    "GroupEffects",
+    "ModelLike",
+    "Perturbed",
+    "Query",
+    "WeightTable",
+    "check_size",
+    "create_store",
+    "find_fit",
+    "find_model",
+    "get_column",
+    "has_program_genes",
+    "imputed_layers",
+    "open_query",
+    "read_enrichment",
+    "read_evidence",
+    "read_grn_edges",
+    "read_grn_params",
+    "read_grn_weights",
+    "read_grns",
+    "read_perturb",
+    "read_perturb_evidence",
+    "read_perturb_names",
+    "read_perturbed_profiles",
+    "read_program_background",
+    "read_program_genes",
+    "read_program_labels",
+    "read_program_scores",
+    "read_regulators",
+    "store_model",
+    "target",
+    "write_bins",
+    "write_embedding",
+    "write_enrichment",
+    "write_gene_programs",
+    "write_grn",
+    "write_imputed",
+    "write_perturb",
+    "write_regulators",
+]

@@ -1,0 +1,14 @@
+"""Bins that ``pp`` writes to look at: ``layers[key]`` and their parameters in ``uns[key]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scbioformers.config import Binning
+from scbioformers.results._slots import params_to_json, set_layer, set_uns
+
+
+def write_bins(adata: Any, key: str, bins: Any, binning: Binning, layer: str | None) -> None:
+    """Write bins (N, n_vars) and how they were made, from which layer."""
+    set_layer(adata, key, bins)
+    set_uns(adata, key, {"params": params_to_json({"layer": layer, "binning": binning.to_dict()})})

@@ -1,0 +1,22 @@
+"""Embeddings of cells: ``obsm[key]``, ``uns[key]`` and, where there are empty cells, ``obs["bioformer_empty"]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scbioformers.results._slots import params_to_json, set_obs, set_obsm, set_uns
+
+EMPTY = "bioformer_empty"
+
+
+def write_embedding(
+    adata: Any, key: str, embedding: NDArray[np.float32], params: dict[str, Any], empty: NDArray[np.bool_]
+) -> None:
+    """Write an embedding (N, K), its parameters, and which cells (N,) have no count in the model's molecules."""
+    set_obsm(adata, key, embedding)
+    set_uns(adata, key, {"params": params_to_json(params)})
+    if empty.any() or EMPTY in adata.obs:
+        set_obs(adata, EMPTY, empty)

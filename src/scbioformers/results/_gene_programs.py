@@ -1,0 +1,81 @@
+"""Gene programs: labels in ``var[key]``, scores in ``obsm``, genes and their background in ``uns[key]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scbioformers.core import DataError
+from scbioformers.results._slots import escape, get_slot, params_to_json, set_obsm, set_uns, set_var
+
+_HINT = "Run `bf.tl.gene_programs(adata)` first."
+
+
+def write_gene_programs(
+    adata: Any,
+    key: str,
+    label: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    *,
+    genes: pd.DataFrame,
+    stability: pd.DataFrame,
+    background: NDArray[Any],
+    params: dict[str, Any],
+) -> None:
+    """Write the program of each variable (n_vars,), -1 for none, scores (N, P) and tables."""
+    names = pd.Index([str(i + 1) for i in range(scores.shape[1])], dtype=str)
+    set_var(adata, key, pd.Categorical.from_codes(label, names))
+    set_obsm(adata, f"{key}_scores", scores)
+    stored = {"genes": genes, "stability": stability, "background": background.astype(str)}
+    set_uns(adata, key, stored | {"params": params_to_json(params)})
+
+
+def has_program_genes(adata: Any, key: str) -> bool:
+    """Whether the genes of the programs are stored with their weights, as ``bf.tl.gene_programs`` stores them."""
+    return "genes" in adata.uns.get(escape(key), {})
+
+
+def read_program_genes(adata: Any, key: str) -> pd.DataFrame:
+    """Columns program, gene, weight and support, as they were stored.
+
+    Raises
+    ------
+    MissingKeyError
+        If there are no programs.
+    """
+    return pd.DataFrame(get_slot(adata, "uns", key, hint=_HINT)["genes"])
+
+
+def read_program_background(adata: Any, key: str) -> list[str]:
+    """The genes that could have been in a program."""
+    return [str(gene) for gene in get_slot(adata, "uns", key, hint=_HINT)["background"]]
+
+
+def read_program_labels(adata: Any, key: str) -> pd.Series[Any]:
+    """The program of each gene that is in one, by the gene's name."""
+    return pd.Series(get_slot(adata, "var", key, hint=_HINT), dtype=object).dropna().astype(str)
+
+
+def read_program_scores(adata: Any, key: str) -> pd.DataFrame:
+    """Scores, cells x programs. An array has the programs in the order of the categories.
+
+    Raises
+    ------
+    MissingKeyError
+        If there are none.
+    DataError
+        If there are not as many columns as programs.
+    """
+    scores = get_slot(adata, "obsm", f"{key}_scores", hint=_HINT)
+    if isinstance(scores, pd.DataFrame):
+        return scores.rename(columns=str)
+    column = get_slot(adata, "var", key, hint=_HINT)
+    named = isinstance(column.dtype, pd.CategoricalDtype)
+    names = [str(name) for name in column.cat.categories] if named else sorted(set(read_program_labels(adata, key)))
+    values = np.asarray(scores)
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise DataError(f"adata.obsm[{f'{key}_scores'!r}] is {values.shape}, expected a column for each of {names}.")
+    return pd.DataFrame(values, adata.obs_names, names)

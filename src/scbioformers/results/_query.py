@@ -1,0 +1,110 @@
+"""A query: cells as a fitted model reads them. Every verb that uses a model starts with :func:`open_query`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scbioformers.core import DataError, near_names
+from scbioformers.data import (
+    AnnDataSource,
+    BlockSource,
+    field_codes,
+    inspect,
+    match_molecules,
+    require_counts,
+    require_valid,
+)
+from scbioformers.model import BioFormer
+from scbioformers.results._model import ModelLike, find_model
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A model, and N cells as it reads them."""
+
+    model: BioFormer
+    source: BlockSource
+    """The cells, over the M molecules of the model."""
+    layer: str | None
+    """Layer that is read, None for ``X``."""
+    columns: NDArray[np.int64]
+    """(M,) column of each molecule in the data, -1 where it was not measured."""
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(M,) whether the data measure each molecule."""
+        return self.columns >= 0
+
+    def positions(self, genes: str | Sequence[str], *, measured: bool = True) -> NDArray[np.int64]:
+        """Positions of genes among the model's molecules.
+
+        Parameters
+        ----------
+        genes
+            Names, or one name.
+        measured
+            Refuse genes that the data do not measure.
+
+        Raises
+        ------
+        DataError
+            If no gene is named, one is unknown to the model (near names are suggested), or not measured.
+        """
+        names = self.model.vocabulary.molecules()
+        at = {name: i for i, name in enumerate(names)}
+        genes = [genes] if isinstance(genes, str) else list(genes)
+        if not genes:
+            raise DataError("`genes` is empty: name at least one, or pass None.")
+        if unknown := [gene for gene in genes if gene not in at]:
+            near = near_names(unknown[0], names)
+            hint = f" Near names: {near}." if near else ""
+            raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
+        found = np.array([at[gene] for gene in genes], dtype=np.int64)
+        if measured and not self.measured[found].all():
+            absent = [gene for gene, there in zip(genes, self.measured[found], strict=True) if not there]
+            raise DataError(
+                f"{absent[:5]} are not among the genes of the data; `bf.get.imputed(adata, genes=…)` predicts them."
+            )
+        return found
+
+
+def open_query(adata: AnnData, model: ModelLike | None, *, layer: str | None, key: str) -> Query:
+    """Find the model, the layer, the genes and the obs fields that it needs in ``adata``.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    model
+        A model, its directory, or the AnnData that it was fitted on; None takes that in ``adata.uns[key]``.
+    layer
+        Layer to read; None takes the layer that the model was fitted on if it is there, else ``X``.
+    key
+        Where the model is in ``uns``.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no model, or a layer or column that it needs is not there.
+    DataError
+        If the data is on another scale than the model's, or fewer than half of its genes are there.
+    """
+    found = find_model(adata, model, key)
+    reading = found.reading
+    if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
+        layer = reading.layer
+    inspection = inspect(adata, layer)
+    no_gene = np.zeros(adata.n_vars, dtype=bool)  # a gene may well be zero in a query: nothing to warn of
+    if reading.counts:
+        allow = reading.allow_non_integer
+        require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=inspection)
+    else:
+        require_valid(adata, layer, modelled=no_gene, inspection=inspection)
+    columns = match_molecules(found.vocabulary.molecules(), adata.var_names).columns
+    source = AnnDataSource(adata, layer=layer, columns=columns, fields=field_codes(found.fields, adata))
+    return Query(found, source, layer, columns)

@@ -1,0 +1,313 @@
+"""Who regulates whom, asked of a fitted model: by attention, by gene embeddings, by in-silico knock-outs (section 3.4).
+
+All matrices have targets as rows and regulators as columns, both among the M modelled molecules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch.nn import functional
+
+from scbioformers.core import (
+    SPECIALS,
+    ConfigError,
+    Consensus,
+    average_product_correction,
+    cosine_similarity,
+    tqdm,
+    uniform,
+)
+from scbioformers.data import Block, concatenate
+from scbioformers.model import BioFormer, make_batches, run_network
+from scbioformers.nn import Network
+
+Method = Literal["knockout", "embedding", "attention"]
+METHODS = ("knockout", "embedding", "attention")
+N_PROBES = 32  # cells in which a regulator is knocked out, of those that express it
+MAX_HELD = 0.1  # share of the pairs that a member holds, at most
+PRIOR_COUNT = 10  # of attention: cells in which a pair is as good as average
+_CHUNK = 1024  # knocked-out cells that are read together
+_BATCH = 128
+_MAX_PAIRS = 2**21  # attention weights of a head held at a time
+_PROBE_STREAM = 0x6124
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What one member of a model says of all pairs."""
+
+    weight: NDArray[np.float64]
+    """(M, R), NaN for pairs that were never seen and for a molecule with itself."""
+    count: NDArray[np.int64]
+    """(M, R), cells behind each weight."""
+    signed: bool
+    """Whether a negative weight means repression; if not, only large weights are strong."""
+    received: NDArray[np.float64] | None = None
+    """(R,), attention that is paid to each regulator, sum over the genes that ask, mean over the cells."""
+
+    @property
+    def strength(self) -> NDArray[np.float64]:
+        """What pairs are ranked by."""
+        return np.abs(self.weight) if self.signed else self.weight
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which pairs of which model to weigh, and how."""
+
+    model: BioFormer
+    method: Method
+    regulators: NDArray[np.int64]
+    """(R,), positions among the molecules."""
+    layers: tuple[int, ...] | None = None
+    """Attention: blocks to average over; None for all."""
+    heads: tuple[int, ...] | None = None
+    """Attention: heads to average over; None for all."""
+    contextual: bool = True
+    """Embedding: of the cells at hand, not of the input."""
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        if self.method not in METHODS:
+            raise ConfigError(f"`method` is one of {METHODS}, got {self.method!r}.")
+        if self.method == "attention" and not config.attention:
+            raise ConfigError("The model was fitted without attention (ModelConfig.attention=False). Pass `method=`.")
+        for name, chosen, n in (("layers", self.layers, config.n_layers), ("heads", self.heads, config.n_heads)):
+            if chosen is not None and (not chosen or not all(0 <= i < n for i in chosen)):
+                raise ConfigError(f"`{name}` are numbers from 0 to {n - 1}, at least one; got {list(chosen)}.")
+
+    def weigh(self, network: Network, cells: Block, seed: int, bar: tqdm[None]) -> Pairs:
+        """Ask one member, in the cells of one condition."""
+        if self.method == "attention":
+            pairs = self._attention(network, cells, bar)
+        elif self.method == "embedding":
+            pairs = self._embedding(network, cells)
+        else:
+            pairs = self._knockout(network, cells, seed, bar)
+        weight = pairs.weight.copy()
+        weight[self.regulators, np.arange(len(self.regulators))] = np.nan
+        return replace(pairs, weight=np.where(pairs.count > 0, weight, np.nan))
+
+    def n_steps(self, cells: Block) -> int:
+        """How far the progress bar moves in :meth:`weigh`."""
+        return {"attention": len(cells.depth), "embedding": 0, "knockout": len(self.regulators)}[self.method]
+
+    def _attention(self, network: Network, cells: Block, bar: tqdm[None]) -> Pairs:
+        total, count = sum_attention(self.model, network, cells, self.layers, self.heads, bar)
+        np.fill_diagonal(count, 0)
+        mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        # of pairs seen a few times the mean says little
+        corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
+        received = total.sum(axis=0)[self.regulators] / len(cells.depth)
+        return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
+
+    def _embedding(self, network: Network, cells: Block) -> Pairs:
+        if self.contextual:
+            similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
+            share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
+            similarity *= share
+            if (
+                self.model.reading.counts
+            ):  # without counts it is the share of bins; that of the target gained nothing there
+                similarity *= share[:, None]
+        else:
+            similarity = cosine_similarity(input_embedding(network))
+        similarity = similarity[:, self.regulators]
+        return Pairs(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
+
+    def _knockout(self, network: Network, cells: Block, seed: int, bar: tqdm[None]) -> Pairs:
+        effect = np.zeros((len(self.model.vocabulary), len(self.regulators)))
+        count = np.zeros(effect.shape, np.int64)
+        before = log_rates(self.model, network, cells)
+        waiting: list[tuple[int, NDArray[np.int64], Block]] = []
+
+        def read() -> None:
+            after = log_rates(self.model, network, concatenate([block for _, _, block in waiting]))
+            start = 0
+            for at, rows, _ in waiting:
+                effect[:, at] = (before[rows] - after[start : start + rows.size]).mean(axis=0)
+                start += rows.size
+            bar.update(len(waiting))
+            waiting.clear()
+
+        expressed = cells.counts.tocsc()
+        for at, molecule in enumerate(self.regulators):
+            rows = expressed.indices[expressed.indptr[molecule] : expressed.indptr[molecule + 1]].astype(np.int64)
+            rows = np.sort(rows[np.argsort(uniform(seed ^ _PROBE_STREAM, molecule, rows), kind="stable")[:N_PROBES]])
+            count[:, at] = rows.size
+            if not rows.size:
+                bar.update()
+                continue
+            waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, molecule), 0)))
+            if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
+                read()
+        if waiting:
+            read()
+        effect[self.regulators, np.arange(len(self.regulators))] = 0.0
+        share = explained_share(self.model, cells, before)
+        effect *= share[:, None]
+        length = np.linalg.norm(effect, axis=0)
+        unit = np.divide(effect, length, out=np.zeros_like(effect), where=length > 0)
+        # of one length, regulators that hardly any cell expresses would stand beside those that many do
+        return Pairs(unit * share[self.regulators], count, signed=True)
+
+
+@dataclass(frozen=True)
+class ConsensusGRN:
+    """What the members of a model agree on in the cells of one condition."""
+
+    consensus: Consensus
+    """Weights, ranks and support of all pairs (M, R)."""
+    count: NDArray[np.int64]
+    """(M, R), cells behind each pair."""
+    received: NDArray[np.float64] | None
+    """(R,), attention that each regulator receives, mean over the members."""
+
+
+def infer_grn(
+    asked: Asked, cells: Block, measured: NDArray[np.bool_], top_k: int, seed: int, shown: str | None
+) -> ConsensusGRN:
+    """Ask every member in the cells of one condition.
+
+    Parameters
+    ----------
+    asked
+        Which pairs, and how.
+    cells
+        Of the condition.
+    measured
+        (M,), targets that the data measure; the others are no pair.
+    top_k
+        Pairs that a member holds, at most a tenth of all.
+    seed
+        Of the cells in which regulators are knocked out.
+    shown
+        Name of the condition on the progress bar, None for no bar.
+    """
+    n_held = max(1, min(top_k, int(MAX_HELD * measured.sum() * asked.regulators.size)))
+    consensus, members, received = Consensus(n_held), asked.model.members, []
+    steps = asked.n_steps(cells) * len(members)
+    with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
+        for network in members:
+            pairs = asked.weigh(network, cells, seed, bar)
+            unmeasured = np.where(measured[:, None], 0.0, np.nan)
+            consensus.add(pairs.weight + unmeasured, pairs.strength + unmeasured)
+            if pairs.received is not None:
+                received.append(pairs.received)
+    return ConsensusGRN(consensus, pairs.count, np.mean(received, axis=0) if received else None)
+
+
+def edge_table(found: ConsensusGRN, genes: Sequence[str], regulators: NDArray[np.int64], top_k: int) -> pd.DataFrame:
+    """The strongest ``top_k`` edges: source, target, weight, rank, support and count."""
+    rank, names = found.consensus.rank, np.array(genes, dtype=object)
+    target, regulator = np.nonzero((rank > 0) & (rank <= top_k))
+    table = pd.DataFrame(
+        {
+            "source": names[regulators][regulator],
+            "target": names[target],
+            "weight": found.consensus.weight[target, regulator],
+            "rank": rank[target, regulator],
+            "support": found.consensus.support[target, regulator],
+            "count": found.count[target, regulator],
+        }
+    )
+    return table.sort_values("rank", ignore_index=True)
+
+
+@torch.no_grad()
+def sum_attention(
+    model: BioFormer,
+    network: Network,
+    cells: Block,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    bar: tqdm[None],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sums over the cells of the attention of each expressed molecule (row) to the others, and numbers of cells.
+
+    Mean over the chosen layers and heads, after the softmax. Never held: cells x heads x M x M.
+    """
+    n = len(model.vocabulary)
+    total, count = np.zeros((n, n)), np.zeros((n, n), np.int64)
+    chosen = range(model.config.n_layers) if layers is None else layers
+    network = network.eval()
+    longest = int(np.diff(cells.counts.indptr).max(initial=1)) if model.config.tokens == "expressed" else n
+    size = max(1, min(_BATCH, _MAX_PAIRS // min(longest, model.config.max_tokens) ** 2))
+    for batch in make_batches(model, cells, size):
+        bar.update(len(batch))
+        if not batch.context_ids.shape[1]:  # cells without any count
+            continue
+        weights = torch.zeros(())
+        for layer in network.attend(batch, chosen):
+            weights = weights + (layer if heads is None else layer[:, list(heads)]).mean(dim=1) / len(chosen)
+        for ids, weight in zip(batch.context_ids.numpy(), weights.numpy(), strict=True):
+            here = ids[ids > 0] - len(SPECIALS)
+            pairs = np.ix_(here, here)
+            total[pairs] += weight[: here.size, : here.size]
+            count[pairs] += 1
+    return total, count
+
+
+def input_embedding(network: Network) -> NDArray[np.float64]:
+    """(M, width) the embedding of each molecule's token."""
+    return network.molecule.weight[len(SPECIALS) :].detach().double().numpy()
+
+
+@torch.no_grad()
+def contextual_embedding(model: BioFormer, network: Network, cells: Block) -> NDArray[np.float64]:
+    """(M, L) how the predicted log rate of each molecule answers to the latent of the cells, mean over them.
+
+    The decoder is linear but for one activation, so the mean of its Jacobian needs only the mean slope of that.
+    """
+    decoder = cast("torch.nn.Linear", network.from_latent[0])
+    slope, n = torch.zeros(decoder.out_features, dtype=torch.float64), 0
+    for _, output in run_network(model, network, [cells], _BATCH):
+        with torch.enable_grad():
+            inner = decoder(output.latent).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(functional.gelu(inner).sum(), inner)
+        slope += gradient.double().sum(dim=0)
+        n += len(gradient)
+    rate, straight, first = (x.weight.double() for x in (network.rate, network.linear_rate, decoder))
+    return ((rate * (slope / max(n, 1))) @ first + straight).numpy()
+
+
+def log_rates(model: BioFormer, network: Network, cells: Block) -> NDArray[np.float32]:
+    """(N, M) log of the expected count of every molecule at the mean depth (without counts: the logit of the bin)."""
+    rates = np.empty(cells.counts.shape, np.float32)
+    for batch, output in run_network(model, network, [cells], _BATCH):
+        rates[batch.rows.numpy()] = output.log_rate.numpy()
+    return rates
+
+
+def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(M,) spread of the predicted profile over the cells, as a share of that of the measured one; 0 to 1.
+
+    A change of what the model cannot tell from one cell to the next says little, however large.
+    """
+    measured = model.tokenizer.profiles(cells)
+    mean = np.asarray(measured.mean(axis=0)).ravel()
+    variance = np.asarray(measured.multiply(measured).mean(axis=0)).ravel() - mean**2
+    predicted = (np.logaddexp(0.0, rates) if model.reading.counts else expit(rates)).std(axis=0, dtype=np.float64)
+    spread = np.sqrt(np.maximum(variance, 0.0))
+    share = np.divide(predicted, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.minimum(share, 1.0)
+
+
+def draw_conditions(codes: NDArray[np.int64], n_cells: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of each condition (code 0, 1, …; -1 is none), equal numbers of all and at most ``n_cells``.
+
+    Which rows of a condition does not depend on its code, so the order of the categories changes nothing.
+    """
+    sizes = np.bincount(codes[codes >= 0])
+    n = int(sizes.min()) if n_cells is None else min(int(sizes.min()), n_cells)
+    for code in range(len(sizes)):
+        rows = np.flatnonzero(codes == code)
+        yield np.sort(rows[np.argsort(uniform(seed, 0, rows), kind="stable")[:n]])

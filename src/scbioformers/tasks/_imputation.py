@@ -1,0 +1,220 @@
+"""Predicted expression, block by block: what is asked is hidden, predicted from the rest, and decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scbioformers.config import bin_levels
+from scbioformers.core import (
+    SCALES,
+    SPECIALS,
+    ConfigError,
+    Scale,
+    deviation,
+    expected,
+    posterior_mean,
+    quantile,
+    tqdm,
+    uniform,
+)
+from scbioformers.data import Block, BlockSource
+from scbioformers.model import BioFormer, predict_masked, run_network
+from scbioformers.nn import Batch, require_device
+
+BLOCK_CELLS = 1024  # cells decoded to dense rows at a time
+N_FOLDS = 7  # hides a seventh of the molecules at a time, about the share that training hides
+N_RELIABILITY_BINS = 20
+_FOLD_STREAM = 0xF01D
+
+Plan = Callable[[Block], Iterator[csr_matrix]]
+"""What to hide of the cells of a block: one (n, M) matrix per pass, non-zero at what that pass asks for."""
+
+
+@dataclass
+class Evidence:
+    """How well hidden measured values were predicted, as sums over all of them."""
+
+    joint: NDArray[np.float64]
+    """(V, V) expected number of predictions of each bin (columns) by measured bin (rows)."""
+    predicted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
+    """Sum of the predicted probabilities of being expressed, by class of that probability."""
+    observed: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
+    """How many of the same were expressed."""
+    count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
+    """How many there were."""
+    nll_bits: float = 0.0
+    """Sum of the negative log-likelihood, in bits."""
+
+    def add(self, batch: Batch, probabilities: NDArray[np.float32]) -> None:
+        """Count the predictions of one batch."""
+        target = batch.target_bins.cpu().numpy()
+        asked = target >= 0
+        bins, p = target[asked], probabilities[asked].astype(np.float64)
+        for value in np.unique(bins):
+            self.joint[value] += p[bins == value].sum(axis=0)
+        expressed = 1.0 - p[:, 0]
+        at = np.minimum((expressed * N_RELIABILITY_BINS).astype(int), N_RELIABILITY_BINS - 1)
+        self.predicted += np.bincount(at, expressed, N_RELIABILITY_BINS)
+        self.observed += np.bincount(at, bins > 0, N_RELIABILITY_BINS)
+        self.count += np.bincount(at, minlength=N_RELIABILITY_BINS)
+        self.nll_bits -= float(np.log2(np.maximum(p[np.arange(len(bins)), bins], 1e-12)).sum())
+
+    def to_dict(self) -> dict[str, NDArray[np.float64]]:
+        """Arrays for ``uns``."""
+        n = max(float(self.count.sum()), 1.0)
+        return {
+            "joint": self.joint,
+            "predicted": self.predicted,
+            "observed": self.observed,
+            "count": self.count,
+            "nll_bits": np.array([self.nll_bits / n]),
+        }
+
+
+def check_request(output: str, quantiles: Sequence[float], batch_size: int, device: str) -> None:
+    """Refuse, before any work, what cannot be predicted.
+
+    Raises
+    ------
+    ConfigError
+        If the unit, a quantile or the batch size is out of range, or the device not there.
+    """
+    if output not in SCALES:
+        raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
+    if wrong := [q for q in quantiles if not 0 < q < 1]:
+        raise ConfigError(f"`quantiles` lie strictly between 0 and 1, got {wrong}.")
+    if batch_size < 1:
+        raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
+    require_device(device)
+
+
+def folds(n_molecules: int, n_folds: int, molecules: NDArray[np.int64] | None = None) -> Plan:
+    """Ask for every molecule (or those) of every cell, in so many passes: each is predicted from the other folds.
+
+    The folds are random, of equal size, and the same for all cells, so that no result depends on the order of cells.
+    """
+    rank = np.argsort(np.argsort(uniform(_FOLD_STREAM, np.arange(n_molecules)), kind="stable"))
+    wanted = np.ones(n_molecules, dtype=bool)
+    if molecules is not None:
+        wanted[:] = False
+        wanted[molecules] = True
+    columns = [np.flatnonzero((rank % n_folds == k) & wanted) for k in range(n_folds)]
+
+    def plan(block: Block) -> Iterator[csr_matrix]:
+        n = len(block.depth)
+        for fold in columns:
+            if fold.size:
+                indices, indptr = np.tile(fold, n), np.arange(n + 1) * fold.size
+                yield csr_matrix((np.ones(indices.size, bool), indices, indptr), shape=(n, n_molecules))
+
+    return plan
+
+
+def positions(mask: csr_matrix) -> Plan:
+    """Ask for the non-zero positions of a (N, M) mask, all at once."""
+
+    def plan(block: Block) -> Iterator[csr_matrix]:
+        yield mask[block.start : block.start + len(block.depth)]
+
+    return plan
+
+
+def impute_blocks(
+    model: BioFormer,
+    source: BlockSource,
+    plan: Plan,
+    *,
+    scale: Scale,
+    std: bool = False,
+    quantiles: Sequence[float] = (),
+    keep_measured: bool = False,
+    evidence: Evidence | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress_bar: bool = False,
+) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+    """Predict what the plan asks for, in blocks of cells; nothing of size cells x molecules x bins is ever held.
+
+    ``keep_measured`` puts what was measured where a pass does not ask.
+
+    Yields
+    ------
+    The row at which the block starts, and dense (n, M) arrays, NaN where nothing was asked: ``"mean"``, and if asked
+    for ``"std"`` and each quantile by its number.
+    """
+    names = ["mean", *(["std"] if std else []), *(str(q) for q in quantiles)]
+    with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
+        for block in source.blocks(BLOCK_CELLS):
+            shape = (len(block.depth), source.n_molecules)
+            values = {name: np.full(shape, np.nan, np.float32) for name in names}
+            for asked in plan(block):
+                for batch, probabilities in predict_masked(model, block, asked, batch_size, device=device):
+                    if evidence is not None:
+                        evidence.add(batch, probabilities)
+                    _decode(model, batch, probabilities, scale, block.start, values)
+                if keep_measured:
+                    measured = model.tokenizer.measured(block, scale, asked)
+                    values["mean"] = np.where(np.isnan(values["mean"]), measured, values["mean"])
+            bar.update(len(block.depth))
+            yield block.start, values
+
+
+def posterior_blocks(
+    model: BioFormer,
+    source: BlockSource,
+    *,
+    scale: Scale,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress_bar: bool = False,
+) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+    """Expression given all that was measured of a cell, the molecule itself included, in blocks of cells.
+
+    Yields
+    ------
+    The row at which the block starts, and ``"mean"``, dense (n, M), averaged over the members.
+    """
+    with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
+        for block in source.blocks(BLOCK_CELLS):
+            counts = block.counts.toarray()
+            mean, size = np.zeros(counts.shape), np.ones((len(counts), 1))
+            for network in model.members:
+                dispersion = network.log_dispersion.detach().exp().cpu().double().numpy()
+                for batch, output in run_network(model, network, [block], batch_size, device=device):
+                    at = batch.rows.cpu().numpy() - block.start
+                    size[at, 0] = batch.size_factor.cpu().numpy()
+                    rate = output.log_rate.double().exp().cpu().numpy() * size[at]
+                    mean[at] += posterior_mean(rate, dispersion, counts[at]) / len(model.members)
+            if scale == "log1p":
+                mean = np.log1p(mean / size)
+            bar.update(len(block.depth))
+            yield block.start, {"mean": mean.astype(np.float32)}
+
+
+def _decode(
+    model: BioFormer,
+    batch: Batch,
+    probabilities: NDArray[np.float32],
+    scale: Scale,
+    start: int,
+    values: dict[str, NDArray[np.float32]],
+) -> None:
+    """Write the decoded predictions of one batch to their places."""
+    size = np.exp(batch.log_depth.cpu().numpy().astype(np.float64))
+    levels = bin_levels(model.binnings["rna"], model.bin_mean, size, scale)
+    ids = batch.hidden_ids.cpu().numpy()
+    cell, at = np.nonzero(ids)
+    rows, molecules = batch.rows.cpu().numpy()[cell] - start, ids[cell, at] - len(SPECIALS)
+    for name, array in values.items():
+        if name == "mean":
+            decoded = expected(probabilities, levels)
+        elif name == "std":
+            decoded = deviation(probabilities, levels)
+        else:
+            decoded = quantile(probabilities, levels, float(name))
+        array[rows, molecules] = decoded[cell, at]

@@ -1,0 +1,43 @@
+"""Responses to perturbations: labels, measured effects, and the head that predicts those of other targets."""
+
+from scbioformers.tasks.perturbation._components import COMPONENTS
+from scbioformers.tasks.perturbation._correlations import Correlations, measure_correlations
+from scbioformers.tasks.perturbation._design import Design, read_design
+from scbioformers.tasks.perturbation._effects import Effects, log1p_rows, measure_effects
+from scbioformers.tasks.perturbation._fit import fit_head, target_features
+from scbioformers.tasks.perturbation._folds import n_trainings
+from scbioformers.tasks.perturbation._head import PerturbationHead
+from scbioformers.tasks.perturbation._labels import Targets, parse_label, require_known, require_singles
+from scbioformers.tasks.perturbation._task import (
+    asked_targets,
+    choose_probes,
+    fit_perturbation,
+    pair_chances,
+    require_head,
+)
+from scbioformers.tasks.perturbation._token import Pairing
+
+__all__ = [
+    "COMPONENTS",
+    "Correlations",
+    "Design",
+    "Effects",
+    "Pairing",
+    "PerturbationHead",
+    "Targets",
+    "asked_targets",
+    "choose_probes",
+    "fit_head",
+    "fit_perturbation",
+    "log1p_rows",
+    "measure_correlations",
+    "measure_effects",
+    "n_trainings",
+    "pair_chances",
+    "parse_label",
+    "read_design",
+    "require_head",
+    "require_known",
+    "require_singles",
+    "target_features",
+]

@@ -1,0 +1,256 @@
+"""The light head that predicts responses to perturbations: all it needs, as float32 arrays and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scbioformers.core import ModelFormatError
+from scbioformers.model import Head
+from scbioformers.tasks.perturbation._combinations import overlap
+from scbioformers.tasks.perturbation._components import COMPONENTS, Array, Knowledge
+from scbioformers.tasks.perturbation._correlations import lowered
+from scbioformers.tasks.perturbation._labels import Targets, require_known
+from scbioformers.tasks.perturbation._stack import Stack
+
+MAX_LOADINGS = 256
+_ARRAYS = ("effects", "se", "features", "loadings", "coexpression", "control_mean", "control_sd", "network", "weights",
+           "residual_sd", "token")  # fmt: skip
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PerturbationHead:
+    """Fitted to the effects of P perturbations on M genes; N names have features, or are genes."""
+
+    genes: Names
+    """(M,), the model's molecules."""
+    names: Names
+    """(N,), all names that may be perturbed."""
+    perturbations: tuple[Targets, ...]
+    """(P,), targets of each training perturbation."""
+    labels: Mapping[str, str]
+    """From labels of the training data that name no gene to the gene they hit."""
+    kind: str
+    effects: NDArray[np.float32]
+    """(P, M), observed."""
+    se: NDArray[np.float32]
+    """(P, M)."""
+    features: NDArray[np.float32]
+    """(N, F), of unit length."""
+    loadings: NDArray[np.float32]
+    """(M, R), of the correlations of the genes, over all cells of the training data."""
+    coexpression: NDArray[np.float32]
+    """(P, M), of each training target with the genes over the cells of others, lowered; 0 for combinations."""
+    control_mean: NDArray[np.float32]
+    """(M,), log1p."""
+    control_sd: NDArray[np.float32]
+    """(M,)."""
+    network: NDArray[np.float32]
+    """(P, M), the network's own answer for each training perturbation of one target, trained on those of others."""
+    weights: NDArray[np.float32]
+    """(n_components,)."""
+    residual_sd: NDArray[np.float32]
+    """(M,), of the out-of-fold predictions, noise included."""
+    remaining: float
+    """Expression of a perturbed gene relative to control."""
+    strength: float
+    """Share of the way from the training mean to the weighted pieces."""
+    combination: tuple[float, float]
+    """Weights of the sum of the single effects, and of where they overlap."""
+    correlation_error: float
+    """Standard error of the correlations, by which they are lowered."""
+    mean_depth: float
+    """Counts at which log1p is taken."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """Scores of the cross-validation over targets."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """Columns and labels that the fit was told of: ``key``, ``control``, ``batch_key``, …."""
+    token: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(D,), external token of a perturbed molecule, trained on the effects of all single targets."""
+
+    def resolve(self, targets: Sequence[Targets]) -> None:
+        """Refuse targets that are not known; raises :class:`DataError` with near names."""
+        require_known((name for each in targets for name in each), set(self.names), "Perturbations")
+
+    def knowledge(self, singles: Sequence[str], network: NDArray[Any] | None = None) -> Knowledge:
+        """What is known of some targets; ``network`` (K, M) is the network's answer for them."""
+        gene_at, name_at = _positions(self.genes), _positions(self.names)
+        at = np.array([name_at[name] for name in singles], dtype=np.int64)
+        features = self.features.astype(np.float64)
+        genes = np.array([name_at[name] for name in self.genes], dtype=np.int64)
+        m = len(self.genes)
+        own = np.array([gene_at.get(name, -1) for name in singles], dtype=np.int64)
+        if self.kind == "drug":
+            own[:] = -1
+        return Knowledge(
+            own=own,
+            features=features[at].reshape(len(singles), -1),
+            gene_features=features[genes],
+            correlations=self._correlations(singles, own),
+            control_sd=self.control_sd.astype(np.float64),
+            network=np.zeros((len(singles), m)) if network is None else np.asarray(network, np.float64),
+            kind=self.kind,
+        )
+
+    def _correlations(self, singles: Sequence[str], own: NDArray[np.int64]) -> Array:
+        """(K, M), of targets never perturbed over all cells, of others without the cells of their own."""
+        loadings, seen = self.loadings.astype(np.float64), _positions(self.perturbations)
+        found = lowered(loadings[np.maximum(own, 0)] @ loadings.T, self.correlation_error)
+        for i, name in enumerate(singles):
+            if (name,) in seen:
+                found[i] = self.coexpression[seen[(name,)]]
+        found[own < 0] = 0
+        return found
+
+    @property
+    def stack(self) -> Stack:
+        """The weighted pieces."""
+        single = [i for i, targets in enumerate(self.perturbations) if len(targets) == 1]
+        training = self.knowledge([self.perturbations[i][0] for i in single], self.network[single])
+        return Stack(
+            self.weights.astype(np.float64),
+            training,
+            self.effects[single].astype(np.float64),
+            self.se[single].astype(np.float64),
+            self.strength,
+        )
+
+    def predict(
+        self, targets: Sequence[Targets], network: Mapping[str, Array] | None = None, *, unseen: bool = False
+    ) -> tuple[Array, Array]:
+        """Effects (K, M) in log1p units and their standard errors.
+
+        Parameters
+        ----------
+        targets
+            What is perturbed together, known names.
+        network
+            The network's answer (M,) for single targets that are not among the training perturbations.
+        unseen
+            Do not use what was observed of a target or combination itself.
+        """
+        self.resolve(targets)
+        singles = list(dict.fromkeys(name for each in targets for name in each))
+        effect, sd = self._singles(singles, network or {}, unseen)
+        at = _positions(tuple(singles))
+        found, error = np.zeros((len(targets), len(self.genes))), np.zeros((len(targets), len(self.genes)))
+        observed = {} if unseen else _positions(self.perturbations)
+        for i, each in enumerate(targets):
+            rows = [at[name] for name in each]
+            if len(rows) == 1:
+                found[i], error[i] = effect[rows[0]], sd[rows[0]]
+                continue
+            found[i] = self.combination[0] * effect[rows].sum(axis=0) - self.combination[1] * overlap(effect[rows])
+            own = self.knowledge(list(each)).own_mask()
+            for row, mask in zip(rows, own, strict=True):
+                found[i, mask] = effect[row, mask]
+            error[i] = np.sqrt((sd[rows] ** 2).sum(axis=0))
+            if each in observed:
+                found[i], error[i] = self._update(found[i], error[i], observed[each])
+        return np.maximum(found, -self.control_mean.astype(np.float64)), error
+
+    def _singles(self, singles: Sequence[str], network: Mapping[str, Array], unseen: bool) -> tuple[Array, Array]:
+        m = len(self.genes)
+        at = _positions(self.perturbations)
+        answers = np.zeros((len(singles), m))
+        for i, name in enumerate(singles):
+            answers[i] = self.network[at[(name,)]] if (name,) in at else network.get(name, 0.0)
+        knowledge = self.knowledge(singles, answers)
+        stack = self.stack
+        effect = stack.predict(knowledge, self._itself(singles))
+        fall = np.log1p(self.remaining * np.expm1(self.control_mean.astype(np.float64))) - self.control_mean
+        effect = np.where(knowledge.own_mask(), fall, effect)
+        sd = np.broadcast_to(self.residual_sd.astype(np.float64), effect.shape).copy()
+        if not unseen:
+            for i, name in enumerate(singles):
+                if (name,) in at:
+                    effect[i], sd[i] = self._update(effect[i], sd[i], at[(name,)])
+        return effect, sd
+
+    def _itself(self, singles: Sequence[str]) -> NDArray[np.bool_]:
+        training = [targets[0] for targets in self.perturbations if len(targets) == 1]
+        return np.array([[name == other for other in training] for name in singles]).reshape(len(singles), -1)
+
+    def _update(self, prior: Array, sd: Array, row: int) -> tuple[Array, Array]:
+        """Weigh a prediction and what was observed by their precisions."""
+        noise = self.se[row].astype(np.float64) ** 2
+        spread = np.maximum(sd**2 - noise, 0.05 * sd**2)
+        spread = np.maximum(spread, (self.effects[row].astype(np.float64) - prior) ** 2 - noise)
+        share = spread / np.maximum(spread + noise, 1e-18)
+        return prior + share * (self.effects[row] - prior), np.sqrt(share * noise)
+
+    def to_head(self) -> Head:
+        """As it is stored with a model."""
+        config = {
+            "names": list(self.names),
+            "perturbations": [list(each) for each in self.perturbations],
+            "labels": dict(self.labels),
+            "kind": self.kind,
+            "remaining": self.remaining,
+            "strength": self.strength,
+            "combination": list(self.combination),
+            "correlation_error": self.correlation_error,
+            "mean_depth": self.mean_depth,
+            "evidence": dict(self.evidence),
+            "task": dict(self.task),
+        }
+        return Head(config, {name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _ARRAYS})
+
+    @classmethod
+    def from_head(cls, genes: Names, head: Head) -> PerturbationHead:
+        """Inverse of :meth:`to_head`; raises :class:`ModelFormatError` if something is missing or of another shape."""
+        stored, arrays = head.config, head.arrays
+        try:
+            return cls._checked(genes, stored, arrays)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFormatError(f"The stored response to perturbations is inconsistent: {error}") from error
+
+    @classmethod
+    def _checked(cls, genes: Names, stored: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PerturbationHead:
+        if lacking := [name for name in _ARRAYS if name not in arrays]:
+            raise ModelFormatError(
+                f"The stored response to perturbations lacks {lacking}, as of another version. Run `bf.tl.fit` again."
+            )
+        names = tuple(str(name) for name in stored["names"])
+        perturbations = tuple(tuple(str(name) for name in each) for each in stored["perturbations"])
+        p, m, n = len(perturbations), len(genes), len(names)
+        shapes = {
+            "effects": (p, m),
+            "se": (p, m),
+            "control_mean": (m,),
+            "control_sd": (m,),
+            "coexpression": (p, m),
+            "network": (p, m),
+            "weights": (len(COMPONENTS),),
+            "residual_sd": (m,),
+        }
+        wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+        wrong += [name for name, rows in (("features", n), ("loadings", m)) if len(arrays[name]) != rows]
+        known = set(names)
+        if wrong or not known.issuperset(genes) or not all(set(each) <= known for each in perturbations):
+            raise ModelFormatError(f"The stored response to perturbations is inconsistent: {wrong or 'names'}.")
+        combination = (float(stored["combination"][0]), float(stored["combination"][1]))
+        return cls(
+            genes=genes,
+            names=names,
+            perturbations=perturbations,
+            labels={str(key): str(value) for key, value in stored["labels"].items()},
+            kind=str(stored["kind"]),
+            remaining=float(stored["remaining"]),
+            strength=float(stored["strength"]),
+            combination=combination,
+            correlation_error=float(stored["correlation_error"]),
+            mean_depth=float(stored["mean_depth"]),
+            evidence=dict(stored["evidence"]),
+            task=dict(stored["task"]),
+            **{name: arrays[name] for name in _ARRAYS},
+        )
+
+
+def _positions(names: Sequence[Any]) -> dict[Any, int]:
+    return {name: i for i, name in enumerate(names)}
