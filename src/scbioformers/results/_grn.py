@@ -112,7 +112,7 @@ def read_grns(adata: Any, key: str) -> Iterator[tuple[str, WeightTable]]:
         table = read_grn_weights(adata, key, condition)
         if params["method"] == "attention":
             column = get_slot(adata, "var", f"{key}_attention{_ending(params, condition)}", hint=_HINT)
-            attention = column.to_numpy(np.float64)[names.get_indexer(table.regulators)]
+            attention = column.to_numpy(np.float64)[names.get_indexer(pd.Index(table.regulators))]
             table = replace(table, attention=attention)
         yield condition, table
 
