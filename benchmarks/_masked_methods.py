@@ -1,4 +1,4 @@
-"""Who predicts hidden expression: our model and its variants, scVI, and the baselines of ``scbioformers.metrics``."""
+"""Who predicts masked expression: our model and its variants, scVI, and the baselines of ``scbioformers.metrics``."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def fit_ours(
 
 
 def predict_ours(model: bf.BioFormer, cells: Block, asked: MaskedCells, *, natural: bool = False) -> LogProbabilities:
-    """Log probabilities in the order of the hidden entries, which is by cell and molecule."""
-    n, n_molecules = cells.counts.shape
+    """Log probabilities in the order of the masked entries, which is by cell and gene."""
+    n, n_features = cells.counts.shape
     starts = np.searchsorted(asked.cells, np.arange(n + 1))
-    wanted = csr_matrix((np.ones(asked.cells.size, bool), asked.molecules, starts), shape=(n, n_molecules))
+    wanted = csr_matrix((np.ones(asked.cells.size, bool), asked.genes, starts), shape=(n, n_features))
     p = np.full((asked.cells.size, model.binnings["rna"].n_values), np.nan, np.float32)
     for batch, probabilities in predict_masked(model, cells, wanted, 64, natural=natural):
-        ids = batch.hidden_ids.numpy()
+        ids = batch.masked_ids.numpy()
         cell, at = np.nonzero(ids)
         position = starts[batch.rows.numpy()[cell]] + at
-        if not np.array_equal(asked.molecules[position], ids[cell, at] - len(SPECIALS)):
+        if not np.array_equal(asked.genes[position], ids[cell, at] - len(SPECIALS)):
             raise RuntimeError("The model answers in another order than it was asked.")
         p[position] = probabilities[cell, at]
     return np.log(np.maximum(p, np.finfo(np.float32).tiny))
@@ -164,12 +164,12 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Log probabilities of the bins at the hidden entries of the test cells."""
+    """Log probabilities of the bins at the masked entries of the test cells."""
 
     masked: LogProbabilities
     """Under the mask of the problem."""
     natural: LogProbabilities | None
-    """Under a mask that hides every position alike, at natural odds."""
+    """Under a mask that masks every position alike, at natural odds."""
     fit_seconds: float | None
     """Of a baseline: fitting to and predicting the first mask."""
 
@@ -221,18 +221,18 @@ def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, asked: 
     dispersion = np.exp(-model.module.px_r.detach().numpy().astype(np.float64))
     depth_model = DepthModel.fit(training)
     depth = depth_model.estimate(asked)
-    # scVI's library is that of the modelled genes, to which all hidden counts belong
+    # scVI's library is that of the modelled genes, to which all masked counts belong
     library = np.asarray(asked.visible.sum(axis=1)).ravel() + np.maximum(depth - asked.depth, 0.0)
     odds = zero_odds(training, asked)
     out = np.empty((asked.bins.size, problem.binning.n_values), np.float32)
     for start in range(0, len(out), 4096):
         at = slice(start, start + 4096)
-        cells, molecules = asked.cells[at], asked.molecules[at]
+        cells, genes = asked.cells[at], asked.genes[at]
         p = np.zeros((cells.size, out.shape[1]))
         for shares, ratio in zip(drawn, np.resize(depth_model.spread, len(drawn)), strict=True):
-            rate = shares[cells, molecules] * library[cells] / depth[cells]
+            rate = shares[cells, genes] * library[cells] / depth[cells]
             depths = ratio * depth[cells, None]
-            p += bin_masses(problem.binning, rate, dispersion[molecules], depths)
+            p += bin_masses(problem.binning, rate, dispersion[genes], depths)
         p[:, 0] *= odds[cells]
         out[at] = np.log(p / p.sum(axis=1, keepdims=True))
     return out

@@ -13,7 +13,7 @@ SCORES = {
     "auroc": "AUROC",
     "sensitivity": "Sensitivity",
     "hel": "HEL",
-    "hel_molecule_mean": "HEL, gene mean",
+    "hel_gene_mean": "HEL, gene mean",
     "npv50": "NPV-50",
     "zero_specificity": "zero spec.",
     "bin_mae": "bin MAE",
@@ -67,7 +67,7 @@ def show_table(results: pd.DataFrame) -> Iterator[str]:
         size = of_set.iloc[0]
         yield f"### {name}: {size['n_train']} training cells, {size['n_test']} test cells, {size['n_genes']} genes"
         yield _score_table(of_set, SCORES)
-        yield f"{name} at natural odds (15 % of all positions hidden):"
+        yield f"{name} at natural odds (15 % of all positions masked):"
         yield _score_table(of_set, NATURAL, seconds=False)
     if (results["method"] == "ours").any():
         yield "### Goals"
@@ -134,7 +134,7 @@ def show_paper(results: pd.DataFrame) -> Iterator[str]:
         mask, realised = of_mask.iloc[0]["mask"], of_mask.iloc[0]["realised"]
         m, p, normalised = mask["ratio"], mask["nonzero_share"], mask["normalize"]
         name = [f"m={m}, p={p}", "normalised" if normalised else "raw"]
-        row = [*name, _triple(realised[key] for key in ("hidden_share", "nonzero_share", "hidden_share_of_expressed"))]
+        row = [*name, _triple(realised[key] for key in ("masked_share", "nonzero_share", "hidden_share_of_expressed"))]
         runs = {run["method"]: run for _, run in of_mask.iterrows()}
         for method in ("ours", LINEAR):
             run = runs.get(method)
@@ -145,7 +145,7 @@ def show_paper(results: pd.DataFrame) -> Iterator[str]:
         rows.append([*row, _triple(PAPER.get((m, p, normalised), [None]))])
     yield "### The paper's masks (its figures are of PBMC 4k + 8k)"
     yield "Sensitivity / HEL / NPV-50 (Table 2):"
-    header = ["mask", "bins", "hidden / of them expressed / of the expressed hidden", "ours", "NLL, bits", LINEAR,
+    header = ["mask", "bins", "masked / of them expressed / of the expressed masked", "ours", "NLL, bits", LINEAR,
               "NLL, bits", "paper's BioFormers"]  # fmt: skip
     yield markdown_table(header, rows)
     yield f"The paper's linear regression: {_triple(PAPER_LINEAR)}."

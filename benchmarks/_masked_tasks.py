@@ -1,4 +1,4 @@
-"""Imputation beyond hidden bins: thinned counts (molecular cross-validation), and genes that were not measured."""
+"""Imputation beyond masked bins: thinned counts (molecular cross-validation), and genes that were not measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def log_profiles(counts: csr_matrix, depth: Array, target: float) -> csr_matrix:
     return csr_matrix(bf.metrics.log1p_normalize(counts, depth=depth, target_sum=target))
 
 
-# Molecular cross-validation. A smoother yields, for each of its settings, the expected counts of the kept molecules.
+# Molecular cross-validation. A smoother yields, for each of its settings, the expected counts of the kept genes.
 
 
 def smooth_neighbours(counts: csr_matrix, depth: Array) -> Iterator[tuple[tuple[float, ...], Array]]:
@@ -103,7 +103,7 @@ def _ratio() -> float:
 
 @lru_cache(maxsize=1)
 def _halves(path: Path, seed: int) -> tuple[AnnData, csr_matrix]:
-    """Half of the counted molecules, with genes selected on them, and the other half of those genes."""
+    """Half of the counted genes, with genes selected on them, and the other half of those genes."""
     adata = sc.read_h5ad(path)
     kept_counts, held = thin_counts(csr_matrix(adata.X), KEPT_SHARE, seed)
     kept = AnnData(kept_counts, obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
@@ -151,7 +151,7 @@ def _rates(path: Path, method: str, seed: int) -> tuple[Array, dict[str, Any]]:
 
 
 def cross_validate(path: Path, method: str, seed: int) -> dict[str, Any]:
-    """Fit to half of the counted molecules of all cells, and score the expected counts of the other half."""
+    """Fit to half of the counted genes of all cells, and score the expected counts of the other half."""
     held = _halves(path, seed)[1]
     rate, more = _rates(path, method, seed)
     return {"poisson_loss": poisson_loss(rate * _ratio(), held), "n_genes": held.shape[1], **more}

@@ -15,7 +15,7 @@ from scbioformers.core import uniform
 
 @dataclass(frozen=True)
 class EvenMasking:
-    """Hides every position with the same chance, zero or not: what is hidden has the natural share of zeros."""
+    """Masks every position with the same chance, zero or not: what is masked has the natural share of zeros."""
 
     share: float = 0.15
 
@@ -30,26 +30,26 @@ def masked_cells(
     seed: int,
     epoch: int,
 ) -> MaskedCells:
-    """Hide molecules of the cells; ``rows`` (n,) is the identity of each in its source, on which the mask depends."""
-    n, n_molecules = counts.shape
+    """Hide genes of the cells; ``rows`` (n,) is the identity of each in its source, on which the mask depends."""
+    n, n_features = counts.shape
     indptr, indices = counts.indptr.astype(np.int64), counts.indices.astype(np.int32)
     cell_of = np.repeat(np.arange(n), np.diff(indptr))
     if isinstance(masking, EvenMasking):
-        chosen = uniform(seed, epoch, rows[:, None], np.arange(n_molecules)) < masking.share
-        hidden = chosen[cell_of, indices]
+        chosen = uniform(seed, epoch, rows[:, None], np.arange(n_features)) < masking.share
+        masked = chosen[cell_of, indices]
         chosen[cell_of, indices] = False
         zero_cells, zeros = np.nonzero(chosen)
     else:
-        hidden, zero_indptr, found = masking.choose(indptr, indices, rows, n_molecules, seed=seed, epoch=epoch)
+        masked, zero_indptr, found = masking.choose(indptr, indices, rows, n_features, seed=seed, epoch=epoch)
         zero_cells, zeros = np.repeat(np.arange(n), np.diff(zero_indptr)), found.astype(np.int64)
     bins = bin_rows(binning, counts.data, indptr, depth)
-    visible = csr_matrix((counts.data[~hidden], (cell_of[~hidden], indices[~hidden])), shape=counts.shape)
-    hidden_counts = np.bincount(cell_of[hidden], weights=counts.data[hidden], minlength=n)
-    cells = np.concatenate([cell_of[hidden], zero_cells])
-    molecules = np.concatenate([indices[hidden].astype(np.int64), zeros])
-    targets = np.concatenate([bins[hidden], np.zeros(zeros.size)]).astype(np.int64)
-    order = np.lexsort((molecules, cells))
-    return MaskedCells(visible, depth - hidden_counts, cells[order], molecules[order], targets[order])
+    visible = csr_matrix((counts.data[~masked], (cell_of[~masked], indices[~masked])), shape=counts.shape)
+    hidden_counts = np.bincount(cell_of[masked], weights=counts.data[masked], minlength=n)
+    cells = np.concatenate([cell_of[masked], zero_cells])
+    genes = np.concatenate([indices[masked].astype(np.int64), zeros])
+    targets = np.concatenate([bins[masked], np.zeros(zeros.size)]).astype(np.int64)
+    order = np.lexsort((genes, cells))
+    return MaskedCells(visible, depth - hidden_counts, cells[order], genes[order], targets[order])
 
 
 def training_cells(

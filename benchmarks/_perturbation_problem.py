@@ -22,8 +22,8 @@ from scbioformers.tasks.perturbation import (
     Correlations,
     Design,
     Effects,
-    Pairing,
     PerturbationHead,
+    PerturbationToken,
     choose_probes,
     fit_head,
     log1p_rows,
@@ -60,7 +60,7 @@ class Problem:
     halves: tuple[Effects, Effects]
     own: np.ndarray
     features: np.ndarray
-    pairings: dict[str, Pairing | None]
+    pairings: dict[str, PerturbationToken | None]
     chances: np.ndarray
     mean_depth: float
     fit_seconds: float
@@ -95,7 +95,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         sorted({*genes, *(name for each in design.perturbations for name in each)}), task.features
     )
     probes = choose_probes(design.controls)
-    pairings: dict[str, Pairing | None] = {"ours_no_network": None}
+    pairings: dict[str, PerturbationToken | None] = {"ours_no_network": None}
     mean_depth, seconds = 0.0, 0.0
     for method, (steps, attention) in {
         "ours": (quick, True), "ours_zero_steps": (0, True), "ours_no_attention": (quick, False)
@@ -110,7 +110,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         cells = open_query(controls, model, layer=None, key="bioformer").source.rows(
             np.searchsorted(design.controls, probes)
         )
-        pairings[method] = Pairing(model, cells, *described, task.kind)
+        pairings[method] = PerturbationToken(model, cells, *described, task.kind)
         mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
         seconds = time.perf_counter() - start if method == "ours" else seconds
     rows = [log1p_rows(block.counts, block.depth, mean_depth) for block in source.blocks()]

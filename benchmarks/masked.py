@@ -100,7 +100,7 @@ def probability_scores(log_probabilities: np.ndarray, target: np.ndarray) -> dic
 
 def score(prediction: Prediction, cells: MaskedCells, natural: MaskedCells | None, cutoff: int) -> dict[str, Any]:
     """All scores by name, None where there is none; those under the natural mask are called ``natural_…``."""
-    found = bf.metrics.masked_scores(prediction.masked, cells.bins, cells.molecules, cutoff=cutoff).to_dict()
+    found = bf.metrics.masked_scores(prediction.masked, cells.bins, cells.genes, cutoff=cutoff).to_dict()
     found |= probability_scores(prediction.masked, cells.bins)
     if prediction.natural is not None and natural is not None:
         bits = -prediction.natural[np.arange(natural.bins.size), natural.bins].mean(dtype=np.float64) / np.log(2)
@@ -119,12 +119,12 @@ def run_table(path: Path, method: str, seed: int) -> dict[str, Any]:
 
 
 def run_paper(path: Path, method: str, masking: bf.Masking, normalize: bool) -> dict[str, Any]:
-    """One method trained and asked under one of the paper's masks, with what that mask hides in fact."""
+    """One method trained and asked under one of the paper's masks, with what that mask masks in fact."""
     asked = problem(path, 0, masking, bf.Binning(normalize=normalize))
     cells, whole = asked.mask_test(), asked.test_cells.counts
     prediction = METHODS[method](asked)
     realised = {
-        "hidden_share": cells.bins.size / math.prod(whole.shape),
+        "masked_share": cells.bins.size / math.prod(whole.shape),
         "hidden_share_of_expressed": float((cells.bins > 0).sum() / whole.nnz),
         "nonzero_share": float((cells.bins > 0).mean()),
     }

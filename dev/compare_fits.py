@@ -84,7 +84,7 @@ def all_numbers() -> dict[str, np.ndarray]:
         "ensemble": {"config": small, "n_models": 2},
         "batch": {"config": small, "batch_key": "lane"},
         "segment": {"config": small, "binning": "segment"},
-        "all": {"config": bf.ModelConfig(**SMALL | {"n_layers": 2}, tokens="all", attend_hidden=True, dropout=0.1)},
+        "all": {"config": bf.ModelConfig(**SMALL | {"n_layers": 2}, tokens="all", attend_masked=True, dropout=0.1)},
         "lookup": {"config": bf.ModelConfig(**SMALL, value_embedding="lookup", svd_init=False, bag=False)},
         "bag": {"config": bf.ModelConfig(**SMALL, attention=False)},
     }

@@ -12,7 +12,7 @@ import torch
 import scbioformers as bf
 from scbioformers.config import Binning, Masking, ModelConfig
 from scbioformers.data import Block
-from scbioformers.nn import FEW_COUNTS, Batch, Network, Sizes, Start, initialise
+from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transformer, initialise
 from scbioformers.tokens import Tokenizer
 
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
@@ -69,11 +69,11 @@ def directory(ensemble, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_block() -> Callable[..., Block]:
-    """Random counts of cells that differ in depth and number of expressed molecules."""
+    """Random counts of cells that differ in depth and number of expressed genes."""
 
-    def make(n_cells=12, n_molecules=60, *, unmodelled=0.3, log=False, empty=(), n_fields=0, seed=0) -> Block:
+    def make(n_cells=12, n_features=60, *, unmodelled=0.3, log=False, empty=(), n_fields=0, seed=0) -> Block:
         random = np.random.default_rng(seed)
-        rate = random.gamma(0.4, 3.0, size=n_molecules) * random.uniform(0.5, 3.0, size=(n_cells, 1))
+        rate = random.gamma(0.4, 3.0, size=n_features) * random.uniform(0.5, 3.0, size=(n_cells, 1))
         x = random.poisson(rate).astype(np.float32)
         x[list(empty)] = 0
         if log:
@@ -101,69 +101,69 @@ def make_tokenizer() -> Callable[..., Tokenizer]:
 
 
 @pytest.fixture(scope="session")
-def make_network() -> Callable[..., Network]:
+def make_network() -> Callable[..., Transformer]:
     """An initialised network of `sizes`, in evaluation mode, on made-up data statistics."""
 
-    def make(config: ModelConfig = TINY, sizes: Sizes | None = None, *, seed=0) -> Network:
-        sizes = sizes or Sizes(n_molecules=30, n_values=12)
+    def make(config: ModelConfig = TINY, sizes: Sizes | None = None, *, seed=0) -> Transformer:
+        sizes = sizes or Sizes(n_features=30, n_values=12)
         with torch.random.fork_rng():
-            network = Network(config, sizes)
-        initialise(network, _start(sizes), seed)
+            network = Transformer(config, sizes)
+        initialise(network, _initial_values(sizes), seed)
         return network.eval()
 
     return make
 
 
-def _start(sizes: Sizes, n_components: int = 5) -> Start:
+def _initial_values(sizes: Sizes, n_components: int = 5) -> InitialValues:
     random = np.random.default_rng(3)
-    n_molecules = sizes.n_molecules
-    components = np.linalg.qr(random.normal(size=(n_molecules, n_components)))[0]
-    bins = random.dirichlet(np.ones(sizes.n_values), size=n_molecules)
-    field_means = [random.normal(scale=0.3, size=(n, n_molecules)) for n in sizes.field_sizes]
+    n_features = sizes.n_features
+    components = np.linalg.qr(random.normal(size=(n_features, n_components)))[0]
+    bins = random.dirichlet(np.ones(sizes.n_values), size=n_features)
+    field_means = [random.normal(scale=0.3, size=(n, n_features)) for n in sizes.field_sizes]
     arrays = {
         "components": components,
-        "profile_mean": random.uniform(0.1, 1.0, size=n_molecules),
+        "profile_mean": random.uniform(0.1, 1.0, size=n_features),
         "component_scale": np.linspace(3.0, 1.0, n_components),
-        "rate": random.normal(size=n_molecules),
-        "log_dispersion": random.normal(size=n_molecules),
+        "rate": random.normal(size=n_features),
+        "log_dispersion": random.normal(size=n_features),
         "log_bins": np.log(np.maximum(bins, 1e-3)),
     }
-    return Start(
+    return InitialValues(
         field_means=tuple(means.astype(np.float32) for means in field_means),
         **{name: array.astype(np.float32) for name, array in arrays.items()},
     )
 
 
 @pytest.fixture(scope="session")
-def make_start() -> Callable[..., Start]:
+def make_start() -> Callable[..., InitialValues]:
     """The made-up statistics that `make_network` starts from."""
-    return _start
+    return _initial_values
 
 
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
     """A random token batch of cells of unequal length, padded, for a network of `sizes`."""
 
-    def make(n_cells=5, n_context=9, n_hidden=4, sizes: Sizes | None = None, *, full=False, seed=0) -> Batch:
-        sizes = sizes or Sizes(n_molecules=30, n_values=12)
+    def make(n_cells=5, n_context=9, n_masked=4, sizes: Sizes | None = None, *, full=False, seed=0) -> Batch:
+        sizes = sizes or Sizes(n_features=30, n_values=12)
         random = np.random.default_rng(seed)
-        ids = 4 + random.permuted(np.tile(np.arange(sizes.n_molecules), (n_cells, 1)), axis=1)
-        context, hidden = ids[:, :n_context], ids[:, n_context : n_context + n_hidden]
+        ids = 4 + random.permuted(np.tile(np.arange(sizes.n_features), (n_cells, 1)), axis=1)
+        context, masked = ids[:, :n_context], ids[:, n_context : n_context + n_masked]
         bins = random.integers(1, sizes.n_values, size=context.shape)
-        target = random.integers(0, sizes.n_values, size=hidden.shape)
+        target = random.integers(0, sizes.n_values, size=masked.shape)
         if not full:
             # cell 0 keeps its full length, so that no column is padding alone
             short = np.arange(n_context) >= random.integers(1, n_context + 1, size=(n_cells, 1))
             short[0] = False
             context, bins = np.where(short, 0, context), np.where(short, 0, bins)
-            short = np.arange(n_hidden) >= random.integers(1, n_hidden + 1, size=(n_cells, 1))
+            short = np.arange(n_masked) >= random.integers(1, n_masked + 1, size=(n_cells, 1))
             short[0] = False
-            hidden, target = np.where(short, 0, hidden), np.where(short, -1, target)
-        visible = np.zeros((n_cells, 4 + sizes.n_molecules), np.float32)
+            masked, target = np.where(short, 0, masked), np.where(short, -1, target)
+        visible = np.zeros((n_cells, 4 + sizes.n_features), np.float32)
         np.put_along_axis(visible, context, np.log1p(bins).astype(np.float32), axis=1)
         known = np.ones(visible.shape, bool)
-        np.put_along_axis(known, hidden, False, axis=1)
-        counts = random.poisson(random.gamma(0.5, 2.0, size=(n_cells, sizes.n_molecules))).astype(np.float32)
+        np.put_along_axis(known, masked, False, axis=1)
+        counts = random.poisson(random.gamma(0.5, 2.0, size=(n_cells, sizes.n_features))).astype(np.float32)
         size_factor = random.uniform(0.5, 2.0, size=n_cells).astype(np.float32)
         fields = random.integers(0, sizes.field_sizes, size=(n_cells, len(sizes.field_sizes)))
         arrays = {
@@ -171,12 +171,12 @@ def make_batch() -> Callable[..., Batch]:
             "context_ids": context,
             "context_bins": bins,
             "context_external": np.zeros_like(context),
-            "hidden_ids": hidden,
-            "hidden_external": np.zeros_like(hidden),
+            "masked_ids": masked,
+            "masked_external": np.zeros_like(masked),
             "visible": visible[:, 4:],
             "known": known[:, 4:],
             "log_depth": np.log(size_factor),
-            "few_bins": random.integers(0, sizes.n_values, size=(n_cells, FEW_COUNTS)),
+            "small_count_bins": random.integers(0, sizes.n_values, size=(n_cells, N_SMALL_COUNTS)),
             "fields": fields.astype(np.int64),
             "target_bins": target,
             "target_counts": counts,

@@ -45,25 +45,25 @@ ALL = [
 ]
 
 
-def hide(counts, depth, binning, rng, n_hidden=4):
-    """As many expressed molecules as zeros, ``n_hidden`` of each in every cell."""
-    visible, cells, molecules = counts.toarray(), [], []
+def hide(counts, depth, binning, rng, n_masked=4):
+    """As many expressed genes as zeros, ``n_masked`` of each in every cell."""
+    visible, cells, genes = counts.toarray(), [], []
     for i, row in enumerate(counts.toarray()):
-        chosen = [rng.choice(np.flatnonzero(at), n_hidden, replace=False) for at in (row > 0, row == 0)]
-        molecules.append(np.sort(np.concatenate(chosen)))
-        cells.append(np.full(2 * n_hidden, i))
-    cells, molecules = np.concatenate(cells), np.concatenate(molecules)
-    visible[cells, molecules] = 0
+        chosen = [rng.choice(np.flatnonzero(at), n_masked, replace=False) for at in (row > 0, row == 0)]
+        genes.append(np.sort(np.concatenate(chosen)))
+        cells.append(np.full(2 * n_masked, i))
+    cells, genes = np.concatenate(cells), np.concatenate(genes)
+    visible[cells, genes] = 0
     dense = np.zeros(counts.shape, np.int64)
     dense[counts.nonzero()] = bin_rows(binning, counts.data, counts.indptr, depth)
-    bins = dense[cells, molecules]
-    return MaskedCells(csr_matrix(visible), depth - (counts.toarray() - visible).sum(axis=1), cells, molecules, bins)
+    bins = dense[cells, genes]
+    return MaskedCells(csr_matrix(visible), depth - (counts.toarray() - visible).sum(axis=1), cells, genes, bins)
 
 
-def simulate(n_cells, seed, *, n_molecules=60, shared=1.0, n_draws=3):
+def simulate(n_cells, seed, *, n_features=60, shared=1.0, n_draws=3):
     """Two cell types, each with a program of its own, over a range of depths."""
     rng = np.random.default_rng(seed)
-    program = np.random.default_rng(7).gamma(0.8, size=(2, n_molecules)) + 0.05
+    program = np.random.default_rng(7).gamma(0.8, size=(2, n_features)) + 0.05
     rates = np.where(np.arange(2)[:, None] == 1, program, shared * program[1] + (1 - shared) * program[0])
     rates /= rates.sum(axis=1, keepdims=True)
     depth_wanted = rng.lognormal(4.3, 0.5, n_cells)
@@ -145,17 +145,17 @@ def test_constant(problem):
 
 
 def small_training():
-    """Three cells of three molecules; each draw hides one expressed molecule and one zero of every cell."""
+    """Three cells of three genes; each draw masks one expressed gene and one zero of every cell."""
     counts = csr_matrix(np.array([[1.0, 3, 0], [2, 0, 0], [0, 1, 4]]))
     binning = Binning(normalize=False).freeze(mean_depth=4.0, max_bin=4)
-    hidden = [([0, 2], [0, 1], [2, 0]), ([1, 2], [0, 2], [1, 0])]
+    masked = [([0, 2], [0, 1], [2, 0]), ([1, 2], [0, 2], [1, 0])]
     draws = []
-    for rows in hidden:
-        cells, molecules = np.repeat(np.arange(3), 2), np.concatenate(rows)
+    for rows in masked:
+        cells, genes = np.repeat(np.arange(3), 2), np.concatenate(rows)
         visible = counts.toarray()
-        bins = visible[cells, molecules].astype(int)
-        visible[cells, molecules] = 0
-        draws.append(MaskedCells(csr_matrix(visible), visible.sum(axis=1), cells, molecules, bins))
+        bins = visible[cells, genes].astype(int)
+        visible[cells, genes] = 0
+        draws.append(MaskedCells(csr_matrix(visible), visible.sum(axis=1), cells, genes, bins))
     return TrainingCells(counts, np.array([4.0, 2, 5]), binning, tuple(draws))
 
 
@@ -173,9 +173,9 @@ def test_histogram_is_the_limit_of_many_draws(problem):
     train, _ = problem
     rng = np.random.default_rng(3)
     many = stack([hide(train.counts, train.depth, train.binning, rng) for _ in range(40)])
-    n_values, n_molecules = train.binning.n_values, train.counts.shape[1]
-    table = np.bincount(many.molecules * n_values + many.bins, minlength=n_molecules * n_values)
-    table = table.reshape(n_molecules, n_values) / table.reshape(n_molecules, n_values).sum(axis=1, keepdims=True)
+    n_values, n_features = train.binning.n_values, train.counts.shape[1]
+    table = np.bincount(many.genes * n_values + many.bins, minlength=n_features * n_values)
+    table = table.reshape(n_features, n_values) / table.reshape(n_features, n_values).sum(axis=1, keepdims=True)
     difference = np.exp(log_histogram(train, pseudo_count=1e-3)) - table
     assert np.abs(difference).max() < 0.07
     assert np.abs(difference).mean() < 0.005
@@ -227,7 +227,7 @@ def test_depth_is_estimated_from_what_is_visible(problem):
 
 def test_zero_odds_of_the_default_rule(problem):
     train, test = problem
-    # every cell hides as many expressed molecules as zeros
+    # every cell masks as many expressed genes as zeros
     n_expressed = np.diff(test.visible.indptr) + 4
     expected = n_expressed / (test.visible.shape[1] - n_expressed)
     np.testing.assert_allclose(zero_odds(train, test), expected, rtol=0.05)
@@ -237,12 +237,12 @@ def test_zero_odds_where_chance_alone_decides(problem):
     train, _ = problem
     rng, draws = np.random.default_rng(4), []
     for _ in range(4):
-        hidden = rng.random(train.counts.shape) < 0.3
-        cells, molecules = np.nonzero(hidden)
+        masked = rng.random(train.counts.shape) < 0.3
+        cells, genes = np.nonzero(masked)
         whole = train.counts.toarray()
-        bins = (whole[cells, molecules] > 0).astype(int)
-        whole[hidden] = 0
-        draws.append(MaskedCells(csr_matrix(whole), train.depth, cells, molecules, bins))
+        bins = (whole[cells, genes] > 0).astype(int)
+        whole[masked] = 0
+        draws.append(MaskedCells(csr_matrix(whole), train.depth, cells, genes, bins))
     odds = zero_odds(replace(train, draws=tuple(draws)), draws[0])
     assert np.median(odds) == pytest.approx(1, abs=0.05)
     # by the rule of the other test they would lie far apart
@@ -258,7 +258,7 @@ def test_scores_are_the_expectation_given_the_visible(problem):
     depth = some.depth * 1.1
     profiles = components.profiles(some.visible, depth).toarray()
     for i, scores in enumerate(components.scores(3, some, depth)):
-        seen = np.setdiff1d(np.arange(profiles.shape[1]), some.molecules[some.cells == i])
+        seen = np.setdiff1d(np.arange(profiles.shape[1]), some.genes[some.cells == i])
         W, y = loadings[seen], profiles[i, seen] - components.mean[seen]
         # the conditional mean of joint normals, by the covariance of what is seen
         np.testing.assert_allclose(scores, W.T @ np.linalg.solve(W @ W.T + noise * np.eye(seen.size), y), atol=1e-8)
@@ -279,7 +279,7 @@ def test_neighbour_levels_equal_scikit_learn(problem):
         # distances between profiles as the components make them
         queries = model.components.scores(rank, cells, depth.estimate(cells)) @ loadings.T
         nearest = NearestNeighbors(n_neighbors=k).fit(whole).kneighbors(queries, return_distance=False)[:, first:]
-        return profiles[nearest].mean(axis=1)[cells.cells, cells.molecules]
+        return profiles[nearest].mean(axis=1)[cells.cells, cells.genes]
 
     np.testing.assert_allclose(model.levels(7, test), expected(test, 7, 0), atol=1e-8)
     # a training cell is no neighbour of its own
@@ -290,7 +290,7 @@ def test_neighbour_levels_equal_scikit_learn(problem):
         others = np.flatnonzero(np.arange(len(whole)) != rows[i])
         nearest = others[np.argsort(((whole[others] - queries[i]) ** 2).sum(axis=1))[:7]]
         at = cells.cells == i
-        np.testing.assert_allclose(levels[at], profiles[nearest].mean(axis=0)[cells.molecules[at]], atol=1e-8)
+        np.testing.assert_allclose(levels[at], profiles[nearest].mean(axis=0)[cells.genes[at]], atol=1e-8)
 
 
 def test_low_rank_levels_by_hand(problem):
@@ -298,7 +298,7 @@ def test_low_rank_levels_by_hand(problem):
     model = LowRank(train)
     scores = model.components.scores(4, test, model.depth.estimate(test))
     profiles = model.components.mean + scores @ model.components.loadings(4)[0].T
-    np.testing.assert_allclose(model.levels(4, test), profiles[test.cells, test.molecules])
+    np.testing.assert_allclose(model.levels(4, test), profiles[test.cells, test.genes])
 
 
 def test_linear_regression_equals_scikit_learn(problem):
@@ -317,7 +317,7 @@ def test_linear_regression_equals_scikit_learn(problem):
         order = np.argsort(-correlation[j])
         predictors = order[order != j][:k]
         model = LinearRegression().fit(X[:, predictors], X[:, j])
-        at = test.molecules == j
+        at = test.genes == j
         np.testing.assert_allclose(predicted[at], model.predict(seen[test.cells[at]][:, predictors]), atol=1e-3)
 
 
@@ -329,14 +329,14 @@ def test_linear_regression_answers_with_the_rounded_bin(problem):
     np.testing.assert_array_equal(answer[clear], np.floor(predicted + 0.5)[clear])
 
 
-def test_constant_molecules_do_not_stop_the_linear_regression():
+def test_constant_genes_do_not_stop_the_linear_regression():
     train = small_training()
     counts = train.counts.toarray()
     counts[:, 1] = 0
     train = replace(train, counts=csr_matrix(counts))
     predicted = linear_predictions(train, train.draws[0])
     assert np.isfinite(predicted).all()
-    np.testing.assert_allclose(predicted[train.draws[0].molecules == 1], 0, atol=1e-6)
+    np.testing.assert_allclose(predicted[train.draws[0].genes == 1], 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -406,10 +406,8 @@ def test_newton_step_lowers_the_loss_from_anywhere():
     ("change", "message"),
     [
         pytest.param({"depth": np.ones(3)}, "one depth for each of 2 cells", id="depth"),
-        pytest.param({"bins": np.zeros(1, int)}, "a bin for each|cell, molecule and bin", id="length"),
-        pytest.param(
-            {"molecules": np.array([0, 9])}, "`molecules` of the hidden entries must lie from 0 to 2", id="out"
-        ),
+        pytest.param({"bins": np.zeros(1, int)}, "a bin for each|cell, gene and bin", id="length"),
+        pytest.param({"genes": np.array([0, 9])}, "`genes` of the masked entries must lie from 0 to 2", id="out"),
         pytest.param({"cells": np.array([1, 0])}, "sorted by cell", id="order"),
     ],
 )
@@ -436,7 +434,7 @@ def test_take_stack_and_split(problem):
     np.testing.assert_array_equal(parts[0].bins[parts[0].cells == 4], test.bins[test.cells == i])
     np.testing.assert_array_equal(parts[0].visible[4].toarray(), test.visible[i].toarray())
     j = int(np.flatnonzero(~rows)[0])
-    np.testing.assert_array_equal(both.molecules[both.cells == parts[0].depth.size], test.molecules[test.cells == j])
+    np.testing.assert_array_equal(both.genes[both.cells == parts[0].depth.size], test.genes[test.cells == j])
     fit, validation = train.split()
     assert validation.depth.size == 2 * (train.depth.size - fit.depth.size)
     assert 0.05 < validation.depth.size / 2 / train.depth.size < 0.25

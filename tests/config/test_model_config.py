@@ -23,7 +23,7 @@ def test_a_name_of_another_version_is_an_error():
 def test_the_paper_preset_is_the_papers_architecture():
     paper = ModelConfig.preset("paper")
     assert (paper.n_layers, paper.n_heads, paper.width, paper.feedforward, paper.dropout) == (8, 8, 512, 4, 0.1)
-    assert (paper.tokens, paper.attend_hidden, paper.attention) == ("all", True, True)
+    assert (paper.tokens, paper.attend_masked, paper.attention) == ("all", True, True)
 
 
 def test_presets_by_name():

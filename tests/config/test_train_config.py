@@ -16,7 +16,7 @@ from scbioformers.core._schedule import FEW_CELLS, MAX_EPOCHS, MIN_STEPS
         ("max_epochs", 0),
         ("max_steps", -1),
         ("batch_size", 0),
-        ("n_hidden", 0),
+        ("n_masked", 0),
         ("patience", 0),
         ("num_nodes", 0),
         ("num_workers", -1),

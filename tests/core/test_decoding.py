@@ -131,7 +131,7 @@ def test_a_count_that_is_alone_in_its_bin_comes_back(cell):
 
 @pytest.fixture
 def predicted():
-    """Distributions of 3 cells x 4 molecules over 6 bins, and what the bins stand for in each cell."""
+    """Distributions of 3 cells x 4 features over 6 bins, and what the bins stand for in each cell."""
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.full(6, 0.5), size=(3, 4)).astype(np.float32)
     return probabilities, np.sort(random.gamma(1, 5, size=(3, 6)), axis=1)
@@ -191,7 +191,7 @@ def test_posterior_mean_is_that_of_a_gamma_prior_and_a_poisson_count(rate, shape
     assert found.item() == pytest.approx(slow, rel=1e-3)
 
 
-def test_posterior_mean_lies_between_prediction_and_count_by_the_dispersion_of_each_molecule():
+def test_posterior_mean_lies_between_prediction_and_count_by_the_dispersion_of_each_feature():
     rate, counts = np.full((2, 3), 2.0), np.array([[8.0] * 3, [0.0] * 3])
     found = posterior_mean(rate, np.array([1e-3, 2.0, 1e6]), counts)
     np.testing.assert_allclose(found, [[8, 5, 2], [0, 1, 2]], rtol=1e-2, atol=1e-2)

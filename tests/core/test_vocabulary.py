@@ -31,8 +31,8 @@ def test_extending_keeps_positions(first, second):
     assert after.names[: len(before)] == before.names
     assert len(after) == len(first) + len(second) + len(set(second) - set(first))
     assert after.index(after.names).tolist() == list(range(len(after)))
-    assert after.molecules("protein") == second
-    assert set(after.molecules("rna")) == set(first) | set(second)
+    assert after.feature_names("protein") == second
+    assert set(after.feature_names("rna")) == set(first) | set(second)
 
 
 @no_deadline
@@ -45,8 +45,8 @@ def test_round_trip_through_json(names):
 def test_lookup():
     vocabulary = Vocabulary.from_names(["CD4", "HLA:A"])
     assert vocabulary.names == ("rna:CD4", "rna:HLA:A")
-    assert vocabulary.molecules() == ["CD4", "HLA:A"]
-    assert vocabulary.molecules("protein") == []
+    assert vocabulary.feature_names() == ["CD4", "HLA:A"]
+    assert vocabulary.feature_names("protein") == []
     found = vocabulary.index(["rna:HLA:A", "CD4", "protein:CD4"])
     assert found.tolist() == [1, -1, -1]
     assert found.dtype == np.int64
@@ -55,7 +55,7 @@ def test_lookup():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        pytest.param(["A", "B", "A"], r"1 molecule names occur more than once, such as \['A'\]", id="duplicate"),
+        pytest.param(["A", "B", "A"], r"1 feature names occur more than once, such as \['A'\]", id="duplicate"),
         pytest.param(["A", ""], "found '' at position 1", id="empty"),
         pytest.param([float("nan"), "A"], "found nan at position 0", id="NaN"),
     ],

@@ -1,4 +1,4 @@
-"""Molecules of a model in other data, and the choice of genes."""
+"""Features of a model in other data, and the choice of genes."""
 
 import warnings
 
@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbioformers.core import BioformersWarning, DataError, MissingKeyError
-from scbioformers.data import AnnDataSource, gene_mask, match_molecules
+from scbioformers.data import AnnDataSource, gene_mask, match_features
 
 GENES = ["CD4", "CD8A", "MS4A1", "NKG7"]
 ENSEMBL = [f"ENSG0000000000{i}" for i in range(4)]
@@ -26,7 +26,7 @@ def test_row28_permuted_genes_give_the_same_bits():
         adata = ad.AnnData(counts[:, columns], var=pd.DataFrame(index=names[columns]))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = match_molecules(model, adata.var_names)
+            found = match_features(model, adata.var_names)
         assert found.share == 1.0
         blocks.append(AnnDataSource(adata, columns=found.columns).read(0, 40))
     for name in ("data", "indices", "indptr"):
@@ -37,22 +37,22 @@ def test_row28_permuted_genes_give_the_same_bits():
     ("names", "match"),
     [
         pytest.param(
-            ["Cd4", "Cd8a", "Ms4a1", "Nkg7"], r"Found 0 of the model's 4 molecules \(0.0 %\).*case", id="row26_case"
+            ["Cd4", "Cd8a", "Ms4a1", "Nkg7"], r"Found 0 of the model's 4 features \(0.0 %\).*case", id="row26_case"
         ),
         pytest.param(ENSEMBL, "Found 0 .*Ensembl ids", id="row26_ensembl"),
         pytest.param(
-            ["CD4", "x", "y"], r"Found 1 of the model's 4 molecules \(25.0 %\).*at least 50%", id="row27_below"
+            ["CD4", "x", "y"], r"Found 1 of the model's 4 features \(25.0 %\).*at least 50%", id="row27_below"
         ),
     ],
 )
 def test_too_little_overlap(names, match):
     with pytest.raises(DataError, match=match):
-        match_molecules(GENES, names)
+        match_features(GENES, names)
 
 
 def test_row27_partial_overlap_warns_with_the_share():
-    with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 molecules \(75.0 %\).*'CD8A'") as caught:
-        found = match_molecules(GENES, ["NKG7", "extra", "CD4", "MS4A1"])
+    with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 features \(75.0 %\).*'CD8A'") as caught:
+        found = match_features(GENES, ["NKG7", "extra", "CD4", "MS4A1"])
     assert found.columns.tolist() == [2, -1, 3, 0]
     assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
 
@@ -60,25 +60,25 @@ def test_row27_partial_overlap_warns_with_the_share():
 def test_row27_share_is_never_rounded_up_to_all():
     names = [f"g{i}" for i in range(3000)]
     with pytest.warns(BioformersWarning, match=r"99\.9 %"):
-        match_molecules(names, names[1:])
+        match_features(names, names[1:])
 
 
 def test_row27_threshold_is_inclusive():
     with pytest.warns(BioformersWarning, match=r"50\.0 %"):
-        match_molecules(GENES, GENES[:2])
+        match_features(GENES, GENES[:2])
     with pytest.raises(DataError, match="at least 60%"):
-        match_molecules(GENES, GENES[:2], min_share=0.6)
+        match_features(GENES, GENES[:2], min_share=0.6)
 
 
 def test_row29_ensembl_versions():
     with pytest.warns(BioformersWarning, match="different versions"):
-        found = match_molecules(ENSEMBL, [f"{name}.{i}" for i, name in enumerate(ENSEMBL[::-1])])
+        found = match_features(ENSEMBL, [f"{name}.{i}" for i, name in enumerate(ENSEMBL[::-1])])
     assert found.columns.tolist() == [3, 2, 1, 0]
 
 
 def test_row18_duplicate_names():
     with pytest.raises(DataError, match="var_names_make_unique"):
-        match_molecules(GENES, ["CD4", "CD4", "CD8A"])
+        match_features(GENES, ["CD4", "CD4", "CD8A"])
 
 
 def make(**columns) -> ad.AnnData:

@@ -25,12 +25,12 @@ def make_counts(n_obs: int = N_OBS, n_vars: int = N_VARS, density: float = 0.3, 
     return rng.poisson(4, (n_obs, n_vars)) * (rng.random((n_obs, n_vars)) < density)
 
 
-def slow_select(dense: np.ndarray, molecules: np.ndarray | None) -> np.ndarray:
-    if molecules is None:
+def slow_select(dense: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+    if features is None:
         return dense.astype(np.float32)
-    out = np.zeros((len(dense), len(molecules)), np.float32)
+    out = np.zeros((len(dense), len(features)), np.float32)
     for i in range(len(dense)):
-        for j, column in enumerate(molecules):
+        for j, column in enumerate(features):
             if column >= 0:
                 out[i, j] = dense[i, column]
     return out
@@ -84,9 +84,9 @@ def fingerprint(matrix: object) -> str:
     return digest.hexdigest()
 
 
-def assert_blocks(source: AnnDataSource, dense: np.ndarray, molecules: np.ndarray | None, chunk_size: int) -> None:
-    expected, depth = slow_select(dense, molecules), dense.sum(1)
-    absent = [] if molecules is None else [i for i, column in enumerate(molecules) if column < 0]
+def assert_blocks(source: AnnDataSource, dense: np.ndarray, features: np.ndarray | None, chunk_size: int) -> None:
+    expected, depth = slow_select(dense, features), dense.sum(1)
+    absent = [] if features is None else [i for i, column in enumerate(features) if column < 0]
     row = 0
     for block in source.blocks(chunk_size):
         n = len(block.depth)
@@ -104,14 +104,14 @@ def assert_blocks(source: AnnDataSource, dense: np.ndarray, molecules: np.ndarra
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 100])
-@pytest.mark.parametrize("molecules", [None, np.array([5, -1, 0, 9])], ids=["all", "subset"])
+@pytest.mark.parametrize("features", [None, np.array([5, -1, 0, 9])], ids=["all", "subset"])
 @pytest.mark.parametrize("make", [pytest.param(f, id=name) for name, f in FORMATS.items()])
-def test_formats_equal_the_slow_reader_and_leave_the_input_alone(make, molecules, chunk_size):
+def test_formats_equal_the_slow_reader_and_leave_the_input_alone(make, features, chunk_size):
     dense = make_counts()
     matrix = make(dense)
     adata = ad.AnnData(matrix)
     before = fingerprint(adata.X)
-    assert_blocks(AnnDataSource(adata, columns=molecules), dense, molecules, chunk_size)
+    assert_blocks(AnnDataSource(adata, columns=features), dense, features, chunk_size)
     assert fingerprint(adata.X) == before
 
 
@@ -196,13 +196,13 @@ def write(path: Path, matrix: object, kind: str) -> ad.AnnData:
     ],
 )
 def test_stored_equals_memory_and_is_not_written(tmp_path, kind, make, layer):
-    dense, molecules = make_counts(), np.array([3, -1, 8, 1])
+    dense, features = make_counts(), np.array([3, -1, 8, 1])
     adata = write(tmp_path, make(dense), kind)
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     before = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files]
-    source = AnnDataSource(adata, layer=layer, columns=molecules)
-    assert_blocks(source, dense, molecules, 5)
-    memory = AnnDataSource(ad.AnnData(make(dense)), columns=molecules)
+    source = AnnDataSource(adata, layer=layer, columns=features)
+    assert_blocks(source, dense, features, 5)
+    memory = AnnDataSource(ad.AnnData(make(dense)), columns=features)
     np.testing.assert_array_equal(scan(source, chunk_size=4).gene_var, scan(memory, chunk_size=4).gene_var)
     assert [hashlib.sha256(p.read_bytes()).hexdigest() for p in files] == before
 
@@ -290,11 +290,11 @@ def test_fields_and_ends():
 
 @pytest.mark.parametrize("rows", [[7, 2, 2, 22], [], list(range(23))], ids=["some", "none", "all"])
 def test_taken_rows_are_a_block_of_their_own(rows):
-    dense, molecules = make_counts(), np.array([5, -1, 0, 9])
+    dense, features = make_counts(), np.array([5, -1, 0, 9])
     adata = ad.AnnData(sp.csr_matrix(dense.astype(np.float32)))
-    block = AnnDataSource(adata, columns=molecules, fields=np.arange(46).reshape(23, 2)).read(0, 23)
+    block = AnnDataSource(adata, columns=features, fields=np.arange(46).reshape(23, 2)).read(0, 23)
     taken = block.take(np.array(rows, np.int64))
-    np.testing.assert_array_equal(taken.counts.toarray(), slow_select(dense, molecules)[rows])
+    np.testing.assert_array_equal(taken.counts.toarray(), slow_select(dense, features)[rows])
     assert taken.depth.tolist() == dense.sum(1)[rows].tolist()
     assert taken.fields.tolist() == [[2 * row, 2 * row + 1] for row in rows]
     assert taken.present.tolist() == [True, False, True, True]
@@ -310,9 +310,9 @@ def test_one_count_of_each_row_is_scaled():
     for factor in (0, 2):
         found = block.scaled(at, factor)
         expected = dense.copy()
-        for row, molecule in enumerate(at):
-            if molecule >= 0:
-                expected[row, molecule] *= factor
+        for row, feature in enumerate(at):
+            if feature >= 0:
+                expected[row, feature] *= factor
         np.testing.assert_array_equal(found.counts.toarray(), expected)
         assert found.counts.nnz == np.count_nonzero(expected)  # no stored zeros
         np.testing.assert_array_equal(found.depth, block.depth)
@@ -333,13 +333,13 @@ def test_blocks_make_one():
 @pytest.mark.parametrize("kind", ["memory", "backed", "zarr", "dataset_zarr"])
 @pytest.mark.parametrize("rows", [[0, 1, 5, 22], [7], list(range(23))], ids=["some", "one", "all"])
 def test_taken_rows_are_a_source_of_their_own(tmp_path, kind, rows):
-    dense, molecules = make_counts(), np.array([5, -1, 0, 9])
+    dense, features = make_counts(), np.array([5, -1, 0, 9])
     adata = write(tmp_path, sp.csr_matrix(dense.astype(np.float32)), kind)
-    source = AnnDataSource(adata, columns=molecules, fields=np.arange(46).reshape(23, 2))
+    source = AnnDataSource(adata, columns=features, fields=np.arange(46).reshape(23, 2))
     taken = MemorySource(source.rows(np.array(rows)))
-    assert_blocks(taken, dense[rows], molecules, 2)
+    assert_blocks(taken, dense[rows], features, 2)
     assert taken.read(0, 23).fields.tolist() == [[2 * row, 2 * row + 1] for row in rows]
-    assert_blocks(source, dense, molecules, 5)  # it can still be read
+    assert_blocks(source, dense, features, 5)  # it can still be read
 
 
 def test_row20_depth_is_exact_for_large_counts():
@@ -347,8 +347,8 @@ def test_row20_depth_is_exact_for_large_counts():
     assert AnnDataSource(ad.AnnData(dense)).read(0, 2).depth.tolist() == [2.0**24 + 2, 0.0]
 
 
-def slow_statistics(dense: np.ndarray, molecules: np.ndarray) -> dict[str, object]:
-    part, depth = slow_select(dense, molecules).astype(float), dense.sum(1)
+def slow_statistics(dense: np.ndarray, features: np.ndarray) -> dict[str, object]:
+    part, depth = slow_select(dense, features).astype(float), dense.sum(1)
     filled = part.any(1)
     mean_depth = depth[filled].mean()
     normalized = part[filled] * mean_depth / depth[filled][:, None]
@@ -368,10 +368,10 @@ def slow_statistics(dense: np.ndarray, molecules: np.ndarray) -> dict[str, objec
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("chunk_size", [3, 1000])
 def test_scan_equals_the_slow_statistics(masked, chunk_size):
-    dense, molecules = make_counts(60, density=0.15), np.array([2, -1, 0, 7])
+    dense, features = make_counts(60, density=0.15), np.array([2, -1, 0, 7])
     rows = np.arange(60) % 3 > 0 if masked else None
-    found = scan(AnnDataSource(ad.AnnData(sp.csr_matrix(dense)), columns=molecules), rows, chunk_size)
-    expected = slow_statistics(dense if rows is None else dense[rows], molecules)
+    found = scan(AnnDataSource(ad.AnnData(sp.csr_matrix(dense)), columns=features), rows, chunk_size)
+    expected = slow_statistics(dense if rows is None else dense[rows], features)
     assert expected["n_empty"] > 0  # rows 20 and 21 take part
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-10, atol=1e-14, err_msg=name)
@@ -396,8 +396,8 @@ def test_fuzz(dtype, make, shape, density, seed, chunk_size, data):
     dense = make_counts(*shape, density=density, seed=seed).astype(dtype)
     chosen = st.none() | st.lists(st.integers(-1, shape[1] - 1), max_size=12)
     columns = data.draw(chosen)
-    molecules = None if columns is None else np.array(columns, int)
+    features = None if columns is None else np.array(columns, int)
     adata = ad.AnnData(make(dense))
     before = fingerprint(adata.X)
-    assert_blocks(AnnDataSource(adata, columns=molecules), dense.astype(np.float64), molecules, chunk_size)
+    assert_blocks(AnnDataSource(adata, columns=features), dense.astype(np.float64), features, chunk_size)
     assert fingerprint(adata.X) == before

@@ -15,7 +15,7 @@ def test_model(fitted, simulated):
     model = bf.get.model(fitted)
     assert isinstance(model, bf.BioFormer)
     assert model.hash == fitted.uns["bioformer"]["model_hash"]
-    assert model.vocabulary.molecules() == list(simulated.var_names)
+    assert model.vocabulary.feature_names() == list(simulated.var_names)
     assert not any(member.training for member in model.members)
 
 
@@ -50,7 +50,7 @@ def test_params(fitted, tiny_config):
 def test_gene_embeddings(fitted, simulated, tmp_path):
     found = bf.get.gene_embeddings(fitted)
     model = bf.get.model(fitted)
-    table = model.members[0].molecule.weight.detach().numpy()
+    table = model.members[0].feature.weight.detach().numpy()
     assert found.shape == (40, model.config.width)
     assert list(found.index) == list(simulated.var_names)
     for gene, name in enumerate(simulated.var_names):
@@ -68,7 +68,7 @@ def test_gene_embeddings_of_an_ensemble_stand_side_by_side(simulated, tiny_confi
     found = bf.get.gene_embeddings(simulated)
     assert found.shape == (20, 32)
     assert list(found.index) == list(simulated.var_names[1::2])
-    second = bf.get.model(simulated).members[1].molecule.weight.detach().numpy()
+    second = bf.get.model(simulated).members[1].feature.weight.detach().numpy()
     np.testing.assert_array_equal(found.iloc[:, 16:], second[len(SPECIALS) :])
 
 

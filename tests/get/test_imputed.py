@@ -23,7 +23,7 @@ def query(simulated):
 
 
 def imputed(adata, **kwargs):
-    with pytest.warns(BioformersWarning, match="37 of the model's 40 molecules"):
+    with pytest.warns(BioformersWarning, match="37 of the model's 40 genes"):
         return bf.get.imputed(adata, **kwargs)
 
 
@@ -56,7 +56,7 @@ def test_units(query, model):
 
 
 def test_what_the_data_would_say_of_absent_genes_is_not_known(simulated, query, model):
-    """As predicted from the same cells with the genes, if they are hidden together: only the depth tells the rest."""
+    """As predicted from the same cells with the genes, if they are masked together: only the depth tells the rest."""
     of_measured = bf.get.imputed(simulated, genes=ABSENT, model=model).X
     of_absent = imputed(query, model=model).X
     assert not np.array_equal(of_absent, of_measured)
@@ -111,7 +111,7 @@ def test_errors(simulated, query, fitted, model):
         bf.get.imputed(fitted, device="cuda:x")
     with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.fit"):
         bf.get.imputed(simulated)
-    with pytest.raises(DataError, match="10 of the model's 40 molecules"):
+    with pytest.raises(DataError, match="10 of the model's 40 genes"):
         bf.get.imputed(query[:, :10].copy(), model=model)
 
 

@@ -128,8 +128,8 @@ def test_natural_probabilities_of_a_simulated_mask():
     rng = np.random.default_rng(0)
     natural = np.array([0.9, 0.06, 0.03, 0.01])
     y = rng.choice(4, size=400_000, p=natural)
-    hidden = rng.uniform(size=len(y)) < np.where(y == 0, 0.05, 0.5)  # a zero is .1 times as likely to be hidden
-    seen = np.bincount(y[hidden]) / hidden.sum()
+    masked = rng.uniform(size=len(y)) < np.where(y == 0, 0.05, 0.5)  # a zero is .1 times as likely to be masked
+    seen = np.bincount(y[masked]) / masked.sum()
     assert seen[0] < 0.5
     found = np.exp(natural_log_probabilities(np.log(seen)[None], 0.1))[0]
     np.testing.assert_allclose(found, natural, atol=0.003)

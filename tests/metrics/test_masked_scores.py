@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from scbioformers.core import ConfigError, DataError
 from scbioformers.metrics import masked_scores, poisson_loss, thin_counts
 
-SHARES = ("auroc", "sensitivity", "hel", "hel_molecule_mean", "npv50", "zero_specificity", "macro_f1")
+SHARES = ("auroc", "sensitivity", "hel", "hel_gene_mean", "npv50", "zero_specificity", "macro_f1")
 
 
 def certain(predicted, n_bins):
@@ -34,15 +34,15 @@ def test_every_score_by_hand():
     # position     0  1  2  3  4  5  6  7  8  9
     y = np.array([0, 0, 0, 0, 1, 1, 1, 2, 4, 5])
     predicted = [0, 0, 0, 1, 1, 0, 3, 2, 5, 3]
-    molecules = ["a", "a", "b", "b", "a", "a", "b", "b", "a", "b"]
-    scores = masked_scores(certain(predicted, 6), y, molecules, cutoff=2)
+    genes = ["a", "a", "b", "b", "a", "a", "b", "b", "a", "b"]
+    scores = masked_scores(certain(predicted, 6), y, genes, cutoff=2)
     # 5 exact positions have probability 1/2 (1 bit), 5 others 1/10
     assert scores.nll_bits == pytest.approx((5 * 1 + 5 * np.log2(10)) / 10)
     # P(0) is 1/2 for predicted 0 and 1/10 otherwise: of 4 x 6 pairs, 15 in order (3 zeros x 5), 1 x 5 + 3 x 1 ties
     assert scores.auroc == pytest.approx((15 + 8 / 2) / 24)
     assert scores.sensitivity == pytest.approx(2 / 6)
     assert scores.hel == pytest.approx(1 / 2)  # 4 -> 5 is close, 5 -> 3 is not
-    assert scores.hel_molecule_mean == pytest.approx((1 + 0) / 2)
+    assert scores.hel_gene_mean == pytest.approx((1 + 0) / 2)
     assert scores.zero_specificity == pytest.approx(3 / 4)
     assert scores.npv50 == pytest.approx((3 / 4) / (3 / 4 + 1 / 6))
     assert scores.bin_mae == pytest.approx((1 + 1 + 2 + 1 + 2) / 10)
@@ -53,16 +53,16 @@ def test_every_score_by_hand():
     assert scores.n == 10
 
 
-def test_molecules_count_alike_in_their_mean():
-    y, predicted = [3, 3, 3, 3, 0], [3, 3, 3, 0, 0]  # molecule 7 is right 3 times of 3, molecule 2 never, 9 has none
+def test_genes_count_alike_in_their_mean():
+    y, predicted = [3, 3, 3, 3, 0], [3, 3, 3, 0, 0]  # gene 7 is right 3 times of 3, gene 2 never, 9 has none
     scores = masked_scores(certain(predicted, 4), y, [7, 7, 7, 2, 9], cutoff=2)
     assert scores.hel == pytest.approx(3 / 4)
-    assert scores.hel_molecule_mean == pytest.approx(1 / 2)
+    assert scores.hel_gene_mean == pytest.approx(1 / 2)
 
 
-def slow_scores(logs, y, molecules, cutoff):
+def slow_scores(logs, y, genes, cutoff):
     """The scores one position at a time."""
-    positions = list(zip(logs.tolist(), y.tolist(), molecules.tolist(), strict=True))
+    positions = list(zip(logs.tolist(), y.tolist(), genes.tolist(), strict=True))
     guess = [row.index(max(row)) for row, _, _ in positions]
     ranks = [(p, t) for (row, t, _) in positions for p in [1 - np.exp(row[0])]]
     wins = [(a > b) + (a == b) / 2 for a, s in ranks if s > 0 for b, t in ranks if t == 0]
@@ -71,10 +71,10 @@ def slow_scores(logs, y, molecules, cutoff):
         kept = [condition(g, t) for g, (_, t, _) in zip(guess, positions, strict=True) if of(t)]
         return sum(kept) / len(kept)
 
-    by_molecule = {}
+    by_gene = {}
     for g, (_, t, m) in zip(guess, positions, strict=True):
         if t > cutoff:
-            by_molecule.setdefault(m, []).append(abs(g - t) <= 1)
+            by_gene.setdefault(m, []).append(abs(g - t) <= 1)
     spec = share(lambda g, t: g == 0, lambda t: t == 0)
     fnr = share(lambda g, t: g == 0, lambda t: t > 0)
     return {
@@ -82,7 +82,7 @@ def slow_scores(logs, y, molecules, cutoff):
         "auroc": sum(wins) / len(wins),
         "sensitivity": share(lambda g, t: g == t, lambda t: t > 0),
         "hel": share(lambda g, t: abs(g - t) <= 1, lambda t: t > cutoff),
-        "hel_molecule_mean": np.mean([np.mean(each) for each in by_molecule.values()]),
+        "hel_gene_mean": np.mean([np.mean(each) for each in by_gene.values()]),
         "npv50": spec / (spec + fnr),
         "zero_specificity": spec,
         "bin_mae": share(lambda g, t: abs(g - t), lambda t: True),
@@ -94,9 +94,9 @@ def slow_scores(logs, y, molecules, cutoff):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_equal_slow_ones_and_sklearn(seed):
-    logs, y, molecules = simulated(200, seed=seed)
-    found = masked_scores(logs, y, molecules, cutoff=3).to_dict()
-    slow = slow_scores(logs, y, molecules, 3)
+    logs, y, genes = simulated(200, seed=seed)
+    found = masked_scores(logs, y, genes, cutoff=3).to_dict()
+    slow = slow_scores(logs, y, genes, 3)
     assert {name: found[name] for name in slow} == pytest.approx(slow)
     assert found["auroc"] == pytest.approx(roc_auc_score(y > 0, 1 - np.exp(logs[:, 0])))
     f1 = f1_score(y, logs.argmax(axis=1), labels=np.unique(y), average="macro", zero_division=0.0)
@@ -104,15 +104,15 @@ def test_scores_equal_slow_ones_and_sklearn(seed):
 
 
 def test_npv50_is_the_predictive_value_where_half_are_zeros():
-    logs, y, molecules = simulated()
+    logs, y, genes = simulated()
     zeros, others = np.flatnonzero(y == 0), np.flatnonzero(y > 0)
     some = np.concatenate([zeros[:150], others[:150]])
     predicted = logs[some].argmax(axis=1)
     npv = np.mean(y[some][predicted == 0] == 0)
-    assert masked_scores(logs[some], y[some], molecules[some], cutoff=3).npv50 == pytest.approx(npv)
+    assert masked_scores(logs[some], y[some], genes[some], cutoff=3).npv50 == pytest.approx(npv)
     # hiding each non-zero three times over changes NPV, but not NPV-50
     more = np.concatenate([zeros[:150], *[others[:150]] * 3])
-    assert masked_scores(logs[more], y[more], molecules[more], cutoff=3).npv50 == pytest.approx(npv)
+    assert masked_scores(logs[more], y[more], genes[more], cutoff=3).npv50 == pytest.approx(npv)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(2, 9), st.integers(1, 9))
@@ -120,15 +120,15 @@ def test_npv50_is_the_predictive_value_where_half_are_zeros():
 def test_ranges_and_order(seed, n, n_bins, cutoff):
     rng = np.random.default_rng(seed)
     logs = log_softmax(3 * rng.normal(size=(n, n_bins)), axis=1)
-    y, molecules, order = rng.integers(n_bins, size=n), rng.integers(4, size=n), rng.permutation(n)
-    scores = masked_scores(logs, y, molecules, cutoff=cutoff)
+    y, genes, order = rng.integers(n_bins, size=n), rng.integers(4, size=n), rng.permutation(n)
+    scores = masked_scores(logs, y, genes, cutoff=cutoff)
     values = scores.to_dict()
     assert scores.nll_bits >= 0
     assert 0 <= scores.bin_mae < n_bins
     shares = [values[name] for name in values if name.startswith((*SHARES, "predicted_for_one"))]
     assert len(shares) == 14
     assert all(np.isnan(share) or 0 <= share <= 1 for share in shares)
-    shuffled = masked_scores(logs[order], y[order], molecules[order], cutoff=cutoff).to_dict()
+    shuffled = masked_scores(logs[order], y[order], genes[order], cutoff=cutoff).to_dict()
     assert shuffled == pytest.approx(values, nan_ok=True)
 
 
@@ -153,10 +153,10 @@ def test_perfect_and_constant_predictions():
     ("y", "missing"),
     [
         pytest.param(
-            [0, 0], ["auroc", "sensitivity", "hel", "hel_molecule_mean", "npv50", "predicted_for_one_more"], id="zeros"
+            [0, 0], ["auroc", "sensitivity", "hel", "hel_gene_mean", "npv50", "predicted_for_one_more"], id="zeros"
         ),
         pytest.param([1, 4], ["auroc", "npv50", "zero_specificity", "sensitivity_by_level_low"], id="non-zeros"),
-        pytest.param([0, 2], ["hel", "hel_molecule_mean", "sensitivity_by_level_high"], id="no-high"),
+        pytest.param([0, 2], ["hel", "hel_gene_mean", "sensitivity_by_level_high"], id="no-high"),
     ],
 )
 def test_a_share_of_nothing_is_nan(y, missing):
@@ -183,7 +183,7 @@ def test_to_dict_is_flat():
 
 
 @pytest.mark.parametrize(
-    ("logs", "y", "molecules", "message"),
+    ("logs", "y", "genes", "message"),
     [
         pytest.param(np.zeros(3), [0, 0, 0], [0, 0, 0], r"\(positions, bins\).*not \(3,\)", id="1-D"),
         pytest.param(np.zeros((0, 3)), [], [], r"not \(0, 3\)", id="no-position"),
@@ -191,15 +191,15 @@ def test_to_dict_is_flat():
         pytest.param(np.full((1, 3), 1e4), [0], [0], "sum to inf", id="large-logits"),
         pytest.param(certain([0, 1], 3) + np.array([[0], [np.nan]]), [0, 1], [0, 0], "position 1 sum to nan", id="nan"),
         pytest.param(certain([0, 1], 3), [0], [0, 0], r"`target` has the shape \(1,\); expected \(2,\)", id="target"),
-        pytest.param(certain([0, 1], 3), [0, 1], [0], r"`molecules` has the shape \(1,\)", id="molecules"),
+        pytest.param(certain([0, 1], 3), [0, 1], [0], r"`genes` has the shape \(1,\)", id="genes"),
         pytest.param(certain([0, 1], 3), [0.0, 1.0], [0, 0], "integer bins, found dtype float64", id="float"),
         pytest.param(certain([0, 1], 3), [0, 3], [0, 0], "bins 0 to 3, but .* bins 0 to 2", id="bin-too-high"),
         pytest.param(certain([0, 1], 3), [-1, 1], [0, 0], "bins -1 to 1", id="negative-bin"),
     ],
 )
-def test_wrong_input(logs, y, molecules, message):
+def test_wrong_input(logs, y, genes, message):
     with pytest.raises(DataError, match=message):
-        masked_scores(logs, y, molecules, cutoff=2)
+        masked_scores(logs, y, genes, cutoff=2)
 
 
 def test_wrong_cutoff():

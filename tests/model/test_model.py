@@ -12,7 +12,7 @@ import torch
 import scbioformers as bf
 from scbioformers.config import Masking
 from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError
-from scbioformers.data import AnnDataSource, match_molecules
+from scbioformers.data import AnnDataSource, match_features
 from scbioformers.model import _inference as model_module
 from scbioformers.model import embed_cells, predict_masked, run_network
 
@@ -26,7 +26,7 @@ def model(fitted):
 
 
 def embed(model, adata, use="profile", batch_size=128) -> np.ndarray:
-    columns = match_molecules(model.vocabulary.molecules(), adata.var_names).columns
+    columns = match_features(model.vocabulary.feature_names(), adata.var_names).columns
     return embed_cells(model, AnnDataSource(adata, columns=columns), use=use, batch_size=batch_size)
 
 
@@ -137,18 +137,18 @@ def test_permuted_genes_give_the_same_bits(model, simulated, use):
 
 
 def test_missing_genes_are_unknown_not_zero_and_reported(model, simulated):
-    """A cell reads as if they were there and hidden."""
+    """A cell reads as if they were there and masked."""
     at = [2, 5, 30]
     absent = list(simulated.var_names[at])
     asked = np.zeros((60, 40), bool)
     asked[:, at] = True
-    hidden = model.tokenizer.read(AnnDataSource(simulated).read(0, 60), np.arange(60), sp.csr_matrix(asked))
+    masked = model.tokenizer.inference_batch(AnnDataSource(simulated).read(0, 60), np.arange(60), sp.csr_matrix(asked))
     with torch.no_grad():
-        expected = model.members[0](hidden).cls.numpy()
+        expected = model.members[0](masked).cls.numpy()
     zeroed = simulated.copy()
     zeroed.X = zeroed.X.toarray() * ~asked[0]
     partial = simulated[:, ~asked[0]].copy()
-    with pytest.warns(BioformersWarning, match=re.escape("37 of the model's 40 molecules (92.5 %)")) as caught:
+    with pytest.warns(BioformersWarning, match=re.escape("37 of the model's 40 genes (92.5 %)")) as caught:
         found = embed(model, partial, "cls")
     assert len(caught) == 1
     assert all(name in str(caught[0].message) for name in absent)
@@ -157,7 +157,7 @@ def test_missing_genes_are_unknown_not_zero_and_reported(model, simulated):
 
 
 def test_too_few_genes(model, simulated):
-    with pytest.raises(DataError, match=r"Found 19 of the model's 40 molecules .*expected at least 50%"):
+    with pytest.raises(DataError, match=r"Found 19 of the model's 40 genes .*expected at least 50%"):
         embed(model, simulated[:, :19].copy())
     renamed = simulated.copy()
     renamed.var_names = renamed.var_names.str.lower()
@@ -187,9 +187,9 @@ def test_extra_genes_count_for_the_depth_alone(model, simulated):
 
 
 def test_above_max_tokens_the_highest_counts_are_read(model, simulated):
-    """Attention must not see what is over the budget: moving a count between two dropped molecules changes nothing."""
+    """Attention must not see what is over the budget: moving a count between two dropped features changes nothing."""
     whole = with_config(model, bag=False)
-    whole.members[0].config = whole.config  # the bag sees every molecule, whatever the budget
+    whole.members[0].config = whole.config  # the bag sees every feature, whatever the budget
     few = with_config(whole, max_tokens=5)
     expected = embed(few, simulated, "cls")
     x, moved = simulated.X.toarray(), np.zeros(60, bool)
@@ -223,7 +223,7 @@ def test_max_tokens_as_large_as_the_cell_changes_nothing(model, simulated):
     assert np.array_equal(embed(enough, simulated), embed(model, simulated))
 
 
-# predictions of what is hidden
+# predictions of what is masked
 
 
 def question(block, seed=0):
@@ -234,10 +234,10 @@ def question(block, seed=0):
 
 
 def predictions(model, block, asked, batch_size=128, **kwargs):
-    """{(row, molecule): probabilities of its bins}"""
+    """{(row, feature): probabilities of its bins}"""
     found = {}
     for batch, share in predict_masked(model, block, sp.csr_matrix(asked), batch_size, **kwargs):
-        for row, ids, values in zip(batch.rows.tolist(), batch.hidden_ids.tolist(), share, strict=True):
+        for row, ids, values in zip(batch.rows.tolist(), batch.masked_ids.tolist(), share, strict=True):
             found |= {(row, i - len(SPECIALS)): value for i, value in zip(ids, values, strict=True) if i}
     return found
 
@@ -252,7 +252,7 @@ def test_predictions_are_of_the_asked_positions_whatever_the_batch(model, simula
     block = AnnDataSource(simulated).read(10, 40)
     asked = question(block)
     found = predictions(model, block, asked, natural=natural)
-    assert found.keys() == {(10 + row, molecule) for row, molecule in np.argwhere(asked)}
+    assert found.keys() == {(10 + row, feature) for row, feature in np.argwhere(asked)}
     shares = np.array(list(found.values()))
     assert shares.shape[1] == model.binnings["rna"].n_values
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-5)
@@ -261,7 +261,7 @@ def test_predictions_are_of_the_asked_positions_whatever_the_batch(model, simula
 
 
 def test_the_odds_of_a_cell_do_not_depend_on_its_batch_in_any_bit(model, simulated, monkeypatch):
-    """Masking rounds the number of expressed molecules: a last bit could move it by a whole molecule."""
+    """Masking rounds the number of expressed features: a last bit could move it by a whole feature."""
     product = torch.Tensor.__matmul__  # made one of a BLAS whose last bits depend on the number of rows
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda x, y: product(x, y) * (1 + 2.0**-50 * len(x)))
     block = AnnDataSource(simulated).read(0, 60)
@@ -291,25 +291,25 @@ def test_predictions_know_nothing_of_what_is_asked(model, simulated, natural):
 
 
 def test_natural_probabilities_take_out_the_odds_of_the_mask(model, simulated):
-    """With the same inputs, the odds of a zero are divided by how much likelier the mask makes a zero to be hidden."""
+    """With the same inputs, the odds of a zero are divided by how much likelier the mask makes a zero to be masked."""
     block = AnnDataSource(simulated).read(0, 30)
     asked = question(block)
     asked[1] = False
     natural = predictions(model, block, asked)
-    read = model.tokenizer.read(block, np.arange(30), sp.csr_matrix(asked))
+    read = model.tokenizer.inference_batch(block, np.arange(30), sp.csr_matrix(asked))
     with torch.no_grad():
         logits = model.members[0](read).logits.double().numpy()
     seen = np.where(asked, 0, block.counts.toarray()) > 0
-    for row, ids in enumerate(read.hidden_ids.tolist()):
+    for row, ids in enumerate(read.masked_ids.tolist()):
         usual = model.gene_share.astype(float)
         n_expressed = seen[row].sum() / usual[~asked[row]].sum() * usual.sum()
         (odds,) = model.masking.odds(np.array([n_expressed]), 40)
-        for at, molecule in enumerate(ids):
-            if molecule:
+        for at, feature in enumerate(ids):
+            if feature:
                 weights = np.exp(logits[row, at])
                 weights[0] /= odds
                 expected = weights / weights.sum()
-                np.testing.assert_allclose(natural[row, molecule - len(SPECIALS)], expected, rtol=0, atol=CLOSE)
+                np.testing.assert_allclose(natural[row, feature - len(SPECIALS)], expected, rtol=0, atol=CLOSE)
 
 
 def test_predictions_of_members_are_averaged(ensemble):
@@ -342,16 +342,16 @@ def test_hash_changes_with_configuration_and_axes(model):
         with_config(model, max_tokens=7),
         dataclasses.replace(model, axes=model.axes * 2),
         dataclasses.replace(model, gene_mean=model.gene_mean * 2),
-        dataclasses.replace(model, hidden_share=model.hidden_share / 2),
+        dataclasses.replace(model, masked_share=model.masked_share / 2),
         dataclasses.replace(model, masking=bf.Masking(ratio=0.3)),
-        dataclasses.replace(model, vocabulary=model.vocabulary.from_names(model.vocabulary.molecules()[::-1])),
+        dataclasses.replace(model, vocabulary=model.vocabulary.from_names(model.vocabulary.feature_names()[::-1])),
     ]
     assert len({model.hash, *(other.hash for other in others)}) == 1 + len(others)
 
 
 def test_repr_says_what_it_is(model):
     assert re.fullmatch(
-        rf"BioFormer\(40 molecules, 1 layers, width 16, [\d,]+ parameters, 1 member, hash {model.hash[:12]}\)",
+        rf"BioFormer\(40 genes, 1 layers, width 16, [\d,]+ parameters, 1 member, hash {model.hash[:12]}\)",
         repr(model),
     )
 

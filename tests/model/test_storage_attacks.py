@@ -186,7 +186,7 @@ ABSURD = {
     "fields of another type": {"fields": 3},
     "masking": {"masking": {"ratio": 5.0}},
     "unknown masking": {"masking": {"extra": 1}},
-    "text for a share": {"hidden_share": "some"},
+    "text for a share": {"masked_share": "some"},
     "a million layers": {"model": {"n_layers": 10**6}},  # last: the peak of memory is that of all cases so far
 }
 BOUNDED = """

@@ -1,4 +1,4 @@
-"""What goes around attention: the bag of the known molecules, the words of a batch, what <cls> says of the hidden."""
+"""What goes around attention: the bag of the known features, the words of a batch, what <cls> says of the masked."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn import Sizes
 
-SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3, 2))
+SIZES = Sizes(n_features=30, n_values=12, field_sizes=(3, 2))
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 FIRST = len(SPECIALS)
 
@@ -32,7 +32,7 @@ def batch(make_batch):
 
 
 def knowing(batch, share, seed=2):
-    """The same cells, of which a random share of the molecules is known."""
+    """The same cells, of which a random share of the features is known."""
     known = torch.rand(batch.known.shape, generator=torch.Generator().manual_seed(seed)) < share
     return replace(batch, known=known)
 
@@ -47,7 +47,7 @@ def differs(first, second):
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.3])
 def test_the_bag_is_the_sum_of_the_departures_of_the_known(share, network, batch):
     batch = knowing(batch, share)
-    embedding = network.molecule.weight.detach().double().numpy()[FIRST:]
+    embedding = network.feature.weight.detach().double().numpy()[FIRST:]
     mean, scale = network.profile_mean.double().numpy(), network.bag_scale.double().numpy()
     expected = np.zeros((5, 16))
     for cell in range(5):
@@ -60,7 +60,7 @@ def test_the_bag_is_the_sum_of_the_departures_of_the_known(share, network, batch
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_molecule_that_is_not_known_adds_nothing_whatever_is_written_there(network, batch):
+def test_a_feature_that_is_not_known_adds_nothing_whatever_is_written_there(network, batch):
     batch = knowing(batch, 0.6)
     other = replace(batch, visible=torch.where(batch.known, batch.visible, 7.0))
     assert differs(batch.visible, other.visible)
@@ -72,7 +72,7 @@ def test_a_molecule_that_is_not_known_adds_nothing_whatever_is_written_there(net
         assert differs(network.bag(batch), network.bag(replace(batch, visible=visible)))
 
 
-def test_a_known_molecule_at_its_mean_and_an_unknown_one_differ_in_scale_alone(network, batch):
+def test_a_known_feature_at_its_mean_and_an_unknown_one_differ_in_scale_alone(network, batch):
     batch = replace(batch, known=torch.ones_like(batch.known))
     visible = batch.visible.clone()
     visible[:, :6] = network.profile_mean[:6]
@@ -98,12 +98,12 @@ def test_a_cell_of_which_nothing_is_known_has_an_empty_bag(network, batch):
 def test_the_words_of_a_batch_are_its_distinct_tokens(external, network, batch):
     random = torch.Generator().manual_seed(0)
     drawn = torch.randint(0, 3, batch.context_ids.shape, generator=random) if external else None
-    # few molecules, so that cells share words
+    # few features, so that cells share words
     ids = torch.where(batch.context_ids > 0, FIRST + batch.context_ids % 4, 0)
     batch = replace(batch, context_ids=ids, context_bins=batch.context_bins % 3, context_external=drawn)
     with torch.no_grad():
-        words, which = network.words(batch)
-        expected = network.molecule(batch.context_ids) + network.value(batch.context_bins)
+        words, which = network.context_tokens(batch)
+        expected = network.feature(batch.context_ids) + network.value(batch.context_bins)
         if drawn is not None:
             expected = expected + network.external(drawn)
     torch.testing.assert_close(words[which], expected)
@@ -123,34 +123,34 @@ def test_the_same_word_in_many_cells_gathers_their_gradients(network, batch):
     torch.testing.assert_close(gradients[1], 2 * gradients[0], rtol=1e-3, atol=1e-3)
 
 
-# --- what <cls> says of the hidden ---------------------------------------------------------------------------------
+# --- what <cls> says of the masked ---------------------------------------------------------------------------------
 
 
-def test_what_is_expected_of_a_molecule_is_a_network_of_its_rate_and_the_depth_alone(network, batch):
-    """Rate, departure from the usual rate, depth, and the bins that few counts fall in; one molecule at a time."""
+def test_what_is_expected_of_a_feature_is_a_network_of_its_rate_and_the_depth_alone(network, batch):
+    """Rate, departure from the usual rate, depth, and the bins that small counts fall in; one feature at a time."""
     log_rate = torch.randn(5, 30, generator=torch.Generator().manual_seed(3))
     gelu = torch.nn.functional.gelu
     with torch.no_grad():
-        found = network.expect(log_rate, batch)
-        assert found.shape == (*batch.hidden_ids.shape, 16)
-        for cell, row in enumerate(batch.hidden_ids.tolist()):
-            for at, molecule in enumerate(row):
-                if molecule:
-                    rate = log_rate[cell, molecule - FIRST]
-                    usual = network.rate.bias[molecule - FIRST]
+        found = network.rate_features(log_rate, batch)
+        assert found.shape == (*batch.masked_ids.shape, 16)
+        for cell, row in enumerate(batch.masked_ids.tolist()):
+            for at, feature in enumerate(row):
+                if feature:
+                    rate = log_rate[cell, feature - FIRST]
+                    usual = network.rate.bias[feature - FIRST]
                     told = torch.stack([rate, rate - usual, batch.log_depth[cell]])
-                    h = network.expect_in.weight @ told + network.expect_in.bias
+                    h = network.rate_feature_in.weight @ told + network.rate_feature_in.bias
                     for few in range(4):
-                        h = h + network.few[few].weight[batch.few_bins[cell, few]]
-                    expected = network.expect_out(gelu(network.expect_hidden(gelu(h))))
+                        h = h + network.small_counts[few].weight[batch.small_count_bins[cell, few]]
+                    expected = network.rate_feature_out(gelu(network.rate_feature_inner(gelu(h))))
                     torch.testing.assert_close(found[cell, at], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changed", ["few_bins", "log_depth"])
-def test_the_depth_reaches_what_is_hidden_and_not_cls(changed, network, batch):
+@pytest.mark.parametrize("changed", ["small_count_bins", "log_depth"])
+def test_the_depth_reaches_what_is_masked_and_not_cls(changed, network, batch):
     """<cls> is to say what the cell is, at the mean depth."""
     other = getattr(batch, changed)
-    other = (other + 1) % 12 if changed == "few_bins" else other + 0.5
+    other = (other + 1) % 12 if changed == "small_count_bins" else other + 0.5
     with torch.no_grad():
         before, after = network(batch), network(replace(batch, **{changed: other}))
     assert differs(before.logits, after.logits)
@@ -159,13 +159,13 @@ def test_the_depth_reaches_what_is_hidden_and_not_cls(changed, network, batch):
 
 
 def test_the_logits_depend_on_the_rate_that_cls_decodes_and_on_no_other(network, batch):
-    """The decoder of a molecule is in its own logits, and in nobody else's."""
-    asked = int(batch.hidden_ids[0, 0])
+    """The decoder of a feature is in its own logits, and in nobody else's."""
+    asked = int(batch.masked_ids[0, 0])
     with torch.no_grad():
         before = network(batch)
         network.linear_rate.weight[asked - FIRST, 0] += 1.0
         after = network(batch)
-    of_it = batch.hidden_ids == asked
+    of_it = batch.masked_ids == asked
     rate_differs = (after.log_rate - before.log_rate).abs() > 1e-3
     assert rate_differs.any(dim=0).nonzero().ravel().tolist() == [asked - FIRST]
     differing = ((after.logits - before.logits).abs() > 1e-5).any(dim=-1)
@@ -177,7 +177,7 @@ def test_the_logits_depend_on_the_rate_that_cls_decodes_and_on_no_other(network,
 def test_the_logits_are_taught_through_the_decoder(network, batch):
     network.zero_grad()
     network(batch).logits.square().sum().backward()
-    for parameter in (network.latent_out.weight, network.linear_rate.weight, network.few[3].weight):
+    for parameter in (network.latent_out.weight, network.linear_rate.weight, network.small_counts[3].weight):
         assert parameter.grad.abs().max() > 1e-4
 
 

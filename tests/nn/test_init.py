@@ -10,9 +10,9 @@ import torch
 import scbioformers as bf
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
-from scbioformers.nn import Network, Sizes, initialise
+from scbioformers.nn import Sizes, Transformer, initialise
 
-SIZES = Sizes(n_molecules=80, n_values=12, field_sizes=(3,))
+SIZES = Sizes(n_features=80, n_values=12, field_sizes=(3,))
 CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
 CONFIGS = [
     pytest.param(CONFIG, id="default"),
@@ -29,13 +29,13 @@ def leading_subspace(embedding, n):
 
 def smallest_cosine(network, start):
     """Of the principal angles between the leading columns of the embedding and the PCA subspace; 1 if they agree."""
-    embedding = network.molecule.weight.detach().numpy()[-SIZES.n_molecules :]
+    embedding = network.feature.weight.detach().numpy()[-SIZES.n_features :]
     n = start.components.shape[1]
     return np.linalg.svd(leading_subspace(embedding, n).T @ start.components)[1].min()
 
 
 def bags_of(network, make_batch, profiles):
-    """Bags of cells of which every molecule is known."""
+    """Bags of cells of which every feature is known."""
     visible = torch.from_numpy(profiles.astype(np.float32))
     batch = replace(make_batch(sizes=SIZES), visible=visible, known=torch.ones_like(visible, dtype=torch.bool))
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_every_weight_is_set_by_the_seed_and_the_data_alone(config, make_start):
     for global_seed in (0, 1):
         with torch.random.fork_rng():
             torch.manual_seed(global_seed)
-            network = Network(config, SIZES)
+            network = Transformer(config, SIZES)
         initialise(network, make_start(SIZES), 5)
         weights.append(network.state_dict())
     assert [name for name, values in weights[0].items() if not torch.equal(values, weights[1][name])] == []
@@ -89,15 +89,13 @@ def test_fitting_leaves_the_global_generators_alone(simulated, tiny_config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_at_step_zero_the_bins_are_those_of_the_histogram_of_each_molecule(
-    config, make_network, make_start, make_batch
-):
+def test_at_step_zero_the_bins_are_those_of_the_histogram_of_each_feature(config, make_network, make_start, make_batch):
     network, start = make_network(config, SIZES), make_start(SIZES)
-    batch = make_batch(n_cells=40, n_context=30, n_hidden=20, sizes=SIZES, full=True)
+    batch = make_batch(n_cells=40, n_context=30, n_masked=20, sizes=SIZES, full=True)
     with torch.no_grad():
         predicted = network(batch).logits.softmax(dim=-1).numpy()
-    molecules = batch.hidden_ids.numpy() - len(SPECIALS)
-    histogram = np.exp(start.log_bins)[molecules]
+    features = batch.masked_ids.numpy() - len(SPECIALS)
+    histogram = np.exp(start.log_bins)[features]
     histogram /= histogram.sum(axis=-1, keepdims=True)
     distance = 0.5 * np.abs(predicted - histogram).sum(axis=-1)
     of_another = 0.5 * np.abs(predicted - histogram[:, ::-1]).sum(axis=-1)
@@ -115,7 +113,7 @@ def test_at_step_zero_the_profile_is_the_mean_expression(config, make_network, m
     assert np.corrcoef(log_rate.mean(axis=0), start.rate)[0, 1] > 0.98
 
 
-def test_the_molecule_embeddings_span_the_pca_subspace_with_svd_init_only(make_network, make_start):
+def test_the_feature_embeddings_span_the_pca_subspace_with_svd_init_only(make_network, make_start):
     start = make_start(SIZES)
     assert smallest_cosine(make_network(CONFIG, SIZES), start) > 0.95
     assert smallest_cosine(make_network(replace(CONFIG, svd_init=False), SIZES), start) < 0.5
@@ -145,12 +143,12 @@ def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_star
     network, start = make_network(CONFIG, SIZES), make_start(SIZES)
     batch = make_batch(n_cells=6, sizes=SIZES)
     codes = np.array([0, 1, 2, 0, 1, 2])
-    cell = np.repeat(np.random.default_rng(0).normal(size=(2, SIZES.n_molecules)), 3, axis=0)
+    cell = np.repeat(np.random.default_rng(0).normal(size=(2, SIZES.n_features)), 3, axis=0)
     visible = torch.from_numpy((start.profile_mean + cell + start.field_means[0][codes]).astype(np.float32))
     known = torch.ones_like(visible, dtype=torch.bool)
     batch = replace(batch, visible=visible, known=known, fields=torch.from_numpy(codes)[:, None])
     with torch.no_grad():
-        cls = network.questions(batch, network.bag(batch))[0][:, 0].numpy()
+        cls = network.query_tokens(batch, network.bag(batch))[0][:, 0].numpy()
     np.testing.assert_allclose(cls[:3] - cls[0], 0.0, atol=1e-4)
     np.testing.assert_allclose(cls[3:] - cls[3], 0.0, atol=1e-4)
     assert np.abs(cls[0] - cls[3]).max() > 0.1
@@ -159,7 +157,7 @@ def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_star
 @pytest.mark.parametrize("n_components", [0, 1, 40], ids=["none", "one", "more-than-the-width"])
 def test_any_number_of_components_will_do(n_components, make_start, make_batch):
     with torch.random.fork_rng():
-        network = Network(CONFIG, SIZES)
+        network = Transformer(CONFIG, SIZES)
     initialise(network, make_start(SIZES, n_components), 0)
     with torch.no_grad():
         output = network(make_batch(sizes=SIZES))
@@ -169,6 +167,6 @@ def test_any_number_of_components_will_do(n_components, make_start, make_batch):
 
 def test_padding_and_no_external_token_start_as_nothing(make_network):
     network = make_network(CONFIG, SIZES)
-    assert not network.molecule.weight[0].any()
+    assert not network.feature.weight[0].any()
     assert not network.external.weight[0].any()
     assert network.external.weight[1:].any(dim=1).all()

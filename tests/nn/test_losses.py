@@ -10,7 +10,7 @@ from scipy.stats import nbinom
 
 from scbioformers.nn import OBJECTIVES, Batch, Output, Sizes
 
-SIZES = Sizes(n_molecules=30, n_values=12)
+SIZES = Sizes(n_features=30, n_values=12)
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def batch(make_batch):
 def output(batch):
     """Random numbers in place of what the network says."""
     random = torch.Generator().manual_seed(0)
-    logits = torch.randn(*batch.hidden_ids.shape, SIZES.n_values, generator=random)
-    log_rate = torch.randn(len(batch), SIZES.n_molecules, generator=random)
+    logits = torch.randn(*batch.masked_ids.shape, SIZES.n_values, generator=random)
+    log_rate = torch.randn(len(batch), SIZES.n_features, generator=random)
     nothing = torch.zeros(len(batch), 1)
-    return Output(logits=logits, molecules=None, cls=nothing, latent=nothing, log_rate=log_rate)
+    return Output(logits=logits, context=None, cls=nothing, latent=nothing, log_rate=log_rate)
 
 
 def rows(values, start, stop):
@@ -66,7 +66,7 @@ def test_profile_counts_is_the_negative_binomial_of_scipy(log_dispersion, networ
     assert OBJECTIVES["profile_counts"](network, output, batch).item() == pytest.approx(cells.mean(), rel=1e-4)
 
 
-def test_profile_bins_is_the_binary_cross_entropy_of_every_molecule(network, output, batch):
+def test_profile_bins_is_the_binary_cross_entropy_of_every_feature(network, output, batch):
     batch = shares(batch)
     y, p = batch.target_counts.double().numpy(), 1 / (1 + np.exp(-output.log_rate.double().numpy()))
     expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
@@ -85,10 +85,10 @@ def test_the_mean_over_two_equal_halves_is_the_loss_of_the_whole(name, network, 
     assert np.mean(halves) == pytest.approx(loss(network, output, batch).item(), rel=1e-5)
 
 
-def test_padding_of_the_hidden_does_not_change_masked_bins(network, output, batch):
+def test_padding_of_the_masked_does_not_change_masked_bins(network, output, batch):
     wider = replace(
         batch,
-        hidden_ids=torch.nn.functional.pad(batch.hidden_ids, (0, 3)),
+        masked_ids=torch.nn.functional.pad(batch.masked_ids, (0, 3)),
         target_bins=torch.nn.functional.pad(batch.target_bins, (0, 3), value=-1),
     )
     padded = replace(output, logits=torch.nn.functional.pad(output.logits, (0, 0, 0, 3), value=50.0))
@@ -125,8 +125,8 @@ def test_cells_with_nothing_to_predict_give_finite_losses_and_gradients(network,
     assert torch.isfinite(output.log_rate.grad).all()
 
 
-def test_a_batch_without_hidden_molecules_has_no_masked_loss(network, output, batch):
-    nothing = replace(batch, hidden_ids=batch.hidden_ids[:, :0], target_bins=batch.target_bins[:, :0])
+def test_a_batch_without_masked_features_has_no_masked_loss(network, output, batch):
+    nothing = replace(batch, masked_ids=batch.masked_ids[:, :0], target_bins=batch.target_bins[:, :0])
     output = replace(output, logits=output.logits[:, :0])
     assert OBJECTIVES["masked_bins"](network, output, nothing).item() == 0.0
 

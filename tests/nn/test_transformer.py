@@ -10,17 +10,17 @@ from torch.nn.functional import pad
 
 from scbioformers.config import ModelConfig
 from scbioformers.nn import OBJECTIVES, Sizes
-from scbioformers.nn._transformer import Attention, Block, ValueEmbedding
+from scbioformers.nn._transformer import Attention, TransformerBlock, ValueEmbedding
 
-SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3, 2))
+SIZES = Sizes(n_features=30, n_values=12, field_sizes=(3, 2))
 CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
 CONFIGS = [
     pytest.param(CONFIG, id="default"),
-    pytest.param(replace(CONFIG, attend_hidden=True), id="attend-hidden"),
+    pytest.param(replace(CONFIG, attend_masked=True), id="attend-masked"),
     pytest.param(replace(CONFIG, bag=False), id="no-bag"),
     pytest.param(replace(CONFIG, attention=False), id="no-attention"),
     pytest.param(replace(CONFIG, value_embedding="lookup", n_layers=1), id="lookup-one-layer"),
-    pytest.param(replace(CONFIG, attend_hidden=True, n_layers=1), id="attend-hidden-one-layer"),
+    pytest.param(replace(CONFIG, attend_masked=True, n_layers=1), id="attend-masked-one-layer"),
     pytest.param(replace(CONFIG, attention=False, n_layers=1), id="no-attention-one-layer"),
 ]
 
@@ -122,7 +122,7 @@ def test_without_attention_there_are_no_attention_parameters_and_nothing_is_atte
 def test_a_block_is_pre_norm_so_its_updates_do_not_depend_on_the_scale_of_the_stream():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        block, x = Block(CONFIG).double().eval(), 10 * torch.randn(2, 6, 16, dtype=torch.float64)
+        block, x = TransformerBlock(CONFIG).double().eval(), 10 * torch.randn(2, 6, 16, dtype=torch.float64)
     with torch.no_grad():
         block.contract.weight.zero_()  # what remains of the feed-forward half is a constant
         updates = [block(scale * x, block.keys(scale * x[:, :4]), None) - scale * x for scale in (1.0, 50.0)]
@@ -134,21 +134,21 @@ def test_a_block_is_pre_norm_so_its_updates_do_not_depend_on_the_scale_of_the_st
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_order_of_the_visible_molecules_carries_no_meaning(config, build, draw):
+def test_the_order_of_the_visible_features_carries_no_meaning(config, build, draw):
     network, batch = build(config), draw()
     order = torch.from_numpy(np.random.default_rng(0).permutation(batch.context_ids.shape[1]))
     names = ("context_ids", "context_bins", "context_external")
     permuted = replace(batch, **{name: getattr(batch, name)[:, order] for name in names})
     before, after = run(network, batch), run(network, permuted)
-    assert_close(after.molecules, before.molecules[:, order])
+    assert_close(after.context, before.context[:, order])
     for name in ("cls", "latent", "log_rate", "logits"):
         assert_close(getattr(after, name), getattr(before, name))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_order_of_the_hidden_molecules_carries_no_meaning(config, build, draw):
+def test_the_order_of_the_masked_features_carries_no_meaning(config, build, draw):
     network, batch = build(config), draw()
-    names = ("hidden_ids", "hidden_external", "target_bins")
+    names = ("masked_ids", "masked_external", "target_bins")
     flipped = replace(batch, **{name: getattr(batch, name).flip(1) for name in names})
     before, after = run(network, batch), run(network, flipped)
     assert_close(after.logits, before.logits.flip(1))
@@ -163,14 +163,14 @@ def test_padding_changes_nothing(config, build, draw):
         context_ids=pad(batch.context_ids, (0, 4)),
         context_bins=pad(batch.context_bins, (0, 4), value=7),
         context_external=pad(batch.context_external, (0, 4)),
-        hidden_ids=pad(batch.hidden_ids, (0, 3)),
-        hidden_external=pad(batch.hidden_external, (0, 3)),
+        masked_ids=pad(batch.masked_ids, (0, 3)),
+        masked_external=pad(batch.masked_external, (0, 3)),
         target_bins=pad(batch.target_bins, (0, 3), value=-1),
     )
-    n_context, n_hidden = batch.context_ids.shape[1], batch.hidden_ids.shape[1]
+    n_context, n_masked = batch.context_ids.shape[1], batch.masked_ids.shape[1]
     before, after = run(network, batch), run(network, wider)
-    assert_close(after.molecules[:, :n_context], before.molecules)
-    assert_close(after.logits[:, :n_hidden], before.logits)
+    assert_close(after.context[:, :n_context], before.context)
+    assert_close(after.logits[:, :n_masked], before.logits)
     for name in ("cls", "latent", "log_rate"):
         assert_close(getattr(after, name), getattr(before, name))
 
@@ -181,8 +181,8 @@ def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
     together = run(network, batch)
     for cell in range(4):
         n_context = int((batch.context_ids[cell] > 0).sum())
-        n_hidden = int((batch.hidden_ids[cell] > 0).sum())
-        widths = {"context": n_context, "hidden": n_hidden, "target_bins": n_hidden}
+        n_masked = int((batch.masked_ids[cell] > 0).sum())
+        widths = {"context": n_context, "masked": n_masked, "target_bins": n_masked}
         alone = {}
         for name, x in vars(batch).items():
             if x is not None:
@@ -191,8 +191,8 @@ def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
         output = run(network, replace(batch, **alone))
         assert_close(output.cls[0], together.cls[cell])
         assert_close(output.log_rate[0], together.log_rate[cell])
-        assert_close(output.logits[0], together.logits[cell, :n_hidden])
-        assert_close(output.molecules[0], together.molecules[cell, :n_context])
+        assert_close(output.logits[0], together.logits[cell, :n_masked])
+        assert_close(output.context[0], together.context[cell, :n_context])
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -202,14 +202,14 @@ def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, externa
     """One block then projects the keys of each word of the batch once, and more update fewer tokens in the last."""
     network, batch = build(config), draw(full=full)
     random = torch.Generator().manual_seed(4)
-    for name in ("context_external", "hidden_external"):
+    for name in ("context_external", "masked_external"):
         drawn = torch.randint(0, 3, getattr(batch, name).shape, generator=random)
         batch = replace(batch, **{name: {"drawn": drawn, "none": torch.zeros_like(drawn)}.get(external)})
     whole = run(network, batch)
     with torch.no_grad():
         brief = network(batch)
-    assert whole.molecules.shape == (*batch.context_ids.shape, 16)
-    assert brief.molecules is None
+    assert whole.context.shape == (*batch.context_ids.shape, 16)
+    assert brief.context is None
     for name in ("cls", "latent", "log_rate", "logits"):
         assert_close(getattr(brief, name), getattr(whole, name))
 
@@ -233,39 +233,39 @@ def test_what_is_not_asked_for_does_not_change_the_gradients(config, build, draw
 @pytest.mark.parametrize("n_cells", [1, 3])
 def test_cells_without_any_token_give_finite_outputs(config, n_cells, build, draw):
     network = build(config)
-    empty = draw(n_cells=n_cells, n_context=0, n_hidden=0, full=True)
+    empty = draw(n_cells=n_cells, n_context=0, n_masked=0, full=True)
     padded = draw(n_cells=n_cells)
     padded = replace(
-        padded, **{name: torch.zeros_like(getattr(padded, name)) for name in ("context_ids", "hidden_ids")}
+        padded, **{name: torch.zeros_like(getattr(padded, name)) for name in ("context_ids", "masked_ids")}
     )
     for batch in (empty, padded):
         output = run(network, batch)
         assert all(torch.isfinite(getattr(output, f.name)).all() for f in fields(output))
-        assert output.log_rate.shape == (n_cells, SIZES.n_molecules)
+        assert output.log_rate.shape == (n_cells, SIZES.n_features)
 
 
 # --- what may be known of what -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_hidden_molecules_do_not_influence_each_other_unless_they_are_attended_to(config, build, draw):
+def test_masked_features_do_not_influence_each_other_unless_they_are_attended_to(config, build, draw):
     network, batch = build(config), draw(full=True)
     others = replace(
         batch,
-        hidden_ids=torch.cat([batch.hidden_ids[:, :2], batch.hidden_ids[:, 2:].roll(1, dims=0)], dim=1),
+        masked_ids=torch.cat([batch.masked_ids[:, :2], batch.masked_ids[:, 2:].roll(1, dims=0)], dim=1),
         target_bins=batch.target_bins.roll(1, dims=0),
     )
-    fewer = replace(batch, **{n: getattr(batch, n)[:, :2] for n in ("hidden_ids", "hidden_external", "target_bins")})
+    fewer = replace(batch, **{n: getattr(batch, n)[:, :2] for n in ("masked_ids", "masked_external", "target_bins")})
     before = run(network, batch)
     for changed in (others, fewer):
         after = run(network, changed)
-        if config.attend_hidden:
+        if config.attend_masked:
             assert differs(after.logits[:, :2], before.logits[:, :2])
             assert differs(after.cls, before.cls)
         else:
             assert_close(after.logits[:, :2], before.logits[:, :2])
             assert_close(after.cls, before.cls)
-            assert_close(after.molecules, before.molecules)
+            assert_close(after.context, before.context)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -302,12 +302,12 @@ def test_bins_depth_and_fields_reach_the_predictions(build, draw):
     before = run(network, batch)
     for changed in (
         replace(batch, context_bins=(batch.context_bins + 1) % SIZES.n_values),
-        replace(batch, context_ids=4 + (batch.context_ids - 3) % SIZES.n_molecules),
+        replace(batch, context_ids=4 + (batch.context_ids - 3) % SIZES.n_features),
         replace(batch, log_depth=batch.log_depth + 1),
-        replace(batch, few_bins=batch.few_bins.roll(1, dims=1)),
+        replace(batch, small_count_bins=batch.small_count_bins.roll(1, dims=1)),
         replace(batch, fields=1 - batch.fields.clamp(max=1)),
         replace(batch, context_external=torch.ones_like(batch.context_external)),
-        replace(batch, hidden_external=torch.ones_like(batch.hidden_external)),
+        replace(batch, masked_external=torch.ones_like(batch.masked_external)),
     ):
         assert differs(run(network, changed).logits, before.logits)
 
@@ -335,7 +335,7 @@ def test_without_counts_the_decoded_profile_is_a_share_of_the_highest_bin(make_n
 
 def test_no_external_tokens_at_all_start_as_the_token_none(make_network, make_batch):
     network, batch = make_network(CONFIG, SIZES), make_batch(sizes=SIZES)
-    without = replace(batch, context_external=None, hidden_external=None)
+    without = replace(batch, context_external=None, masked_external=None)
     assert torch.equal(run(network, batch).logits, run(network, without).logits)
 
 
@@ -435,7 +435,7 @@ def test_every_parameter_gets_a_gradient(config, build, draw):
 
 
 def test_without_external_tokens_only_their_table_gets_no_gradient(build, draw):
-    batch = replace(draw(), context_external=None, hidden_external=None)
+    batch = replace(draw(), context_external=None, masked_external=None)
     assert without_gradient(build().train(), batch) == ["external.weight"]
 
 

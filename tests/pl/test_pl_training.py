@@ -83,7 +83,7 @@ def test_the_tolerance_can_fail(tmp_path, changes, difference):
 
 def test_curves_and_labels():
     first, second = bf.pl.training(make())
-    assert [ax.get_title() for ax in (first, second)] == ["hidden molecules", "profile from <cls>"]
+    assert [ax.get_title() for ax in (first, second)] == ["masked genes", "profile from <cls>"]
     assert first.get_xlabel() == "epoch"
     assert "nats" in first.get_ylabel()
     assert "nats" in second.get_ylabel()

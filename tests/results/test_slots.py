@@ -162,7 +162,7 @@ def test_params_of_numpy_and_non_finite_values():
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3"])
 def test_params_survive_files(tmp_path, kind):
-    adata, params = small(), {"hidden": (1, None), 3: [True, 0.5], "layer": None}
+    adata, params = small(), {"masked": (1, None), 3: [True, 0.5], "layer": None}
     set_uns(adata, "bioformer", {"params": params_to_json(params)})
     assert params_from_json(get_slot(round_trip(adata, tmp_path, kind), "uns", "bioformer")["params"]) == params
 

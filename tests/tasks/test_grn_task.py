@@ -15,14 +15,14 @@ import scbioformers as bf
 from scbioformers.core import ConfigError
 from scbioformers.data import AnnDataSource, Block
 from scbioformers.model import make_batches
-from scbioformers.tasks import Asked, draw_conditions
+from scbioformers.tasks import EdgeScorer, draw_conditions
 from scbioformers.tasks import _grn as regulation
 from scbioformers.tasks._grn import sum_attention
 
 CONFIGS = {
     "one layer": bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8),
-    "two layers, four heads, hidden attended": bf.ModelConfig(
-        width=16, n_layers=2, n_heads=4, n_latent=8, n_components=8, attend_hidden=True, dropout=0.2
+    "two layers, four heads, masked attended": bf.ModelConfig(
+        width=16, n_layers=2, n_heads=4, n_latent=8, n_components=8, attend_masked=True, dropout=0.2
     ),
     "no bag, all tokens": bf.ModelConfig(
         width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8, bag=False, tokens="all"
@@ -43,15 +43,15 @@ def fit(request):
     return model, replace(block, counts=sp.csr_matrix(counts))
 
 
-def ask(model, method, regulators=None, **kwargs) -> Asked:
+def ask(model, method, regulators=None, **kwargs) -> EdgeScorer:
     chosen = np.arange(len(model.vocabulary)) if regulators is None else np.array(regulators)
-    return Asked(model, method, chosen, **kwargs)
+    return EdgeScorer(model, method, chosen, **kwargs)
 
 
-def weigh(asked: Asked, cells: Block, seed=0):
+def weigh(asked: EdgeScorer, cells: Block, seed=0):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return asked.weigh(asked.model.members[0], cells, seed, tqdm(disable=True))
+        return asked.score(asked.model.members[0], cells, seed, tqdm(disable=True))
 
 
 # attention
@@ -98,10 +98,10 @@ class Naive:
         """(layers, heads, C, C) of a batch of one cell."""
         network = self.network
         bag = network.bag(batch) if network.config.bag else torch.zeros(1, network.config.width)
-        words, which = network.words(batch)
-        head, hidden = network.questions(replace(batch, hidden_ids=batch.context_ids), bag)
+        words, which = network.context_tokens(batch)
+        head, masked = network.query_tokens(replace(batch, masked_ids=batch.context_ids), bag)
         tokens = torch.cat([head[0], words[which[0]]]).double().numpy()
-        queries, n_head, n = hidden[0].double().numpy(), head.shape[1], batch.context_ids.shape[1]
+        queries, n_head, n = masked[0].double().numpy(), head.shape[1], batch.context_ids.shape[1]
         found = np.zeros((n_layers, self.n_heads, n, n))
         for layer in range(n_layers):
             after = []
@@ -226,7 +226,7 @@ def test_knocked_out_in_a_few_cells_of_those_that_express_it(fit, monkeypatch):
 def test_embedding_of_the_input(fit):
     model, cells = fit
     pairs = weigh(ask(model, "embedding", contextual=False), cells)
-    table = model.members[0].molecule.weight[4:].detach().numpy()
+    table = model.members[0].feature.weight[4:].detach().numpy()
     expected = cosine_similarity(table - table.mean(axis=0))
     np.fill_diagonal(expected, np.nan)
     np.testing.assert_allclose(pairs.weight, expected, atol=1e-5)

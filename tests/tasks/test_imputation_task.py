@@ -1,4 +1,4 @@
-"""What is hidden of each cell, what is counted of its predictions, and that no result depends on how cells are cut."""
+"""What is masked of each cell, what is counted of its predictions, and that no result depends on how cells are cut."""
 
 import anndata as ad
 import numpy as np
@@ -24,14 +24,14 @@ def passes(plan, block):
     return [each.toarray() for each in plan(block)]
 
 
-@pytest.mark.parametrize("n_molecules", [60, 61, 5, 1])
+@pytest.mark.parametrize("n_features", [60, 61, 5, 1])
 @pytest.mark.parametrize("n_folds", [1, 2, 7])
-def test_folds_ask_for_each_molecule_once_in_parts_of_equal_size(n_molecules, n_folds, make_block):
-    block = make_block(n_molecules=n_molecules)
-    found = passes(folds(n_molecules, n_folds), block)
-    assert len(found) == min(n_folds, n_molecules)
-    assert all(each.shape == (12, n_molecules) and each.dtype == bool for each in found)
-    assert np.array_equal(sum(each.astype(int) for each in found), np.ones((12, n_molecules)))
+def test_folds_ask_for_each_gene_once_in_parts_of_equal_size(n_features, n_folds, make_block):
+    block = make_block(n_features=n_features)
+    found = passes(folds(n_features, n_folds), block)
+    assert len(found) == min(n_folds, n_features)
+    assert all(each.shape == (12, n_features) and each.dtype == bool for each in found)
+    assert np.array_equal(sum(each.astype(int) for each in found), np.ones((12, n_features)))
     sizes = [each[0].sum() for each in found]
     assert max(sizes) - min(sizes) <= 1
 
@@ -45,13 +45,13 @@ def test_folds_are_the_same_for_all_cells_and_blocks(make_block):
 
 
 def test_folds_are_random(make_block):
-    """Neighbours in the matrix, often of one family, are not all hidden together or all apart."""
-    fold = np.argmax([each[0] for each in passes(folds(700, 7), make_block(n_cells=1, n_molecules=700))], axis=0)
+    """Neighbours in the matrix, often of one family, are not all masked together or all apart."""
+    fold = np.argmax([each[0] for each in passes(folds(700, 7), make_block(n_cells=1, n_features=700))], axis=0)
     assert 0.07 < (fold[1:] == fold[:-1]).mean() < 0.22  # 1/7 expected
     assert np.bincount(fold[:350], minlength=7).min() > 20
 
 
-def test_folds_of_some_molecules_are_parts_of_the_folds_of_all(make_block):
+def test_folds_of_some_genes_are_parts_of_the_folds_of_all(make_block):
     block, some = make_block(), np.array([3, 50, 7, 8, 59])
     whole, found = passes(folds(60, 7), block), passes(folds(60, 7, some), block)
     assert np.array_equal(np.flatnonzero(sum(each[0].astype(int) for each in found)), np.sort(some))
@@ -59,7 +59,7 @@ def test_folds_of_some_molecules_are_parts_of_the_folds_of_all(make_block):
         assert sum(not (each & ~other).any() for other in whole) == 1
 
 
-def test_folds_of_no_molecules(make_block):
+def test_folds_of_no_genes(make_block):
     assert passes(folds(60, 7, np.zeros(0, np.int64)), make_block()) == []
 
 
@@ -92,10 +92,10 @@ def slow_evidence(batches, n_values):
     return {"joint": joint, "predicted": predicted, "observed": observed, "count": count, "nll": nll}
 
 
-def test_evidence_is_a_sum_over_the_hidden_values(make_batch):
+def test_evidence_is_a_sum_over_the_masked_values(make_batch):
     random, evidence, batches = np.random.default_rng(0), Evidence(np.zeros((12, 12))), []
     for seed in range(3):
-        batch = make_batch(n_hidden=6, seed=seed)
+        batch = make_batch(n_masked=6, seed=seed)
         probabilities = random.dirichlet(np.full(12, 0.4), size=batch.target_bins.shape) + 1e-4
         probabilities[0, :2] = [np.eye(12)[0] * 0.98 + 1e-3, np.eye(12)[5] * 0.98 + 1e-3]
         batches.append((batch, probabilities.astype(np.float32)))

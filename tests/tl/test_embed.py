@@ -259,7 +259,7 @@ def test_on_disk(simulated, model, expected, tmp_path, kind):
 
 def test_missing_genes_are_reported_once(fitted, model):
     partial = fitted[:, :37].copy()
-    with pytest.warns(BioformersWarning, match=r"37 of the model's 40 molecules") as caught:
+    with pytest.warns(BioformersWarning, match=r"37 of the model's 40 genes") as caught:
         bf.tl.embed(partial, model=model)
     assert len(caught) == 1
 

@@ -286,7 +286,7 @@ def test_mask_var(simulated, fit):
     simulated.var["mine"] = np.arange(40) % 3 == 0
     fit(simulated, mask_var="mine", train={"validation_fraction": 0.0})
     model = bf.get.model(simulated)
-    assert model.vocabulary.molecules() == list(simulated.var_names[::3])
+    assert model.vocabulary.feature_names() == list(simulated.var_names[::3])
     x = simulated.X.toarray()
     assert model.binnings["rna"].mean_depth == pytest.approx(x.sum(axis=1).mean())  # over all genes, in all cells
     depth = x.sum(axis=1)
@@ -298,7 +298,7 @@ def test_mask_var(simulated, fit):
 def test_highly_variable_is_the_default(simulated, fit):
     simulated.var["highly_variable"] = np.arange(40) < 25
     fit(simulated)
-    assert bf.get.model(simulated).vocabulary.molecules() == list(simulated.var_names[:25])
+    assert bf.get.model(simulated).vocabulary.feature_names() == list(simulated.var_names[:25])
     fit(simulated, mask_var=None)
     assert len(bf.get.model(simulated).vocabulary) == 40
     with pytest.raises(MissingKeyError, match=r"adata.var\['mine'\]"):
@@ -403,7 +403,7 @@ def test_non_integers_need_the_opt_out(simulated, fit):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tokens": "all", "attend_hidden": True},
+        {"tokens": "all", "attend_masked": True},
         {"value_embedding": "lookup", "dropout": 0.1},
         {"attention": False, "n_layers": 2},
         {"bag": False, "svd_init": False},

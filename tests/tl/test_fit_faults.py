@@ -105,7 +105,7 @@ def test_nothing_modelled_is_expressed(simulated, fit):
     simulated.X = x
     with (
         pytest.warns(BioformersWarning, match="All-zero genes"),
-        pytest.raises(DataError, match="No cell has a count in the modelled molecules"),
+        pytest.raises(DataError, match="No cell has a count in the modelled genes"),
     ):
         fit(simulated, mask_var=np.arange(40) < 3)
 

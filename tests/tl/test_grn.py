@@ -13,7 +13,7 @@ import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
 from scbioformers.data import AnnDataSource
 from scbioformers.results._slots import get_slot, params_from_json
-from scbioformers.tasks import Asked
+from scbioformers.tasks import EdgeScorer
 from scbioformers.tasks._grn import sum_attention
 
 METHODS = ("knockout", "embedding", "attention")
@@ -69,11 +69,11 @@ def test_weights_are_those_of_the_members(fitted, method):
     regulators = ["TF1", "TF4", "G1"]
     found = grn(fitted, method=method, regulators=regulators, n_cells=None)
     model = bf.get.model(fitted)
-    chosen = np.array([model.vocabulary.molecules().index(gene) for gene in regulators])
-    asked, cells = Asked(model, method, chosen), AnnDataSource(fitted).read(0, 90)
-    pairs = [asked.weigh(network, cells, 0, tqdm(disable=True)) for network in model.members]
+    chosen = np.array([model.vocabulary.feature_names().index(gene) for gene in regulators])
+    asked, cells = EdgeScorer(model, method, chosen), AnnDataSource(fitted).read(0, 90)
+    pairs = [asked.score(network, cells, 0, tqdm(disable=True)) for network in model.members]
     expected = np.mean([each.weight for each in pairs], axis=0)
-    table = bf.get.grn_matrix(found).reindex(index=model.vocabulary.molecules(), columns=regulators)
+    table = bf.get.grn_matrix(found).reindex(index=model.vocabulary.feature_names(), columns=regulators)
     np.testing.assert_allclose(table, expected, atol=1e-6)
     count = found.varp["grn_count"].toarray()[:, fitted.var_names.get_indexer(regulators)]
     seen = ~np.eye(25, dtype=bool)[:, chosen]
@@ -88,7 +88,7 @@ def test_attention_that_each_regulator_receives(fitted):
     regulators = ["TF1", "G1"]
     found = grn(fitted, method="attention", regulators=regulators, groupby="condition", n_cells=None)
     model, rows = bf.get.model(fitted), np.flatnonzero(fitted.obs["condition"] == ".")
-    at = [model.vocabulary.molecules().index(gene) for gene in regulators]
+    at = [model.vocabulary.feature_names().index(gene) for gene in regulators]
     received = np.zeros(2)
     for network in model.members:
         for row in rows:

@@ -1,4 +1,4 @@
-"""Imputing: nothing hidden leaks, what was measured is kept, what is written and where, and what is refused."""
+"""Imputing: nothing masked leaks, what was measured is kept, what is written and where, and what is refused."""
 
 import logging
 import re
@@ -63,7 +63,7 @@ def with_genes(adata, names) -> ad.AnnData:
 
 
 def fold_of(gene: int) -> np.ndarray:
-    """The genes that are hidden together with this one."""
+    """The genes that are masked together with this one."""
     block = AnnDataSource(ad.AnnData(np.ones((1, 40)))).read(0, 1)
     (fold,) = [each.indices for each in folds(40, 7)(block) if gene in each.indices]
     return fold
@@ -114,9 +114,9 @@ def test_what_is_under_the_mask_is_not_looked_at(simulated, model, mask, tokens,
     """Neither for what is filled nor for the depth of what is kept."""
     model = replace(model, config=replace(model.config, tokens=tokens))
     expected = impute(simulated, model=model, mask=mask, output=output, batch_size=batch_size)
-    for hidden in (np.random.default_rng(1).poisson(4, size=mask.sum()), 0, 1000):
+    for masked in (np.random.default_rng(1).poisson(4, size=mask.sum()), 0, 1000):
         x = simulated.X.toarray()
-        x[mask] = hidden
+        x[mask] = masked
         found = impute(with_x(simulated, x), model=model, mask=mask, output=output, batch_size=batch_size)
         assert np.array_equal(found, expected)
 
@@ -174,7 +174,7 @@ def test_genes(simulated, model, mask, caplog):
     found = impute(simulated, model=model, genes=genes)
     np.testing.assert_allclose(found[:, asked], impute_folds_apart(simulated, model, genes)[:, asked], rtol=1e-5)
     assert np.isnan(found[:, ~asked]).all()
-    assert not np.array_equal(found[:, asked], denoised[:, asked])  # fewer are hidden with them
+    assert not np.array_equal(found[:, asked], denoised[:, asked])  # fewer are masked with them
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         found = impute(simulated, model=model, genes=genes, mask=mask)
     assert f"{mask[:, ~asked].sum()} masked positions" in caplog.text
@@ -187,7 +187,7 @@ def test_genes(simulated, model, mask, caplog):
 
 
 def impute_folds_apart(adata, model, genes):
-    """Genes of one fold together, by masks: what is hidden is predicted whatever else is asked for elsewhere."""
+    """Genes of one fold together, by masks: what is masked is predicted whatever else is asked for elsewhere."""
     result = np.full(adata.shape, np.nan, np.float32)
     indices = adata.var_names.get_indexer(genes)
     for gene in indices:
@@ -277,7 +277,7 @@ def test_an_ensemble_adds_the_disagreement_of_its_members(ensemble):
 
 
 def test_predictions_are_of_the_size_of_the_data(simulated, model):
-    """Training hides as many expressed molecules as zeros: taken at face value, predictions would be far too high."""
+    """Training masks as many expressed genes as zeros: taken at face value, predictions would be far too high."""
     found, x = impute(simulated, model=model), simulated.X.toarray()
     assert found.mean() == pytest.approx(x.mean(), rel=0.2)
     assert np.corrcoef(np.log1p(found.mean(axis=0)), np.log1p(x.mean(axis=0)))[0, 1] > 0.9
@@ -313,7 +313,7 @@ def test_genes_that_the_model_does_not_know_are_nan(simulated, model, mask, capl
 
 def test_missing_genes(simulated, model, mask):
     partial = simulated[:, 3:].copy()
-    with pytest.warns(BioformersWarning, match=r"37 of the model's 40 molecules") as caught:
+    with pytest.warns(BioformersWarning, match=r"37 of the model's 40 genes") as caught:
         found = impute(partial, model=model)
     assert len(caught) == 1
     assert found.shape == (60, 37)
@@ -529,7 +529,7 @@ def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
         pytest.param({"mask": np.ones((60, 39), bool)}, DataError, r"of the shape.*\(60, 40\).*\(60, 39\)", id="shape"),
         pytest.param({"mask": np.ones((60, 40))}, DataError, r"found float64 \(60, 40\)", id="dtype"),
         pytest.param({"mask": sp.csr_matrix((60, 40))}, DataError, "found float64", id="sparse-dtype"),
-        pytest.param({"mask": "hidden"}, DataError, r"`mask` must be bool.*True marks what to fill", id="name"),
+        pytest.param({"mask": "masked"}, DataError, r"`mask` must be bool.*True marks what to fill", id="name"),
         pytest.param({"genes": ["TF1", "G100"]}, DataError, r"not know \['G100'\].*Near names: \['G10'", id="gene"),
         pytest.param({"genes": ["tf2"]}, DataError, r"does not know \['tf2'\].*Near names: \['TF2'", id="case"),
         pytest.param({"genes": []}, DataError, "`genes` is empty", id="no-gene"),
@@ -580,7 +580,7 @@ def test_ranks_tell_no_counts(segment, output):
 
 def test_other_genes_are_refused(simulated, model):
     few = simulated[:, :15].copy()
-    with pytest.raises(DataError, match="15 of the model's 40 molecules"):
+    with pytest.raises(DataError, match="15 of the model's 40 genes"):
         bf.tl.impute(few, model=model, progress_bar=False)
     assert "imputed" not in few.layers
 

@@ -1,4 +1,4 @@
-"""Positions that the caller hides, molecules that the data does not measure, and what remains known of a cell."""
+"""Positions that the caller masks, features that the data does not measure, and what remains known of a cell."""
 
 import math
 from dataclasses import fields, replace
@@ -14,8 +14,8 @@ from scbioformers.core import SPECIALS
 from scbioformers.data import AnnDataSource, Block
 from scbioformers.tokens import Tokenizer
 
-FIRST = len(SPECIALS)  # vocabulary id of the first molecule
-INPUTS = ["context_ids", "context_bins", "hidden_ids", "visible", "known", "log_depth", "few_bins", "fields"]
+FIRST = len(SPECIALS)  # vocabulary id of the first feature
+INPUTS = ["context_ids", "context_bins", "masked_ids", "visible", "known", "log_depth", "small_count_bins", "fields"]
 ALL = 10_000  # a budget that covers every cell
 
 LAYOUTS = [
@@ -30,16 +30,16 @@ LAYOUTS = [
 
 
 def read(tokenizer, block, asked=None, **kwargs):
-    return tokenizer.read(block, np.arange(len(block.depth)), asked, **kwargs)
+    return tokenizer.inference_batch(block, np.arange(len(block.depth)), asked, **kwargs)
 
 
 def train(tokenizer, block, rows=None, *, epoch=1, **kwargs):
     rows = np.arange(len(block.depth)) if rows is None else rows
-    return tokenizer.train(block, rows, seed=3, epoch=epoch, n_context=ALL, n_hidden=ALL, **kwargs)
+    return tokenizer.training_batch(block, rows, seed=3, epoch=epoch, n_context=ALL, n_masked=ALL, **kwargs)
 
 
 def tokens(ids, values):
-    """{molecule: value} of each row, padding left out."""
+    """{feature: value} of each row, padding left out."""
     return [
         {int(i) - FIRST: int(v) for i, v in zip(*row, strict=True) if i > 0} for row in zip(ids, values, strict=True)
     ]
@@ -60,7 +60,7 @@ def differing(first, second, names):
 
 
 def slow_bins(tokenizer, counts, depth):
-    """SPEC 2, one count at a time; `counts` {molecule: count} of one cell."""
+    """SPEC 2, one count at a time; `counts` {feature: count} of one cell."""
     binning = tokenizer.binning
     if binning.kind == "segment":
         at_most = {j: sum(y <= x for y in counts.values()) for j, x in counts.items()}
@@ -78,14 +78,14 @@ def slow_bins(tokenizer, counts, depth):
 
 
 def slow_read(tokenizer, x, depth, asked, absent, drawn):
-    """One cell: its context, its answers, the profile, what is known, the log of its depth, bins of few counts."""
+    """One cell: its context, its answers, the profile, what is known, the log of its depth, bins of small counts."""
     counts = {j: float(n) for j, n in enumerate(x) if n > 0}
     seen = {j: n for j, n in counts.items() if j not in asked}
     unknown = sorted({*asked, *absent})
     mean, highest = tokenizer.binning.mean_depth, tokenizer.binning.n_values - 1
     unseen = sum(float(tokenizer.gene_mean[j]) for j in (absent if drawn else unknown))
     if drawn:
-        unseen += tokenizer.hidden_share * sum(map(float, tokenizer.gene_mean))
+        unseen += tokenizer.masked_share * sum(map(float, tokenizer.gene_mean))
     expected = mean - unseen
     whole = (depth - sum(counts.get(j, 0.0) for j in asked)) * mean / max(expected, mean / 1000)
     bins = slow_bins(tokenizer, seen, whole)
@@ -111,13 +111,13 @@ def slow_read(tokenizer, x, depth, asked, absent, drawn):
 @pytest.mark.parametrize("drawn", [False, True], ids=["chosen", "drawn"])
 def test_asked_cells_are_read_as_one_would_by_hand(layout, absent, drawn, make_block, make_tokenizer):
     block = make_block(n_fields=1, log=not layout.get("counts", True), empty=[3])
-    tokenizer = make_tokenizer(block, hidden_share=0.21, **layout)
+    tokenizer = make_tokenizer(block, masked_share=0.21, **layout)
     x = block.counts.toarray()
     x[:, absent] = 0
     block = replace(block, counts=sp.csr_matrix(x), present=~np.isin(np.arange(60), absent))
     asked = ask(block)
     batch = read(tokenizer, block, sp.csr_matrix(asked), drawn=drawn)
-    context, answers = tokens(batch.context_ids, batch.context_bins), tokens(batch.hidden_ids, batch.target_bins)
+    context, answers = tokens(batch.context_ids, batch.context_bins), tokens(batch.masked_ids, batch.target_bins)
     for row in range(12):
         expected = slow_read(tokenizer, x[row], block.depth[row], set(np.flatnonzero(asked[row])), absent, drawn)
         assert list(context[row].items()) == list(expected[0].items())
@@ -125,26 +125,26 @@ def test_asked_cells_are_read_as_one_would_by_hand(layout, absent, drawn, make_b
         np.testing.assert_allclose(batch.visible[row], expected[2], rtol=1e-6)
         assert batch.known[row].tolist() == expected[3]
         assert batch.log_depth[row].item() == pytest.approx(expected[4], abs=1e-6)
-        assert batch.few_bins[row].tolist() == expected[5]
+        assert batch.small_count_bins[row].tolist() == expected[5]
     assert batch.fields.tolist() == block.fields.tolist()
 
 
-# --- what is asked is hidden ---------------------------------------------------------------------------------------
+# --- what is asked is masked ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_exactly_the_asked_positions_are_hidden_and_none_of_them_is_seen(layout, make_block, make_tokenizer):
+def test_exactly_the_asked_positions_are_masked_and_none_of_them_is_seen(layout, make_block, make_tokenizer):
     block = make_block(log=not layout.get("counts", True), empty=[3])
     tokenizer = make_tokenizer(block, **layout)
     asked = ask(block)
     batch = read(tokenizer, block, sp.csr_matrix(asked))
-    assert batch.hidden_ids.shape == batch.target_bins.shape == (12, 60)  # the second cell is asked for everything
-    answers = tokens(batch.hidden_ids, batch.target_bins)
+    assert batch.masked_ids.shape == batch.target_bins.shape == (12, 60)  # the second cell is asked for everything
+    answers = tokens(batch.masked_ids, batch.target_bins)
     assert [sorted(answer) for answer in answers] == [np.flatnonzero(row).tolist() for row in asked]
     whole = read(replace(tokenizer, tokens="expressed", max_tokens=ALL), block)
     bins = tokens(whole.context_ids, whole.context_bins)
     assert answers == [{j: bins[row].get(j, 0) for j in answer} for row, answer in enumerate(answers)]
-    assert (batch.target_bins[batch.hidden_ids == 0] == -1).all()
+    assert (batch.target_bins[batch.masked_ids == 0] == -1).all()
     context = tokens(batch.context_ids, batch.context_bins)
     assert all(not {*seen} & {*answer} for seen, answer in zip(context, answers, strict=True))
     assert not batch.visible.numpy()[asked].any()
@@ -192,7 +192,7 @@ def test_asking_for_nothing_hides_nothing(layout, make_block, make_tokenizer):
     first, second = read(tokenizer, block), read(tokenizer, block, sp.csr_matrix(block.counts.shape, dtype=bool))
     present = [field.name for field in fields(first) if getattr(first, field.name) is not None]
     assert differing(first, second, present) == []
-    assert first.hidden_ids.shape == (12, 0)
+    assert first.masked_ids.shape == (12, 0)
     assert first.known.all()
 
 
@@ -237,8 +237,8 @@ def test_a_cell_answers_the_same_in_any_batch(make_block, make_tokenizer):
     tokenizer = make_tokenizer(block)
     asked, some = sp.csr_matrix(ask(block)), np.array([8, 0, 11])
     together = read(tokenizer, block, asked)
-    apart = tokenizer.read(block.take(some), some, asked[some])
-    for ids, values in (("context_ids", "context_bins"), ("hidden_ids", "target_bins")):
+    apart = tokenizer.inference_batch(block.take(some), some, asked[some])
+    for ids, values in (("context_ids", "context_bins"), ("masked_ids", "target_bins")):
         of_all = tokens(getattr(together, ids), getattr(together, values))
         assert tokens(getattr(apart, ids), getattr(apart, values)) == [of_all[i] for i in some]
     for name in ("rows", "known", "fields", "target_counts", "size_factor"):
@@ -253,7 +253,7 @@ def test_a_cell_answers_the_same_in_any_batch(make_block, make_tokenizer):
 @pytest.mark.parametrize(
     ("asked", "absent", "expected"),
     [
-        pytest.param([], [], 12 / 10, id="nothing-hidden"),
+        pytest.param([], [], 12 / 10, id="nothing-masked"),
         pytest.param([0], [], (12 - 4) / (10 - 1), id="expressed"),
         pytest.param([1], [], 12 / (10 - 2), id="zero"),
         pytest.param([0, 1, 2], [], (12 - 4 - 6) / (10 - 1 - 2 - 3), id="all-modelled"),
@@ -264,8 +264,8 @@ def test_a_cell_answers_the_same_in_any_batch(make_block, make_tokenizer):
         pytest.param([2, 3], [], (12 - 6) / (10 * 1e-3), id="more-than-the-depth"),
     ],
 )
-def test_the_depth_is_scaled_up_by_what_the_unknown_molecules_hold_on_average(asked, absent, expected):
-    """Of 12 counts, 4 and 6 are in molecules 0 and 2 and 2 in others; on average the four hold 1, 2, 3 and 9.995."""
+def test_the_depth_is_scaled_up_by_what_the_unknown_features_hold_on_average(asked, absent, expected):
+    """Of 12 counts, 4 and 6 are in features 0 and 2 and 2 in others; on average the four hold 1, 2, 3 and 9.995."""
     binning = Binning().freeze(mean_depth=10.0, max_bin=30)
     tokenizer = Tokenizer(binning, np.array([1, 2, 3, 9.995], np.float32), Masking())
     counts = sp.csr_matrix(np.array([[4, 0, 6, 0]], np.float32))
@@ -283,7 +283,7 @@ def test_the_depth_is_scaled_up_by_what_the_unknown_molecules_hold_on_average(as
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_the_depth_is_1_on_average_whatever_is_hidden(share, make_block, make_tokenizer):
-    block = make_block(n_cells=100, n_molecules=200, seed=1)
+    block = make_block(n_cells=100, n_features=200, seed=1)
     tokenizer = make_tokenizer(block)
     random = np.random.default_rng(0)
     depths = [
@@ -297,7 +297,7 @@ def test_the_depth_is_1_on_average_whatever_is_hidden(share, make_block, make_to
 @pytest.mark.parametrize("ratio", [0.15, 0.5])
 def test_what_a_mask_draws_reads_as_in_training_when_it_is_asked_for(layout, ratio, make_block, make_tokenizer):
     block = make_block(n_fields=1, log=not layout.get("counts", True), empty=[3])
-    tokenizer = make_tokenizer(block, masking=Masking(ratio=ratio), hidden_share=ratio, **layout)
+    tokenizer = make_tokenizer(block, masking=Masking(ratio=ratio), masked_share=ratio, **layout)
     drawn = train(tokenizer, block)
     asked = sp.csr_matrix(~drawn.known.numpy())
     assert differing(drawn, read(tokenizer, block, asked, drawn=True), [*INPUTS, "target_bins"]) == []
@@ -309,20 +309,20 @@ def test_what_a_mask_draws_reads_as_in_training_when_it_is_asked_for(layout, rat
     ("absent", "expected"), [([], 8 / (10 - 0.2 * 12)), ([2], 8 / (10 - 0.2 * 12 - 3)), ([0, 2, 3], 8 / (10 * 1e-3))]
 )
 def test_the_depth_of_a_drawn_mask_is_scaled_up_by_the_share_that_masks_hide(absent, expected):
-    """12 counts, of which 4 in the hidden molecule; on average the four hold 1, 2, 3 and 6, and masks hide a fifth."""
+    """12 counts, of which 4 in the masked feature; on average the four hold 1, 2, 3 and 6, and masks hide a fifth."""
     binning = Binning().freeze(mean_depth=10.0, max_bin=30)
-    tokenizer = Tokenizer(binning, np.array([1, 2, 3, 6], np.float32), Masking(), hidden_share=0.2)
+    tokenizer = Tokenizer(binning, np.array([1, 2, 3, 6], np.float32), Masking(), masked_share=0.2)
     counts = sp.csr_matrix(np.array([[0, 4, 0, 0]], np.float32))
     block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent))
     batch = read(tokenizer, block, sp.csr_matrix(np.array([[0, 1, 0, 0]])), drawn=True)
     assert batch.log_depth.exp().item() == pytest.approx(expected, rel=1e-5)
 
 
-# --- molecules that the data does not measure ----------------------------------------------------------------------
+# --- features that the data does not measure ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["expressed", "all"])
-def test_molecules_that_are_not_measured_are_not_known_and_no_tokens(layout, make_block, make_tokenizer):
+def test_features_that_are_not_measured_are_not_known_and_no_tokens(layout, make_block, make_tokenizer):
     complete = make_block()
     tokenizer = make_tokenizer(complete, tokens=layout)
     x, absent = complete.counts.toarray(), np.array([1, 30, 59])
@@ -336,7 +336,7 @@ def test_molecules_that_are_not_measured_are_not_known_and_no_tokens(layout, mak
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_molecule_that_is_not_measured_reads_as_one_that_is_hidden(layout, make_block, make_tokenizer):
+def test_a_feature_that_is_not_measured_reads_as_one_that_is_hidden(layout, make_block, make_tokenizer):
     log = not layout.get("counts", True)
     block = make_block(log=log)
     tokenizer = make_tokenizer(block, **layout)
@@ -350,13 +350,13 @@ def test_a_molecule_that_is_not_measured_reads_as_one_that_is_hidden(layout, mak
     assert [np.flatnonzero(~source.present).tolist() for source in sources] == [[], absent]
     asked = np.zeros((12, 60), bool)
     asked[:, absent] = True
-    hidden = read(tokenizer, sources[0].read(0, 12), sp.csr_matrix(asked))
+    masked = read(tokenizer, sources[0].read(0, 12), sp.csr_matrix(asked))
     found = read(tokenizer, sources[1].read(0, 12))
-    assert differing(hidden, found, [name for name in INPUTS if name != "hidden_ids"]) == []
-    assert found.hidden_ids.shape == (12, 0)
+    assert differing(masked, found, [name for name in INPUTS if name != "masked_ids"]) == []
+    assert found.masked_ids.shape == (12, 0)
     # and may be asked for all the same
     both = read(tokenizer, sources[1].read(0, 12), sp.csr_matrix(asked))
-    assert differing(hidden, both, INPUTS) == []
+    assert differing(masked, both, INPUTS) == []
 
 
 @pytest.mark.parametrize("scale", ["counts", "log1p", "bins"])
@@ -379,7 +379,7 @@ def test_measured_values_are_read_as_the_model_reads_them(scale, make_block, mak
 # --- what is kept from the bag in training -------------------------------------------------------------------------
 
 
-def test_bag_dropout_takes_known_molecules_from_the_bag_and_changes_nothing_else(make_block, make_tokenizer):
+def test_bag_dropout_takes_known_features_from_the_bag_and_changes_nothing_else(make_block, make_tokenizer):
     block = make_block(n_fields=1)
     tokenizer = make_tokenizer(block, n_noise=5)
     whole, dropped = train(tokenizer, block), train(tokenizer, block, bag_dropout=0.7)
@@ -390,16 +390,16 @@ def test_bag_dropout_takes_known_molecules_from_the_bag_and_changes_nothing_else
 
 
 def test_the_dropped_share_is_uniform_up_to_the_given_one_and_the_same_in_any_batch(make_block, make_tokenizer):
-    block = make_block(n_cells=300, n_molecules=400)
+    block = make_block(n_cells=300, n_features=400)
     tokenizer = make_tokenizer(block)
     whole, dropped = (train(tokenizer, block, bag_dropout=share).known.numpy() for share in (0.0, 0.6))
     shares = 1 - dropped.sum(axis=1) / whole.sum(axis=1)
     np.testing.assert_allclose(np.quantile(shares, [0.25, 0.5, 0.75]), [0.15, 0.3, 0.45], atol=0.06)
     assert shares.min() < 0.03
     assert 0.55 < shares.max() < 0.6 + 5 * math.sqrt(0.6 * 0.4 / 350)
-    # which molecules: chance, not the same ones in every cell
-    of_molecules = 1 - dropped.sum(axis=0) / whole.sum(axis=0)
-    assert np.abs(of_molecules - 0.3).max() < 5 * math.sqrt(0.3 * 0.7 / 200)
+    # which features: chance, not the same ones in every cell
+    of_features = 1 - dropped.sum(axis=0) / whole.sum(axis=0)
+    assert np.abs(of_features - 0.3).max() < 5 * math.sqrt(0.3 * 0.7 / 200)
     some = np.array([250, 3, 77])
     apart = train(tokenizer, block.take(some), rows=some, bag_dropout=0.6).known.numpy()
     assert (apart == dropped[some]).all()

@@ -1,4 +1,4 @@
-"""How many molecules are hidden, and which."""
+"""How many features are masked, and which."""
 
 import json
 import math
@@ -23,20 +23,20 @@ MASKINGS = [
 
 
 def run(masking, x, rows=None, *, seed=5, epoch=2):
-    """Hidden expressed molecules and hidden zeros of each row, as two lists of lists."""
+    """Masked expressed features and masked zeros of each row, as two lists of lists."""
     x = sp.csr_matrix(x)
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
-    hidden, zero_indptr, zeros = masking.choose(
+    masked, zero_indptr, zeros = masking.choose(
         x.indptr.astype(np.int64), x.indices.astype(np.int32), rows, x.shape[1], seed=seed, epoch=epoch
     )
-    assert hidden.shape == (x.nnz,)
-    expressed = [x.indices[a:b][hidden[a:b]].tolist() for a, b in pairwise(x.indptr)]
+    assert masked.shape == (x.nnz,)
+    expressed = [x.indices[a:b][masked[a:b]].tolist() for a, b in pairwise(x.indptr)]
     return expressed, [zeros[a:b].tolist() for a, b in pairwise(zero_indptr)]
 
 
 @pytest.fixture(scope="module")
 def counts():
-    """Rows from empty to wholly expressed, among 50 molecules."""
+    """Rows from empty to wholly expressed, among 50 features."""
     random = np.random.default_rng(0)
     share = np.array([0, 0.02, 0.04, 0.1, 0.3, 0.3, 0.5, 0.8, 0.96, 1.0])[:, None]
     keys = random.random((10, 50)).argsort(axis=1).argsort(axis=1)
@@ -47,7 +47,7 @@ def counts():
 
 
 @pytest.mark.parametrize(
-    ("n_expressed", "n_molecules", "expected"),
+    ("n_expressed", "n_features", "expected"),
     [
         pytest.param(100, 2000, (15, 15), id="15-of-100"),
         pytest.param(184, 2000, (28, 28), id="27.6-rounds-up"),
@@ -60,8 +60,8 @@ def counts():
         pytest.param(100, 100, (15, 0), id="no-zeros"),
     ],
 )
-def test_counts_of_the_default_rule(n_expressed, n_molecules, expected):
-    assert Masking().counts(n_expressed, n_molecules) == expected
+def test_counts_of_the_default_rule(n_expressed, n_features, expected):
+    assert Masking().counts(n_expressed, n_features) == expected
 
 
 @pytest.mark.parametrize(("nonzero_share", "n_zero"), [(0.75, 5), (0.25, 45), (0.6, 10), (0.1, 135)])
@@ -70,7 +70,7 @@ def test_zeros_follow_the_nonzero_share(nonzero_share, n_zero):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "nonzero_share", "n_expressed", "n_molecules", "expected"),
+    ("ratio", "nonzero_share", "n_expressed", "n_features", "expected"),
     [
         # SPEC 4: asks for 100 of the 184 that a PBMC expresses, gets half of them and does not back-fill with zeros
         pytest.param(0.1, 0.5, 184, 2000, (92, 100), id="parity-example"),
@@ -84,9 +84,9 @@ def test_zeros_follow_the_nonzero_share(nonzero_share, n_zero):
         pytest.param(0.1, 0.5, 1950, 2000, (100, 50), id="few-zeros"),
     ],
 )
-def test_counts_of_the_papers_rule(ratio, nonzero_share, n_expressed, n_molecules, expected):
+def test_counts_of_the_papers_rule(ratio, nonzero_share, n_expressed, n_features, expected):
     masking = Masking(ratio=ratio, nonzero_share=nonzero_share, rule="paper")
-    assert masking.counts(n_expressed, n_molecules) == expected
+    assert masking.counts(n_expressed, n_features) == expected
 
 
 SHARES = st.floats(0.01, 0.99)
@@ -94,7 +94,7 @@ SHARES = st.floats(0.01, 0.99)
 
 @settings(deadline=None)  # the first example may have to wait for the compiler
 @given(SHARES, SHARES, st.sampled_from(["expressed", "paper"]), st.integers(0, 500), st.integers(0, 500))
-def test_something_stays_visible_and_no_more_is_hidden_than_there_is(ratio, share, rule, n_expressed, n_zeros):
+def test_something_stays_visible_and_no_more_is_masked_than_there_is(ratio, share, rule, n_expressed, n_zeros):
     masking = Masking(ratio=ratio, nonzero_share=share, rule=rule)
     nonzero, zero = masking.counts(n_expressed, n_expressed + n_zeros)
     assert 0 <= nonzero <= max(n_expressed - 1, 0)
@@ -124,11 +124,11 @@ def test_exactly_the_wanted_numbers_are_hidden(masking, counts):
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
-def test_one_expressed_molecule_stays_visible_and_hidden_zeros_are_zeros(masking, counts):
+def test_one_expressed_feature_stays_visible_and_masked_zeros_are_zeros(masking, counts):
     expressed, zeros = run(masking, counts)
-    for x, hidden, hidden_zeros in zip(counts, expressed, zeros, strict=True):
-        assert len(set(np.flatnonzero(x)) - set(hidden)) >= min(1, (x > 0).sum())
-        assert (x[hidden] > 0).all()
+    for x, masked, hidden_zeros in zip(counts, expressed, zeros, strict=True):
+        assert len(set(np.flatnonzero(x)) - set(masked)) >= min(1, (x > 0).sum())
+        assert (x[masked] > 0).all()
         assert (x[hidden_zeros] == 0).all()
         assert len(set(hidden_zeros)) == len(hidden_zeros)
 
@@ -154,7 +154,7 @@ def test_seed_epoch_and_row_each_change_the_mask(changed, counts):
     assert [list(map(len, part)) for part in before] == [list(map(len, part)) for part in after]
 
 
-def test_every_molecule_is_hidden_equally_often():
+def test_every_feature_is_masked_equally_often():
     n, epochs = 400, 25
     x = np.tile(np.arange(20) < 10, (n, 1)).astype(int)
     times = np.zeros(20)
@@ -205,13 +205,13 @@ def test_odds_by_hand(masking, n_expressed, expected):
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_odds_are_how_much_oftener_zeros_are_hidden(masking, counts):
     odds = masking.odds((counts > 0).sum(axis=1), 50)
-    hidden = np.zeros((10, 2))
+    masked = np.zeros((10, 2))
     for epoch in range(20):
         for kind, lists in enumerate(run(masking, counts, epoch=epoch)):
-            hidden[:, kind] += [len(each) for each in lists]
+            masked[:, kind] += [len(each) for each in lists]
     n = (counts > 0).sum(axis=1)
-    usual = (n > 2) & (n < 48)  # of these both kinds are hidden
-    share = hidden[usual] / 20 / np.stack([n[usual], 50 - n[usual]], axis=1)
+    usual = (n > 2) & (n < 48)  # of these both kinds are masked
+    share = masked[usual] / 20 / np.stack([n[usual], 50 - n[usual]], axis=1)
     np.testing.assert_allclose(odds[usual], share[:, 1] / share[:, 0], rtol=1e-9)
 
 

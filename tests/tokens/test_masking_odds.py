@@ -1,4 +1,4 @@
-"""By how much the masks prefer expressed molecules, against masks that were drawn."""
+"""By how much the masks prefer expressed features, against masks that were drawn."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 from scbioformers.config import Masking
 
-N_MOLECULES = 60
+N_FEATURES = 60
 MASKINGS = [
     pytest.param(Masking(), id="default"),
     pytest.param(Masking(ratio=0.4, nonzero_share=0.25), id="many-zeros"),
@@ -17,12 +17,12 @@ MASKINGS = [
 
 
 def drawn(masking, n_expressed, n_cells=2000):
-    """How often each expressed molecule and each zero was hidden, over cells that express the first molecules."""
-    x = sp.csr_matrix(np.tile(np.arange(N_MOLECULES) < n_expressed, (n_cells, 1)).astype(float))
-    hidden, _, zeros = masking.choose(
-        x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(n_cells), N_MOLECULES, seed=1, epoch=0
+    """How often each expressed feature and each zero was masked, over cells that express the first features."""
+    x = sp.csr_matrix(np.tile(np.arange(N_FEATURES) < n_expressed, (n_cells, 1)).astype(float))
+    masked, _, zeros = masking.choose(
+        x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(n_cells), N_FEATURES, seed=1, epoch=0
     )
-    times = np.bincount(np.concatenate((x.indices[hidden], zeros)), minlength=N_MOLECULES) / n_cells
+    times = np.bincount(np.concatenate((x.indices[masked], zeros)), minlength=N_FEATURES) / n_cells
     return times[:n_expressed], times[n_expressed:]
 
 
@@ -30,9 +30,9 @@ def drawn(masking, n_expressed, n_cells=2000):
 @pytest.mark.parametrize("n_expressed", [6, 9, 20, 41])
 def test_odds_are_those_of_masks_that_were_drawn(masking, n_expressed):
     expressed, zeros = drawn(masking, n_expressed)
-    odds = masking.odds(np.array([float(n_expressed)]), N_MOLECULES).item()
+    odds = masking.odds(np.array([float(n_expressed)]), N_FEATURES).item()
     assert odds == pytest.approx(zeros.mean() / expressed.mean(), rel=1e-9)
-    # and for any two molecules, within the chance of so many draws
+    # and for any two features, within the chance of so many draws
     sd = np.sqrt(1 / expressed.min() / 2000 + 1 / zeros.min() / 2000)
     np.testing.assert_allclose(np.log(zeros[:, None] / expressed), np.log(odds), atol=5 * sd)
 
@@ -41,22 +41,22 @@ def test_dividing_by_the_odds_gives_the_natural_share_of_zeros():
     n_expressed, masking = 12, Masking()
     hidden_expressed, hidden_zeros = (each.sum() for each in drawn(masking, n_expressed))
     seen = hidden_zeros / hidden_expressed
-    assert seen == pytest.approx(1)  # half of the hidden are expressed
-    natural = seen / masking.odds(np.array([n_expressed]), N_MOLECULES)
-    assert natural == pytest.approx((N_MOLECULES - n_expressed) / n_expressed)
+    assert seen == pytest.approx(1)  # half of the masked are expressed
+    natural = seen / masking.odds(np.array([n_expressed]), N_FEATURES)
+    assert natural == pytest.approx((N_FEATURES - n_expressed) / n_expressed)
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_each_cell_by_itself(masking):
     n = np.array([41.0, 4.0, 9.0, 20.0])
-    odds = masking.odds(n, N_MOLECULES)
+    odds = masking.odds(n, N_FEATURES)
     assert odds.shape == (4,)
     assert odds.dtype == np.float64
-    assert odds.tolist() == [masking.odds(n[i : i + 1], N_MOLECULES).item() for i in range(4)]
+    assert odds.tolist() == [masking.odds(n[i : i + 1], N_FEATURES).item() for i in range(4)]
 
 
 def test_numbers_between_two_integers():
-    """The number of expressed molecules is an estimate."""
+    """The number of expressed features is an estimate."""
     n = np.linspace(1000.0, 1001.0, 11)
     odds = Masking().odds(n, 3000)
     assert (np.abs(np.diff(odds)) / odds[0] < 0.01).all()
@@ -64,9 +64,9 @@ def test_numbers_between_two_integers():
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
-@pytest.mark.parametrize("n_molecules", [1, 2, 3, 60])
-def test_unusual_cells_have_finite_odds(masking, n_molecules):
-    odds = masking.odds(np.array([0.0, 0.3, 1.0, n_molecules, n_molecules + 5.5, 1e9]), n_molecules)
+@pytest.mark.parametrize("n_features", [1, 2, 3, 60])
+def test_unusual_cells_have_finite_odds(masking, n_features):
+    odds = masking.odds(np.array([0.0, 0.3, 1.0, n_features, n_features + 5.5, 1e9]), n_features)
     assert np.isfinite(odds).all()
     assert (odds > 0).all()
 

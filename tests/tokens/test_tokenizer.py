@@ -13,9 +13,9 @@ from scbioformers.config import Masking, bin_rows
 from scbioformers.core import SPECIALS
 from scbioformers.data import AnnDataSource, Block
 
-FIRST = len(SPECIALS)  # vocabulary id of the first molecule
-INPUTS = ["context_ids", "context_bins", "context_external", "hidden_ids", "hidden_external", "visible", "known",
-          "log_depth", "few_bins", "fields"]  # fmt: skip
+FIRST = len(SPECIALS)  # vocabulary id of the first feature
+INPUTS = ["context_ids", "context_bins", "context_external", "masked_ids", "masked_external", "visible", "known",
+          "log_depth", "small_count_bins", "fields"]  # fmt: skip
 ALL = 10_000  # a budget that covers every cell
 
 LAYOUTS = [
@@ -28,29 +28,31 @@ LAYOUTS = [
 ]
 
 
-def train(tokenizer, block, rows=None, *, seed=3, epoch=1, n_context=ALL, n_hidden=ALL, **kwargs):
+def train(tokenizer, block, rows=None, *, seed=3, epoch=1, n_context=ALL, n_masked=ALL, **kwargs):
     rows = np.arange(len(block.depth)) if rows is None else np.asarray(rows)
-    return tokenizer.train(block, rows, seed=seed, epoch=epoch, n_context=n_context, n_hidden=n_hidden, **kwargs)
+    return tokenizer.training_batch(
+        block, rows, seed=seed, epoch=epoch, n_context=n_context, n_masked=n_masked, **kwargs
+    )
 
 
 def read(tokenizer, block):
-    return tokenizer.read(block, np.arange(len(block.depth)))
+    return tokenizer.inference_batch(block, np.arange(len(block.depth)))
 
 
-def molecules(ids):
-    """The molecules of each row of padded ids."""
+def features(ids):
+    """The features of each row of padded ids."""
     return [[int(i) - FIRST for i in row if i > 0] for row in ids]
 
 
 def tokens(ids, values):
-    """{molecule: value} of each row, padding left out."""
+    """{feature: value} of each row, padding left out."""
     return [
         {int(i) - FIRST: int(v) for i, v in zip(*row, strict=True) if i > 0} for row in zip(ids, values, strict=True)
     ]
 
 
 def slow_bins(tokenizer, counts, depth, mean_depth):
-    """SPEC 2, one count at a time; `counts` {molecule: count} of one cell."""
+    """SPEC 2, one count at a time; `counts` {feature: count} of one cell."""
     binning = tokenizer.binning
     if binning.kind == "segment":
         at_most = {j: sum(y <= x for y in counts.values()) for j, x in counts.items()}
@@ -80,11 +82,11 @@ def assert_same_batch(first, second):
 # --- no leak -------------------------------------------------------------------------------------------------------
 
 
-def with_other_hidden_counts(block, hidden, *, log):
+def with_other_masked_counts(block, masked, *, log):
     random = np.random.default_rng(9)
     x = block.counts.toarray()
     before = x.sum(axis=1, dtype=np.float64)
-    for row, chosen in enumerate(hidden):
+    for row, chosen in enumerate(masked):
         chosen = [j for j in chosen if x[row, j] > 0]
         x[row, chosen] = random.integers(1, 500, size=len(chosen)) / (64 if log else 1)
     return replace(block, counts=sp.csr_matrix(x), depth=block.depth - before + x.sum(axis=1, dtype=np.float64))
@@ -92,14 +94,14 @@ def with_other_hidden_counts(block, hidden, *, log):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("budget", [ALL, 6])
-def test_what_the_model_reads_knows_nothing_of_the_hidden_counts(layout, budget, make_block, make_tokenizer):
+def test_what_the_model_reads_knows_nothing_of_the_masked_counts(layout, budget, make_block, make_tokenizer):
     log = not layout.get("counts", True)
     block = make_block(n_fields=1, log=log, empty=[3])
     tokenizer = make_tokenizer(block, **layout)
-    hidden = molecules(train(tokenizer, block).hidden_ids)
-    other = with_other_hidden_counts(block, hidden, log=log)
-    first = train(tokenizer, block, n_context=budget, n_hidden=budget)
-    second = train(tokenizer, other, n_context=budget, n_hidden=budget)
+    masked = features(train(tokenizer, block).masked_ids)
+    other = with_other_masked_counts(block, masked, log=log)
+    first = train(tokenizer, block, n_context=budget, n_masked=budget)
+    second = train(tokenizer, other, n_context=budget, n_masked=budget)
     assert [name for name in INPUTS if not same(first, second, name)] == []
     targets = ["target_bins", "target_counts", *([] if log else ["size_factor"])]
     assert [name for name in targets if same(first, second, name)] == []
@@ -111,22 +113,22 @@ def test_what_the_model_reads_knows_the_visible_counts(layout, make_block, make_
     tokenizer = make_tokenizer(block, **layout)
     first = train(tokenizer, block)
     x = block.counts.toarray()
-    for row, hidden in enumerate(molecules(first.hidden_ids)):
-        seen = np.setdiff1d(np.flatnonzero(x[row]), hidden)
+    for row, masked in enumerate(features(first.masked_ids)):
+        seen = np.setdiff1d(np.flatnonzero(x[row]), masked)
         x[row, seen[np.argmin(x[row, seen])]] = 600  # from the lowest rank to the highest
     second = train(tokenizer, replace(block, counts=sp.csr_matrix(x)))
-    assert torch.equal(first.hidden_ids, second.hidden_ids)
+    assert torch.equal(first.masked_ids, second.masked_ids)
     assert (first.context_bins != second.context_bins).any(dim=1).all()
     assert (first.visible != second.visible).any(dim=1).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_molecule_is_read_or_predicted_never_both(layout, make_block, make_tokenizer):
+def test_a_feature_is_read_or_predicted_never_both(layout, make_block, make_tokenizer):
     block = make_block(log=not layout.get("counts", True))
     batch = train(make_tokenizer(block, **layout), block)
-    for row, (seen, hidden) in enumerate(zip(molecules(batch.context_ids), molecules(batch.hidden_ids), strict=True)):
-        assert len({*seen, *hidden}) == len(seen) + len(hidden)
-        assert not batch.visible[row, hidden].any()
+    for row, (seen, masked) in enumerate(zip(features(batch.context_ids), features(batch.masked_ids), strict=True)):
+        assert len({*seen, *masked}) == len(seen) + len(masked)
+        assert not batch.visible[row, masked].any()
 
 
 # --- the numbers ---------------------------------------------------------------------------------------------------
@@ -139,11 +141,11 @@ def test_visible_counts_are_binned_by_what_they_say_of_the_depth_and_targets_by_
 ):
     """In training the masks hide about the same share of every cell."""
     block = make_block()
-    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=ratio), hidden_share=ratio)
+    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=ratio), masked_share=ratio)
     batch = train(tokenizer, block)
     mean = tokenizer.binning.mean_depth
     visible_mean = mean - ratio * tokenizer.gene_mean.sum(dtype=float)
-    context, scored = tokens(batch.context_ids, batch.context_bins), tokens(batch.hidden_ids, batch.target_bins)
+    context, scored = tokens(batch.context_ids, batch.context_bins), tokens(batch.masked_ids, batch.target_bins)
     for row, x in enumerate(block.counts.toarray().astype(float)):
         counts = {j: x[j] for j in np.flatnonzero(x)}
         seen = {j: n for j, n in counts.items() if j not in scored[row]}
@@ -156,7 +158,7 @@ def test_visible_counts_are_binned_by_what_they_say_of_the_depth_and_targets_by_
         np.testing.assert_allclose(batch.visible[row], profile, rtol=1e-6)
         assert batch.log_depth[row].item() == pytest.approx(math.log(depth / mean), abs=1e-6)
         few = [slow_bins(tokenizer, {0: n}, depth, mean)[0] for n in (1, 2, 3, 4)]
-        assert batch.few_bins[row].tolist() == (few if kind == "value" else [0] * 4)
+        assert batch.small_count_bins[row].tolist() == (few if kind == "value" else [0] * 4)
         assert batch.size_factor[row].item() == pytest.approx(block.depth[row] / mean)
         assert batch.target_counts[row].tolist() == x.tolist()
         assert np.flatnonzero(~batch.known[row]).tolist() == sorted(scored[row])
@@ -167,13 +169,13 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
     tokenizer = make_tokenizer(block)
     batch = train(tokenizer, block)
     x = block.counts.toarray()
-    for row, hidden in enumerate(molecules(batch.hidden_ids)):
-        x[row, hidden] = 0
+    for row, masked in enumerate(features(batch.masked_ids)):
+        x[row, masked] = 0
     seen, mean = sp.csr_matrix(x), tokenizer.binning.mean_depth
     depth = mean * batch.log_depth.double().exp().numpy()  # what the model is told of the depth
     bins = bin_rows(tokenizer.binning, seen.data, seen.indptr, depth, mean)
     assert batch.context_bins[batch.context_ids > 0].tolist() == bins.tolist()
-    assert molecules(batch.context_ids) == [row.indices.tolist() for row in seen]
+    assert features(batch.context_ids) == [row.indices.tolist() for row in seen]
 
 
 @pytest.mark.parametrize(
@@ -186,10 +188,10 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
     ],
 )
 def test_in_training_the_depth_is_1_on_average_as_it_is_at_inference(masking, make_block, make_tokenizer):
-    block = make_block(n_cells=100, n_molecules=200, seed=1)
+    block = make_block(n_cells=100, n_features=200, seed=1)
     expressed = np.diff(block.counts.indptr)
     share = sum(masking.counts(n, 200)[0] for n in expressed) / expressed.sum()
-    tokenizer = make_tokenizer(block, masking=masking, hidden_share=share)
+    tokenizer = make_tokenizer(block, masking=masking, masked_share=share)
     depths = [train(tokenizer, block, epoch=epoch).log_depth.exp().mean().item() for epoch in range(20)]
     assert np.mean(depths) == pytest.approx(1.0, abs=0.02)
     assert read(tokenizer, block).log_depth.exp().mean().item() == pytest.approx(1.0, abs=1e-6)
@@ -214,13 +216,13 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     floats = {"visible", "log_depth", "target_counts", "size_factor"}
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     # there are no external tokens where nothing is perturbed
-    assert tensors.pop("context_external") is tensors.pop("hidden_external") is None
+    assert tensors.pop("context_external") is tensors.pop("masked_external") is None
     assert tensors.pop("noise") is None
     assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
     assert {name for name, x in tensors.items() if x.dtype == torch.bool} == {"known"}
     assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64, torch.bool}
     assert batch.context_ids.shape == batch.context_bins.shape
-    assert batch.hidden_ids.shape == batch.target_bins.shape
+    assert batch.masked_ids.shape == batch.target_bins.shape
     assert batch.visible.shape == batch.known.shape == batch.target_counts.shape == (12, 60)
     assert_same_batch(batch, batch.to("cpu"))
 
@@ -231,7 +233,7 @@ def test_padding_follows_the_tokens_and_has_id_0(layout, make_block, make_tokeni
     batch = train(make_tokenizer(block, **layout), block)
     for ids, values, nothing in (
         (batch.context_ids, batch.context_bins, 0),
-        (batch.hidden_ids, batch.target_bins, -1),
+        (batch.masked_ids, batch.target_bins, -1),
     ):
         padding = ids == 0
         assert (padding.int().diff(dim=1) >= 0).all()
@@ -247,21 +249,21 @@ def test_padding_follows_the_tokens_and_has_id_0(layout, make_block, make_tokeni
 def test_a_budget_reads_some_of_the_visible_and_scores_some_of_the_hidden(make_block, make_tokenizer):
     block = make_block()
     tokenizer = make_tokenizer(block, masking=Masking(ratio=0.3))
-    everything, some = train(tokenizer, block), train(tokenizer, block, n_context=7, n_hidden=3)
-    for ids, values, budget in (("context_ids", "context_bins", 7), ("hidden_ids", "target_bins", 3)):
+    everything, some = train(tokenizer, block), train(tokenizer, block, n_context=7, n_masked=3)
+    for ids, values, budget in (("context_ids", "context_bins", 7), ("masked_ids", "target_bins", 3)):
         of_all = tokens(getattr(everything, ids), getattr(everything, values))
         of_some = tokens(getattr(some, ids), getattr(some, values))
         assert [len(row) for row in of_some] == [min(budget, len(row)) for row in of_all]
         assert all(small.items() <= large.items() for small, large in zip(of_some, of_all, strict=True))
     # the bag and the depth are of all that is visible, whatever attention reads
-    for name in ("visible", "known", "log_depth", "few_bins"):
+    for name in ("visible", "known", "log_depth", "small_count_bins"):
         assert torch.equal(getattr(everything, name), getattr(some, name)), name
 
 
 def test_the_scored_are_an_even_sample_of_the_hidden(make_block, make_tokenizer):
-    block = make_block(n_cells=80, n_molecules=150)
+    block = make_block(n_cells=80, n_features=150)
     tokenizer = make_tokenizer(block, masking=Masking(ratio=0.3))
-    batches = [train(tokenizer, block, epoch=epoch, n_hidden=8) for epoch in range(10)]
+    batches = [train(tokenizer, block, epoch=epoch, n_masked=8) for epoch in range(10)]
     expressed = torch.cat([batch.target_bins[batch.target_bins >= 0] > 0 for batch in batches]).float()
     assert expressed.mean().item() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(len(expressed)))
 
@@ -270,13 +272,13 @@ def test_the_scored_are_an_even_sample_of_the_hidden(make_block, make_tokenizer)
 def test_a_cell_reads_the_same_in_any_batch(layout, make_block, make_tokenizer):
     block = make_block(log=not layout.get("counts", True))
     tokenizer = make_tokenizer(block, **layout)
-    together = train(tokenizer, block, n_context=9, n_hidden=4)
+    together = train(tokenizer, block, n_context=9, n_masked=4)
     some = np.array([8, 2, 11])
-    apart = train(tokenizer, block.take(some), rows=some, n_context=9, n_hidden=4)
-    for ids, values in (("context_ids", "context_bins"), ("hidden_ids", "target_bins")):
+    apart = train(tokenizer, block.take(some), rows=some, n_context=9, n_masked=4)
+    for ids, values in (("context_ids", "context_bins"), ("masked_ids", "target_bins")):
         of_all = tokens(getattr(together, ids), getattr(together, values))
         assert tokens(getattr(apart, ids), getattr(apart, values)) == [of_all[i] for i in some]
-    for name in ("visible", "known", "log_depth", "few_bins", "target_counts", "size_factor"):
+    for name in ("visible", "known", "log_depth", "small_count_bins", "target_counts", "size_factor"):
         assert torch.equal(getattr(apart, name), getattr(together, name)[some])
 
 
@@ -284,11 +286,11 @@ def test_a_cell_reads_the_same_in_any_batch(layout, make_block, make_tokenizer):
 def test_seed_epoch_and_row_change_the_choices_and_nothing_else_does(changed, make_block, make_tokenizer):
     block = make_block()
     tokenizer = make_tokenizer(block)
-    first = train(tokenizer, block, n_context=9, n_hidden=4)
-    assert_same_batch(first, train(tokenizer, block, n_context=9, n_hidden=4))
-    second = train(tokenizer, block, n_context=9, n_hidden=4, **changed)
-    assert molecules(first.context_ids) != molecules(second.context_ids)
-    assert molecules(first.hidden_ids) != molecules(second.hidden_ids)
+    first = train(tokenizer, block, n_context=9, n_masked=4)
+    assert_same_batch(first, train(tokenizer, block, n_context=9, n_masked=4))
+    second = train(tokenizer, block, n_context=9, n_masked=4, **changed)
+    assert features(first.context_ids) != features(second.context_ids)
+    assert features(first.masked_ids) != features(second.masked_ids)
 
 
 def test_noise_is_a_function_of_seed_epoch_and_row_alone(make_block, make_tokenizer):
@@ -298,7 +300,7 @@ def test_noise_is_a_function_of_seed_epoch_and_row_alone(make_block, make_tokeni
     assert noise.shape == (12, 7)
     assert noise.dtype == torch.float32
     some = np.array([8, 2, 11])
-    assert torch.equal(train(tokenizer, block.take(some), rows=some, n_context=5, n_hidden=2).noise, noise[some])
+    assert torch.equal(train(tokenizer, block.take(some), rows=some, n_context=5, n_masked=2).noise, noise[some])
     wider = make_tokenizer(block, n_noise=9, masking=Masking(ratio=0.4))
     assert torch.equal(train(wider, block).noise[:, :7], noise)
     others = [train(tokenizer, block, **changed).noise for changed in ({"seed": 4}, {"epoch": 2})]
@@ -316,20 +318,20 @@ def test_noise_is_standard_normal(make_block, make_tokenizer):
     assert np.abs(correlation).max() < 5 / math.sqrt(len(noise))
 
 
-def test_the_tokens_all_layout_reads_every_molecule_that_is_not_hidden(make_block, make_tokenizer):
+def test_the_tokens_all_layout_reads_every_feature_that_is_not_hidden(make_block, make_tokenizer):
     block = make_block(empty=[1])
     x = block.counts.toarray()
     tokenizer = make_tokenizer(block, tokens="all")
     batch = train(tokenizer, block)
-    # scored or not, a hidden zero is no token
-    tight = train(tokenizer, block, n_hidden=2)
+    # scored or not, a masked zero is no token
+    tight = train(tokenizer, block, n_masked=2)
     assert torch.equal(batch.context_ids, tight.context_ids)
-    scored = molecules(batch.hidden_ids)
+    scored = features(batch.masked_ids)
     for row, context in enumerate(tokens(batch.context_ids, batch.context_bins)):
         assert sorted({*context, *scored[row]}) == list(range(60))
         assert all((bin_ > 0) == (x[row, j] > 0) for j, bin_ in context.items())
     whole = read(tokenizer, block)
-    assert molecules(whole.context_ids) == [list(range(60))] * 12
+    assert features(whole.context_ids) == [list(range(60))] * 12
     assert ((whole.context_bins > 0).numpy() == (x > 0)).all()
 
 
@@ -337,11 +339,11 @@ def test_the_tokens_all_layout_reads_every_molecule_that_is_not_hidden(make_bloc
 
 
 @pytest.mark.parametrize("kind", ["value", "segment"])
-def test_read_takes_every_expressed_molecule_and_hides_none(kind, make_block, make_tokenizer):
+def test_read_takes_every_expressed_feature_and_hides_none(kind, make_block, make_tokenizer):
     block = make_block(empty=[0])
     tokenizer = make_tokenizer(block, kind=kind)
     batch = read(tokenizer, block)
-    assert batch.hidden_ids.shape == batch.target_bins.shape == (12, 0)
+    assert batch.masked_ids.shape == batch.target_bins.shape == (12, 0)
     assert batch.known.all()
     context = tokens(batch.context_ids, batch.context_bins)
     for row, x in enumerate(block.counts.toarray().astype(float)):
@@ -359,7 +361,7 @@ def test_over_max_tokens_read_takes_the_highest_by_count_and_id(layout, max_toke
     for row, x in enumerate(block.counts.toarray()):
         candidates = [(n, j) for j, n in enumerate(x) if n > 0 or layout == "all"]
         expected = sorted(j for _, j in sorted(candidates)[-max_tokens:])
-        assert molecules(batch.context_ids)[row] == expected
+        assert features(batch.context_ids)[row] == expected
         assert tokens(batch.context_ids, batch.context_bins)[row] == {j: bins[row][j] for j in expected}
     assert torch.equal(batch.visible, whole.visible)
     assert torch.equal(batch.log_depth, whole.log_depth)
@@ -410,24 +412,24 @@ def test_a_block_of_empty_cells_has_no_tokens(make_block, make_tokenizer):
     tokenizer = make_tokenizer(make_block())
     nothing = make_block(n_cells=2, empty=[0, 1])
     for batch in (read(tokenizer, nothing), train(tokenizer, nothing)):
-        assert batch.context_ids.shape == batch.hidden_ids.shape == (2, 0)
+        assert batch.context_ids.shape == batch.masked_ids.shape == (2, 0)
         assert torch.isfinite(batch.log_depth).all()
 
 
-def test_the_only_expressed_molecule_of_a_cell_stays_visible(make_tokenizer):
+def test_the_only_expressed_feature_of_a_cell_stays_visible(make_tokenizer):
     x = sp.csr_matrix(np.array([[0, 3, 0, 0], [2, 0, 0, 0]], np.float32))
     block = Block(0, x, np.array([3.0, 2.0]), np.zeros((2, 0), np.int32))
     batch = train(make_tokenizer(block, masking=Masking(ratio=0.9)), block)
-    assert molecules(batch.context_ids) == [[1], [0]]
-    assert batch.hidden_ids.shape == (2, 0)
+    assert features(batch.context_ids) == [[1], [0]]
+    assert batch.masked_ids.shape == (2, 0)
 
 
-def test_cells_with_counts_in_unmodelled_molecules_only_are_like_empty_ones_with_a_depth(make_block, make_tokenizer):
+def test_cells_with_counts_in_unmodelled_features_only_are_like_empty_ones_with_a_depth(make_block, make_tokenizer):
     block = make_block(empty=[6])
     block.depth[6] = 50.0
     tokenizer = make_tokenizer(block)
     batch = read(tokenizer, block)
-    assert molecules(batch.context_ids)[6] == []
+    assert features(batch.context_ids)[6] == []
     mean = tokenizer.binning.mean_depth
     assert batch.size_factor[6].item() == pytest.approx(50 / mean)
     assert batch.log_depth[6].item() == pytest.approx(math.log(50 / mean), rel=1e-6)
@@ -437,9 +439,9 @@ def test_without_counts_bins_as_a_share_of_the_highest_stand_in_for_them(make_bl
     block = make_block(log=True)
     tokenizer = make_tokenizer(block, kind="segment", counts=False)
     batch = train(tokenizer, block)
-    for row, (x, hidden) in enumerate(zip(block.counts.toarray(), molecules(batch.hidden_ids), strict=True)):
+    for row, (x, masked) in enumerate(zip(block.counts.toarray(), features(batch.masked_ids), strict=True)):
         counts = {j: x[j] for j in np.flatnonzero(x)}
-        seen = {j: n for j, n in counts.items() if j not in hidden}
+        seen = {j: n for j, n in counts.items() if j not in masked}
         for dense, levels in ((batch.visible, seen), (batch.target_counts, counts)):
             bins = slow_bins(tokenizer, levels, 1, 1)
             np.testing.assert_allclose(dense[row], [bins.get(j, 0) / 10 for j in range(x.size)], rtol=1e-6)

@@ -11,10 +11,10 @@ from scbioformers.data import AnnDataSource
 from scbioformers.nn import Sizes
 from scbioformers.tokens import Sampler
 from scbioformers.training._data import BatchDataset
-from scbioformers.training._module import DISPERSION_LR, STARTED_LR, TrainingModule
+from scbioformers.training._module import DISPERSION_LR, EMBEDDING_LR, TrainingModule
 
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
-SIZES = Sizes(n_molecules=30, n_values=12, field_sizes=(3,))
+SIZES = Sizes(n_features=30, n_values=12, field_sizes=(3,))
 TRAIN = TrainConfig(lr=0.02, weight_decay=0.3, warmup_steps=10, progress_bar=False)
 
 
@@ -31,11 +31,11 @@ def configured(network, total_steps=1000):
 
 
 @pytest.mark.parametrize("svd_init", [True, False])
-def test_only_a_molecule_table_that_starts_from_the_data_learns_slowly(svd_init, make_network):
+def test_only_a_feature_table_that_starts_from_the_data_learns_slowly(svd_init, make_network):
     network = make_network(replace(CONFIG, svd_init=svd_init), SIZES)
     settings, _, _ = configured(network)
-    assert (STARTED_LR, DISPERSION_LR) == (0.1, 20.0)
-    own = {"log_dispersion": 0.4} | ({"molecule.weight": 0.002} if svd_init else {})
+    assert (EMBEDDING_LR, DISPERSION_LR) == (0.1, 20.0)
+    own = {"log_dispersion": 0.4} | ({"feature.weight": 0.002} if svd_init else {})
     for name, group in settings.items():
         assert group["initial_lr"] == pytest.approx(own.get(name, 0.02)), name
         matrix = network.get_parameter(name).ndim > 1
@@ -44,7 +44,7 @@ def test_only_a_molecule_table_that_starts_from_the_data_learns_slowly(svd_init,
 
 def test_all_groups_warm_up_and_cool_down_together(make_network):
     settings, schedule, optimizer = configured(make_network(CONFIG, SIZES), total_steps=100)
-    slow, fast = settings["molecule.weight"], settings["bin_out.weight"]
+    slow, fast = settings["feature.weight"], settings["bin_out.weight"]
     rates = []
     for _ in range(100):
         assert slow["lr"] == pytest.approx(0.1 * fast["lr"])
@@ -59,17 +59,17 @@ def test_all_groups_warm_up_and_cool_down_together(make_network):
     assert (np.diff(rates[9:]) < 0).all()
 
 
-def test_the_molecule_table_moves_a_tenth_as_far_in_a_step(make_network, make_batch):
+def test_the_feature_table_moves_a_tenth_as_far_in_a_step(make_network, make_batch):
     moved = {}
     for svd_init in (True, False):
         network = make_network(replace(CONFIG, svd_init=svd_init), SIZES)
         module = TrainingModule(network, TRAIN, 1, {"masked_bins": 1.0, "profile_counts": 1.0})
         optimizer = module.configure_optimizers()["optimizer"]
         module.log = module.log_dict = lambda *args, **kwargs: None
-        before = network.molecule.weight.detach().clone()
+        before = network.feature.weight.detach().clone()
         module.training_step(make_batch(sizes=SIZES), 0).backward()
         optimizer.step()
-        moved[svd_init] = (network.molecule.weight.detach() - before).abs().median().item()
+        moved[svd_init] = (network.feature.weight.detach() - before).abs().median().item()
     # the first step of Adam is as long as the learning rate
     assert moved[True] == pytest.approx(0.002, rel=0.05)
     assert moved[False] == pytest.approx(0.02, rel=0.05)
@@ -96,7 +96,7 @@ def widths(batches):
     return [batch.context_ids.shape[1] for batch in batches]
 
 
-def test_attention_reads_a_random_number_of_molecules_within_bounds(batches):
+def test_attention_reads_a_random_number_of_features_within_bounds(batches):
     few = [width for epoch in range(10) for width in widths(batches(n_context=(3, 9), epoch=epoch))]
     assert min(few) == 3
     assert max(few) in (8, 9)
@@ -113,16 +113,16 @@ def test_without_bounds_and_with_all_tokens_attention_reads_all_that_is_visible(
         assert torch.equal((batch.context_ids > 0).sum(dim=1), batch.known.sum(dim=1))
 
 
-def test_the_bag_lacks_molecules_in_training_only(batches):
+def test_the_bag_lacks_features_in_training_only(batches):
     whole, dropped = (torch.cat([b.known for b in batches(bag_dropout=x)]).float().mean() for x in (0.0, 0.6))
     assert dropped / whole == pytest.approx(0.7, abs=0.07)
     held_out = [batches(bag_dropout=x, training=False) for x in (0.0, 0.6)]
     for first, second in zip(*held_out, strict=True):
         assert torch.equal(first.known, second.known)
-        assert not first.known.all()  # what is hidden
+        assert not first.known.all()  # what is masked
 
 
-def test_a_block_that_lacks_molecules_trains_without_them(simulated, make_tokenizer):
+def test_a_block_that_lacks_features_trains_without_them(simulated, make_tokenizer):
     source = AnnDataSource(simulated, columns=np.where(np.arange(40) == 7, -1, np.arange(40)))
     tokenizer = make_tokenizer(source.read(0, 60))
     sampler = Sampler(np.ones(60, bool), 16, 7)

@@ -153,14 +153,14 @@ def test_the_gene_means_are_those_of_the_training_cells_at_their_mean_depth(simu
     assert model.gene_mean.sum() == pytest.approx(depth.mean(), rel=1e-5)  # all genes are modelled
 
 
-def test_the_hidden_share_is_that_of_the_training_cells_and_logged(simulated, tiny_config, caplog):
+def test_the_masked_share_is_that_of_the_training_cells_and_logged(simulated, tiny_config, caplog):
     masking = bf.Masking(rule="paper", ratio=0.2)
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         model = fit(simulated, tiny_config, validation_fraction=0.0, masking=masking)
     expressed = np.diff(AnnDataSource(simulated).read(0, 60).counts.indptr)
     nonzero, zero = np.array([masking.counts(int(n), 40) for n in expressed]).sum(axis=0)
     share = nonzero / expressed.sum()
-    assert model.hidden_share == model.tokenizer.hidden_share == share != masking.ratio
+    assert model.masked_share == model.tokenizer.masked_share == share != masking.ratio
     shares = 100 * share, 100 * zero / (2400 - expressed.sum()), 100 * nonzero / (nonzero + zero)
     (said,) = [record for record in caplog.records if record.getMessage().startswith("Hiding")]
     assert said.args == pytest.approx(shares)

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from scbioformers.config import Binning, Masking, ModelConfig
 from scbioformers.core import bin_normalized
 from scbioformers.data import AnnDataSource, Block, Statistics, scan
-from scbioformers.nn import Network, Sizes, initialise
+from scbioformers.nn import Sizes, Transformer, initialise
 from scbioformers.tokens import Tokenizer
-from scbioformers.training._start import bin_means, compute_start
+from scbioformers.training._initial_values import bin_means, compute_initial_values
 
 MASKINGS = [
     pytest.param(Masking(), id="default"),
@@ -31,23 +31,23 @@ def data(simulated):
 
 
 def start_of(sample, statistics, tokenizer, *, field_sizes=(), seed=0):
-    return compute_start(sample, statistics, tokenizer, field_sizes, seed)
+    return compute_initial_values(sample, statistics, tokenizer, field_sizes, seed)
 
 
 def slow_log_bins(x, bins, masking, n_values):
-    """Bin by bin: how often each molecule, where it is hidden, has it; plus 5 cells like the average molecule."""
-    n_cells, n_molecules = x.shape
-    hidden = [masking.counts(int((row > 0).sum()), n_molecules) for row in x]
-    rate_nonzero = sum(n for n, _ in hidden) / (x > 0).sum()
-    rate_zero = sum(n for _, n in hidden) / (x == 0).sum()
-    weights = np.zeros((n_molecules, n_values))
+    """Bin by bin: how often each feature, where it is masked, has it; plus 5 cells like the average feature."""
+    n_cells, n_features = x.shape
+    masked = [masking.counts(int((row > 0).sum()), n_features) for row in x]
+    rate_nonzero = sum(n for n, _ in masked) / (x > 0).sum()
+    rate_zero = sum(n for _, n in masked) / (x == 0).sum()
+    weights = np.zeros((n_features, n_values))
     for cell in range(n_cells):
-        for molecule in range(n_molecules):
-            weight = 1.0 if x[cell, molecule] > 0 else rate_zero / rate_nonzero
-            weights[molecule, bins[cell, molecule]] += weight
+        for feature in range(n_features):
+            weight = 1.0 if x[cell, feature] > 0 else rate_zero / rate_nonzero
+            weights[feature, bins[cell, feature]] += weight
     average = weights.sum(axis=0) + 0.1
-    for molecule in range(n_molecules):
-        weights[molecule] += 5 * average / average.sum()
+    for feature in range(n_features):
+        weights[feature] += 5 * average / average.sum()
     return np.log(weights / weights.sum(axis=1)[:, None])
 
 
@@ -55,7 +55,7 @@ def slow_log_bins(x, bins, masking, n_values):
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
-def test_log_bins_are_the_frequencies_where_hidden_shrunk_to_the_average_molecule(masking, data):
+def test_log_bins_are_the_frequencies_where_masked_shrunk_to_the_average_feature(masking, data):
     sample, statistics, tokenizer = data
     x = sample.counts.toarray()
     scaled = x.astype(np.float64) * statistics.mean_depth / sample.depth[:, None]
@@ -68,16 +68,16 @@ def test_log_bins_are_the_frequencies_where_hidden_shrunk_to_the_average_molecul
 
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_log_bins_predict_what_is_found_under_the_masks(masking, make_block, make_tokenizer):
-    sample = make_block(n_cells=300, n_molecules=20, seed=4)
+    sample = make_block(n_cells=300, n_features=20, seed=4)
     tokenizer = make_tokenizer(sample, masking=masking)
     start = start_of(sample, statistics_of(sample), tokenizer)
     seen = np.zeros(start.log_bins.shape)
     for epoch in range(20):
-        batch = tokenizer.train(sample, np.arange(300), seed=0, epoch=epoch, n_context=99, n_hidden=99)
-        scored = (batch.hidden_ids > 0).numpy()
-        np.add.at(seen, (batch.hidden_ids.numpy()[scored] - 4, batch.target_bins.numpy()[scored]), 1)
+        batch = tokenizer.training_batch(sample, np.arange(300), seed=0, epoch=epoch, n_context=99, n_masked=99)
+        scored = (batch.masked_ids > 0).numpy()
+        np.add.at(seen, (batch.masked_ids.numpy()[scored] - 4, batch.target_bins.numpy()[scored]), 1)
     predicted = np.exp(start.log_bins)
-    # molecules that are nearly always or never expressed are hidden at rates of their own, hence the margin
+    # features that are nearly always or never expressed are masked at rates of their own, hence the margin
     distance = 0.5 * np.abs(seen / seen.sum(axis=1, keepdims=True) - predicted).sum(axis=1)
     natural = np.asarray((sample.counts > 0).mean(axis=0)).ravel()
     uncorrected = np.abs(1 - seen[:, 0] / seen.sum(axis=1) - natural)
@@ -86,7 +86,7 @@ def test_log_bins_predict_what_is_found_under_the_masks(masking, make_block, mak
 
 
 def test_log_bins_of_segments(make_block, make_tokenizer):
-    sample = make_block(n_cells=30, n_molecules=15, log=True)
+    sample = make_block(n_cells=30, n_features=15, log=True)
     tokenizer = make_tokenizer(sample, kind="segment", counts=False)
     x = sample.counts.toarray()
     at_most = (x[:, :, None] >= np.where(x > 0, x, np.inf)[:, None, :]).sum(axis=2)
@@ -132,7 +132,7 @@ def test_bin_means_are_the_mean_counts_within_each_bin(normalize, data):
 
 
 def test_bin_means_of_segments_are_the_bins(make_block, make_tokenizer):
-    sample = make_block(n_cells=30, n_molecules=15, log=True)
+    sample = make_block(n_cells=30, n_features=15, log=True)
     assert bin_means(sample, make_tokenizer(sample, kind="segment", counts=False)).tolist() == list(range(11))
 
 
@@ -170,7 +170,7 @@ def test_dispersions_of_negative_binomial_counts_are_recovered():
     np.testing.assert_allclose(np.exp(start.log_dispersion), truth, rtol=0.1)
 
 
-def test_a_molecule_that_is_never_expressed_has_a_finite_start(data):
+def test_a_feature_that_is_never_expressed_has_a_finite_start(data):
     sample, statistics, tokenizer = data
     mean, variance = statistics.gene_mean.copy(), statistics.gene_var.copy()
     mean[3] = variance[3] = 0.0
@@ -186,7 +186,7 @@ def test_a_molecule_that_is_never_expressed_has_a_finite_start(data):
 
 
 def test_without_counts_the_rate_is_the_logit_of_the_mean_share_of_the_highest_bin(make_block, make_tokenizer):
-    sample = make_block(n_cells=30, n_molecules=15, log=True)
+    sample = make_block(n_cells=30, n_features=15, log=True)
     tokenizer = make_tokenizer(sample, kind="segment", counts=False)
     start = start_of(sample, statistics_of(sample), tokenizer)
     share = tokenizer.profiles(sample).toarray().mean(axis=0)
@@ -264,6 +264,6 @@ def test_few_cells_start_a_network(n_cells, data):
     start = start_of(few, statistics, tokenizer)
     assert start.components.shape == (20, n_cells - 1)
     assert start.component_scale.shape == (n_cells - 1,)
-    network = Network(ModelConfig(width=8, n_layers=1, n_heads=1, n_latent=4), Sizes(20, 10))
+    network = Transformer(ModelConfig(width=8, n_layers=1, n_heads=1, n_latent=4), Sizes(20, 10))
     initialise(network, start, 0)
     assert all(parameter.isfinite().all() for parameter in network.parameters())

@@ -1,7 +1,7 @@
-"""Baselines of masked expression that need no regression by molecule: histograms, counts, neighbours, low rank.
+"""Baselines of masked expression that need no regression by gene: histograms, counts, neighbours, low rank.
 
 Each takes the training cells, with masks drawn by the rule of the test mask, and the test cells, and returns the log
-probability of every bin at every hidden test entry. None reads the bins of the test cells.
+probability of every bin at every masked test entry. None reads the bins of the test cells.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Raises
     ------
@@ -57,10 +57,10 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
 
 
 def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
-    """Predict how often each bin of the molecule is hidden by such masks, whatever the cell.
+    """Predict how often each bin of the gene is masked by such masks, whatever the cell.
 
-    The molecule's histogram is that of all training cells, each entry counted by its chance to be hidden, and shrunk
-    towards that of all molecules.
+    The gene's histogram is that of all training cells, each entry counted by its chance to be masked, and shrunk
+    towards that of all genes.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Examples
     --------
-    Two cells of three molecules; the mask hides one expressed molecule and one zero of each.
+    Two cells of three genes; the mask masks one expressed gene and one zero of each.
 
     >>> import numpy as np
     >>> from scipy.sparse import csr_matrix
@@ -93,13 +93,13 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
            [0.47, 0.27, 0.13, 0.13],
            [0.35, 0.29, 0.22, 0.14]], dtype=float32)
     """
-    return log_histogram(train)[test.molecules].astype(np.float32)
+    return log_histogram(train)[test.genes].astype(np.float32)
 
 
 def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
-    """Predict negative binomial counts, summed within the bins, from the molecule's mean and the cell's depth.
+    """Predict negative binomial counts, summed within the bins, from the gene's mean and the cell's depth.
 
-    The mean is the molecule's share of all training counts times the estimated depth of the cell, over whose error the
+    The mean is the gene's share of all training counts times the estimated depth of the cell, over whose error the
     probabilities are averaged; the dispersion is that of the highest likelihood. The probability of zero is weighted
     by how much rarer or more often than other entries such masks hide zeros.
 
@@ -112,7 +112,7 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Examples
     --------
@@ -125,8 +125,8 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
     odds = zero_odds(train, test)
     out = np.empty((test.bins.size, train.binning.n_values), np.float32)
     for start in range(0, len(out), _CHUNK):
-        cells, molecules = test.cells[start : start + _CHUNK], test.molecules[start : start + _CHUNK]
-        p = bin_masses(train.binning, rate[molecules], dispersion[molecules], depths[cells])
+        cells, genes = test.cells[start : start + _CHUNK], test.genes[start : start + _CHUNK]
+        p = bin_masses(train.binning, rate[genes], dispersion[genes], depths[cells])
         p[:, 0] *= odds[cells]
         out[start : start + _CHUNK] = np.log(p / p.sum(axis=1, keepdims=True))
     return out
@@ -135,8 +135,8 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
 def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
     """(M,) dispersion (variance = mean + dispersion * mean**2) of the highest likelihood, from a grid."""
     columns = counts.tocsc()
-    molecules = np.repeat(np.arange(rate.size), np.diff(columns.indptr))
-    mean, x = rate[molecules] * depth[columns.indices], columns.data.astype(np.float64)
+    genes = np.repeat(np.arange(rate.size), np.diff(columns.indptr))
+    mean, x = rate[genes] * depth[columns.indices], columns.data.astype(np.float64)
     grid = np.exp(np.linspace(np.log(0.01), np.log(100), 25))
     likelihood = np.zeros((grid.size, rate.size))
     for k, dispersion in enumerate(grid):
@@ -146,7 +146,7 @@ def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
             likelihood[k] -= size * np.log1p(dispersion * means).sum(axis=0)
         nonzero = gammaln(x + size) - gammaln(size) - gammaln(x + 1)
         nonzero += x * np.log(mean * dispersion / (1 + mean * dispersion))
-        likelihood[k] += np.bincount(molecules, weights=nonzero, minlength=rate.size)
+        likelihood[k] += np.bincount(genes, weights=nonzero, minlength=rate.size)
     return grid[likelihood.argmax(axis=0)]
 
 

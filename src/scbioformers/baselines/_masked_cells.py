@@ -1,4 +1,4 @@
-"""Cells of which some molecules are hidden: what the baselines of masked expression read and what they predict."""
+"""Cells of which some genes are masked: what the baselines of masked expression read and what they predict."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scbioformers.core import DataError, validation_rows
 
 @dataclass(frozen=True, eq=False)
 class MaskedCells:
-    """N cells of M molecules, of which H entries are hidden.
+    """N cells of M genes, of which H entries are masked.
 
     Raises
     ------
     DataError
-        If the shapes disagree, or the hidden entries lie outside the matrix or are not sorted by cell.
+        If the shapes disagree, or the masked entries lie outside the matrix or are not sorted by cell.
 
     Examples
     --------
@@ -33,28 +33,28 @@ class MaskedCells:
     """
 
     visible: csr_matrix
-    """(N, M) counts, the hidden entries removed."""
+    """(N, M) counts, the masked entries removed."""
     depth: NDArray[np.float64]
-    """(N,) visible depth: that of the whole transcriptome less the hidden counts."""
+    """(N,) visible depth: that of the whole transcriptome less the masked counts."""
     cells: NDArray[np.int64]
-    """(H,) row of each hidden entry, ascending."""
-    molecules: NDArray[np.int64]
-    """(H,) column of each hidden entry."""
+    """(H,) row of each masked entry, ascending."""
+    genes: NDArray[np.int64]
+    """(H,) column of each masked entry."""
     bins: NDArray[np.int64]
-    """(H,) true bin of each hidden entry, by the full depth. No baseline reads those of the cells it predicts."""
+    """(H,) true bin of each masked entry, by the full depth. No baseline reads those of the cells it predicts."""
 
     def __post_init__(self) -> None:
         n, m = self.visible.shape
-        if self.depth.shape != (n,) or not self.cells.shape == self.molecules.shape == self.bins.shape:
+        if self.depth.shape != (n,) or not self.cells.shape == self.genes.shape == self.bins.shape:
             raise DataError(
-                f"Expected one depth for each of {n} cells and a cell, molecule and bin for each hidden entry, found "
-                f"shapes {self.depth.shape}, {self.cells.shape}, {self.molecules.shape}, {self.bins.shape}."
+                f"Expected one depth for each of {n} cells and a cell, gene and bin for each masked entry, found "
+                f"shapes {self.depth.shape}, {self.cells.shape}, {self.genes.shape}, {self.bins.shape}."
             )
         if np.any(np.diff(self.cells) < 0):
-            raise DataError("The hidden entries must be sorted by cell.")
-        for name, values, limit in (("cells", self.cells, n), ("molecules", self.molecules, m)):
+            raise DataError("The masked entries must be sorted by cell.")
+        for name, values, limit in (("cells", self.cells, n), ("genes", self.genes, m)):
             if values.size and not 0 <= values.min() <= values.max() < limit:
-                raise DataError(f"`{name}` of the hidden entries must lie from 0 to {limit - 1}.")
+                raise DataError(f"`{name}` of the masked entries must lie from 0 to {limit - 1}.")
 
     def take(self, rows: NDArray[np.bool_]) -> MaskedCells:
         """Return the cells where ``rows`` is True."""
@@ -63,7 +63,7 @@ class MaskedCells:
             self.visible[np.flatnonzero(rows)],
             self.depth[rows],
             number[self.cells[kept]],
-            self.molecules[kept],
+            self.genes[kept],
             self.bins[kept],
         )
 
@@ -75,7 +75,7 @@ def stack(parts: Sequence[MaskedCells]) -> MaskedCells:
         vstack([part.visible for part in parts], format="csr"),
         np.concatenate([part.depth for part in parts]),
         np.concatenate([part.cells + start for part, start in zip(parts, starts, strict=False)]),
-        np.concatenate([part.molecules for part in parts]),
+        np.concatenate([part.genes for part in parts]),
         np.concatenate([part.bins for part in parts]),
     )
 
@@ -95,7 +95,7 @@ class TrainingCells:
     """
 
     counts: csr_matrix
-    """(N, M) counts, nothing hidden."""
+    """(N, M) counts, nothing masked."""
     depth: NDArray[np.float64]
     """(N,) depth of the whole transcriptome, in counts."""
     binning: Binning
@@ -129,8 +129,8 @@ class TrainingCells:
         return self.take(~held_out), stack([draw.take(held_out) for draw in self.draws[:2]])
 
     def sample(self, max_entries: int) -> tuple[MaskedCells, NDArray[np.int64]]:
-        """Masked cells with about that many hidden entries, or all, and the row (n,) of each among the whole cells."""
-        hidden = self.together
-        step = max(1, -(-hidden.bins.size // max_entries))
-        rows = np.arange(hidden.depth.size) % step == 0
-        return hidden.take(rows), np.flatnonzero(rows) % self.depth.size
+        """Masked cells with about that many masked entries, or all, and the row (n,) of each among the whole cells."""
+        masked = self.together
+        step = max(1, -(-masked.bins.size // max_entries))
+        rows = np.arange(masked.depth.size) % step == 0
+        return masked.take(rows), np.flatnonzero(rows) % self.depth.size

@@ -1,4 +1,4 @@
-"""What the baselines of masked expression know of a hidden entry: its molecule, and its cell's depth and profile.
+"""What the baselines of masked expression know of a masked entry: its gene, and its cell's depth and profile.
 
 The value bin of a count depends on the depth of its cell, in steps: a count of 1 in a cell of half the mean depth is in
 bin 2. So every baseline but the plain histogram is told the depth, as an estimate from what is visible.
@@ -23,28 +23,28 @@ _MAX_COMPONENTS = 40
 
 
 def hidden_per_cell(cells: MaskedCells) -> NDArray[np.int64]:
-    """(N,) number of hidden entries of each cell."""
+    """(N,) number of masked entries of each cell."""
     return np.bincount(cells.cells, minlength=cells.depth.size)
 
 
 def log_histogram(train: TrainingCells, pseudo_count: float = 5.0) -> Array:
-    """(M, V) log probability of each bin of each molecule where it is hidden, shrunk towards that of all molecules.
+    """(M, V) log probability of each bin of each gene where it is masked, shrunk towards that of all genes.
 
-    Instead of counting the bins that the draws happen to hide, every training entry counts by its chance to be hidden:
+    Instead of counting the bins that the draws happen to hide, every training entry counts by its chance to be masked:
     the mean over infinitely many draws.
     """
-    n_values, (n, n_molecules) = train.binning.n_values, train.counts.shape
-    counts, hidden = train.counts, train.together
+    n_values, (n, n_features) = train.binning.n_values, train.counts.shape
+    counts, masked = train.counts, train.together
     bins = bin_rows(train.binning, counts.data, counts.indptr, train.depth)
     n_expressed, n_draws = np.diff(counts.indptr), len(train.draws)
-    expressed = np.bincount(hidden.cells % n, weights=hidden.bins > 0, minlength=n) / n_draws
-    zero = hidden_per_cell(hidden).reshape(n_draws, n).mean(axis=0) - expressed
+    expressed = np.bincount(masked.cells % n, weights=masked.bins > 0, minlength=n) / n_draws
+    zero = hidden_per_cell(masked).reshape(n_draws, n).mean(axis=0) - expressed
     chance = np.repeat(expressed / np.maximum(n_expressed, 1), n_expressed)
-    chance_of_zero = zero / np.maximum(n_molecules - n_expressed, 1)
-    molecules = counts.indices.astype(np.int64)
-    table = np.bincount(molecules * n_values + bins, weights=chance, minlength=n_molecules * n_values)
-    table = table.reshape(n_molecules, n_values)
-    visible_zero = np.bincount(molecules, weights=np.repeat(chance_of_zero, n_expressed), minlength=n_molecules)
+    chance_of_zero = zero / np.maximum(n_features - n_expressed, 1)
+    genes = counts.indices.astype(np.int64)
+    table = np.bincount(genes * n_values + bins, weights=chance, minlength=n_features * n_values)
+    table = table.reshape(n_features, n_values)
+    visible_zero = np.bincount(genes, weights=np.repeat(chance_of_zero, n_expressed), minlength=n_features)
     table[:, 0] += np.maximum(chance_of_zero.sum() - visible_zero, 0.0)
     # half an entry in all for each bin, so that one never seen is not impossible
     pooled = table.sum(axis=0) + 0.5 / n_draws
@@ -56,55 +56,55 @@ def log_histogram(train: TrainingCells, pseudo_count: float = 5.0) -> Array:
 class DepthModel:
     """Full depth of a cell from its visible depth, and how far off that is."""
 
-    molecule_share: Array
-    """(M,) mean share of a cell's depth that the molecule has where it is hidden."""
+    gene_share: Array
+    """(M,) mean share of a cell's depth that the gene has where it is masked."""
     weights: Array
-    """(3,) of the regression of log(full / visible depth) on 1, the sum of the shares hidden, log(entries hidden)."""
+    """(3,) of the regression of log(full / visible depth) on 1, the sum of the shares masked, log(entries masked)."""
     spread: Array
     """(7,) equally likely ratios of the true depth to the estimate."""
 
     @classmethod
     def fit(cls, train: TrainingCells) -> DepthModel:
         """Fit by least squares to the draws."""
-        hidden, (n, n_molecules) = train.together, train.counts.shape
+        masked, (n, n_features) = train.together, train.counts.shape
         full = np.maximum(np.tile(train.depth, len(train.draws)), 1.0)
-        counts = np.asarray(train.counts[hidden.cells % n, hidden.molecules]).ravel()
-        total = np.bincount(hidden.molecules, weights=counts / full[hidden.cells], minlength=n_molecules)
-        shares = total / np.maximum(np.bincount(hidden.molecules, minlength=n_molecules), 1)
-        X, target = _depth_terms(shares, hidden), np.log(full / np.maximum(hidden.depth, 1.0))
+        counts = np.asarray(train.counts[masked.cells % n, masked.genes]).ravel()
+        total = np.bincount(masked.genes, weights=counts / full[masked.cells], minlength=n_features)
+        shares = total / np.maximum(np.bincount(masked.genes, minlength=n_features), 1)
+        X, target = _depth_terms(shares, masked), np.log(full / np.maximum(masked.depth, 1.0))
         weights = np.asarray(np.linalg.lstsq(X, target, rcond=None)[0], np.float64)
         return cls(shares, weights, np.exp(np.quantile(target - X @ weights, (np.arange(7) + 0.5) / 7)))
 
     def estimate(self, cells: MaskedCells) -> Array:
         """(N,) estimated full depth, at least 1."""
-        return np.maximum(cells.depth, 1.0) * np.exp(_depth_terms(self.molecule_share, cells) @ self.weights)
+        return np.maximum(cells.depth, 1.0) * np.exp(_depth_terms(self.gene_share, cells) @ self.weights)
 
 
 def _depth_terms(shares: Array, cells: MaskedCells) -> Array:
-    hidden = np.bincount(cells.cells, weights=shares[cells.molecules], minlength=cells.depth.size)
-    return np.column_stack([np.ones(hidden.size), hidden, np.log1p(hidden_per_cell(cells))])
+    masked = np.bincount(cells.cells, weights=shares[cells.genes], minlength=cells.depth.size)
+    return np.column_stack([np.ones(masked.size), masked, np.log1p(hidden_per_cell(cells))])
 
 
 def zero_odds(train: TrainingCells, cells: MaskedCells) -> Array:
-    """(N,) chance of a zero to be hidden over that of an expressed entry, a log-linear rule read off the draws.
+    """(N,) chance of a zero to be masked over that of an expressed entry, a log-linear rule read off the draws.
 
-    The rule takes the numbers visible and hidden: under the default mask the odds are near expressed over zeros.
+    The rule takes the numbers visible and masked: under the default mask the odds are near expressed over zeros.
     """
-    drawn, n_molecules = train.together, train.counts.shape[1]
+    drawn, n_features = train.together, train.counts.shape[1]
     n_expressed = np.tile(np.diff(train.counts.indptr), len(train.draws))
     expressed = np.bincount(drawn.cells, weights=drawn.bins > 0, minlength=n_expressed.size)
     zero = hidden_per_cell(drawn) - expressed
     both = (expressed > 0) & (zero > 0)
     chance = expressed[both] / n_expressed[both]
-    chance_of_zero = zero[both] / (n_molecules - n_expressed[both])
+    chance_of_zero = zero[both] / (n_features - n_expressed[both])
     weights = np.linalg.lstsq(_odds_terms(drawn)[both], np.log(chance_of_zero / chance), rcond=None)[0]
     return np.exp(_odds_terms(cells) @ weights)
 
 
 def _odds_terms(cells: MaskedCells) -> Array:
-    n, n_molecules = np.diff(cells.visible.indptr), cells.visible.shape[1]
-    hidden = hidden_per_cell(cells)
-    return np.column_stack([np.ones(n.size), np.log1p(n), np.log(n_molecules + 1 - n), np.log1p(hidden)])
+    n, n_features = np.diff(cells.visible.indptr), cells.visible.shape[1]
+    masked = hidden_per_cell(cells)
+    return np.column_stack([np.ones(n.size), np.log1p(n), np.log(n_features + 1 - n), np.log1p(masked)])
 
 
 def value_basis(binning: Binning) -> Array:
@@ -128,7 +128,7 @@ class Components:
     variance: Array
     """(K,)"""
     total: float
-    """Variance of all molecules."""
+    """Variance of all genes."""
 
     @classmethod
     def fit(cls, train: TrainingCells, n_components: int = _MAX_COMPONENTS) -> Components:
@@ -151,21 +151,21 @@ class Components:
         return self.axes[:, :k] * np.sqrt(np.maximum(self.variance[:k] - noise, 0.0)), noise
 
     def scores(self, k: int, cells: MaskedCells, depth: Array) -> Array:
-        """(N, k) expected scores of each cell given its visible entries alone; a hidden entry is no zero."""
+        """(N, k) expected scores of each cell given its visible entries alone; a masked entry is no zero."""
         loadings, noise = self.loadings(k)
         projected = _log_profiles(cells.visible, depth, self.target) @ loadings - self.mean @ loadings
         precision = loadings.T @ loadings + noise * np.eye(k)
         bounds = np.searchsorted(cells.cells, np.arange(cells.depth.size + 1))
         out = np.empty_like(projected)
         for i, (start, stop) in enumerate(pairwise(bounds)):
-            molecules = cells.molecules[start:stop]
-            hidden = loadings[molecules]
-            right = projected[i] + self.mean[molecules] @ hidden
-            out[i] = np.linalg.solve(precision - hidden.T @ hidden, right)
+            genes = cells.genes[start:stop]
+            masked = loadings[genes]
+            right = projected[i] + self.mean[genes] @ masked
+            out[i] = np.linalg.solve(precision - masked.T @ masked, right)
         return out
 
     def whole_scores(self, k: int, counts: csr_matrix, depth: Array) -> Array:
-        """(N, k) expected scores of cells of which nothing is hidden."""
+        """(N, k) expected scores of cells of which nothing is masked."""
         loadings, noise = self.loadings(k)
         projected = _log_profiles(counts, depth, self.target) @ loadings - self.mean @ loadings
         return np.linalg.solve(loadings.T @ loadings + noise * np.eye(k), projected.T).T

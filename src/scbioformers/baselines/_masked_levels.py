@@ -1,4 +1,4 @@
-"""Baselines that predict the level of a hidden entry from its cell's profile: by low rank and by neighbours."""
+"""Baselines that predict the level of a masked entry from its cell's profile: by low rank and by neighbours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scbioformers.core import ConfigError
 T = TypeVar("T")
 
 _RANKS, _NEIGHBORS, _NEIGHBOR_RANK = (3, 5, 10, 20, 40), (15, 30, 60, 120), 10
-_MAX_ENTRIES = 250_000  # plenty for the weights that all molecules share
+_MAX_ENTRIES = 250_000  # plenty for the weights that all genes share
 _CHUNK = 1024
 _LEVEL_FLOOR = 0.02  # log1p of the least mean level that is told from zero
 
@@ -31,14 +31,14 @@ def best(candidates: Sequence[T], predict: Callable[[T], NDArray[Any]], validati
 
 
 def _level_features(expected: Array, mean: Array) -> Array:
-    """(n, 5) of the expected log level of entries and the mean of their molecules, on scales that differ near zero."""
+    """(n, 5) of the expected log level of entries and the mean of their genes, on scales that differ near zero."""
     change = expected - mean
     now, usual = np.maximum(expected, _LEVEL_FLOOR), np.maximum(mean, _LEVEL_FLOOR)
     return np.column_stack([change, change**2, change * mean, np.sqrt(now) - np.sqrt(usual), np.log(now / usual)])
 
 
 class _Leveled(ABC):
-    """A histogram for each molecule, tilted by the depth and by the level that a cell's profile lets expect."""
+    """A histogram for each gene, tilted by the depth and by the level that a cell's profile lets expect."""
 
     def __init__(self, train: TrainingCells) -> None:
         self.train = train
@@ -48,24 +48,24 @@ class _Leveled(ABC):
 
     @abstractmethod
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
-        """(H,) expected log level of the hidden entries; ``rows`` are those of the cells among the training cells."""
+        """(H,) expected log level of the masked entries; ``rows`` are those of the cells among the training cells."""
 
     def fit(self, k: int) -> Tilt:
-        """Fit the weights that all molecules share."""
+        """Fit the weights that all genes share."""
         cells, rows = self.train.sample(_MAX_ENTRIES)
-        features = _level_features(self.levels(k, cells, rows), self.components.mean[cells.molecules])
+        features = _level_features(self.levels(k, cells, rows), self.components.mean[cells.genes])
         depth, basis = self.depth.estimate(cells)[cells.cells], value_basis(self.train.binning)
-        return Tilt.fit(self.histogram[cells.molecules], depth, features, cells.bins, basis)
+        return Tilt.fit(self.histogram[cells.genes], depth, features, cells.bins, basis)
 
-    def logits(self, tilt: Tilt, depth: Array, molecules: NDArray[np.int64], levels: Array) -> Array:
+    def logits(self, tilt: Tilt, depth: Array, genes: NDArray[np.int64], levels: Array) -> Array:
         """(n, V) of entries, given the depth of their cells and their levels."""
-        features = _level_features(levels, self.components.mean[molecules])
-        return tilt.logits(self.histogram[molecules], depth, features)
+        features = _level_features(levels, self.components.mean[genes])
+        return tilt.logits(self.histogram[genes], depth, features)
 
     def predict(self, k: int, cells: MaskedCells) -> Array:
         """(H, V) log probabilities."""
         depth = self.depth.estimate(cells)[cells.cells]
-        return log_softmax(self.logits(self.fit(k), depth, cells.molecules, self.levels(k, cells)), axis=1)
+        return log_softmax(self.logits(self.fit(k), depth, cells.genes, self.levels(k, cells)), axis=1)
 
 
 class LowRank(_Leveled):
@@ -73,8 +73,8 @@ class LowRank(_Leveled):
 
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
         scores, loadings = self.components.scores(k, cells, self.depth.estimate(cells)), self.components.loadings(k)[0]
-        change = np.einsum("nk,nk->n", scores[cells.cells], loadings[cells.molecules])
-        return self.components.mean[cells.molecules] + change
+        change = np.einsum("nk,nk->n", scores[cells.cells], loadings[cells.genes])
+        return self.components.mean[cells.genes] + change
 
 
 class Neighbors(_Leveled):
@@ -98,15 +98,15 @@ class Neighbors(_Leveled):
             np.put_along_axis(mean, nearest, 1 / k, axis=1)
             entries = slice(bounds[start], bounds[stop])
             levels = (csr_matrix(mean) @ profiles).toarray()
-            out[entries] = levels[cells.cells[entries] - start, cells.molecules[entries]]
+            out[entries] = levels[cells.cells[entries] - start, cells.genes[entries]]
         return out
 
 
 def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int | None = None) -> NDArray[np.float32]:
     """Predict by the nearest training cells.
 
-    The mean log-normalised level of the molecule among the neighbours, and the depth of the cell, tilt the molecule's
-    histogram, by a multinomial logistic regression that all molecules share.
+    The mean log-normalised level of the gene among the neighbours, and the depth of the cell, tilt the gene's
+    histogram, by a multinomial logistic regression that all genes share.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int |
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Raises
     ------
@@ -143,8 +143,8 @@ def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int |
 def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None) -> NDArray[np.float32]:
     """Predict by probabilistic PCA (Tipping and Bishop 1999) of the log-normalised profiles.
 
-    The level that the components expect given the visible entries, and the depth of the cell, tilt the molecule's
-    histogram, by a multinomial logistic regression that all molecules share.
+    The level that the components expect given the visible entries, and the depth of the cell, tilt the gene's
+    histogram, by a multinomial logistic regression that all genes share.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Raises
     ------

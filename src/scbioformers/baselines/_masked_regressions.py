@@ -1,4 +1,4 @@
-"""Baselines of masked expression with a regression for each molecule."""
+"""Baselines of masked expression with a regression for each gene."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MAX_NEWTON_STEPS, _TOLERANCE = 20, 1e-5
 def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors: int = 300) -> Array:
     """Bins as the paper's linear regression predicts them, before they are rounded (paper, section 3.2).
 
-    For each molecule, ordinary least squares on the value bins of the ``n_predictors`` molecules of the highest Pearson
-    correlation with it in the training cells. In the test cells a hidden molecule reads as 0, as in the paper.
+    For each gene, ordinary least squares on the value bins of the ``n_predictors`` genes of the highest Pearson
+    correlation with it in the training cells. In the test cells a masked gene reads as 0, as in the paper.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
 
     Returns
     -------
-    float64 (H,), at every hidden entry of the test cells.
+    float64 (H,), at every masked entry of the test cells.
 
     Raises
     ------
@@ -58,12 +58,12 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     gram = X.T @ X
     scale = np.sqrt(np.diag(gram))
     correlation = gram / np.maximum(np.outer(scale, scale), 1e-12)
-    # neither the molecule itself nor one that is the same in all cells is a predictor
+    # neither the gene itself nor one that is the same in all cells is a predictor
     correlation[:, scale < 1e-6] = -2.0
     np.fill_diagonal(correlation, -3.0)
     k = min(n_predictors, mean.size - 1)
-    order = np.argsort(test.molecules, kind="stable")
-    bounds = np.searchsorted(test.molecules[order], np.arange(mean.size + 1))
+    order = np.argsort(test.genes, kind="stable")
+    bounds = np.searchsorted(test.genes[order], np.arange(mean.size + 1))
     out = np.empty(test.bins.size)
     for j in range(mean.size):
         entries = order[bounds[j] : bounds[j + 1]]
@@ -90,7 +90,7 @@ def linear_regression(
     """Predict by the paper's linear regression, as probabilities (paper, section 3.2).
 
     A normal density around :func:`linear_predictions`, whose most likely bin is the rounded one. Its width is that of
-    the residuals of the molecule at the hidden entries of the first draw of the training cells.
+    the residuals of the gene at the masked entries of the first draw of the training cells.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def linear_regression(
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Examples
     --------
@@ -115,11 +115,11 @@ def linear_regression(
     predicted = linear_predictions(train, stack([draw, test]), n_predictors=n_predictors)
     known, asked = np.split(np.clip(predicted, 0, n_values - 1), [draw.bins.size])
     squares = (draw.bins - known) ** 2
-    n_molecules = train.counts.shape[1]
-    by_molecule = np.bincount(draw.molecules, weights=squares, minlength=n_molecules)
-    n = np.bincount(draw.molecules, minlength=n_molecules)
-    variance = (by_molecule + _PSEUDO_COUNT * squares.mean()) / (n + _PSEUDO_COUNT)
-    sd = np.sqrt(np.maximum(variance, 1e-4))[test.molecules][:, None]
+    n_features = train.counts.shape[1]
+    by_gene = np.bincount(draw.genes, weights=squares, minlength=n_features)
+    n = np.bincount(draw.genes, minlength=n_features)
+    variance = (by_gene + _PSEUDO_COUNT * squares.mean()) / (n + _PSEUDO_COUNT)
+    sd = np.sqrt(np.maximum(variance, 1e-4))[test.genes][:, None]
     # all bins are 1 wide, the outer ones too: with their tails they could exceed the rounded one
     distance = np.abs(np.arange(n_values) - asked[:, None])
     near, far = (distance - 0.5) / sd, (distance + 0.5) / sd
@@ -130,7 +130,7 @@ def linear_regression(
 
 @dataclass(frozen=True)
 class _Entries:
-    """Hidden entries sorted by molecule, what is known of them, and the low-rank baseline that they start from."""
+    """Masked entries sorted by gene, what is known of them, and the low-rank baseline that they start from."""
 
     cells: NDArray[np.int64]
     bins: NDArray[np.int64]
@@ -142,27 +142,27 @@ class _Entries:
 
     @classmethod
     def of(cls, model: LowRank, rank: int, cells: MaskedCells) -> _Entries:
-        order = np.argsort(cells.molecules, kind="stable")
-        bounds = np.searchsorted(cells.molecules[order], np.arange(cells.visible.shape[1] + 1))
+        order = np.argsort(cells.genes, kind="stable")
+        bounds = np.searchsorted(cells.genes[order], np.arange(cells.visible.shape[1] + 1))
         depth = model.depth.estimate(cells)
         scores = model.components.scores(rank, cells, depth)
         features = np.column_stack([np.ones(depth.size), np.log(depth / model.components.target), scores])
         levels = model.levels(rank, cells)
         return cls(cells.cells[order], cells.bins[order], bounds, order, depth, levels[order], features)
 
-    def offset(self, model: LowRank, tilt: Tilt, molecule: int) -> tuple[slice, Array]:
-        """Entries of the molecule and their (n, V) logits under the low-rank baseline."""
-        at = slice(self.bounds[molecule], self.bounds[molecule + 1])
-        molecules = np.full(at.stop - at.start, molecule)
-        return at, model.logits(tilt, self.depth[self.cells[at]], molecules, self.levels[at])
+    def offset(self, model: LowRank, tilt: Tilt, gene: int) -> tuple[slice, Array]:
+        """Entries of the gene and their (n, V) logits under the low-rank baseline."""
+        at = slice(self.bounds[gene], self.bounds[gene + 1])
+        genes = np.full(at.stop - at.start, gene)
+        return at, model.logits(tilt, self.depth[self.cells[at]], genes, self.levels[at])
 
 
 def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.float32]:
-    """Predict by a multinomial logistic regression for each molecule: the strongest of the baselines.
+    """Predict by a multinomial logistic regression for each gene: the strongest of the baselines.
 
-    The bins of a molecule depend on the log depth and the leading components of the cell. Slopes act on whether the bin
+    The bins of a gene depend on the log depth and the leading components of the cell. Slopes act on whether the bin
     is above 0 and on its log level, not on every bin alone, and a ridge shrinks them towards :func:`low_rank` (itself
-    the molecule's histogram, tilted). The number of components and the ridge are chosen on training cells that are
+    the gene's histogram, tilted). The number of components and the ridge are chosen on training cells that are
     held out. The problem is convex, and solved by Newton steps.
 
     Parameters
@@ -174,7 +174,7 @@ def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.fl
 
     Returns
     -------
-    float32 (H, V) natural log probabilities of every bin at every hidden entry of ``test``.
+    float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
     Examples
     --------
@@ -194,11 +194,11 @@ def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.fl
 def _fit_and_predict(model: LowRank, tilt: Tilt, known: _Entries, asked: _Entries, k: int, ridge: float) -> Array:
     basis = value_basis(model.train.binning)
     out = np.empty((asked.bins.size, basis.shape[0]))
-    for molecule in range(known.bounds.size - 1):
-        at, offset = asked.offset(model, tilt, molecule)
+    for gene in range(known.bounds.size - 1):
+        at, offset = asked.offset(model, tilt, gene)
         if at.start == at.stop:
             continue
-        given, start = known.offset(model, tilt, molecule)
+        given, start = known.offset(model, tilt, gene)
         slopes = _newton(known.features[known.cells[given], : k + 2], start, basis, known.bins[given], ridge)
         logits = offset + asked.features[asked.cells[at], : k + 2] @ slopes @ basis.T
         out[asked.order[at]] = log_softmax(logits, axis=1)

@@ -1,4 +1,4 @@
-"""Histograms tilted by what is known of the cell: one multinomial logistic regression for all molecules."""
+"""Histograms tilted by what is known of the cell: one multinomial logistic regression for all genes."""
 
 from __future__ import annotations
 

@@ -138,10 +138,10 @@ def linear_bilinear(
     left, scale, _ = np.linalg.svd((effects - mean).T, full_matrices=False)
     k = min(n_components, int((scale > 1e-9).sum()))
     genes = left[:, :k] * scale[:k]
-    trained, asked = (np.asarray(rows, np.float64) @ genes for rows in (own, new_own))
+    trained, requested = (np.asarray(rows, np.float64) @ genes for rows in (own, new_own))
     inner = np.linalg.solve(genes.T @ genes + ridge * np.eye(k), genes.T @ (effects - mean).T @ trained)
     weights = inner @ np.linalg.inv(trained.T @ trained + ridge * np.eye(k))
-    found: Array = (genes @ weights @ asked.T).T + mean
+    found: Array = (genes @ weights @ requested.T).T + mean
     return found
 
 
@@ -166,9 +166,9 @@ def knn_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     >>> knn_features([[1.0], [3.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], n_neighbors=1)
     array([[1.]])
     """
-    effects, (known, asked) = _effects(training), _unit(features, new_features)
+    effects, (known, requested) = _effects(training), _unit(features, new_features)
     model = KNeighborsRegressor(min(n_neighbors, len(effects)), weights="distance").fit(known, effects)
-    found: Array = np.asarray(model.predict(asked), np.float64)
+    found: Array = np.asarray(model.predict(requested), np.float64)
     return found
 
 
@@ -193,9 +193,9 @@ def ridge_features(training: ArrayLike, features: ArrayLike, new_features: Array
     >>> ridge_features([[1.0], [3.0]], [[1.0], [1.0]], [[1.0]])
     array([[2.]])
     """
-    known, asked = _unit(features, new_features)
-    found: Array = np.asarray(Ridge(penalty).fit(known, _effects(training)).predict(asked), np.float64)
-    return found.reshape(len(asked), -1)
+    known, requested = _unit(features, new_features)
+    found: Array = np.asarray(Ridge(penalty).fit(known, _effects(training)).predict(requested), np.float64)
+    return found.reshape(len(requested), -1)
 
 
 def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLike, *, seed: int = 0) -> Array:
@@ -219,13 +219,13 @@ def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     >>> mlp_features([[1.0, 0.0], [3.0, 0.0]], [[1.0], [1.0]], [[1.0]]).shape
     (1, 2)
     """
-    known, asked = _unit(features, new_features)
+    known, requested = _unit(features, new_features)
     model = MLPRegressor(hidden_layer_sizes=(64,), alpha=1e-3, solver="lbfgs", max_iter=200, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(known, _effects(training))
-    found: Array = np.asarray(model.predict(asked), np.float64)
-    return found.reshape(len(asked), -1)
+    found: Array = np.asarray(model.predict(requested), np.float64)
+    return found.reshape(len(requested), -1)
 
 
 def _effects(training: ArrayLike) -> Array:
@@ -236,6 +236,6 @@ def _effects(training: ArrayLike) -> Array:
 
 
 def _unit(features: ArrayLike, new_features: ArrayLike) -> tuple[Array, Array]:
-    known, asked = (np.asarray(rows, np.float64) for rows in (features, new_features))
-    scaled = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (known, asked)]
+    known, requested = (np.asarray(rows, np.float64) for rows in (features, new_features))
+    scaled = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (known, requested)]
     return scaled[0], scaled[1]

@@ -1,4 +1,4 @@
-"""Which molecules are hidden from the model (paper, section 2.2)."""
+"""Which features are masked from the model (paper, section 2.2)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from scbioformers.core import ConfigError, choose_masked, mask_sizes
 
 @dataclass(frozen=True)
 class Masking:
-    """How many molecules of a cell are hidden, and how many of those are expressed.
+    """How many features of a cell are masked, and how many of those are expressed.
 
     Examples
     --------
     >>> from scbioformers.config import Masking
-    >>> Masking().counts(n_expressed=100, n_molecules=2000)
+    >>> Masking().counts(n_expressed=100, n_features=2000)
     (15, 15)
-    >>> Masking(rule="paper", ratio=0.1, nonzero_share=0.5).counts(n_expressed=100, n_molecules=2000)
+    >>> Masking(rule="paper", ratio=0.1, nonzero_share=0.5).counts(n_expressed=100, n_features=2000)
     (50, 100)
     """
 
     ratio: float = 0.15
-    """Share hidden, m in the paper: of the cell's expressed molecules, or of all molecules under ``rule="paper"``."""
+    """Share masked, m in the paper: of the cell's expressed features, or of all features under ``rule="paper"``."""
     nonzero_share: float = 0.5
-    """Share of the hidden molecules that are expressed, p in the paper."""
+    """Share of the masked features that are expressed, p in the paper."""
     rule: Literal["expressed", "paper"] = "expressed"
-    """``"expressed"`` hides ``ratio`` of the expressed molecules and (1-p)/p times as many zeros; ``"paper"`` hides
-    ``ratio`` of all molecules, a share p of them expressed, but never more than half of the expressed."""
+    """``"expressed"`` masks ``ratio`` of the expressed features and (1-p)/p times as many zeros; ``"paper"`` masks
+    ``ratio`` of all features, a share p of them expressed, but never more than half of the expressed."""
 
     def __post_init__(self) -> None:
         for name in ("ratio", "nonzero_share"):
@@ -39,21 +39,21 @@ class Masking:
         if self.rule not in ("expressed", "paper"):
             raise ConfigError(f"Masking.rule is 'expressed' or 'paper', got {self.rule!r}.")
 
-    def counts(self, n_expressed: int, n_molecules: int) -> tuple[int, int]:
-        """Expressed molecules and zeros to hide in a cell with ``n_expressed`` of ``n_molecules`` expressed."""
-        nonzero, zero = mask_sizes(n_expressed, n_molecules, self.ratio, self.nonzero_share, self.rule == "paper")
+    def counts(self, n_expressed: int, n_features: int) -> tuple[int, int]:
+        """Expressed features and zeros to hide in a cell with ``n_expressed`` of ``n_features`` expressed."""
+        nonzero, zero = mask_sizes(n_expressed, n_features, self.ratio, self.nonzero_share, self.rule == "paper")
         return int(nonzero), int(zero)
 
-    def odds(self, n_expressed: NDArray[np.floating], n_molecules: int) -> NDArray[np.float64]:
-        """How much likelier a zero is to be hidden than an expressed molecule, for cells with ``n_expressed``.
+    def odds(self, n_expressed: NDArray[np.floating], n_features: int) -> NDArray[np.float64]:
+        """How much likelier a zero is to be masked than an expressed feature, for cells with ``n_expressed``.
 
         A model that was trained under the mask sees zeros in these odds; to divide by them gives natural probabilities.
         """
-        n_molecules = max(n_molecules, 2)  # of a single molecule nothing can be said
-        n = np.clip(np.asarray(n_expressed, np.float64), 1.0, n_molecules - 1.0)
-        hidden = np.array([self.counts(round(each), n_molecules) for each in n], np.float64).reshape(-1, 2)
-        share_of_expressed = np.maximum(hidden[:, 0], 1.0) / n
-        share_of_zeros = np.maximum(hidden[:, 1], 1.0) / (n_molecules - n)
+        n_features = max(n_features, 2)  # of a single feature nothing can be said
+        n = np.clip(np.asarray(n_expressed, np.float64), 1.0, n_features - 1.0)
+        masked = np.array([self.counts(round(each), n_features) for each in n], np.float64).reshape(-1, 2)
+        share_of_expressed = np.maximum(masked[:, 0], 1.0) / n
+        share_of_zeros = np.maximum(masked[:, 1], 1.0) / (n_features - n)
         return share_of_zeros / share_of_expressed
 
     def choose(
@@ -61,12 +61,12 @@ class Masking:
         indptr: NDArray[np.int64],
         indices: NDArray[np.int32],
         rows: NDArray[np.int64],
-        n_molecules: int,
+        n_features: int,
         *,
         seed: int,
         epoch: int,
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int32]]:
-        """Choose the hidden molecules of CSR rows; a function of (seed, epoch, row, molecule) and of nothing else.
+        """Choose the masked features of CSR rows; a function of (seed, epoch, row, feature) and of nothing else.
 
         Parameters
         ----------
@@ -74,20 +74,20 @@ class Masking:
             CSR structure of B cells, (B + 1,) and (nnz,).
         rows
             (B,) identity of each cell in its source.
-        n_molecules
-            Modelled molecules, M.
+        n_features
+            Modelled features, M.
         seed, epoch
             Counters of the random numbers; evaluation passes a fixed epoch.
 
         Returns
         -------
-        hidden
-            bool (nnz,), the expressed entries that are hidden.
+        masked
+            bool (nnz,), the expressed entries that are masked.
         zero_indptr, zeros
-            int64 (B + 1,) and int32, the hidden zeros of each cell, ascending.
+            int64 (B + 1,) and int32, the masked zeros of each cell, ascending.
         """
         paper = self.rule == "paper"
-        return choose_masked(indptr, indices, rows, n_molecules, self.ratio, self.nonzero_share, paper, seed, epoch)
+        return choose_masked(indptr, indices, rows, n_features, self.ratio, self.nonzero_share, paper, seed, epoch)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -38,22 +38,22 @@ class ModelConfig:
     """Standard deviation of the noise on the (normalised) latent in training, where there are obs fields such as the
     batch: the decoder is told them, so with noise they are not worth their place in the latent. Not used otherwise."""
     n_components: int = 32
-    """Components of the decoded profile that make the default cell embedding (at most the number of molecules)."""
+    """Components of the decoded profile that make the default cell embedding (at most the number of features)."""
     value_embedding: Literal["scalar", "lookup"] = "scalar"
     """A small network on the scalar bin, which keeps magnitudes ordered, or a table with a row per bin."""
     tokens: Literal["expressed", "all"] = "expressed"
-    """Read expressed and hidden molecules only, or every molecule, zeros included, as the paper does."""
+    """Read expressed and masked features only, or every feature, zeros included, as the paper does."""
     max_tokens: int = 2048
-    """Visible molecules read per cell at inference; above it the highest by (count, id) are kept."""
+    """Visible features read per cell at inference; above it the highest by (count, id) are kept."""
     attention: bool = True
     """``False`` removes self-attention and leaves feed-forward blocks: the ablation of every benchmark."""
     bag: bool = True
-    """Start ``<cls>`` and the hidden molecules from the normalised bag of the visible molecules."""
+    """Start ``<cls>`` and the masked features from the normalised bag of the visible features."""
     svd_init: bool = True
-    """Start the molecule embeddings from the SVD of the log-normalised training counts, else at random."""
-    attend_hidden: bool = False
-    """Let hidden molecules be attended to as well, as the paper does. Without it a prediction does not depend on
-    which other molecules are asked for."""
+    """Start the feature embeddings from the SVD of the log-normalised training counts, else at random."""
+    attend_masked: bool = False
+    """Let masked features be attended to as well, as the paper does. Without it a prediction does not depend on
+    which other features are asked for."""
 
     def __post_init__(self) -> None:
         positive = ("n_layers", "n_heads", "width", "feedforward", "n_latent", "n_components", "max_tokens")
@@ -81,8 +81,8 @@ class ModelConfig:
 
     @classmethod
     def paper(cls) -> ModelConfig:
-        """The paper's size and input: 8 layers, 8 heads, D 512, every molecule a token, full self-attention."""
-        return cls(n_layers=8, n_heads=8, width=512, dropout=0.1, n_latent=64, tokens="all", attend_hidden=True)
+        """The paper's size and input: 8 layers, 8 heads, D 512, every feature a token, full self-attention."""
+        return cls(n_layers=8, n_heads=8, width=512, dropout=0.1, n_latent=64, tokens="all", attend_masked=True)
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:

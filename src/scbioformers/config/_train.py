@@ -32,20 +32,20 @@ class TrainConfig:
     lr: float = 2e-3
     """Peak learning rate of AdamW: linear warm-up, then a cosine to zero. See :meth:`paper`."""
     weight_decay: float = 1.0
-    """Of matrices and tables, times the learning rate at every step; the molecule embeddings are not decayed."""
+    """Of matrices and tables, times the learning rate at every step; the feature embeddings are not decayed."""
     warmup_steps: int = 2000
     """At most; never more than 10 % of the steps."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     n_context: tuple[int, int] | None = (32, 96)
-    """Visible molecules that attention reads in a step, at random: a number drawn anew for every batch, log-uniformly
+    """Visible features that attention reads in a step, at random: a number drawn anew for every batch, log-uniformly
     between the two. None reads all, as inference does, at two to three times the cost and no gain (experiment 15)."""
-    n_hidden: int = 32
-    """Hidden molecules of a cell that are scored in a step, at most."""
+    n_masked: int = 32
+    """Masked features of a cell that are scored in a step, at most."""
     bag_dropout: float = 0.9
-    """In training the bag lacks a random share of the molecules, drawn for each cell between none and this."""
+    """In training the bag lacks a random share of the features, drawn for each cell between none and this."""
     masking: Masking = field(default_factory=Masking)
-    """What is hidden."""
+    """What is masked."""
     objectives: dict[str, float] = field(default_factory=lambda: {"masked_bins": 1.0, "profile": 1.0})
     """Weight of each objective; ``"profile"`` is the objective of ``<cls>``."""
     validation_fraction: float = 0.1
@@ -73,7 +73,7 @@ class TrainConfig:
             ("max_steps", 0),
             ("batch_size", 1),
             ("warmup_steps", 0),
-            ("n_hidden", 1),
+            ("n_masked", 1),
             ("patience", 1),
             ("num_nodes", 1),
             ("num_workers", 0),

@@ -71,7 +71,7 @@ def uniform(seed: int, *counters: ArrayLike) -> NDArray[np.float64]:
     seed
         Integer seed, see :func:`seed_from`.
     counters
-        One to three integer arrays or scalars that broadcast against each other, such as epoch, row and molecule.
+        One to three integer arrays or scalars that broadcast against each other, such as epoch, row and feature.
 
     Returns
     -------

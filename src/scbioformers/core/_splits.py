@@ -56,7 +56,7 @@ def split_targets(targets: Sequence[Collection[str]], n_folds: int, seed: int) -
     Parameters
     ----------
     targets
-        The molecules that each perturbation hits; none for controls.
+        The features that each perturbation hits; none for controls.
     n_folds
         How many, at least 2 and at most the number of targets.
     seed
@@ -92,7 +92,7 @@ def split_combinations(
     Parameters
     ----------
     targets
-        The molecules that each perturbation hits; none for controls.
+        The features that each perturbation hits; none for controls.
     fraction
         Share of the targets, and of the combinations of seen targets, to hold out, in (0, 1).
     seed

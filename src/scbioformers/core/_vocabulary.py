@@ -1,4 +1,4 @@
-"""Names of molecules and their ids; matching the names of other data against them."""
+"""Names of features and their ids; matching the names of other data against them."""
 
 import re
 from collections import Counter
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from scbioformers.core._errors import DataError, ModelFormatError
 
-#: Reserved tokens; the molecule at position i of a vocabulary has the id i + len(SPECIALS).
+#: Reserved tokens; the feature at position i of a vocabulary has the id i + len(SPECIALS).
 SPECIALS: Final = ("<pad>", "<cls>", "<mask>", "<unknown>")
-#: External tokens: what was done to a molecule.
+#: External tokens: what was done to a feature.
 EXTERNAL: Final = {"none": 0, "knocked_down": 1, "activated": 2}
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*\d{11})(\.\d+)?")
@@ -26,11 +26,11 @@ def _check_names(names: Iterable[str]) -> list[str]:
     listed = list(names)
     for position, name in enumerate(listed):
         if not isinstance(name, str) or not name:
-            raise DataError(f"Molecule names must be non-empty strings, found {name!r} at position {position}.")
+            raise DataError(f"Feature names must be non-empty strings, found {name!r} at position {position}.")
     repeated = [name for name, count in Counter(listed).items() if count > 1]
     if repeated:
         raise DataError(
-            f"{len(repeated)} molecule names occur more than once, such as {repeated[:3]}. "
+            f"{len(repeated)} feature names occur more than once, such as {repeated[:3]}. "
             "Call `adata.var_names_make_unique()` first."
         )
     return listed
@@ -44,7 +44,7 @@ def _qualify(names: Iterable[str], modality: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Molecules that a model knows. Positions, and so ids, never change: names are only ever appended.
+    """Features that a model knows. Positions, and so ids, never change: names are only ever appended.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class Vocabulary:
         return {name: position for position, name in enumerate(self.names)}
 
     def __len__(self) -> int:
-        """Return the number of molecules, special tokens not counted."""
+        """Return the number of features, special tokens not counted."""
         return len(self.names)
 
     def index(self, names: Iterable[str]) -> NDArray[np.int64]:
@@ -87,7 +87,7 @@ class Vocabulary:
         known = self._positions
         return np.array([known.get(name, -1) for name in names], dtype=np.int64)
 
-    def molecules(self, modality: str | None = None) -> list[str]:
+    def feature_names(self, modality: str | None = None) -> list[str]:
         """Plain names in order, of one modality or (`None`) of all."""
         split = [name.split(":", 1) for name in self.names]
         return [name for kind, name in split if modality is None or kind == modality]
@@ -108,10 +108,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Match:
-    """Where the molecules of a vocabulary are in other data; see :func:`match`."""
+    """Where the features of a vocabulary are in other data; see :func:`match`."""
 
     columns: NDArray[np.int64]
-    """(n_vocabulary,) column of each molecule in the query, -1 where it is absent."""
+    """(n_vocabulary,) column of each feature in the query, -1 where it is absent."""
     share: float
     """Share of the vocabulary that was found."""
     hint: str
@@ -175,14 +175,14 @@ def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
 
 
 def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
-    """Find the molecules of a vocabulary among the names of other data.
+    """Find the features of a vocabulary among the names of other data.
 
     Exact names come first. Ensembl ids that have no exact partner are compared without their version (`.N`).
 
     Parameters
     ----------
     vocabulary_names
-        Plain names in the order of the vocabulary, see :meth:`Vocabulary.molecules`.
+        Plain names in the order of the vocabulary, see :meth:`Vocabulary.features`.
     query_names
         Names of the columns of the other data.
 

@@ -1,6 +1,6 @@
 """From AnnData to blocks of rows: sources, inspection, checks, alignment, fields of obs."""
 
-from scbioformers.data._align import DEFAULT_MASK, gene_mask, match_molecules
+from scbioformers.data._align import DEFAULT_MASK, gene_mask, match_features
 from scbioformers.data._block import Block, concatenate
 from scbioformers.data._check import (
     COUNTS_FROM_RAW,
@@ -34,7 +34,7 @@ __all__ = [
     "gene_mask",
     "get_matrix",
     "inspect",
-    "match_molecules",
+    "match_features",
     "require_counts",
     "require_valid",
     "scan",

@@ -1,4 +1,4 @@
-"""Genes: which of the data are modelled, and where the molecules of a model are in other data."""
+"""Genes: which of the data are modelled, and where the features of a model are in other data."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, DataError, Match, MissingKeyError, match
 
-MIN_SHARE = 0.5  # below this share of a model's molecules, its input would be mostly zeros that mean "absent"
+MIN_SHARE = 0.5  # below this share of a model's features, its input would be mostly zeros that mean "absent"
 DEFAULT_MASK = "highly_variable"
 
 
-def match_molecules(molecules: Sequence[str], var_names: Iterable[Any], *, min_share: float = MIN_SHARE) -> Match:
-    """Find the molecules of a model among the genes of other data, by name and in any order.
+def match_features(features: Sequence[str], var_names: Iterable[Any], *, min_share: float = MIN_SHARE) -> Match:
+    """Find the features of a model among the genes of other data, by name and in any order.
 
     Parameters
     ----------
-    molecules
-        Plain names of the model's molecules, in its order.
+    features
+        Plain names of the model's features, in its order.
     var_names
         Gene names of the data, ``adata.var_names``.
     min_share
-        Smallest share of the molecules that has to be there.
+        Smallest share of the features that has to be there.
 
     Returns
     -------
     Match
-        ``columns`` is what :class:`AnnDataSource` takes as `molecules`: the column of each molecule, -1 where absent.
+        ``columns`` is what :class:`AnnDataSource` takes as `features`: the column of each feature, -1 where absent.
 
     Raises
     ------
     DataError
-        If fewer molecules than `min_share` are there, or names are missing, duplicate or ambiguous.
+        If fewer features than `min_share` are there, or names are missing, duplicate or ambiguous.
 
     Warns
     -----
     BioformersWarning
-        If some molecules are missing, or Ensembl ids match only without their version.
+        If some features are missing, or Ensembl ids match only without their version.
 
     Examples
     --------
-    >>> match_molecules(["CD4", "CD8A"], ["CD8A", "MS4A1", "CD4"]).columns
+    >>> match_features(["CD4", "CD8A"], ["CD8A", "MS4A1", "CD4"]).columns
     array([2, 0])
     """
     names = list(var_names)
-    found = match(molecules, names)
+    found = match(features, names)
     n_found = int((found.columns >= 0).sum())
-    counted = f"{n_found} of the model's {len(molecules)} molecules ({_percent(n_found, len(molecules))})"
+    counted = f"{n_found} of the model's {len(features)} genes ({_percent(n_found, len(features))})"
     if n_found == 0 or found.share < min_share:
         raise DataError(
             f"Found {counted} among the {len(names)} genes of the data, expected at least {min_share:.0%}. {found.hint}"
         )
-    if n_found < len(molecules):
-        absent = [molecules[i] for i in np.flatnonzero(found.columns < 0)[:3]]
+    if n_found < len(features):
+        absent = [features[i] for i in np.flatnonzero(found.columns < 0)[:3]]
         warnings.warn(
             f"Found {counted} in the data; the others, such as {absent}, are read as absent.",
             BioformersWarning,

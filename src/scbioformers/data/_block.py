@@ -17,13 +17,13 @@ class Block:
     start: int
     """Row of the data at which the block starts."""
     counts: sp.csr_matrix
-    """float32 CSR matrix (n, n_molecules): sorted indices, no duplicates, no stored zeros."""
+    """float32 CSR matrix (n, n_features): sorted indices, no duplicates, no stored zeros."""
     depth: NDArray[np.float64]
     """(n,) sum of each row over *all* columns of the data, modelled or not, in counts."""
     fields: NDArray[np.int32]
     """(n, n_fields) category codes of the registered obs fields."""
     present: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """(n_molecules,) whether the data measure each molecule; zeros of the others mean nothing. By default all."""
+    """(n_features,) whether the data measure each feature; zeros of the others mean nothing. By default all."""
 
     def __post_init__(self) -> None:
         if not self.present.size:
@@ -33,10 +33,10 @@ class Block:
         """Those rows, in that order, as a block of their own."""
         return Block(0, self.counts[rows], self.depth[rows], self.fields[rows], self.present)
 
-    def scaled(self, molecules: NDArray[np.int64], factor: float) -> Block:
-        """The same cells, in each of them the count of one molecule (n,) times a factor; -1 for none."""
+    def scaled(self, features: NDArray[np.int64], factor: float) -> Block:
+        """The same cells, in each of them the count of one feature (n,) times a factor; -1 for none."""
         counts = self.counts.copy()
-        counts.data[counts.indices == np.repeat(molecules, np.diff(counts.indptr))] *= factor
+        counts.data[counts.indices == np.repeat(features, np.diff(counts.indptr))] *= factor
         counts.eliminate_zeros()
         return replace(self, counts=counts)
 

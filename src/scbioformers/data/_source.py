@@ -25,13 +25,13 @@ CHUNK_SIZE = 4096  # rows of one block: some MB of counts, large enough to hide 
 class BlockSource(Protocol):
     """Cells that are read in blocks of rows; the data are never written.
 
-    A new kind of data needs ``n_obs``, ``n_molecules`` and ``read``: everything else is made of them.
+    A new kind of data needs ``n_obs``, ``n_features`` and ``read``: everything else is made of them.
     """
 
     n_obs: int
     """Number of cells, N."""
-    n_molecules: int
-    """Number of modelled molecules, M."""
+    n_features: int
+    """Number of modelled features, M."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Block:
@@ -71,11 +71,11 @@ class MemorySource(BlockSource):
     """
 
     def __init__(self, block: Block) -> None:
-        self.n_obs, self.n_molecules = block.counts.shape
+        self.n_obs, self.n_features = block.counts.shape
         self._block = block
 
     def __repr__(self) -> str:
-        return f"MemorySource({self.n_obs} cells x {self.n_molecules} molecules)"
+        return f"MemorySource({self.n_obs} cells x {self.n_features} features)"
 
     def read(self, start: int, stop: int) -> Block:
         """Copy rows `start` (inclusive) to `stop` (exclusive, cut at the end of the data)."""
@@ -87,7 +87,7 @@ class MemorySource(BlockSource):
             whole.counts.data[entries].copy(),
             whole.counts.indices[entries].copy(),
             indptr - indptr[0],
-            self.n_molecules,
+            self.n_features,
         )
         return Block(start, counts, whole.depth[start:stop].copy(), whole.fields[start:stop].copy(), whole.present)
 
@@ -95,7 +95,7 @@ class MemorySource(BlockSource):
 class AnnDataSource(BlockSource):
     """Rows of an AnnData with their depth and fields, in memory or on disk.
 
-    What is in memory is converted once, when the source is made: to float32 CSR of the modelled molecules. What is on
+    What is in memory is converted once, when the source is made: to float32 CSR of the modelled features. What is on
     disk (backed h5ad, zarr, dask) is read and converted block by block.
 
     Parameters
@@ -105,7 +105,7 @@ class AnnDataSource(BlockSource):
     layer
         Layer to read; None reads ``X``.
     columns
-        int (n_molecules,): column of each modelled molecule, -1 for one that this data lacks (it reads as zeros).
+        int (n_features,): column of each modelled feature, -1 for one that this data lacks (it reads as zeros).
         None models all columns.
     fields
         int32 (n_obs, n_fields): category codes to hand out with the rows.
@@ -137,8 +137,8 @@ class AnnDataSource(BlockSource):
         matrix = get_matrix(adata, layer)
         self.n_obs = adata.n_obs
         self._columns = None if columns is None else _check_columns(columns, adata.n_vars)
-        self.n_molecules = adata.n_vars if self._columns is None else len(self._columns)
-        self.present = np.ones(self.n_molecules, bool) if self._columns is None else self._columns >= 0
+        self.n_features = adata.n_vars if self._columns is None else len(self._columns)
+        self.present = np.ones(self.n_features, bool) if self._columns is None else self._columns >= 0
         self._fields = np.zeros((self.n_obs, 0), np.int32) if fields is None else np.asarray(fields, np.int32)
         if self._fields.ndim != 2 or len(self._fields) != self.n_obs:
             raise ConfigError(f"`fields` must have the shape ({self.n_obs}, n_fields), found {self._fields.shape}.")
@@ -163,21 +163,21 @@ class AnnDataSource(BlockSource):
             self._stored = matrix
 
     def _convert_all(self, parts: Sequence[Any]) -> MemorySource:
-        converted = [_convert(part, self._columns, self.n_molecules) for part in parts]
+        converted = [_convert(part, self._columns, self.n_features) for part in parts]
         counts = converted[0][0] if len(parts) == 1 else sp.vstack([counts for counts, _ in converted], format="csr")
         depth = np.concatenate([depth for _, depth in converted])
         return MemorySource(Block(0, counts, depth, self._fields, self.present))
 
     def __repr__(self) -> str:
         where = "memory" if self._stored is None else type(self._stored).__name__
-        return f"AnnDataSource({self.n_obs} cells x {self.n_molecules} molecules, {where})"
+        return f"AnnDataSource({self.n_obs} cells x {self.n_features} features, {where})"
 
     def read(self, start: int, stop: int) -> Block:
         """Read rows `start` (inclusive) to `stop` (exclusive, cut at the end of the data)."""
         if self._memory is not None:
             return self._memory.read(start, stop)
         start, stop = self._bounds(start, stop)
-        counts, depth = _convert(self._stored[start:stop], self._columns, self.n_molecules)
+        counts, depth = _convert(self._stored[start:stop], self._columns, self.n_features)
         return Block(start, counts, depth, self._fields[start:stop].copy(), self.present)
 
 
@@ -191,18 +191,18 @@ def _check_columns(given: ArrayLike, n_vars: int) -> NDArray[np.int64]:
 
 
 def _convert(
-    rows: Any, columns: NDArray[np.int64] | None, n_molecules: int
+    rows: Any, columns: NDArray[np.int64] | None, n_features: int
 ) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
-    """Turn rows of any kind into canonical float32 CSR of the molecules, and the depth of the full rows."""
+    """Turn rows of any kind into canonical float32 CSR of the features, and the depth of the full rows."""
     full = to_csr(rows)
     depth = _row_sums(full)
     if columns is not None:
         present = np.flatnonzero(columns >= 0)
         part = full[:, columns[present]]
-        full = sp.csr_matrix((part.data, present[part.indices], part.indptr), shape=(full.shape[0], n_molecules))
+        full = sp.csr_matrix((part.data, present[part.indices], part.indptr), shape=(full.shape[0], n_features))
     # again after the cast: float64 values below 1e-45 are zeros in float32
     full = canonical(canonical(full).astype(np.float32, copy=False))
-    return _canonical_csr(full.data, full.indices, full.indptr, n_molecules), depth
+    return _canonical_csr(full.data, full.indices, full.indptr, n_features), depth
 
 
 def _canonical_csr(data: Any, indices: Any, indptr: Any, n_columns: int) -> sp.csr_matrix:

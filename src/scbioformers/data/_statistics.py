@@ -22,13 +22,13 @@ class Statistics:
     mean_depth: float
     """Mean sum of a cell over all columns of the data, in counts."""
     mean_modelled_depth: float
-    """Mean sum of a cell over the modelled molecules, in counts."""
+    """Mean sum of a cell over the modelled features, in counts."""
     gene_mean: NDArray[np.float64]
-    """(n_molecules,) mean of the counts normalised to `mean_depth`."""
+    """(n_features,) mean of the counts normalised to `mean_depth`."""
     gene_var: NDArray[np.float64]
-    """(n_molecules,) population variance of the counts normalised to `mean_depth`."""
+    """(n_features,) population variance of the counts normalised to `mean_depth`."""
     gene_nnz: NDArray[np.int64]
-    """(n_molecules,) number of cells with a non-zero value."""
+    """(n_features,) number of cells with a non-zero value."""
     max_normalized: float
     """Largest count after normalisation to `mean_depth`."""
     max_count: float
@@ -57,7 +57,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
     """
     if rows is not None and (rows.dtype != np.bool_ or rows.shape != (source.n_obs,)):
         raise ConfigError(f"`rows` must be a bool mask of shape ({source.n_obs},), found {rows.dtype} {rows.shape}.")
-    n_genes = source.n_molecules
+    n_genes = source.n_features
     first, second, nnz = np.zeros(n_genes), np.zeros(n_genes), np.zeros(n_genes, np.int64)
     n_cells = n_filled = 0
     depth_sum = modelled_sum = max_share = max_count = 0.0

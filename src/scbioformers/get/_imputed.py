@@ -1,4 +1,4 @@
-"""Predictions for molecules that were not measured, and the evidence behind imputed values."""
+"""Predictions for genes that were not measured, and the evidence behind imputed values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def imputed(
     progress_bar: bool = False,
     key: str = "bioformer",
 ) -> AnnData:
-    """Predict molecules that the data did not measure but the model knows (paper, section 3.2).
+    """Predict genes that the data did not measure but the model knows (paper, section 3.2).
 
     Parameters
     ----------
@@ -74,22 +74,22 @@ def imputed(
     """
     check_request(output, (), batch_size, device)
     query = open_query(adata, model, layer=layer, key=key)
-    asked = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
-    if not asked.size:
+    requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
+    if not requested.size:
         raise DataError("The data measures every gene of the model: name `genes=`, or denoise with `bf.tl.impute`.")
-    names = np.array(query.model.vocabulary.molecules())[asked]
-    x = np.empty((adata.n_obs, asked.size), np.float32)
+    names = np.array(query.model.vocabulary.feature_names())[requested]
+    x = np.empty((adata.n_obs, requested.size), np.float32)
     blocks = impute_blocks(
         query.model,
         query.source,
-        folds(len(query.columns), N_FOLDS, asked),
+        folds(len(query.columns), N_FOLDS, requested),
         scale=output,
         batch_size=batch_size,
         device=device,
         progress_bar=progress_bar,
     )
     for start, values in blocks:
-        x[start : start + len(values["mean"])] = values["mean"][:, asked]
+        x[start : start + len(values["mean"])] = values["mean"][:, requested]
     return AnnData(x, obs=adata.obs.copy(), var=pd.DataFrame(index=names))
 
 
@@ -106,7 +106,7 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     Returns
     -------
     ``"bins"``: a data frame, measured bin x predicted bin, mean predicted probability; ``"calibration"``: a data frame
-    of predicted and observed shares of expressed molecules and their number; ``"nll_bits"``: float, mean negative
+    of predicted and observed shares of expressed genes and their number; ``"nll_bits"``: float, mean negative
     log-likelihood of a measured value, in bits. On the cells that the model was fitted on they are optimistic.
 
     Raises

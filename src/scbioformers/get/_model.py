@@ -137,5 +137,5 @@ def gene_embeddings(
     40
     """
     fitted = find_model(adata, model, key)
-    tables = [network.molecule.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
-    return pd.DataFrame(np.concatenate(tables, axis=1), index=fitted.vocabulary.molecules())
+    tables = [network.feature.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
+    return pd.DataFrame(np.concatenate(tables, axis=1), index=fitted.vocabulary.feature_names())

@@ -195,7 +195,7 @@ def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float =
 
 
 def natural_log_probabilities(log_probabilities: ArrayLike, odds: ArrayLike) -> Floats:
-    """Take back what the mask did to the share of zeros: predictions as if every value had been equally hidden.
+    """Take back what the mask did to the share of zeros: predictions as if every value had been equally masked.
 
     Hiding half zeros among mostly zeros inflates the probability of a non-zero. Bayes' rule: the natural P(0) is
     proportional to P(0) / odds, the other bins unchanged.
@@ -205,7 +205,7 @@ def natural_log_probabilities(log_probabilities: ArrayLike, odds: ArrayLike) -> 
     log_probabilities
         Natural logarithms of the probabilities of bins 0 … V-1 under the mask, shape (H, V), each row normalised.
     odds
-        Chance of a zero to be hidden divided by that of a non-zero, above 0; one number, or one a position, shape (H,).
+        Chance of a zero to be masked divided by that of a non-zero, above 0; one number, or one a position, shape (H,).
 
     Returns
     -------

@@ -38,7 +38,7 @@ class GRNScores:
     n_recovered: float
     """True edges among those top edges; a fraction where edges are tied at the last rank."""
     n_true: int
-    """True edges between molecules of the data, self-loops left out."""
+    """True edges between genes of the data, self-loops left out."""
     n_pairs: int
     """Pairs that were ranked."""
     n_regulators: int
@@ -62,7 +62,7 @@ def grn_scores(
     """Score edge weights against true edges, by BEELINE's rules.
 
     Edges are ranked by the size of their weight. Ranked are all pairs of a regulator of the truth and a gene of the
-    ``universe``, without self-loops, after the truth was reduced to edges between molecules of the data. Tied edges are
+    ``universe``, without self-loops, after the truth was reduced to edges between genes of the data. Tied edges are
     expanded: the curve takes them as one step, and where a tie reaches beyond the last of the top edges, each edge of
     it counts with the share of the tie that fits, the mean over all orders. Pairs without a weight (NaN: never seen
     together) come last, as one tie.

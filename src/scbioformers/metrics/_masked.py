@@ -1,4 +1,4 @@
-"""How well hidden counts are predicted: scores of masked bins (paper, section 3.2, Tables 2-4) and thinned counts."""
+"""How well masked counts are predicted: scores of masked bins (paper, section 3.2, Tables 2-4) and thinned counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.stats import binom, rankdata
 
 from scbioformers.core import ConfigError, DataError, uniform
 
-RATE_FLOOR = 1e-8  # a molecule where none was expected costs 18.4 nats, not infinity
+RATE_FLOOR = 1e-8  # a gene where none was expected costs 18.4 nats, not infinity
 SUM_TOLERANCE = 0.01  # of the probabilities of a row: far above the rounding of float16, far below any logits
 BLOCK_ROWS = 8192
 
@@ -21,7 +21,7 @@ Integers = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class MaskedScores:
-    """Scores of predicted bins at hidden positions; a share of nothing is NaN.
+    """Scores of predicted bins at masked positions; a share of nothing is NaN.
 
     The predicted bin is the most probable one, the lowest of equals.
     """
@@ -35,10 +35,10 @@ class MaskedScores:
     """Share of the non-zero positions whose bin is predicted exactly."""
     hel: float
     """High-expression sensitivity: share of the positions above the cutoff predicted at most one bin off."""
-    hel_molecule_mean: float
-    """The same for each molecule, mean over the molecules that have such positions."""
+    hel_gene_mean: float
+    """The same for each gene, mean over the genes that have such positions."""
     npv50: float
-    """Negative predictive value with as many zeros as non-zeros hidden, whatever the mask was:
+    """Negative predictive value with as many zeros as non-zeros masked, whatever the mask was:
     spec / (spec + FNR) with FNR the share of the non-zeros predicted zero. NaN if nothing is predicted zero."""
     zero_specificity: float
     """Share of the zeros predicted zero (spec)."""
@@ -52,7 +52,7 @@ class MaskedScores:
     """Table 3, the true bin being 1: share predicted "zero" (0), "one" (1) and "more" (above 1; the paper's third
     column says "> 0", but its rows sum to 1)."""
     n: int
-    """Number of hidden positions."""
+    """Number of masked positions."""
 
     def to_dict(self) -> dict[str, float]:
         """Return the scores as a flat dictionary; that of the level "one" is "sensitivity_by_level_one"."""
@@ -66,10 +66,8 @@ class MaskedScores:
         return flat
 
 
-def masked_scores(
-    log_probabilities: ArrayLike, target: ArrayLike, molecules: ArrayLike, *, cutoff: int
-) -> MaskedScores:
-    """Score predicted distributions over bins at hidden positions, pooled over cells.
+def masked_scores(log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayLike, *, cutoff: int) -> MaskedScores:
+    """Score predicted distributions over bins at masked positions, pooled over cells.
 
     Parameters
     ----------
@@ -77,8 +75,8 @@ def masked_scores(
         Natural logarithms of the probabilities of bins 0 … V-1, shape (H, V), each row normalised.
     target
         True bin of each position, integers, shape (H,).
-    molecules
-        Molecule of each position (number or name), shape (H,).
+    genes
+        Gene of each position (number or name), shape (H,).
     cutoff
         Highest bin that is not "high", at least 1: the cutoff c of the value binning.
 
@@ -106,24 +104,24 @@ def masked_scores(
     """
     logs = check_log_probabilities(log_probabilities)
     y = check_bins(target, *logs.shape)
-    names = np.asarray(molecules)
+    names = np.asarray(genes)
     if names.shape != y.shape:
-        raise DataError(f"`molecules` has the shape {names.shape}; expected {y.shape}, one for each hidden position.")
+        raise DataError(f"`genes` has the shape {names.shape}; expected {y.shape}, one for each masked position.")
     if cutoff < 1:
         raise ConfigError(f"`cutoff` must be at least 1, found {cutoff}.")
     predicted = logs.argmax(axis=1)
     exact, zero, one, high = predicted == y, y == 0, y == 1, y > cutoff
     close = np.abs(predicted - y)[high] <= 1
     specificity, missed = _share(exact[zero]), _share(predicted[~zero] == 0)
-    _, molecule = np.unique(names[high], return_inverse=True)
-    hel_by_molecule = np.bincount(molecule, weights=close) / np.bincount(molecule)
+    _, gene = np.unique(names[high], return_inverse=True)
+    hel_by_gene = np.bincount(gene, weights=close) / np.bincount(gene)
     low = ~(zero | one | high)
     return MaskedScores(
         nll_bits=float(-logs[np.arange(len(y)), y].mean(dtype=np.float64) / np.log(2)),
         auroc=_auroc(-logs[:, 0], ~zero),  # P(bin > 0) falls with log P(0), which keeps more digits than 1 - P(0)
         sensitivity=_share(exact[~zero]),
         hel=_share(close),
-        hel_molecule_mean=_share(hel_by_molecule),
+        hel_gene_mean=_share(hel_by_gene),
         npv50=specificity / (specificity + missed) if specificity + missed > 0 else float("nan"),
         zero_specificity=specificity,
         bin_mae=float(np.abs(predicted - y).mean()),
@@ -197,7 +195,7 @@ def _macro_f1(predicted: Integers, y: Integers, n_bins: int) -> float:
 
 
 def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Split the counted molecules at random in two, for molecular cross-validation (Batson, Royer and Webber 2019).
+    """Split the counted genes at random in two, for molecular cross-validation (Batson, Royer and Webber 2019).
 
     If counts are Poisson, so are both parts, and they are independent: a model that reads the first may be scored on
     the second, which is expected at (1 - fraction) / fraction times the first.
@@ -205,9 +203,9 @@ def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[
     Parameters
     ----------
     counts
-        Non-negative whole numbers of any dtype, shape (n_cells, n_molecules); not changed.
+        Non-negative whole numbers of any dtype, shape (n_cells, n_features); not changed.
     fraction
-        Chance of a counted molecule to be in the first part, between 0 and 1.
+        Chance of a counted gene to be in the first part, between 0 and 1.
     seed
         Seed of the draws; each depends on the seed, the row, the column and the count only.
 
@@ -258,13 +256,13 @@ def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
     Parameters
     ----------
     rate
-        Expected counts, shape (n_cells, n_molecules), not negative. In the logarithm, rates below 1e-8 count as 1e-8.
+        Expected counts, shape (n_cells, n_features), not negative. In the logarithm, rates below 1e-8 count as 1e-8.
     held
         Counts, same shape, such as the second part of :func:`thin_counts`.
 
     Returns
     -------
-    Mean over all n_cells × n_molecules entries.
+    Mean over all n_cells × n_features entries.
 
     Raises
     ------

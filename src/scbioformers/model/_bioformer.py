@@ -18,7 +18,7 @@ from scbioformers.core import ModelFormatError, Vocabulary
 from scbioformers.data import ObsField
 from scbioformers.model import _storage
 from scbioformers.model._head import Head
-from scbioformers.nn import Network, Sizes
+from scbioformers.nn import Sizes, Transformer
 from scbioformers.tokens import Tokenizer
 
 _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean")
@@ -46,19 +46,19 @@ class BioFormer:
     binnings: dict[str, Binning]
     """By modality, ``"rna"`` where there is one."""
     masking: Masking
-    hidden_share: float
-    """Share of the expressed molecules that the masks hid, over the training cells."""
+    masked_share: float
+    """Share of the expressed features that the masks hid, over the training cells."""
     fields: tuple[ObsField, ...]
     """The sample-level tokens, e.g. the batch, with their categories."""
     reading: Reading
     """How the training data were read, and every query is."""
     gene_mean: NDArray[np.float32]
-    """(M,), mean count of each molecule over the training cells, at their mean depth."""
+    """(M,), mean count of each feature over the training cells, at their mean depth."""
     gene_share: NDArray[np.float32]
-    """(M,), share of the training cells that express each molecule."""
+    """(M,), share of the training cells that express each feature."""
     bin_mean: NDArray[np.float32]
     """(V,), mean of the (normalised) counts of the training cells within each bin."""
-    members: tuple[Network, ...]
+    members: tuple[Transformer, ...]
     """One network per member of the ensemble."""
     axes: NDArray[np.float32]
     """(M, K), axes of the default embedding in the space of decoded log1p profiles."""
@@ -72,7 +72,7 @@ class BioFormer:
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
         return (
-            f"BioFormer({len(self.vocabulary)} molecules, {self.config.n_layers} layers, width {self.config.width}, "
+            f"BioFormer({len(self.vocabulary)} genes, {self.config.n_layers} layers, width {self.config.width}, "
             f"{n:,} parameters, {len(self.members)} member{'s' * (len(self.members) > 1)}, hash {self.hash[:12]})"
         )
 
@@ -83,7 +83,7 @@ class BioFormer:
             binning=self.binnings["rna"],
             gene_mean=self.gene_mean,
             masking=self.masking,
-            hidden_share=self.hidden_share,
+            masked_share=self.masked_share,
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.reading.counts,
@@ -149,7 +149,7 @@ class BioFormer:
             "masking": self.masking.to_dict(),
             "fields": [obs_field.to_dict() for obs_field in self.fields],
             "reading": self.reading.to_dict(),
-            "hidden_share": self.hidden_share,
+            "masked_share": self.masked_share,
             "n_members": len(self.members),
             "provenance": self.provenance,
             "heads": {name: head.config for name, head in self.heads.items()},
@@ -168,7 +168,7 @@ class BioFormer:
             sizes = Sizes(
                 len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), reading.counts
             )
-            members = tuple(_network(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
+            members = tuple(_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             n = len(vocabulary)
             expected = [(n, config.n_components), (n,), (n,), (n,), (sizes.n_values,)]
@@ -184,7 +184,7 @@ class BioFormer:
                 masking=Masking.from_dict(stored["masking"]),
                 fields=fields,
                 reading=reading,
-                hidden_share=float(stored["hidden_share"]),
+                masked_share=float(stored["masked_share"]),
                 members=members,
                 provenance=dict(stored["provenance"]),
                 heads={name: _head(name, config, tensors) for name, config in stored["heads"].items()},
@@ -200,11 +200,11 @@ def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head
     return Head(dict(config), arrays)
 
 
-def _network(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Network:
+def _member(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Transformer:
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if config.n_layers > len(weights):
         raise ValueError(f"{config.n_layers} layers in {len(weights)} tensors")
     with torch.device("meta"):  # an absurd configuration must fail on its shapes, not on memory
-        network = Network(config, sizes)
+        network = Transformer(config, sizes)
     network.load_state_dict(weights, assign=True)
     return network.eval()

@@ -1,4 +1,4 @@
-"""Reading cells with a fitted model, and predicting what is hidden. The model itself is never changed."""
+"""Reading cells with a fitted model, and predicting what is masked. The model itself is never changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from scbioformers.core import ConfigError, tqdm
 from scbioformers.data import Block, BlockSource
 from scbioformers.model._bioformer import BioFormer
-from scbioformers.nn import Batch, Network, Output, require_device
+from scbioformers.nn import Batch, Output, Transformer, require_device
 
 Use = Literal["profile", "cls", "latent", "mean"]
 USES = ("profile", "cls", "latent", "mean")
@@ -38,11 +38,11 @@ def embed_cells(
     Parameters
     ----------
     source
-        N cells over this model's molecules.
+        N cells over this model's features.
     use
         ``"profile"``: leading components of the decoded log1p profile of ``<cls>``, (N, n_components);
         ``"cls"``: the ``<cls>`` vector, (N, width); ``"latent"``: the latent behind the profile, (N, n_latent);
-        ``"mean"``: the mean of the molecule outputs, (N, width).
+        ``"mean"``: the mean of the feature outputs, (N, width).
 
     Returns
     -------
@@ -78,15 +78,15 @@ def embed_cells(
     return np.concatenate(parts, axis=1)
 
 
-def _represent(model: BioFormer, network: Network, output: Output, batch: Batch, use: Use) -> torch.Tensor:
+def _represent(model: BioFormer, network: Transformer, output: Output, batch: Batch, use: Use) -> torch.Tensor:
     if use == "cls":
         return output.cls
     if use == "latent":
         return output.latent
-    if use == "mean" and output.molecules is not None:
+    if use == "mean" and output.context is not None:
         read = (batch.context_ids > 0).unsqueeze(-1)
-        return (output.molecules * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)
-    # sums over thousands of molecules in float64: the result must not depend on how a batch is cut
+        return (output.context * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)
+    # sums over thousands of features in float64: the result must not depend on how a batch is cut
     axes, mean = (torch.from_numpy(x).to(output.latent.device, torch.float64) for x in (model.axes, model.axes_mean))
     return (network.profile(output.latent).double() - mean) @ axes
 
@@ -94,7 +94,7 @@ def _represent(model: BioFormer, network: Network, output: Output, batch: Batch,
 @torch.no_grad()
 def run_network(
     model: BioFormer,
-    network: Network,
+    network: Transformer,
     blocks: Iterable[Block],
     batch_size: int,
     *,
@@ -111,27 +111,33 @@ def run_network(
 
 @torch.no_grad()
 def predict_masked(
-    model: BioFormer, block: Block, asked: csr_matrix, batch_size: int, *, device: str = "cpu", natural: bool = True
+    model: BioFormer,
+    block: Block,
+    query_mask: csr_matrix,
+    batch_size: int,
+    *,
+    device: str = "cpu",
+    natural: bool = True,
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Hide the asked positions of each cell and predict their bins from the rest.
+    """Mask the queried positions of each cell and predict their bins from the rest.
 
     Parameters
     ----------
     block
         N cells.
-    asked
+    query_mask
         (N, M), non-zero at the positions to predict.
     natural
-        Take out the odds by which the training mask showed more expressed molecules than there are. False says that
+        Take out the odds by which the training mask showed more expressed features than there are. False says that
         the positions were drawn by such a mask, and gives the probabilities under it.
 
     Yields
     ------
-    A batch of cells with ``hidden_ids`` (B, H), and the probabilities (B, H, V) of their bins, averaged over the
+    A batch of cells with ``masked_ids`` (B, H), and the probabilities (B, H, V) of their bins, averaged over the
     members.
     """
     networks = [_on_device(network, device) for network in model.members]
-    for batch in make_batches(model, block, batch_size, asked, drawn=not natural):
+    for batch in make_batches(model, block, batch_size, query_mask, drawn=not natural):
         odds = _odds(model, batch).log().to(device)[:, None, None] if natural else 0.0
         batch = batch.to(device)
         mean: Tensor | None = None
@@ -145,7 +151,7 @@ def predict_masked(
 
 
 def make_batches(
-    model: BioFormer, block: Block, batch_size: int, asked: csr_matrix | None = None, *, drawn: bool = False
+    model: BioFormer, block: Block, batch_size: int, query_mask: csr_matrix | None = None, *, drawn: bool = False
 ) -> Iterator[Batch]:
     """Tokens of the cells of a block, in batches of similar length.
 
@@ -155,7 +161,7 @@ def make_batches(
         N cells.
     batch_size
         Cells in a batch at most; fewer where they are long.
-    asked
+    query_mask
         (N, M), non-zero at the positions to hide.
     drawn
         Whether these positions were drawn by a training mask.
@@ -165,16 +171,16 @@ def make_batches(
     Batches on the CPU, each cell once; ``batch.rows`` tells which cells they are.
     """
     tokenizer = model.tokenizer
-    lengths = tokenizer.n_context(block, asked)  # not of what is hidden, which must not even tell the order
-    if asked is not None:
-        lengths = lengths + np.asarray(asked.astype(bool).sum(axis=1)).ravel()
+    lengths = tokenizer.n_context(block, query_mask)  # not of what is masked, which must not even tell the order
+    if query_mask is not None:
+        lengths = lengths + np.asarray(query_mask.astype(bool).sum(axis=1)).ravel()
     order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
     start = 0
     while start < len(order):
         size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
         chosen = order[start : start + size]
-        wanted = None if asked is None else asked[chosen]
-        yield tokenizer.read(block.take(chosen), block.start + chosen, wanted, drawn=drawn)
+        wanted = None if query_mask is None else query_mask[chosen]
+        yield tokenizer.inference_batch(block.take(chosen), block.start + chosen, wanted, drawn=drawn)
         start += size
 
 
@@ -187,6 +193,6 @@ def _odds(model: BioFormer, batch: Batch) -> Tensor:
     return torch.from_numpy(model.masking.odds(n_expressed, len(model.vocabulary))).float()
 
 
-def _on_device(network: Network, device: str) -> Network:
+def _on_device(network: Transformer, device: str) -> Transformer:
     """The network itself, or a copy on another device: the tensors of a model stay where they are."""
     return network if network.cls.device == torch.device(device) else deepcopy(network).to(device)

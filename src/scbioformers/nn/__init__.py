@@ -1,19 +1,19 @@
 """The transformer: tensors in, tensors out."""
 
-from scbioformers.nn._batch import FEW_COUNTS, Batch
+from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
 from scbioformers.nn._device import require_device
-from scbioformers.nn._init import Start, initialise
+from scbioformers.nn._init import InitialValues, initialise
 from scbioformers.nn._losses import OBJECTIVES
-from scbioformers.nn._transformer import Network, Output, Sizes
+from scbioformers.nn._transformer import Output, Sizes, Transformer
 
 __all__ = [
-    "FEW_COUNTS",
+    "N_SMALL_COUNTS",
     "OBJECTIVES",
     "Batch",
-    "Network",
+    "InitialValues",
     "Output",
     "Sizes",
-    "Start",
+    "Transformer",
     "initialise",
     "require_device",
 ]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-FEW_COUNTS = 4
+N_SMALL_COUNTS = 4
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token batch: B cells, C context tokens, H hidden tokens, M modelled molecules, F obs fields.
+    """Token batch: B cells, C context tokens, H masked tokens, M modelled features, F obs fields.
 
     ``context_*`` and ``visible`` are all that the model may see; ``target*`` is what it is scored on.
     """
@@ -20,27 +20,27 @@ class Batch:
     rows: Tensor
     """int64 (B,), the row of each cell in its source."""
     context_ids: Tensor
-    """int64 (B, C), vocabulary ids of the visible molecules that attention reads; 0 is padding."""
+    """int64 (B, C), vocabulary ids of the visible features that attention reads; 0 is padding."""
     context_bins: Tensor
     """int64 (B, C), their bins, made from the visible counts and the visible depth."""
     context_external: Tensor | None
-    """int64 (B, C), external token of each visible molecule, 0 for none; None where nothing carries one."""
-    hidden_ids: Tensor
-    """int64 (B, H), vocabulary ids of the molecules to predict; 0 is padding."""
-    hidden_external: Tensor | None
-    """int64 (B, H), external token of each hidden molecule, 0 for none; None where nothing carries one."""
+    """int64 (B, C), external token of each visible feature, 0 for none; None where nothing carries one."""
+    masked_ids: Tensor
+    """int64 (B, H), vocabulary ids of the features to predict; 0 is padding."""
+    masked_external: Tensor | None
+    """int64 (B, H), external token of each masked feature, 0 for none; None where nothing carries one."""
     visible: Tensor
-    """float32 (B, M), log1p of the visible counts at the mean depth, 0 where hidden or not expressed."""
+    """float32 (B, M), log1p of the visible counts at the mean depth, 0 where masked or not expressed."""
     known: Tensor
-    """bool (B, M), whether the model is told the value: not of what is hidden, or absent from the data."""
+    """bool (B, M), whether the model is told the value: not of what is masked, or absent from the data."""
     log_depth: Tensor
     """float32 (B,), log of the depth to expect of the whole cell, relative to the training mean."""
-    few_bins: Tensor
-    """int64 (B, FEW_COUNTS), the bins that counts of 1, 2, … would have in a cell of that depth."""
+    small_count_bins: Tensor
+    """int64 (B, N_SMALL_COUNTS), the bins that counts of 1, 2, … would have in a cell of that depth."""
     fields: Tensor
     """int64 (B, F), category codes of the sample-level tokens."""
     target_bins: Tensor
-    """int64 (B, H), bins of the hidden molecules at the full depth; -1 for padding."""
+    """int64 (B, H), bins of the masked features at the full depth; -1 for padding."""
     target_counts: Tensor
     """float32 (B, M), all counts (values on another scale where there are no counts)."""
     size_factor: Tensor

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scbioformers.core import SPECIALS
-from scbioformers.nn._transformer import Attention, Block, Network
+from scbioformers.nn._transformer import Attention, Transformer, TransformerBlock
 
 
 @dataclass(frozen=True)
-class Start:
-    """What the training data say before the first step; M molecules, K components, V bin values."""
+class InitialValues:
+    """What the training data say before the first step; M features, K components, V bin values."""
 
     components: NDArray[np.float32]
     """(M, K) right singular vectors of the centred log-normalised training profiles, leading first."""
@@ -33,22 +33,22 @@ class Start:
     """For each obs field (n_categories, M), how the mean log-normalised profile of each category departs from the mean
     of all cells, once the fields before it are taken out."""
     log_bins: NDArray[np.float32]
-    """(M, V) log probability of each bin where it is hidden, by counting."""
+    """(M, V) log probability of each bin where it is masked, by counting."""
 
 
 @torch.no_grad()
-def initialise(network: Network, start: Start, seed: int) -> None:
+def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     """Set every weight, from the data where it can say something and from ``seed`` otherwise.
 
     * Linear layers: normal with variance 1 / fan-in, biases zero; the layers that write into the residual stream are
       scaled down by sqrt(2 n_layers), so that the depth does not change the scale of the stream.
-    * Molecule embeddings: the SVD of the training profiles in the leading columns (``svd_init``), with small noise.
+    * Feature embeddings: the SVD of the training profiles in the leading columns (``svd_init``), with small noise.
       The bag of a cell is then its principal components, centred, on a common scale; ``<cls>`` starts with the mean of
       its obs fields (batches) taken out, which training may put back.
     * The latent starts as the leading directions of the bag, the profile as their linear reconstruction around the mean
       expression (``svd_init``); the networks beside these linear maps start small.
-    * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each molecule, so that
-      the network starts as the per-molecule baseline and learns departures from it.
+    * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each feature, so that
+      the network starts as the per-feature baseline and learns departures from it.
     """
     config, generator = network.config, torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -59,7 +59,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
         elif isinstance(module, nn.Embedding):
             module.weight.normal_(std=0.02, generator=generator)
     for module in network.modules():
-        if isinstance(module, Block):
+        if isinstance(module, TransformerBlock):
             module.contract.weight.mul_((2 * config.n_layers) ** -0.5)
         elif isinstance(module, Attention):
             module.out.weight.mul_((2 * config.n_layers) ** -0.5)
@@ -67,15 +67,15 @@ def initialise(network: Network, start: Start, seed: int) -> None:
         token.normal_(std=0.02, generator=generator)
     network.external.weight[0].zero_()
 
-    embedding = network.molecule.weight[len(SPECIALS) :]
-    n_molecules, width = embedding.shape
+    embedding = network.feature.weight[len(SPECIALS) :]
+    n_features, width = embedding.shape
     embedding.normal_(std=width**-0.5, generator=generator)
     components = torch.from_numpy(start.components[:, :width]).clone()  # aligned, so that products are repeatable
     if config.svd_init:
         # each column gets the norm that a random column of this table would have
         embedding.mul_(0.1)
-        embedding[:, : components.shape[1]] += components * math.sqrt(n_molecules / width)
-    network.molecule.weight[0].zero_()
+        embedding[:, : components.shape[1]] += components * math.sqrt(n_features / width)
+    network.feature.weight[0].zero_()
     network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
     spread = float(scores.square().sum(dim=0).mean().sqrt())
@@ -84,7 +84,7 @@ def initialise(network: Network, start: Start, seed: int) -> None:
         for table, means in zip(network.field_shifts, start.field_means, strict=True):
             cast("nn.Embedding", table).weight.copy_(-(torch.from_numpy(means).clone() @ embedding) / network.bag_scale)
         network.bag_to_cls.weight.copy_(torch.eye(width))
-        network.bag_to_hidden.weight.copy_(torch.eye(width))
+        network.bag_to_masked.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
     network.latent_out.weight.mul_(0.1)
     network.linear_rate.weight.mul_(0.1)
@@ -95,8 +95,8 @@ def initialise(network: Network, start: Start, seed: int) -> None:
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
-    network.expect_out.weight.mul_(0.1)
-    for few in network.few:
+    network.rate_feature_out.weight.mul_(0.1)
+    for few in network.small_counts:
         cast("nn.Embedding", few).weight.mul_(15.0)  # to .3: as wide as what the rates add to it
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from scbioformers.nn._batch import Batch
-from scbioformers.nn._transformer import Network, Output
+from scbioformers.nn._transformer import Output, Transformer
 
 
-def masked_bins(network: Network, output: Output, batch: Batch) -> Tensor:
-    """Cross-entropy over the bins of the hidden molecules, in nats (paper, section 2.2)."""
+def masked_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
+    """Cross-entropy over the bins of the masked features, in nats (paper, section 2.2)."""
     losses = functional.cross_entropy(
         output.logits.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1, reduction="none"
     )
@@ -23,25 +23,25 @@ def masked_bins(network: Network, output: Output, batch: Batch) -> Tensor:
     return (losses.view(batch.target_bins.shape).sum(dim=1) / scored).mean()
 
 
-def profile_counts(network: Network, output: Output, batch: Batch) -> Tensor:
-    """Negative binomial likelihood of all counts given ``<cls>`` and the depth, in nats per expressed molecule."""
+def profile_counts(network: Transformer, output: Output, batch: Batch) -> Tensor:
+    """Negative binomial likelihood of all counts given ``<cls>`` and the depth, in nats per expressed feature."""
     counts, dispersion = batch.target_counts, network.log_dispersion.exp()
     log_mean = output.log_rate + batch.size_factor.log()[:, None]
     losses = (counts + dispersion) * functional.softplus(log_mean - network.log_dispersion) - counts * (
         log_mean - network.log_dispersion
     )
     # lgamma(0 + r) - lgamma(r) = 0, so the slow terms are needed at the expressed entries alone
-    cell, molecule = torch.nonzero(counts, as_tuple=True)
-    x, r = counts[cell, molecule], dispersion[molecule]
+    cell, feature = torch.nonzero(counts, as_tuple=True)
+    x, r = counts[cell, feature], dispersion[feature]
     constant = torch.lgamma(r) + torch.lgamma(x + 1) - torch.lgamma(x + r)
     expressed = (counts > 0).sum(dim=1).clamp(min=1)
     return ((losses.sum(dim=1) + torch.zeros_like(losses[:, 0]).index_add(0, cell, constant)) / expressed).mean()
 
 
-def profile_bins(network: Network, output: Output, batch: Batch) -> Tensor:
-    """Where there are no counts: binomial cross-entropy of all bins given ``<cls>``, in nats per molecule.
+def profile_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
+    """Where there are no counts: binomial cross-entropy of all bins given ``<cls>``, in nats per feature.
 
-    A bin out of the highest is read as so many successes, which keeps the bins ordered with one number per molecule.
+    A bin out of the highest is read as so many successes, which keeps the bins ordered with one number per feature.
     """
     return functional.binary_cross_entropy_with_logits(output.log_rate, batch.target_counts)
 

@@ -1,7 +1,7 @@
 """The transformer, top to bottom: embedding, blocks, heads (paper, sections 2.1.4 and 2.2).
 
-Letters in the shape comments: B cells, C context (visible) tokens, H hidden tokens, T = 1 + F + C + H all tokens,
-F obs fields, M modelled molecules, D width, L latent, A attention heads, V bin values.
+Letters in the shape comments: B cells, C context (visible) tokens, H masked tokens, T = 1 + F + C + H all tokens,
+F obs fields, M modelled features, D width, L latent, A attention heads, V bin values.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from scbioformers.config import ModelConfig
 from scbioformers.core import EXTERNAL, SPECIALS
-from scbioformers.nn._batch import FEW_COUNTS, Batch
+from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
 
 
 @dataclass(frozen=True)
 class Sizes:
     """The sizes that come from the data rather than from the user."""
 
-    n_molecules: int
+    n_features: int
     n_values: int
     field_sizes: tuple[int, ...] = ()
     counts: bool = True
@@ -36,9 +36,9 @@ class Output:
     """What the network says of a batch."""
 
     logits: Tensor
-    """(B, H, V) over the bins of the hidden molecules."""
-    molecules: Tensor | None
-    """(B, C, D) contextual embeddings of the visible molecules, if asked for."""
+    """(B, H, V) over the bins of the masked features."""
+    context: Tensor | None
+    """(B, C, D) contextual embeddings of the visible features, if asked for."""
     cls: Tensor
     """(B, D)."""
     latent: Tensor
@@ -56,7 +56,7 @@ class ValueEmbedding(nn.Module):
         if kind == "lookup":
             self.table = nn.Embedding(n_values, width)
         else:
-            self.hidden, self.out = nn.Linear(2, width), nn.Linear(width, width)
+            self.inner, self.out = nn.Linear(2, width), nn.Linear(width, width)
 
     def forward(self, bins: Tensor) -> Tensor:
         return functional.embedding(bins, self.values())
@@ -68,7 +68,7 @@ class ValueEmbedding(nn.Module):
         bins = torch.arange(self.n_values, device=self.out.weight.device, dtype=self.out.weight.dtype)
         # linear and logarithmic in the bin, so that both 1 against 2 and 10 against 20 can be told apart
         scales = torch.stack((bins / max(self.n_values - 1, 1), torch.log1p(bins)), dim=-1)
-        return self.out(functional.gelu(self.hidden(scales)))
+        return self.out(functional.gelu(self.inner(scales)))
 
 
 class Attention(nn.Module):
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block; without attention only its feed-forward half remains."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -130,8 +130,8 @@ class Block(nn.Module):
         return x + self.dropout(self.contract(inner))
 
 
-class Network(nn.Module):
-    """Token batches to bin logits of the hidden molecules and, through ``<cls>``, the profile of the cell."""
+class Transformer(nn.Module):
+    """Token batches to bin logits of the masked features and, through ``<cls>``, the profile of the cell."""
 
     profile_mean: Tensor
     bag_scale: Tensor
@@ -140,7 +140,7 @@ class Network(nn.Module):
         super().__init__()
         self.config, self.sizes = config, sizes
         width, n_specials = config.width, len(SPECIALS)
-        self.molecule = nn.Embedding(n_specials + sizes.n_molecules, width, padding_idx=0)
+        self.feature = nn.Embedding(n_specials + sizes.n_features, width, padding_idx=0)
         self.value = ValueEmbedding(config.value_embedding, sizes.n_values, width)
         self.external = nn.Embedding(len(EXTERNAL), width, padding_idx=0)  # 0 is none: no change, ever
         self.fields = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
@@ -150,33 +150,33 @@ class Network(nn.Module):
         if config.bag:
             self.field_shifts = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
             self.bag_to_cls = nn.Linear(width, width, bias=False)
-            self.bag_to_hidden = nn.Linear(width, width, bias=False)
+            self.bag_to_masked = nn.Linear(width, width, bias=False)
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
-        self.register_buffer("profile_mean", torch.zeros(sizes.n_molecules))
+        self.register_buffer("profile_mean", torch.zeros(sizes.n_features))
         self.register_buffer("bag_scale", torch.ones(width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
-        self.few = nn.ModuleList(nn.Embedding(sizes.n_values, width) for _ in range(FEW_COUNTS))
-        self.expect_in, self.expect_out = nn.Linear(3, width), nn.Linear(width, width)
-        self.expect_hidden = nn.Linear(width, width)
-        self.bin_hidden, self.bin_out = nn.Linear(width, width), nn.Linear(width, sizes.n_values)
-        self.bin_bias = nn.Embedding(n_specials + sizes.n_molecules, sizes.n_values)
-        self.latent_hidden, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
+        self.small_counts = nn.ModuleList(nn.Embedding(sizes.n_values, width) for _ in range(N_SMALL_COUNTS))
+        self.rate_feature_in, self.rate_feature_out = nn.Linear(3, width), nn.Linear(width, width)
+        self.rate_feature_inner = nn.Linear(width, width)
+        self.bin_inner, self.bin_out = nn.Linear(width, width), nn.Linear(width, sizes.n_values)
+        self.bin_bias = nn.Embedding(n_specials + sizes.n_features, sizes.n_values)
+        self.latent_inner, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
         self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
         self.from_latent = nn.Sequential(nn.Linear(config.n_latent, width), nn.GELU())
-        self.rate = nn.Linear(width, sizes.n_molecules)
-        self.linear_rate = nn.Linear(config.n_latent, sizes.n_molecules, bias=False)
-        self.log_dispersion = nn.Parameter(torch.empty(sizes.n_molecules))
+        self.rate = nn.Linear(width, sizes.n_features)
+        self.linear_rate = nn.Linear(config.n_latent, sizes.n_features, bias=False)
+        self.log_dispersion = nn.Parameter(torch.empty(sizes.n_features))
 
     def bag(self, batch: Batch) -> Tensor:
-        """Sum of the embeddings of *all* known molecules, weighted by departure from their mean, -> (B, D).
+        """Sum of the embeddings of *all* known features, weighted by departure from their mean, -> (B, D).
 
-        It is scaled up to all molecules, so that its size does not tell how many are known.
+        It is scaled up to all features, so that its size does not tell how many are known.
         """
         departure = (batch.visible - self.profile_mean) * batch.known
-        # a perturbed molecule that is not measured has an embedding after those of the M
-        molecules = self.molecule.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_molecules]
-        bag = departure @ molecules / self.bag_scale
+        # a perturbed feature that is not measured has an embedding after those of the M
+        features = self.feature.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_features]
+        bag = departure @ features / self.bag_scale
         return bag / batch.known.float().mean(dim=1, keepdim=True).clamp(min=0.05)
 
     def shift(self, bag: Tensor, fields: Tensor) -> Tensor:
@@ -185,8 +185,8 @@ class Network(nn.Module):
             bag = bag + table(fields[:, i])
         return bag
 
-    def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Visible molecules (Eq. 7): the distinct (molecule, bin, external) of the batch -> (W, D), and which (B, C).
+    def context_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Visible features (Eq. 7): the distinct (feature, bin, external) of the batch -> (W, D), and which (B, C).
 
         The same word is the same vector in every cell, and a batch holds far fewer words than tokens.
         """
@@ -197,71 +197,71 @@ class Network(nn.Module):
         external = None
         if batch.context_external is not None:
             code, external = code // len(EXTERNAL), code % len(EXTERNAL)
-        words = self.molecule(code // self.sizes.n_values) + self.value(code % self.sizes.n_values)
+        words = self.feature(code // self.sizes.n_values) + self.value(code % self.sizes.n_values)
         return words if external is None else words + self.external(external), which
 
-    def questions(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """``<cls>`` with the obs fields -> (B, 1 + F, D), and the hidden molecules -> (B, H, D)."""
+    def query_tokens(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """``<cls>`` with the obs fields -> (B, 1 + F, D), and the masked features -> (B, H, D)."""
         depth = self.depth(batch.log_depth[:, None])[:, None]
-        hidden = self.molecule(batch.hidden_ids) + self.mask + depth
-        if batch.hidden_external is not None:
-            hidden = hidden + self.external(batch.hidden_external)
+        masked = self.feature(batch.masked_ids) + self.mask + depth
+        if batch.masked_external is not None:
+            masked = masked + self.external(batch.masked_external)
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
             cls = cls + self.bag_to_cls(self.shift(bag, batch.fields))[:, None]
-            hidden = hidden + self.bag_to_hidden(bag)[:, None]
+            masked = masked + self.bag_to_masked(bag)[:, None]
         fields = [table(batch.fields[:, i])[:, None] for i, table in enumerate(self.fields)]
-        return torch.cat([cls, *fields], dim=1), hidden
+        return torch.cat([cls, *fields], dim=1), masked
 
-    def read(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The transformer: ``<cls>`` (B, D), hidden molecules (B, H, D) and, if asked for, visible ones (B, C, D).
+    def encode(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The transformer: ``<cls>`` (B, D), masked features (B, H, D) and, if asked for, visible ones (B, C, D).
 
-        The visible molecules are what nobody reads after the last block, so without ``contextual`` that block updates
-        ``<cls>`` and the hidden molecules alone, which changes nothing else and costs a fraction. Its keys are then
+        The visible features are what nobody reads after the last block, so without ``contextual`` that block updates
+        ``<cls>`` and the masked features alone, which changes nothing else and costs a fraction. Its keys are then
         projected once a word, if it is the only block.
         """
-        words, which = self.words(batch)
-        head, hidden = self.questions(batch, bag)
-        n_head, n_context, n_hidden = head.shape[1], which.shape[1], hidden.shape[1]
+        words, which = self.context_tokens(batch)
+        head, masked = self.query_tokens(batch, bag)
+        n_head, n_context, n_masked = head.shape[1], which.shape[1], masked.shape[1]
         readable = torch.ones(len(batch), n_head, dtype=torch.bool, device=head.device)
         readable = torch.cat([readable, batch.context_ids > 0], dim=1)
-        if self.config.attend_hidden:
-            readable = torch.cat([readable, batch.hidden_ids > 0], dim=1)
+        if self.config.attend_masked:
+            readable = torch.cat([readable, batch.masked_ids > 0], dim=1)
         n_keys = readable.shape[1]
         mask = None if bool(readable.all()) else readable[:, None, None]  # (B, 1, 1, n_keys)
-        last = cast("Block", self.blocks[-1])
+        last = cast("TransformerBlock", self.blocks[-1])
         if len(self.blocks) == 1 and not contextual:
             parts = [last.keys(head), functional.embedding(which, last.keys(words))]
-            keys = torch.cat([*parts, last.keys(hidden)] if self.config.attend_hidden else parts, dim=1)
-            x = self.norm(last(torch.cat([head[:, :1], hidden], dim=1), keys, mask))
+            keys = torch.cat([*parts, last.keys(masked)] if self.config.attend_masked else parts, dim=1)
+            x = self.norm(last(torch.cat([head[:, :1], masked], dim=1), keys, mask))
             return x[:, 0], x[:, 1:], None
-        x = torch.cat([head, functional.embedding(which, words), hidden], dim=1)
+        x = torch.cat([head, functional.embedding(which, words), masked], dim=1)
         for block in self.blocks[:-1]:
-            x = block(x, cast("Block", block).keys(x[:, :n_keys]), mask)
+            x = block(x, cast("TransformerBlock", block).keys(x[:, :n_keys]), mask)
         keys = last.keys(x[:, :n_keys])
         if not contextual:
             x = torch.cat([x[:, :1], x[:, n_head + n_context :]], dim=1)
         x = self.norm(last(x, keys, mask))
         visible = x[:, n_head : n_head + n_context] if contextual else None
-        return x[:, 0], x[:, x.shape[1] - n_hidden :], visible
+        return x[:, 0], x[:, x.shape[1] - n_masked :], visible
 
     def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
-        """What each visible molecule would read of the others if it were hidden: (B, A, C, C) for each of ``layers``.
+        """What each visible feature would read of the others if it were masked: (B, A, C, C) for each of ``layers``.
 
-        Rows are queries, in the form in which molecules are asked for in training; a row does not read its own key,
+        Rows are queries, in the form in which features are asked for in training; a row does not read its own key,
         and sums to 1 together with what it reads of ``<cls>`` and the obs fields, which are not returned.
         """
         ids = batch.context_ids
-        asked = replace(batch, hidden_ids=ids, hidden_external=batch.context_external)
+        asked = replace(batch, masked_ids=ids, masked_external=batch.context_external)
         bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
-        words, which = self.words(batch)
-        head, hidden = self.questions(asked, bag)
+        words, which = self.context_tokens(batch)
+        head, masked = self.query_tokens(asked, bag)
         n_head, n_keys = head.shape[1], head.shape[1] + ids.shape[1]
         readable = functional.pad(ids > 0, (n_head, 0), value=True)[:, None]  # (B, 1, n_keys)
         other = functional.pad(ids[:, :, None] != ids[:, None, :], (n_head, 0), value=True)  # (B, C, n_keys)
         mask = torch.cat([readable.expand(-1, n_keys, -1), readable & other], dim=1)[:, None]
-        x = torch.cat([head, functional.embedding(which, words), hidden], dim=1)
-        for i, block in enumerate(cast("list[Block]", self.blocks)):
+        x = torch.cat([head, functional.embedding(which, words), masked], dim=1)
+        for i, block in enumerate(cast("list[TransformerBlock]", self.blocks)):
             keys = block.keys(x[:, :n_keys])
             if i in layers and block.attention is not None and block.attention_norm is not None:
                 queries = block.attention_norm(x[:, n_keys:])
@@ -270,36 +270,36 @@ class Network(nn.Module):
                 x = block(x, keys, mask)
 
     def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
-        """Read a batch; ``contextual`` asks for the outputs of the visible molecules too."""
+        """Read a batch; ``contextual`` asks for the outputs of the visible features too."""
         bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
-        cls, hidden, molecules = self.read(batch, bag, contextual)
-        latent = self.latent_out(functional.gelu(self.latent_hidden(cls)))
+        cls, masked, context = self.encode(batch, bag, contextual)
+        latent = self.latent_out(functional.gelu(self.latent_inner(cls)))
         if self.config.bag:
             latent = latent + self.bag_to_latent(self.shift(bag, batch.fields))
         latent = self.latent_norm(latent)
         log_rate = self.decode(latent, batch.fields)
-        hidden = hidden + self.expect(log_rate, batch)
-        logits = self.bin_out(functional.gelu(self.bin_hidden(hidden))) + self.bin_bias(batch.hidden_ids)
+        masked = masked + self.rate_features(log_rate, batch)
+        logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
         if self.training and batch.noise is not None:
             log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.fields)
-        return Output(logits, molecules, cls, latent, log_rate)
+        return Output(logits, context, cls, latent, log_rate)
 
-    def expect(self, log_rate: Tensor, batch: Batch) -> Tensor:
-        """What ``<cls>`` leads to expect of each hidden molecule at the depth of the cell, (B, M) -> (B, H, D).
+    def rate_features(self, log_rate: Tensor, batch: Batch) -> Tensor:
+        """What ``<cls>`` leads to expect of each masked feature at the depth of the cell, (B, M) -> (B, H, D).
 
-        Its rate is a product of cell and molecule, which sums of embeddings and a feed-forward layer learn slowly, and
-        the bins that a few counts fall in depend on the depth in steps.
+        Its rate is a product of cell and feature, which sums of embeddings and a feed-forward layer learn slowly, and
+        the bins that a small counts fall in depend on the depth in steps.
         """
-        molecules = (batch.hidden_ids - len(SPECIALS)).clamp(min=0)
-        rate = log_rate.gather(1, molecules)
+        features = (batch.masked_ids - len(SPECIALS)).clamp(min=0)
+        rate = log_rate.gather(1, features)
         depth = batch.log_depth[:, None].expand_as(rate)
-        h = self.expect_in(torch.stack([rate, rate - self.rate.bias[molecules], depth], dim=-1))
-        for i, table in enumerate(self.few):
-            h = h + table(batch.few_bins[:, i])[:, None]
-        return self.expect_out(functional.gelu(self.expect_hidden(functional.gelu(h))))
+        h = self.rate_feature_in(torch.stack([rate, rate - self.rate.bias[features], depth], dim=-1))
+        for i, table in enumerate(self.small_counts):
+            h = h + table(batch.small_count_bins[:, i])[:, None]
+        return self.rate_feature_out(functional.gelu(self.rate_feature_inner(functional.gelu(h))))
 
     def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
-        """The latent to the log of the expected count of every molecule at the mean depth, (B, L) -> (B, M)."""
+        """The latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M)."""
         told = [table(fields[:, i]) for i, table in enumerate(self.fields)]
         return self._decode(latent, told)
 

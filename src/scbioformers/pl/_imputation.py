@@ -14,7 +14,7 @@ from scbioformers import get
 
 
 def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, save: str | Path | None = None) -> Axes:
-    """Predicted against measured expression, bin by bin: each measured value was hidden from its own prediction.
+    """Predicted against measured expression, bin by bin: each measured value was masked from its own prediction.
 
     A row is all values measured in one bin, its colours how the predictions were spread over the bins (the number of
     values stands at the right), the line their mean: on the dashed diagonal if it were perfect.
@@ -61,7 +61,7 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     mean = table.to_numpy()[:last] @ np.arange(table.shape[1])
     ax.plot(mean[filled], filled, "o-", color="#c44e52", markersize=3, label="mean prediction")
     ax.set(xlabel="predicted bin", ylabel="measured bin", xlim=(-0.5, last - 0.5), ylim=(-0.5, last - 0.5))
-    ax.set_title(f"hidden values, {evidence['nll_bits']:.3f} bits each")
+    ax.set_title(f"masked values, {evidence['nll_bits']:.3f} bits each")
     right = ax.secondary_yaxis("right")
     shown = filled[:: max(1, len(filled) // 10)]
     right.set_yticks(shown, [f"{number[i]:,.0f}" for i in shown], fontsize=7)

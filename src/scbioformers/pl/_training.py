@@ -14,9 +14,9 @@ from scbioformers import get
 from scbioformers.core import DataError
 
 _TITLES = {
-    "masked_bins": ("hidden molecules", "cross-entropy (nats)"),
-    "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed molecule)"),
-    "profile_bins": ("profile from <cls>", "cross-entropy (nats per molecule)"),
+    "masked_bins": ("masked genes", "cross-entropy (nats)"),
+    "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed gene)"),
+    "profile_bins": ("profile from <cls>", "cross-entropy (nats per gene)"),
 }
 
 
@@ -53,7 +53,7 @@ def training(
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
     >>> [ax.get_title() for ax in bf.pl.training(adata)]
-    ['hidden molecules', 'profile from <cls>']
+    ['masked genes', 'profile from <cls>']
     """
     table = get.history(adata, key=key)
     names = [name for name in _TITLES if f"train_{name}" in table]

@@ -170,7 +170,7 @@ def _bin_blocks(source: BlockSource, matrix: Any, bins_of: Callable[[Block], Any
     """Bins of all blocks, in the container of `matrix`: sparse in its format, or dense if it is dense or None."""
     format_ = getattr(matrix, "format", "csr" if hasattr(matrix, "compute") else None)
     if format_ is None:
-        dense = np.empty((source.n_obs, source.n_molecules), dtype=np.int16)
+        dense = np.empty((source.n_obs, source.n_features), dtype=np.int16)
         for block in source.blocks():
             bins = bins_of(block)
             dense[block.start : block.start + len(block.depth)] = bins.toarray() if sp.issparse(bins) else bins

@@ -25,8 +25,8 @@ from scbioformers.data import (
 FIXED_SECONDS = 10.0  # imports, compilation, the embedding's components
 SECONDS_PER_TOKEN = 8e-6
 SECONDS_PER_GENE = 3e-7  # predicting the profile of a cell
-MEAN_CONTEXT, MAX_HIDDEN = 58, 32  # tokens of a training step
-HIDDEN_PER_EXPRESSED = 0.3  # hidden molecules and hidden zeros
+MEAN_CONTEXT, MAX_MASKED = 58, 32  # tokens of a training step
+MASKED_PER_EXPRESSED = 0.3  # masked genes and masked zeros
 FIXED_BYTES = 700e6  # Python with torch
 BYTES_PER_TOKEN = 40e3  # activations of the default model
 BATCH_SIZE = 64
@@ -139,7 +139,7 @@ def check(
     found = inspect(adata, layer)
     n_nonzero = int(found.gene_nnz[modelled].sum())
     expressed = n_nonzero / max(found.n_obs, 1)
-    tokens = min(expressed, MEAN_CONTEXT) + min(HIDDEN_PER_EXPRESSED * expressed, MAX_HIDDEN) + 1  # <cls>
+    tokens = min(expressed, MEAN_CONTEXT) + min(MASKED_PER_EXPRESSED * expressed, MAX_MASKED) + 1  # <cls>
     seconds_per_cell = SECONDS_PER_TOKEN * tokens + SECONDS_PER_GENE * int(modelled.sum())
     seconds = FIXED_SECONDS + seconds_per_cell * default_epochs(found.n_obs, BATCH_SIZE) * found.n_obs
     n_bytes = FIXED_BYTES + BYTES_PER_TOKEN * tokens * min(BATCH_SIZE, found.n_obs) + BYTES_PER_NONZERO * n_nonzero

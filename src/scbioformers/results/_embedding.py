@@ -15,7 +15,7 @@ EMPTY = "bioformer_empty"
 def write_embedding(
     adata: Any, key: str, embedding: NDArray[np.float32], params: dict[str, Any], empty: NDArray[np.bool_]
 ) -> None:
-    """Write an embedding (N, K), its parameters, and which cells (N,) have no count in the model's molecules."""
+    """Write an embedding (N, K), its parameters, and which cells (N,) have no count in the model's features."""
     set_obsm(adata, key, embedding)
     set_uns(adata, key, {"params": params_to_json(params)})
     if empty.any() or EMPTY in adata.obs:

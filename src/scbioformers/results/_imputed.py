@@ -34,7 +34,7 @@ def write_imputed(
     params: dict[str, Any],
     evidence: dict[str, NDArray[np.float64]] | None,
 ) -> None:
-    """Write layers (N, n_vars) by name, parameters, and how well hidden measured values were predicted."""
+    """Write layers (N, n_vars) by name, parameters, and how well masked measured values were predicted."""
     for name, values in layers.items():
         set_layer(adata, name, values)
     stored: dict[str, Any] = {"params": params_to_json(params)}
@@ -67,7 +67,7 @@ def create_store(path: Path, adata: AnnData, columns: NDArray[np.int64], names: 
 
 
 def read_evidence(adata: Any, key: str) -> dict[str, NDArray[np.float64]]:
-    """Sums over all predictions of hidden values, by name.
+    """Sums over all predictions of masked values, by name.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from scbioformers.data import (
     BlockSource,
     field_codes,
     inspect,
-    match_molecules,
+    match_features,
     require_counts,
     require_valid,
 )
@@ -29,19 +29,19 @@ class Query:
 
     model: BioFormer
     source: BlockSource
-    """The cells, over the M molecules of the model."""
+    """The cells, over the M features of the model."""
     layer: str | None
     """Layer that is read, None for ``X``."""
     columns: NDArray[np.int64]
-    """(M,) column of each molecule in the data, -1 where it was not measured."""
+    """(M,) column of each feature in the data, -1 where it was not measured."""
 
     @property
     def measured(self) -> NDArray[np.bool_]:
-        """(M,) whether the data measure each molecule."""
+        """(M,) whether the data measure each feature."""
         return self.columns >= 0
 
     def positions(self, genes: str | Sequence[str], *, measured: bool = True) -> NDArray[np.int64]:
-        """Positions of genes among the model's molecules.
+        """Positions of genes among the model's features.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class Query:
         DataError
             If no gene is named, one is unknown to the model (near names are suggested), or not measured.
         """
-        names = self.model.vocabulary.molecules()
+        names = self.model.vocabulary.feature_names()
         at = {name: i for i, name in enumerate(names)}
         genes = [genes] if isinstance(genes, str) else list(genes)
         if not genes:
@@ -105,6 +105,6 @@ def open_query(adata: AnnData, model: ModelLike | None, *, layer: str | None, ke
         require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=inspection)
     else:
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
-    columns = match_molecules(found.vocabulary.molecules(), adata.var_names).columns
+    columns = match_features(found.vocabulary.feature_names(), adata.var_names).columns
     source = AnnDataSource(adata, layer=layer, columns=columns, fields=field_codes(found.fields, adata))
     return Query(found, source, layer, columns)

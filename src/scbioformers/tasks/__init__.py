@@ -9,7 +9,7 @@ from scbioformers.tasks._gene_programs import (
     score_cells,
     similarity,
 )
-from scbioformers.tasks._grn import Asked, ConsensusGRN, Method, draw_conditions, edge_table, infer_grn
+from scbioformers.tasks._grn import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 from scbioformers.tasks._imputation import (
     N_FOLDS,
     Evidence,
@@ -24,8 +24,8 @@ from scbioformers.tasks._regulators import count_known_targets, rank_drivers, ra
 
 __all__ = [
     "N_FOLDS",
-    "Asked",
     "ConsensusGRN",
+    "EdgeScorer",
     "Evidence",
     "Method",
     "Plan",

@@ -22,8 +22,8 @@ from scbioformers.baselines import log1p_normalize
 from scbioformers.core import ConfigError, cosine_similarity, leiden, tqdm, uniform
 from scbioformers.data import Block, BlockSource
 from scbioformers.model import BioFormer
-from scbioformers.nn import Network
-from scbioformers.tasks._grn import Asked, contextual_embedding
+from scbioformers.nn import Transformer
+from scbioformers.tasks._grn import EdgeScorer, contextual_embedding
 
 Use = Literal["embedding", "attention"]
 USES = ("embedding", "attention")
@@ -214,7 +214,7 @@ def support(label: NDArray[np.int64], views: Sequence[NDArray[np.int64]]) -> NDA
 
 
 def similarity(
-    model: BioFormer, network: Network, cells: Block, use: Use, seed: int, bar: tqdm[None]
+    model: BioFormer, network: Transformer, cells: Block, use: Use, seed: int, bar: tqdm[None]
 ) -> NDArray[np.float64]:
     """(M, M) cosine of what one member makes of each pair of genes in those cells.
 
@@ -225,8 +225,8 @@ def similarity(
         cosine = cosine_similarity(contextual_embedding(model, network, cells))
         np.fill_diagonal(cosine, 1.0)
         return cosine
-    asked = Asked(model, use, np.arange(len(model.vocabulary)))
-    weight = np.nan_to_num(asked.weigh(network, cells, seed, bar).weight)
+    scorer = EdgeScorer(model, use, np.arange(len(model.vocabulary)))
+    weight = np.nan_to_num(scorer.score(network, cells, seed, bar).weight)
     length = np.linalg.norm(weight, axis=1, keepdims=True)
     unit = np.divide(weight, length, out=np.zeros_like(weight), where=length > 0)
     return unit @ unit.T
@@ -254,9 +254,9 @@ def score_cells(source: BlockSource, label: NDArray[np.int64], mean_depth: float
     Parameters
     ----------
     source
-        N cells over M molecules.
+        N cells over M genes.
     label
-        (M,) program of each molecule, -1 for none.
+        (M,) program of each gene, -1 for none.
     mean_depth
         Depth at which ``log1p`` of the counts is taken; None takes values as they are.
 

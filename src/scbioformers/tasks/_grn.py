@@ -1,6 +1,6 @@
-"""Who regulates whom, asked of a fitted model: by attention, by gene embeddings, by in-silico knock-outs (section 3.4).
+"""Who regulates whom by a fitted model: by attention, by gene embeddings, by in-silico knock-outs (section 3.4).
 
-All matrices have targets as rows and regulators as columns, both among the M modelled molecules.
+All matrices have targets as rows and regulators as columns, both among the M modelled genes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scbioformers.core import (
 )
 from scbioformers.data import Block, concatenate
 from scbioformers.model import BioFormer, make_batches, run_network
-from scbioformers.nn import Network
+from scbioformers.nn import Transformer
 
 Method = Literal["knockout", "embedding", "attention"]
 METHODS = ("knockout", "embedding", "attention")
@@ -41,11 +41,11 @@ _PROBE_STREAM = 0x6124
 
 
 @dataclass(frozen=True)
-class Pairs:
+class EdgeWeights:
     """What one member of a model says of all pairs."""
 
     weight: NDArray[np.float64]
-    """(M, R), NaN for pairs that were never seen and for a molecule with itself."""
+    """(M, R), NaN for pairs that were never seen and for a gene with itself."""
     count: NDArray[np.int64]
     """(M, R), cells behind each weight."""
     signed: bool
@@ -60,13 +60,13 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EdgeScorer:
     """Which pairs of which model to weigh, and how."""
 
     model: BioFormer
     method: Method
     regulators: NDArray[np.int64]
-    """(R,), positions among the molecules."""
+    """(R,), positions among the genes."""
     layers: tuple[int, ...] | None = None
     """Attention: blocks to average over; None for all."""
     heads: tuple[int, ...] | None = None
@@ -84,7 +84,7 @@ class Asked:
             if chosen is not None and (not chosen or not all(0 <= i < n for i in chosen)):
                 raise ConfigError(f"`{name}` are numbers from 0 to {n - 1}, at least one; got {list(chosen)}.")
 
-    def weigh(self, network: Network, cells: Block, seed: int, bar: tqdm[None]) -> Pairs:
+    def score(self, network: Transformer, cells: Block, seed: int, bar: tqdm[None]) -> EdgeWeights:
         """Ask one member, in the cells of one condition."""
         if self.method == "attention":
             pairs = self._attention(network, cells, bar)
@@ -97,19 +97,19 @@ class Asked:
         return replace(pairs, weight=np.where(pairs.count > 0, weight, np.nan))
 
     def n_steps(self, cells: Block) -> int:
-        """How far the progress bar moves in :meth:`weigh`."""
+        """How far the progress bar moves in :meth:`score`."""
         return {"attention": len(cells.depth), "embedding": 0, "knockout": len(self.regulators)}[self.method]
 
-    def _attention(self, network: Network, cells: Block, bar: tqdm[None]) -> Pairs:
+    def _attention(self, network: Transformer, cells: Block, bar: tqdm[None]) -> EdgeWeights:
         total, count = sum_attention(self.model, network, cells, self.layers, self.heads, bar)
         np.fill_diagonal(count, 0)
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
         # of pairs seen a few times the mean says little
         corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
         received = total.sum(axis=0)[self.regulators] / len(cells.depth)
-        return Pairs(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
+        return EdgeWeights(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
-    def _embedding(self, network: Network, cells: Block) -> Pairs:
+    def _embedding(self, network: Transformer, cells: Block) -> EdgeWeights:
         if self.contextual:
             similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
             share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
@@ -121,9 +121,9 @@ class Asked:
         else:
             similarity = cosine_similarity(input_embedding(network))
         similarity = similarity[:, self.regulators]
-        return Pairs(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
+        return EdgeWeights(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
 
-    def _knockout(self, network: Network, cells: Block, seed: int, bar: tqdm[None]) -> Pairs:
+    def _knockout(self, network: Transformer, cells: Block, seed: int, bar: tqdm[None]) -> EdgeWeights:
         effect = np.zeros((len(self.model.vocabulary), len(self.regulators)))
         count = np.zeros(effect.shape, np.int64)
         before = log_rates(self.model, network, cells)
@@ -139,14 +139,14 @@ class Asked:
             waiting.clear()
 
         expressed = cells.counts.tocsc()
-        for at, molecule in enumerate(self.regulators):
-            rows = expressed.indices[expressed.indptr[molecule] : expressed.indptr[molecule + 1]].astype(np.int64)
-            rows = np.sort(rows[np.argsort(uniform(seed ^ _PROBE_STREAM, molecule, rows), kind="stable")[:N_PROBES]])
+        for at, gene in enumerate(self.regulators):
+            rows = expressed.indices[expressed.indptr[gene] : expressed.indptr[gene + 1]].astype(np.int64)
+            rows = np.sort(rows[np.argsort(uniform(seed ^ _PROBE_STREAM, gene, rows), kind="stable")[:N_PROBES]])
             count[:, at] = rows.size
             if not rows.size:
                 bar.update()
                 continue
-            waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, molecule), 0)))
+            waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, gene), 0)))
             if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
                 read()
         if waiting:
@@ -157,7 +157,7 @@ class Asked:
         length = np.linalg.norm(effect, axis=0)
         unit = np.divide(effect, length, out=np.zeros_like(effect), where=length > 0)
         # of one length, regulators that hardly any cell expresses would stand beside those that many do
-        return Pairs(unit * share[self.regulators], count, signed=True)
+        return EdgeWeights(unit * share[self.regulators], count, signed=True)
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,13 @@ class ConsensusGRN:
 
 
 def infer_grn(
-    asked: Asked, cells: Block, measured: NDArray[np.bool_], top_k: int, seed: int, shown: str | None
+    scorer: EdgeScorer, cells: Block, measured: NDArray[np.bool_], top_k: int, seed: int, shown: str | None
 ) -> ConsensusGRN:
     """Ask every member in the cells of one condition.
 
     Parameters
     ----------
-    asked
+    scorer
         Which pairs, and how.
     cells
         Of the condition.
@@ -192,12 +192,12 @@ def infer_grn(
     shown
         Name of the condition on the progress bar, None for no bar.
     """
-    n_held = max(1, min(top_k, int(MAX_HELD * measured.sum() * asked.regulators.size)))
-    consensus, members, received = Consensus(n_held), asked.model.members, []
-    steps = asked.n_steps(cells) * len(members)
+    n_held = max(1, min(top_k, int(MAX_HELD * measured.sum() * scorer.regulators.size)))
+    consensus, members, received = Consensus(n_held), scorer.model.members, []
+    steps = scorer.n_steps(cells) * len(members)
     with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
         for network in members:
-            pairs = asked.weigh(network, cells, seed, bar)
+            pairs = scorer.score(network, cells, seed, bar)
             unmeasured = np.where(measured[:, None], 0.0, np.nan)
             consensus.add(pairs.weight + unmeasured, pairs.strength + unmeasured)
             if pairs.received is not None:
@@ -225,13 +225,13 @@ def edge_table(found: ConsensusGRN, genes: Sequence[str], regulators: NDArray[np
 @torch.no_grad()
 def sum_attention(
     model: BioFormer,
-    network: Network,
+    network: Transformer,
     cells: Block,
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
     bar: tqdm[None],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sums over the cells of the attention of each expressed molecule (row) to the others, and numbers of cells.
+    """Sums over the cells of the attention of each expressed gene (row) to the others, and numbers of cells.
 
     Mean over the chosen layers and heads, after the softmax. Never held: cells x heads x M x M.
     """
@@ -256,14 +256,14 @@ def sum_attention(
     return total, count
 
 
-def input_embedding(network: Network) -> NDArray[np.float64]:
-    """(M, width) the embedding of each molecule's token."""
-    return network.molecule.weight[len(SPECIALS) :].detach().double().numpy()
+def input_embedding(network: Transformer) -> NDArray[np.float64]:
+    """(M, width) the embedding of each gene's token."""
+    return network.feature.weight[len(SPECIALS) :].detach().double().numpy()
 
 
 @torch.no_grad()
-def contextual_embedding(model: BioFormer, network: Network, cells: Block) -> NDArray[np.float64]:
-    """(M, L) how the predicted log rate of each molecule answers to the latent of the cells, mean over them.
+def contextual_embedding(model: BioFormer, network: Transformer, cells: Block) -> NDArray[np.float64]:
+    """(M, L) how the predicted log rate of each gene answers to the latent of the cells, mean over them.
 
     The decoder is linear but for one activation, so the mean of its Jacobian needs only the mean slope of that.
     """
@@ -279,8 +279,8 @@ def contextual_embedding(model: BioFormer, network: Network, cells: Block) -> ND
     return ((rate * (slope / max(n, 1))) @ first + straight).numpy()
 
 
-def log_rates(model: BioFormer, network: Network, cells: Block) -> NDArray[np.float32]:
-    """(N, M) log of the expected count of every molecule at the mean depth (without counts: the logit of the bin)."""
+def log_rates(model: BioFormer, network: Transformer, cells: Block) -> NDArray[np.float32]:
+    """(N, M) log of the expected count of every gene at the mean depth (without counts: the logit of the bin)."""
     rates = np.empty(cells.counts.shape, np.float32)
     for batch, output in run_network(model, network, [cells], _BATCH):
         rates[batch.rows.numpy()] = output.log_rate.numpy()

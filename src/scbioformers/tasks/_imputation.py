@@ -1,4 +1,4 @@
-"""Predicted expression, block by block: what is asked is hidden, predicted from the rest, and decoded."""
+"""Predicted expression, block by block: what is queried is masked, predicted from the rest, and decoded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scbioformers.model import BioFormer, predict_masked, run_network
 from scbioformers.nn import Batch, require_device
 
 BLOCK_CELLS = 1024  # cells decoded to dense rows at a time
-N_FOLDS = 7  # hides a seventh of the molecules at a time, about the share that training hides
+N_FOLDS = 7  # masks a seventh of the genes at a time, about the share that training masks
 N_RELIABILITY_BINS = 20
 _FOLD_STREAM = 0xF01D
 
@@ -37,7 +37,7 @@ Plan = Callable[[Block], Iterator[csr_matrix]]
 
 @dataclass
 class Evidence:
-    """How well hidden measured values were predicted, as sums over all of them."""
+    """How well masked measured values were predicted, as sums over all of them."""
 
     joint: NDArray[np.float64]
     """(V, V) expected number of predictions of each bin (columns) by measured bin (rows)."""
@@ -53,8 +53,8 @@ class Evidence:
     def add(self, batch: Batch, probabilities: NDArray[np.float32]) -> None:
         """Count the predictions of one batch."""
         target = batch.target_bins.cpu().numpy()
-        asked = target >= 0
-        bins, p = target[asked], probabilities[asked].astype(np.float64)
+        query_mask = target >= 0
+        bins, p = target[query_mask], probabilities[query_mask].astype(np.float64)
         for value in np.unique(bins):
             self.joint[value] += p[bins == value].sum(axis=0)
         expressed = 1.0 - p[:, 0]
@@ -93,16 +93,16 @@ def check_request(output: str, quantiles: Sequence[float], batch_size: int, devi
     require_device(device)
 
 
-def folds(n_molecules: int, n_folds: int, molecules: NDArray[np.int64] | None = None) -> Plan:
-    """Ask for every molecule (or those) of every cell, in so many passes: each is predicted from the other folds.
+def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None) -> Plan:
+    """Ask for every gene (or those) of every cell, in so many passes: each is predicted from the other folds.
 
     The folds are random, of equal size, and the same for all cells, so that no result depends on the order of cells.
     """
-    rank = np.argsort(np.argsort(uniform(_FOLD_STREAM, np.arange(n_molecules)), kind="stable"))
-    wanted = np.ones(n_molecules, dtype=bool)
-    if molecules is not None:
+    rank = np.argsort(np.argsort(uniform(_FOLD_STREAM, np.arange(n_features)), kind="stable"))
+    wanted = np.ones(n_features, dtype=bool)
+    if genes is not None:
         wanted[:] = False
-        wanted[molecules] = True
+        wanted[genes] = True
     columns = [np.flatnonzero((rank % n_folds == k) & wanted) for k in range(n_folds)]
 
     def plan(block: Block) -> Iterator[csr_matrix]:
@@ -110,7 +110,7 @@ def folds(n_molecules: int, n_folds: int, molecules: NDArray[np.int64] | None = 
         for fold in columns:
             if fold.size:
                 indices, indptr = np.tile(fold, n), np.arange(n + 1) * fold.size
-                yield csr_matrix((np.ones(indices.size, bool), indices, indptr), shape=(n, n_molecules))
+                yield csr_matrix((np.ones(indices.size, bool), indices, indptr), shape=(n, n_features))
 
     return plan
 
@@ -138,27 +138,27 @@ def impute_blocks(
     device: str = "cpu",
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Predict what the plan asks for, in blocks of cells; nothing of size cells x molecules x bins is ever held.
+    """Predict what the plan asks for, in blocks of cells; nothing of size cells x genes x bins is ever held.
 
     ``keep_measured`` puts what was measured where a pass does not ask.
 
     Yields
     ------
-    The row at which the block starts, and dense (n, M) arrays, NaN where nothing was asked: ``"mean"``, and if asked
-    for ``"std"`` and each quantile by its number.
+    The row at which the block starts, and dense (n, M) arrays, NaN where nothing was queried: ``"mean"`` and, on
+    request, ``"std"`` and each quantile by its number.
     """
     names = ["mean", *(["std"] if std else []), *(str(q) for q in quantiles)]
     with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
         for block in source.blocks(BLOCK_CELLS):
-            shape = (len(block.depth), source.n_molecules)
+            shape = (len(block.depth), source.n_features)
             values = {name: np.full(shape, np.nan, np.float32) for name in names}
-            for asked in plan(block):
-                for batch, probabilities in predict_masked(model, block, asked, batch_size, device=device):
+            for query_mask in plan(block):
+                for batch, probabilities in predict_masked(model, block, query_mask, batch_size, device=device):
                     if evidence is not None:
                         evidence.add(batch, probabilities)
                     _decode(model, batch, probabilities, scale, block.start, values)
                 if keep_measured:
-                    measured = model.tokenizer.measured(block, scale, asked)
+                    measured = model.tokenizer.measured(block, scale, query_mask)
                     values["mean"] = np.where(np.isnan(values["mean"]), measured, values["mean"])
             bar.update(len(block.depth))
             yield block.start, values
@@ -173,7 +173,7 @@ def posterior_blocks(
     device: str = "cpu",
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Expression given all that was measured of a cell, the molecule itself included, in blocks of cells.
+    """Expression given all that was measured of a cell, the gene itself included, in blocks of cells.
 
     Yields
     ------
@@ -207,9 +207,9 @@ def _decode(
     """Write the decoded predictions of one batch to their places."""
     size = np.exp(batch.log_depth.cpu().numpy().astype(np.float64))
     levels = bin_levels(model.binnings["rna"], model.bin_mean, size, scale)
-    ids = batch.hidden_ids.cpu().numpy()
+    ids = batch.masked_ids.cpu().numpy()
     cell, at = np.nonzero(ids)
-    rows, molecules = batch.rows.cpu().numpy()[cell] - start, ids[cell, at] - len(SPECIALS)
+    rows, genes = batch.rows.cpu().numpy()[cell] - start, ids[cell, at] - len(SPECIALS)
     for name, array in values.items():
         if name == "mean":
             decoded = expected(probabilities, levels)
@@ -217,4 +217,4 @@ def _decode(
             decoded = deviation(probabilities, levels)
         else:
             decoded = quantile(probabilities, levels, float(name))
-        array[rows, molecules] = decoded[cell, at]
+        array[rows, genes] = decoded[cell, at]

@@ -41,7 +41,7 @@ def embed(
         Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
     use
         ``"profile"``: leading components of the profile that is decoded from ``<cls>`` (N, n_components);
-        ``"cls"``: the paper's ``<cls>`` vector (N, width); ``"latent"`` (N, n_latent); ``"mean"`` of the molecule
+        ``"cls"``: the paper's ``<cls>`` vector (N, width); ``"latent"`` (N, n_latent); ``"mean"`` of the gene
         outputs (N, width).
     batch_size
         Cells read at once, at most.
@@ -65,7 +65,7 @@ def embed(
     ``adata.uns[key_added]["params"]`` : str
         JSON: the hash of the model, ``use`` and ``layer``.
     ``adata.obs["bioformer_empty"]`` : bool
-        Only if there are any: cells without a count in the model's molecules. Their row is that of an empty cell.
+        Only if there are any: cells without a count in the model's genes. Their row is that of an empty cell.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def _warn_if_cut(model: BioFormer, n_expressed: NDArray[np.int64]) -> None:
     lengths = n_expressed if model.config.tokens == "expressed" else np.full_like(n_expressed, len(model.vocabulary))
     if n := int((lengths > limit).sum()):
         warnings.warn(
-            f"{n} of {len(lengths)} cells have more molecules than attention reads (ModelConfig.max_tokens={limit}); "
+            f"{n} of {len(lengths)} cells have more genes than attention reads (ModelConfig.max_tokens={limit}); "
             "of these the highest counts were read.",
             BioformersWarning,
             stacklevel=3,

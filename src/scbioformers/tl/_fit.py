@@ -26,7 +26,7 @@ from scbioformers.data import (
     require_counts,
     require_valid,
 )
-from scbioformers.nn import Network, Sizes, require_device
+from scbioformers.nn import Sizes, Transformer, require_device
 from scbioformers.results import check_size, store_model, target
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
 from scbioformers.training import fit_model
@@ -78,7 +78,7 @@ def fit(
         Length, pace, masks and devices of the training; by default those of ``config="paper"`` or of the small model.
     task
         A :class:`~scbioformers.Perturbation`: the network is fitted to the control cells alone; then the external token
-        that a perturbed molecule carries (Eq. 7) is trained on control cells paired with perturbed cells of the same
+        that a perturbed gene carries (Eq. 7) is trained on control cells paired with perturbed cells of the same
         batch and cell type. What the network says is one piece of evidence for a light head, fitted to the effects and
         cross-validated over targets; see :func:`scbioformers.tl.perturb`.
     max_epochs
@@ -147,7 +147,7 @@ def fit(
     fields = tuple(ObsField.register(adata, key) for key in keys)
     vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
     counts = found.kind == "counts" or allow_non_integer
-    design = None if task is None else read_design(adata, task, batch_key, vocabulary.molecules(), counts=counts)
+    design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)
     check_size(n_models * _n_bytes(model_config, vocabulary, fields), save_dir)
     seed = seed_from(rng)
     source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
@@ -185,5 +185,5 @@ def fit(
 def _n_bytes(config: ModelConfig, vocabulary: Vocabulary, fields: Sequence[ObsField]) -> int:
     """Size of the weights, without allocating them (100 bin values stand for what the data will say)."""
     with torch.device("meta"):
-        network = Network(config, Sizes(len(vocabulary), 100, tuple(len(f.categories) for f in fields)))
+        network = Transformer(config, Sizes(len(vocabulary), 100, tuple(len(f.categories) for f in fields)))
     return sum(p.numel() * p.element_size() for p in network.parameters())

@@ -136,7 +136,7 @@ def gene_programs(
     of_variable = np.full(adata.n_vars, -1)
     of_variable[query.columns[known]] = programs.label
     mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
-    names = np.array(fitted.vocabulary.molecules(), dtype=object)[known]
+    names = np.array(fitted.vocabulary.feature_names(), dtype=object)[known]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "n_cells": len(rows), "n_members": len(fitted.members)}
     params |= {"model_hash": fitted.hash, "layer": query.layer}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
 from scbioformers.data import ObsField
 from scbioformers.results import ConditionGRN, ModelLike, Query, open_query, target, write_grn
-from scbioformers.tasks import Asked, ConsensusGRN, Method, draw_conditions, edge_table, infer_grn
+from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def grn(
         signed (positive: activation), and the cosine is the same in both directions, so name the `regulators`.
         ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express it; the weight is the
         mean of what the log of every gene's predicted rate loses, times that gene's explained share, all targets of a
-        regulator scaled to the length of its own; signed and directed. ``"attention"``: what an expressed gene, asked
-        for as if it were hidden, reads of the others, less what both genes alone lead to expect (average-product
+        regulator scaled to the length of its own; signed and directed. ``"attention"``: what an expressed gene, queried
+        as if it were masked, reads of the others, less what both genes alone lead to expect (average-product
         correction); it has no sign, and it is directed.
     groupby
         Column of ``adata.obs``: a network for each category, from equal numbers of cells. Cells without a value are
@@ -140,16 +140,16 @@ def grn(
     # each once: doubled entries of a sparse matrix add up
     chosen = np.flatnonzero(measured) if regulators is None else np.unique(query.positions(regulators))
     names, codes = _conditions(adata, groupby, reference)
-    asked = Asked(query.model, method, chosen, _numbers(layers), _numbers(heads), contextual)
+    scorer = EdgeScorer(query.model, method, chosen, _numbers(layers), _numbers(heads), contextual)
     seed = seed_from(rng)
     adata = target(adata, copy)
     networks, tables = {}, []
     drawn = list(draw_conditions(codes, n_cells, seed))
     for name, rows in zip(names, drawn, strict=True):
         shown = name if progress_bar else None
-        found = infer_grn(asked, query.source.rows(rows), measured, top_k, seed, shown)
+        found = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
         networks[name] = _on_variables(found, query, chosen, adata.n_vars)
-        tables.append(edge_table(found, query.model.vocabulary.molecules(), chosen, top_k).assign(condition=name))
+        tables.append(edge_table(found, query.model.vocabulary.feature_names(), chosen, top_k).assign(condition=name))
     params = {"method": method, "groupby": groupby, "reference": reference, "conditions": names, "top_k": top_k}
     params |= {"n_cells": len(drawn[0]), "n_members": len(query.model.members), "model_hash": query.model.hash}
     edges = pd.concat(tables, ignore_index=True)
@@ -188,7 +188,7 @@ def _conditions(adata: AnnData, groupby: str | None, reference: str | None) -> t
 
 
 def _on_variables(found: ConsensusGRN, query: Query, regulators: NDArray[np.int64], n_vars: int) -> ConditionGRN:
-    """From the molecules of the model to the variables of the data."""
+    """From the genes of the model to the variables of the data."""
     there = np.flatnonzero(query.measured)
     rows, columns = query.columns[there], query.columns[regulators]
     weight, count = found.consensus.weight[there], found.count[there]

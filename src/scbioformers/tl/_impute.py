@@ -50,11 +50,11 @@ def impute(
 ) -> AnnData | None:
     """Predict expression with a fitted model (paper, section 3.2): denoise what is measured, or fill what is masked.
 
-    Without ``mask`` every value is replaced by its prediction from the *other* molecules of the cell: the molecules are
-    hidden a seventh at a time, so that no value takes part in its own prediction, not even through the depth. With
-    ``mask`` only the masked positions are hidden, together, and predicted; the others keep what was measured (its log1p
+    Without ``mask`` every value is replaced by its prediction from the *other* genes of the cell: the genes are
+    masked a seventh at a time, so that no value takes part in its own prediction, not even through the depth. With
+    ``mask`` only the masked positions are masked, together, and predicted; the others keep what was measured (its log1p
     and bins at the depth that they tell of the whole cell, since what is masked is not looked at).
-    Molecules that were not measured at all are predicted by :func:`scbioformers.get.imputed`.
+    Genes that were not measured at all are predicted by :func:`scbioformers.get.imputed`.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ def impute(
         ``"counts"`` at the depth of the cell; ``"log1p"`` of the counts at the mean depth of the training cells;
         ``"bins"`` of the model's binning. All are means of the predicted distribution.
     posterior
-        Estimate the expression from all that was measured of a cell, the molecule itself included: the rate that
-        ``<cls>`` decodes, weighed with the count by the molecule's dispersion (mean of a gamma distribution). Closer to
+        Estimate the expression from all that was measured of a cell, the gene itself included: the rate that
+        ``<cls>`` decodes, weighed with the count by the gene's dispersion (mean of a gamma distribution). Closer to
         the truth than the prediction from the others alone, and faster, but no evidence of anything: a value takes part
         in its own estimate. For counts or ``log1p``, without ``mask``, ``std`` and ``quantiles``.
     std
@@ -101,7 +101,7 @@ def impute(
     None, or the copy. Sets the following fields:
 
     ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (N, n_vars)
-        The predictions, in the unit of ``output``; NaN for genes that were not modelled or not asked for.
+        The predictions, in the unit of ``output``; NaN for genes that were not modelled or not requested.
     ``adata.layers[key_added + "_std"]``, ``adata.layers[key_added + "_q10"]`` : float32 :class:`~numpy.ndarray`
         On request, in the same unit; ``_q10`` is the quantile .1.
     ``adata.uns[key_added]`` : dict
@@ -133,8 +133,8 @@ def impute(
     _check_output(query.model, output, posterior and (mask is not None or std or bool(quantiles)), posterior)
     wanted = None if genes is None else query.positions(genes)
     chosen = _modelled_mask(mask, adata, query.columns, wanted)
-    asked = np.flatnonzero(query.measured) if wanted is None else wanted
-    plan: Plan = folds(len(query.columns), N_FOLDS, asked) if chosen is None else positions(chosen)
+    requested = np.flatnonzero(query.measured) if wanted is None else wanted
+    plan: Plan = folds(len(query.columns), N_FOLDS, requested) if chosen is None else positions(chosen)
     n_values = query.model.binnings["rna"].n_values
     evidence = Evidence(np.zeros((n_values, n_values))) if chosen is None and not posterior else None
     adata = target(adata, copy)
@@ -142,11 +142,11 @@ def impute(
     layers: dict[str, Any]
     if out is None:
         layers = {name: np.full(adata.shape, np.nan, np.float32) for name in names.values()}
-        at = query.columns[asked]
+        at = query.columns[requested]
     else:
         measured = np.flatnonzero(query.measured)
         layers = create_store(Path(out), adata, query.columns[measured], list(names.values()))
-        at = np.searchsorted(measured, asked)
+        at = np.searchsorted(measured, requested)
     how: dict[str, Any] = {"scale": output, "batch_size": batch_size, "device": device, "progress_bar": progress_bar}
     if posterior:
         blocks = posterior_blocks(query.model, query.source, **how)
@@ -156,7 +156,7 @@ def impute(
     for start, values in blocks:
         for name, written in names.items():
             rows = np.full((len(values[name]), layers[written].shape[1]), np.nan, np.float32)
-            rows[:, at] = values[name][:, asked]
+            rows[:, at] = values[name][:, requested]
             layers[written][start : start + len(rows)] = rows
     params = {"model_hash": query.model.hash, "output": output, "layer": query.layer, "masked": chosen is not None}
     params |= {"posterior": posterior, "out": None if out is None else str(out)}
@@ -179,7 +179,7 @@ def _check_output(model: BioFormer, output: str, too_much: bool, posterior: bool
 def _modelled_mask(
     mask: Any, adata: AnnData, columns: NDArray[np.int64], wanted: NDArray[np.int64] | None
 ) -> sp.csr_matrix | None:
-    """The user's mask over the model's molecules, restricted to those wanted."""
+    """The user's mask over the model's genes, restricted to those wanted."""
     if mask is None:
         return None
     array = mask if sp.issparse(mask) else np.asarray(mask)
@@ -193,9 +193,9 @@ def _modelled_mask(
     keep = columns >= 0
     if wanted is not None:
         keep &= np.isin(np.arange(len(columns)), wanted)
-    molecules = np.flatnonzero(keep)
-    part = full[:, columns[molecules]].tocoo()
-    chosen = sp.csr_matrix((part.data, (part.row, molecules[part.col])), shape=(adata.n_obs, len(columns)))
+    genes = np.flatnonzero(keep)
+    part = full[:, columns[genes]].tocoo()
+    chosen = sp.csr_matrix((part.data, (part.row, genes[part.col])), shape=(adata.n_obs, len(columns)))
     if outside := full.nnz - chosen.nnz:
-        logger.info("%d masked positions are of genes that are not modelled or not asked for, and stay NaN.", outside)
+        logger.info("%d masked positions are of genes that are not modelled or not requested, and stay NaN.", outside)
     return chosen

@@ -15,12 +15,12 @@ from scbioformers.core import DataError, MissingKeyError
 from scbioformers.data import BlockSource, ObsField
 from scbioformers.results import GroupEffects, ModelLike, Query, open_query, target, write_perturb
 from scbioformers.tasks.perturbation import (
-    Pairing,
     PerturbationHead,
+    PerturbationToken,
     Targets,
-    asked_targets,
     choose_probes,
     log1p_rows,
+    requested_targets,
     require_head,
 )
 
@@ -99,13 +99,13 @@ def perturb(
     """
     query = open_query(adata, model, layer=layer, key=key)
     head = require_head(query.model)
-    asked = asked_targets(head, perturbations)
+    requested = requested_targets(head, perturbations)
     controls = _controls(adata, head.task)
     groups = _groups(adata, groupby, controls)
     adata = target(adata, copy)
-    effect, error = _predict(query, head, asked, controls)
+    effect, error = _predict(query, head, requested, controls)
     measured, columns = query.measured, query.columns[query.measured]
-    full = np.full((2, adata.n_vars, len(asked)), np.nan)
+    full = np.full((2, adata.n_vars, len(requested)), np.nan)
     full[:, columns] = effect[:, measured].T, error[:, measured].T
     group_effects = None
     if groups:
@@ -113,7 +113,7 @@ def perturb(
         effects = {name: np.maximum(effect, -means[name])[:, measured].T for name in groups}
         group_effects = GroupEffects(np.array(head.genes, dtype=object)[measured].tolist(), effects)
     profiles = None
-    if len(asked) == 1:
+    if len(requested) == 1:
         profiles = np.full(adata.shape, np.nan, np.float32)
         for rows, block in _profiles(query.source, head.mean_depth, controls):
             changed = np.maximum(block.toarray() + effect[0], 0)
@@ -122,7 +122,7 @@ def perturb(
     write_perturb(
         adata,
         key_added,
-        list(asked),
+        list(requested),
         *full,
         evidence=head.evidence,
         params=params,
@@ -133,16 +133,18 @@ def perturb(
 
 
 def _predict(
-    query: Query, head: PerturbationHead, asked: dict[str, Targets], controls: NDArray[np.int64]
+    query: Query, head: PerturbationHead, requested: dict[str, Targets], controls: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Effects and standard errors, the network being asked if it has a say."""
+    """Effects and standard errors, the network's own prediction included where it has a weight."""
     answers: dict[str, NDArray[np.float64]] = {}
     if head.stack.weights[-1] > 0:  # the last piece is the network's
-        singles = dict.fromkeys(name for targets in asked.values() for name in targets)
+        singles = dict.fromkeys(name for targets in requested.values() for name in targets)
         unseen = [name for name in singles if (name,) not in head.perturbations]
         cells = query.source.rows(choose_probes(controls))
-        answers = Pairing(query.model, cells, head.names, head.features, head.kind).answers(unseen, head.token)
-    return head.predict(list(asked.values()), answers)
+        answers = PerturbationToken(query.model, cells, head.names, head.features, head.kind).answers(
+            unseen, head.token
+        )
+    return head.predict(list(requested.values()), answers)
 
 
 def _controls(adata: AnnData, task: Mapping[str, Any]) -> NDArray[np.int64]:
@@ -194,7 +196,7 @@ def _group_means(
     group_of = np.full(source.n_obs, -1)
     for i, rows in enumerate(groups.values()):
         group_of[rows] = i
-    sums = np.zeros((len(groups), source.n_molecules))
+    sums = np.zeros((len(groups), source.n_features))
     for rows, profiles in _profiles(source, mean_depth, np.flatnonzero(group_of >= 0)):
         pick = sp.csr_matrix((np.ones(rows.size), (group_of[rows], np.arange(rows.size))), (len(groups), rows.size))
         sums += (pick @ profiles).toarray()

@@ -47,7 +47,7 @@ def regulators(
     adata
         After :func:`scbioformers.tl.grn`.
     gene_sets
-        Sets whose regulators are asked for: a list of genes, a dict of them, a DataFrame with columns ``source`` (name
+        Sets whose regulators are wanted: a list of genes, a dict of them, a DataFrame with columns ``source`` (name
         of the set) and ``target`` (gene), or a column of ``adata.var``, such as ``"gene_program"``. Genes that are not
         modelled do not count; in a list they are an error.
     condition
@@ -109,9 +109,9 @@ def regulators(
             for what, table in found.items():
                 tables.setdefault(what, []).append(table.assign(condition=name))
     adata = target(adata, copy)
-    asked = {"condition": condition, "k": np.atleast_1d(k).tolist(), "top_k": top_k, "grn_key": grn_key}
+    settings = {"condition": condition, "k": np.atleast_1d(k).tolist(), "top_k": top_k, "grn_key": grn_key}
     joined = {what: pd.concat(parts, ignore_index=True) for what, parts in tables.items()}
-    write_regulators(adata, key_added, joined, asked | {"model_hash": params["model_hash"]})
+    write_regulators(adata, key_added, joined, settings | {"model_hash": params["model_hash"]})
     return adata if copy else None
 
 
@@ -191,6 +191,6 @@ def program_enrichment(
     shared = [", ".join(sorted(set(groups[program]).intersection(kept[name]))) for program, name in pairs]
     table["genes"] = np.array(shared, object)
     adata = target(adata, copy)
-    asked = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
-    write_enrichment(adata, key_added, table, asked)
+    settings = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
+    write_enrichment(adata, key_added, table, settings)
     return adata if copy else None

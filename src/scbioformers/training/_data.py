@@ -52,13 +52,13 @@ class BatchDataset(IterableDataset[Batch]):
                         rows, block = self._read(buffer.ranges)
                     at = np.searchsorted(rows, batch_rows)
                     part = block.take(at)
-                    yield self.tokenizer.train(
+                    yield self.tokenizer.training_batch(
                         part,
                         batch_rows,
                         seed=self.sampler.seed,
                         epoch=self.epoch if self.training else EVALUATION_EPOCH,
                         n_context=self._n_context(step),
-                        n_hidden=self.config.n_hidden if self.training else 2 * self.config.n_hidden,
+                        n_masked=self.config.n_masked if self.training else 2 * self.config.n_masked,
                         bag_dropout=self.config.bag_dropout if self.training else 0.0,
                     )
                 step += 1
@@ -70,7 +70,7 @@ class BatchDataset(IterableDataset[Batch]):
 
     def _n_context(self, step: int) -> int:
         if self.tokenizer.tokens == "all" or self.config.n_context is None:
-            return self.tokenizer.n_molecules
+            return self.tokenizer.n_features
         low, high = self.config.n_context
         if not self.training:
             return high

@@ -19,16 +19,16 @@ from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainCon
 from scbioformers.core import DataError, Vocabulary, bin_normalized, uniform, validation_rows
 from scbioformers.data import Block, BlockSource, ObsField, Statistics, scan
 from scbioformers.model import BioFormer, run_network
-from scbioformers.nn import Network, Sizes, initialise
+from scbioformers.nn import Sizes, Transformer, initialise
 from scbioformers.tokens import Tokenizer
 from scbioformers.training._data import TrainingData
+from scbioformers.training._initial_values import bin_means, compute_initial_values
 from scbioformers.training._run import isolated, run_training
-from scbioformers.training._start import bin_means, compute_start
 
 logger = logging.getLogger(__name__)
 
 MAX_SAMPLE = 50_000  # cells for components and histograms
-MAX_AXES_SAMPLE = 10_000  # cells for the axes of the embedding, decoded to all molecules
+MAX_AXES_SAMPLE = 10_000  # cells for the axes of the embedding, decoded to all features
 _SPLIT_STREAM, _SAMPLE_STREAM = 0x5B117, 0x5A3B1E
 _MAX_EXACT_BIN = 2**15 - 2
 
@@ -65,7 +65,7 @@ def fit_model(
     reading = reading or Reading()
     filled = _filled(source)
     if not filled.any():
-        raise DataError("No cell has a count in the modelled molecules; check `layer=` and `mask_var=`.")
+        raise DataError("No cell has a count in the modelled genes; check `layer=` and `mask_var=`.")
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
@@ -73,7 +73,7 @@ def fit_model(
         binning=_freeze(binning, statistics),
         gene_mean=statistics.gene_mean.astype(np.float32),
         masking=train.masking,
-        hidden_share=_hidden_share(train.masking, sample),
+        masked_share=_hidden_share(train.masking, sample),
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=reading.counts,
@@ -85,26 +85,28 @@ def fit_model(
     for member in range(n_models):
         member_seed = (seed + member) % 2**63
         with isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
-            network = Network(config, sizes)
-        initialise(network, compute_start(sample, statistics, tokenizer, sizes.field_sizes, member_seed), member_seed)
+            network = Transformer(config, sizes)
+        initialise(
+            network, compute_initial_values(sample, statistics, tokenizer, sizes.field_sizes, member_seed), member_seed
+        )
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
         histories.append(run_training(network, data, train, reading.counts, member_seed))
         members.append(network.cpu().eval())
-    n_molecules = len(vocabulary)
+    n_features = len(vocabulary)
     model = BioFormer(
         config=config,
         vocabulary=vocabulary,
         binnings={"rna": tokenizer.binning},
         masking=train.masking,
-        hidden_share=tokenizer.hidden_share,
+        masked_share=tokenizer.masked_share,
         fields=tuple(fields),
         reading=reading,
         gene_mean=statistics.gene_mean.astype(np.float32),
         gene_share=(statistics.gene_nnz / max(statistics.n_cells - statistics.n_empty, 1)).astype(np.float32),
         bin_mean=bin_means(sample, tokenizer).astype(np.float32),
         members=tuple(members),
-        axes=np.zeros((n_molecules, config.n_components), np.float32),
-        axes_mean=np.zeros(n_molecules, np.float32),
+        axes=np.zeros((n_features, config.n_components), np.float32),
+        axes_mean=np.zeros(n_features, np.float32),
         provenance=_provenance(train, seed, sample),
     )
     axes, mean = _fit_axes(model, sample.take(np.arange(min(len(sample.depth), MAX_AXES_SAMPLE))), seed)
@@ -145,11 +147,11 @@ def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) 
 
 
 def _hidden_share(masking: Masking, sample: Block) -> float:
-    """Share of the expressed molecules that the masks hide, over these cells; logged beside that of the zeros."""
+    """Share of the expressed features that the masks hide, over these cells; logged beside that of the zeros."""
     expressed, n = np.diff(sample.counts.indptr), sample.counts.shape[1]
     nonzero, zero = np.array([masking.counts(int(k), n) for k in expressed]).sum(axis=0)
     logger.info(
-        "Hiding %.1f %% of the expressed and %.1f %% of the other molecules; %.1f %% of the hidden are expressed.",
+        "Masking %.1f %% of the expressed and %.1f %% of the other genes; %.1f %% of the masked are expressed.",
         *(100 * nonzero / max(expressed.sum(), 1), 100 * zero / max(len(expressed) * n - expressed.sum(), 1)),
         100 * nonzero / max(nonzero + zero, 1),
     )

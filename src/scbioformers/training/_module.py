@@ -9,17 +9,19 @@ import lightning as L
 import torch
 
 from scbioformers.config import TrainConfig
-from scbioformers.nn import OBJECTIVES, Batch, Network
+from scbioformers.nn import OBJECTIVES, Batch, Transformer
 
 # relative to the learning rate of the rest
-STARTED_LR = 0.1  # of molecule embeddings that start from the data: at the full pace they overfit (experiment 14)
+EMBEDDING_LR = 0.1  # of feature embeddings that start from the data: at the full pace they overfit (experiment 14)
 DISPERSION_LR = 20.0  # its start knows nothing of cell types: it has far to go, in a straight line (experiment 21)
 
 
 class TrainingModule(L.LightningModule):
-    """Trains a :class:`~scbioformers.nn.Network` on token batches."""
+    """Trains a :class:`~scbioformers.nn.Transformer` on token batches."""
 
-    def __init__(self, network: Network, config: TrainConfig, total_steps: int, objectives: dict[str, float]) -> None:
+    def __init__(
+        self, network: Transformer, config: TrainConfig, total_steps: int, objectives: dict[str, float]
+    ) -> None:
         super().__init__()
         self.network, self.config = network, config
         self.total_steps, self.objectives = total_steps, objectives
@@ -55,7 +57,7 @@ class TrainingModule(L.LightningModule):
         network, lr = self.network, self.config.lr
         paces: list[tuple[torch.Tensor, float]] = [(network.log_dispersion, DISPERSION_LR)]
         if network.config.svd_init:
-            paces.append((network.molecule.weight, STARTED_LR))
+            paces.append((network.feature.weight, EMBEDDING_LR))
         rest = [p for p in network.parameters() if not any(p is own for own, _ in paces)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": self.config.weight_decay},

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from scbioformers.config import TrainConfig
-from scbioformers.nn import Network
+from scbioformers.nn import Transformer
 from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
 from scbioformers.training._data import TrainingData
 from scbioformers.training._module import TrainingModule
@@ -24,7 +24,7 @@ _GLOBALS = threading.RLock()
 
 
 def run_training(
-    network: Network, data: TrainingData, config: TrainConfig, counts: bool, seed: int
+    network: Transformer, data: TrainingData, config: TrainConfig, counts: bool, seed: int
 ) -> list[dict[str, float]]:
     """Train in place; leaves the best weights in the network."""
     n_cells = int(data.split.training.sum())

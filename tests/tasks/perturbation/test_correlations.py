@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import scbioformers as bf
 from scbioformers.core import DataError
 from scbioformers.tasks.perturbation import Correlations, Effects, fit_head, measure_correlations
-from scbioformers.tasks.perturbation._fit import ask_network
+from scbioformers.tasks.perturbation._fit import predict_by_token
 from scbioformers.tasks.perturbation._stack import out_of_fold
 
 N_GENES = 9
@@ -140,7 +140,7 @@ def test_evidence_of_a_target_has_not_seen_it():
             return {name: measured.mean[int(name[1:])] + 0.05 * mean[rows].sum(axis=0) for name in names}
 
         head = fit_head(genes, targets, replace(measured, mean=mean), correlations, task, 1000.0, network)
-        answers = ask_network(network, targets, list(range(14)), 30)
+        answers = predict_by_token(network, targets, list(range(14)), 30)
         predicted = out_of_fold(head.stack.training, mean, measured.se, correlations, answers)[0]
         found.append((predicted, head.stack.training))
     (before, known_before), (after, known_after) = found

@@ -1,4 +1,4 @@
-"""The external token of the perturbed molecule: how it is read, trained on pairs, and what it leaves as it was."""
+"""The external token of the perturbed gene: how it is read, trained on pairs, and what it leaves as it was."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +13,7 @@ import scbioformers as bf
 from scbioformers.core import EXTERNAL, SPECIALS
 from scbioformers.results import open_query
 from scbioformers.tasks.perturbation import (
-    Pairing,
+    PerturbationToken,
     choose_probes,
     pair_chances,
     read_design,
@@ -41,7 +41,7 @@ def controls(cells) -> ad.AnnData:
 
 
 @pytest.fixture(scope="module")
-def pairing(controls) -> Pairing:
+def pairing(controls) -> PerturbationToken:
     """With one feature for each gene, which two targets that are not measured share with TF1."""
     genes = [str(name) for name in controls.var_names]
     features = pd.DataFrame(np.eye(N_GENES), index=genes)
@@ -51,21 +51,24 @@ def pairing(controls) -> Pairing:
     return of(controls, features)
 
 
-def of(controls: ad.AnnData, features: pd.DataFrame | None, kind: str = "knockout") -> Pairing:
+def of(controls: ad.AnnData, features: pd.DataFrame | None, kind: str = "knockout") -> PerturbationToken:
     model = bf.get.model(controls)
     block = open_query(controls, model, layer=None, key="bioformer").source.rows(np.arange(30))
     genes = [str(name) for name in controls.var_names]
-    return Pairing(model, block, *target_features(genes, features), kind)
+    return PerturbationToken(model, block, *target_features(genes, features), kind)
 
 
-def flat(pairing: Pairing, n: int) -> np.ndarray:
+def flat(pairing: PerturbationToken, n: int) -> np.ndarray:
     return np.full((n, len(pairing.cells.depth)), 1 / len(pairing.cells.depth))
 
 
 def test_a_knock_out_is_a_count_of_zero_and_one_more_token(pairing):
     cells = np.array([0, 1, 2, 3])
     names = ["TF1", "TF2", "G1", UNMEASURED[0]]
-    before, after = pairing.model.tokenizer.read(pairing.cells.take(cells), cells), pairing.read(cells, names)
+    before, after = (
+        pairing.model.tokenizer.inference_batch(pairing.cells.take(cells), cells),
+        pairing.read(cells, names),
+    )
     for i, name in enumerate(names):
         place = list(pairing.names).index(name)
         token = len(SPECIALS) + (place if place < N_GENES else N_GENES + place)
@@ -98,15 +101,15 @@ def test_an_activation_is_twice_the_count_and_no_second_token(controls):
     assert (batch.context_bins[mine].numpy() > 0).tolist() == expressed.tolist()
 
 
-def test_profiles_are_those_of_a_network_with_that_token_and_those_molecules(pairing):
+def test_profiles_are_those_of_a_network_with_that_token_and_those_genes(pairing):
     """Beside a network whose tables were changed by hand."""
     token = torch.linspace(-1, 1, 32)
     network = deepcopy(pairing.network)
     with torch.no_grad():
         network.external.weight[EXTERNAL["knocked_down"]] = token
-        table = torch.cat([network.molecule.weight, torch.randn(43, 32)])
+        table = torch.cat([network.feature.weight, torch.randn(43, 32)])
         table[len(SPECIALS) + N_GENES :] = pairing.embeddings[len(SPECIALS) + N_GENES :]
-        network.molecule = torch.nn.Embedding.from_pretrained(table, padding_idx=0)
+        network.feature = torch.nn.Embedding.from_pretrained(table, padding_idx=0)
         for name in ("TF3", UNMEASURED[0]):
             batch = pairing.read(np.arange(5), [name] * 5)
             torch.testing.assert_close(pairing.profiles(batch, token), network.profile(network(batch).latent))

@@ -9,23 +9,22 @@ from scbioformers.tasks.perturbation._folds import n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label, require_known, require_singles
 from scbioformers.tasks.perturbation._task import (
-    asked_targets,
     choose_probes,
     fit_perturbation,
     pair_chances,
+    requested_targets,
     require_head,
 )
-from scbioformers.tasks.perturbation._token import Pairing
+from scbioformers.tasks.perturbation._token import PerturbationToken
 
 __all__ = [
     "COMPONENTS",
     "Correlations",
     "Design",
     "Effects",
-    "Pairing",
     "PerturbationHead",
+    "PerturbationToken",
     "Targets",
-    "asked_targets",
     "choose_probes",
     "fit_head",
     "fit_perturbation",
@@ -36,6 +35,7 @@ __all__ = [
     "pair_chances",
     "parse_label",
     "read_design",
+    "requested_targets",
     "require_head",
     "require_known",
     "require_singles",

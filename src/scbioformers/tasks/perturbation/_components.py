@@ -18,7 +18,7 @@ _SIGN = {"knockout": -1.0, "activation": 1.0, "drug": 0.0}
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class TargetData:
     """What is known of K named targets and the M genes beyond effects; none has seen a cell of its own perturbation."""
 
     own: NDArray[np.int64]
@@ -36,9 +36,9 @@ class Knowledge:
     kind: str
     """What was done."""
 
-    def take(self, rows: NDArray[np.int64]) -> Knowledge:
+    def take(self, rows: NDArray[np.int64]) -> TargetData:
         """Of some targets only."""
-        return Knowledge(
+        return TargetData(
             self.own[rows],
             self.features[rows],
             self.gene_features,
@@ -55,7 +55,7 @@ class Knowledge:
         return mask
 
 
-def similarity(a: Knowledge, b: Knowledge) -> Array:
+def similarity(a: TargetData, b: TargetData) -> Array:
     """(Ka, Kb) in [0, 1]: cosine of the features, or co-expression where a target has none."""
     by_features = a.features @ b.features.T
     described = [np.abs(k.features).sum(axis=1) > 0 for k in (a, b)]
@@ -71,7 +71,7 @@ def signal(effects: Array, se: Array) -> Array:
 
 
 def components(
-    knowledge: Knowledge, training: Knowledge, effects: Array, se: Array, itself: NDArray[np.bool_] | None = None
+    knowledge: TargetData, training: TargetData, effects: Array, se: Array, itself: NDArray[np.bool_] | None = None
 ) -> Array:
     """Pieces for K targets, from the effects of T training targets.
 
@@ -112,7 +112,7 @@ def components(
     return pieces
 
 
-def _response(knowledge: Knowledge, masked: Array, seen: Array, se: Array, shared: Array, keep: Array) -> Array:
+def _response(knowledge: TargetData, masked: Array, seen: Array, se: Array, shared: Array, keep: Array) -> Array:
     """How the genes move with the target over the training perturbations: slopes, times one standard deviation.
 
     Where the loss of a training target lowers the gene of this one, the loss of this one should do some of the same.

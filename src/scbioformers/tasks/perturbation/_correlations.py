@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Correlations:
-    """Sums over cells, within groups and strata: K single targets, M molecules; C classes, control and the folds."""
+    """Sums over cells, within groups and strata: K single targets, M genes; C classes, control and the folds."""
 
     products: Array
     """(M, M), over all cells."""
@@ -35,7 +35,7 @@ class Correlations:
     free: NDArray[np.int64]
     """(C,), degrees of freedom: cells, less the means that were taken off."""
     own: NDArray[np.int64]
-    """(K,), place of each target among the molecules, -1 where it is not measured."""
+    """(K,), place of each target among the genes, -1 where it is not measured."""
 
     @property
     def noise(self) -> float:
@@ -101,7 +101,7 @@ def measure_correlations(
     perturbations
         Targets of each group; the cells of those of several targets are left out.
     genes
-        The M molecules.
+        The M genes.
 
     Raises
     ------

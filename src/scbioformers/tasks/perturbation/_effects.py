@@ -14,7 +14,7 @@ from scbioformers.core import DataError
 
 @dataclass(frozen=True)
 class Effects:
-    """P perturbations x M molecules, in log1p units."""
+    """P perturbations x M genes, in log1p units."""
 
     mean: NDArray[np.float64]
     """(P, M), mean change from the controls of the same strata."""

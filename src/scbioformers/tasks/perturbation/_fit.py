@@ -15,7 +15,7 @@ from scbioformers.baselines import linear_bilinear, target_falls
 from scbioformers.config import Perturbation
 from scbioformers.metrics import perturbation
 from scbioformers.tasks.perturbation._combinations import fit_combination
-from scbioformers.tasks.perturbation._components import COMPONENTS, Array, Knowledge, unit_rows
+from scbioformers.tasks.perturbation._components import COMPONENTS, Array, TargetData, unit_rows
 from scbioformers.tasks.perturbation._correlations import Correlations
 from scbioformers.tasks.perturbation._effects import Effects
 from scbioformers.tasks.perturbation._folds import N_GROUPS, fold_of, group_of
@@ -43,7 +43,7 @@ def fit_head(
     Parameters
     ----------
     genes
-        The M molecules.
+        The M genes.
     perturbations
         The P targets or combinations, in the order of the effects.
     effects
@@ -90,13 +90,15 @@ def fit_head(
         mean_depth=mean_depth,
     )
     found, features = target_features(names, task.features)
-    answers = ask_network(network, perturbations, single, len(genes))
+    answers = predict_by_token(network, perturbations, single, len(genes))
     told = head.network.copy()
     told[single] = answers[group_of(len(single)), np.arange(len(single))]
     return _validated(replace(head, names=found, features=features, network=told), single, correlations, answers)
 
 
-def ask_network(network: Network | None, perturbations: Sequence[Targets], single: list[int], n_genes: int) -> Array:
+def predict_by_token(
+    network: Network | None, perturbations: Sequence[Targets], single: list[int], n_genes: int
+) -> Array:
     """(n_groups, T, M), answers for each target, trained without its own group of folds and another one."""
     groups, rows = group_of(len(single)), np.array(single, dtype=np.int64)
     found = np.zeros((N_GROUPS, len(single), n_genes))
@@ -149,7 +151,7 @@ def _evidence(
     single: list[int],
     predicted: Array,
     mean: Array,
-    training: Knowledge,
+    training: TargetData,
     effects: Array,
     se: Array,
 ) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scbioformers.core import ModelFormatError
 from scbioformers.model import Head
 from scbioformers.tasks.perturbation._combinations import overlap
-from scbioformers.tasks.perturbation._components import COMPONENTS, Array, Knowledge
+from scbioformers.tasks.perturbation._components import COMPONENTS, Array, TargetData
 from scbioformers.tasks.perturbation._correlations import lowered
 from scbioformers.tasks.perturbation._labels import Targets, require_known
 from scbioformers.tasks.perturbation._stack import Stack
@@ -28,7 +28,7 @@ class PerturbationHead:
     """Fitted to the effects of P perturbations on M genes; N names have features, or are genes."""
 
     genes: Names
-    """(M,), the model's molecules."""
+    """(M,), the model's genes."""
     names: Names
     """(N,), all names that may be perturbed."""
     perturbations: tuple[Targets, ...]
@@ -71,13 +71,13 @@ class PerturbationHead:
     task: Mapping[str, Any] = field(default_factory=dict)
     """Columns and labels that the fit was told of: ``key``, ``control``, ``batch_key``, …."""
     token: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    """(D,), external token of a perturbed molecule, trained on the effects of all single targets."""
+    """(D,), external token of a perturbed gene, trained on the effects of all single targets."""
 
     def resolve(self, targets: Sequence[Targets]) -> None:
         """Refuse targets that are not known; raises :class:`DataError` with near names."""
         require_known((name for each in targets for name in each), set(self.names), "Perturbations")
 
-    def knowledge(self, singles: Sequence[str], network: NDArray[Any] | None = None) -> Knowledge:
+    def knowledge(self, singles: Sequence[str], network: NDArray[Any] | None = None) -> TargetData:
         """What is known of some targets; ``network`` (K, M) is the network's answer for them."""
         gene_at, name_at = _positions(self.genes), _positions(self.names)
         at = np.array([name_at[name] for name in singles], dtype=np.int64)
@@ -87,7 +87,7 @@ class PerturbationHead:
         own = np.array([gene_at.get(name, -1) for name in singles], dtype=np.int64)
         if self.kind == "drug":
             own[:] = -1
-        return Knowledge(
+        return TargetData(
             own=own,
             features=features[at].reshape(len(singles), -1),
             gene_features=features[genes],

@@ -1,4 +1,4 @@
-"""From labels to the molecules that they perturb."""
+"""From labels to the genes that they perturb."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NONE = ("ctrl", "control")  # parts that stand for nothing, as in GEARS' "STAT1
 
 
 def parse_label(label: str, control: str, targets: Mapping[str, str] | None = None) -> Targets:
-    """Molecules that a label perturbs, sorted; none for the control.
+    """Genes that a label perturbs, sorted; none for the control.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from scbioformers.tasks.perturbation._components import COMPONENTS, Array, Knowledge, components, signal
+from scbioformers.tasks.perturbation._components import COMPONENTS, Array, TargetData, components, signal
 from scbioformers.tasks.perturbation._correlations import Correlations
 from scbioformers.tasks.perturbation._folds import N_GROUPS, fold_of
 
@@ -29,7 +29,7 @@ class Stack:
 
     weights: Array
     """(n_components,)."""
-    training: Knowledge
+    training: TargetData
     effects: Array
     """(T, M)."""
     se: Array
@@ -37,7 +37,7 @@ class Stack:
     strength: float = 1.0
     """Share of the way from the training mean to the weighted pieces."""
 
-    def predict(self, knowledge: Knowledge, itself: NDArray[np.bool_] | None = None) -> Array:
+    def predict(self, knowledge: TargetData, itself: NDArray[np.bool_] | None = None) -> Array:
         """(K, M), effects off the target itself, shrunk towards the training mean."""
         pieces = components(knowledge, self.training, self.effects, self.se, itself)
         full = np.einsum("c,kcm->km", self.weights, pieces)
@@ -45,7 +45,7 @@ class Stack:
         return found
 
 
-def fit_weights(training: Knowledge, effects: Array, se: Array) -> Stack:
+def fit_weights(training: TargetData, effects: Array, se: Array) -> Stack:
     """Choose the weights by how predicted and observed effects correlate, each target predicted from the others."""
     weights = np.eye(len(COMPONENTS))[0]
     n = len(effects)
@@ -94,7 +94,7 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
 
 
 def out_of_fold(
-    training: Knowledge, effects: Array, se: Array, correlations: Correlations, network: Array
+    training: TargetData, effects: Array, se: Array, correlations: Correlations, network: Array
 ) -> tuple[Array, Array]:
     """Predictions (T, M) of every target from weights and effects of the other folds, and the mean of those effects.
 
@@ -114,7 +114,7 @@ def out_of_fold(
     return full, mean
 
 
-def choose_strength(full: Array, mean: Array, training: Knowledge, effects: Array, se: Array) -> float:
+def choose_strength(full: Array, mean: Array, training: TargetData, effects: Array, se: Array) -> float:
     """The step from the training mean that predicts left-out targets best, 0 if none is better."""
     counts = BASE_WEIGHT + signal(effects, se) / np.maximum((effects**2).mean(axis=1), 1e-12)
     scores = [

@@ -1,4 +1,4 @@
-"""From measured responses to a head that predicts others, and what it is asked for."""
+"""From measured responses to a head that predicts others, and what is requested of it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label
-from scbioformers.tasks.perturbation._token import Pairing
+from scbioformers.tasks.perturbation._token import PerturbationToken
 
 HEAD = "perturbation"  # its name among those of a model
-N_PROBES = 64  # control cells in which the network is asked
+N_PROBES = 64  # control cells in which the network is requested
 
 
 def fit_perturbation(model: BioFormer, source: BlockSource, design: Design, *, progress_bar: bool = True) -> BioFormer:
@@ -39,12 +39,12 @@ def fit_perturbation(model: BioFormer, source: BlockSource, design: Design, *, p
         # effects for each unit of dose
         mean = np.array([dose[design.groups == i + 1].mean() for i in range(len(design.perturbations))])
         effects = replace(effects, mean=effects.mean / mean[:, None], se=effects.se / mean[:, None])
-    genes = model.vocabulary.molecules()
+    genes = model.vocabulary.feature_names()
     single = np.array([i for i, each in enumerate(design.perturbations) if len(each) == 1])
     targets = {i: design.perturbations[i][0] for i in single}
     described = target_features(list(dict.fromkeys([*genes, *targets.values()])), task.features)
     probes = choose_probes(design.controls)
-    pairing = Pairing(model, source.rows(probes), *described, task.kind)
+    pairing = PerturbationToken(model, source.rows(probes), *described, task.kind)
     chances = pair_chances(design, probes)
 
     correlations = measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes)
@@ -104,16 +104,16 @@ def require_head(model: BioFormer) -> PerturbationHead:
             "The model was fitted without perturbations. Run `bf.tl.fit(adata, task=bf.Perturbation(key=…, "
             "control=…))` first."
         )
-    return PerturbationHead.from_head(tuple(model.vocabulary.molecules()), model.heads[HEAD])
+    return PerturbationHead.from_head(tuple(model.vocabulary.feature_names()), model.heads[HEAD])
 
 
-def asked_targets(head: PerturbationHead, perturbations: str | Sequence[str]) -> dict[str, Targets]:
+def requested_targets(head: PerturbationHead, perturbations: str | Sequence[str]) -> dict[str, Targets]:
     """Targets by label; ``"all"`` are all measured genes and all targets of the training data.
 
     Raises
     ------
     ConfigError
-        If nothing is asked for.
+        If nothing is requested.
     DataError
         If a label cannot be parsed or names what is not known.
     """

@@ -1,4 +1,4 @@
-"""The network's own answer to a perturbation: the perturbed molecule carries an external token (Eq. 7).
+"""The network's own answer to a perturbation: the perturbed gene carries an external token (Eq. 7).
 
 The token is all that is trained here, on control cells paired with perturbed cells of the same batches and cell types:
 the network itself was fitted to control cells, stays as it is, and so do the embeddings of cells.
@@ -20,7 +20,7 @@ from torch.func import functional_call
 from scbioformers.core import EXTERNAL, SPECIALS
 from scbioformers.data import Block
 from scbioformers.model import BioFormer, make_batches
-from scbioformers.nn import Batch, Network
+from scbioformers.nn import Batch, Transformer
 
 Array = NDArray[np.float64]
 _CODES = {"knockout": EXTERNAL["knocked_down"], "activation": EXTERNAL["activated"]}
@@ -32,7 +32,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Pairing:
+class PerturbationToken:
     """A fitted network, control cells to start from, and what is known of the N targets that may be perturbed."""
 
     model: BioFormer
@@ -43,10 +43,10 @@ class Pairing:
     features: NDArray[np.float32]
     """(N, F), of unit length, 0 where there are none."""
     kind: str
-    """Of the perturbation; a drug has no molecule that could carry a token."""
+    """Of the perturbation; a drug has no gene that could carry a token."""
 
     @property
-    def network(self) -> Network:
+    def network(self) -> Transformer:
         """The first member."""
         return self.model.members[0].eval()
 
@@ -60,21 +60,21 @@ class Pairing:
         """(specials + M + N, D), those of the network, then one for each target by its features.
 
         Targets that are not measured have no embedding of their own: theirs is what ridge regression over the measured
-        molecules makes of their features.
+        genes makes of their features.
         """
-        own = self.network.molecule.weight.detach()
-        molecules = own[len(SPECIALS) :].double().numpy()
+        own = self.network.feature.weight.detach()
+        genes = own[len(SPECIALS) :].double().numpy()
         at = {name: i for i, name in enumerate(self.names)}
-        known = self.features[[at[name] for name in self.model.vocabulary.molecules()]].astype(np.float64)
-        mean = molecules.mean(axis=0)
+        known = self.features[[at[name] for name in self.model.vocabulary.feature_names()]].astype(np.float64)
+        mean = genes.mean(axis=0)
         inner = known.T @ known + RIDGE * np.eye(known.shape[1])
-        found = mean + self.features @ np.linalg.solve(inner, known.T @ (molecules - mean))
+        found = mean + self.features @ np.linalg.solve(inner, known.T @ (genes - mean))
         return torch.cat([own, torch.from_numpy(found).to(own.dtype)])
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
-        """For each target that can carry a token: its place among the molecules (-1 if none), its row of embeddings."""
-        measured = {name: i for i, name in enumerate(self.model.vocabulary.molecules())}
+        """For each target that can carry a token: its place among the genes (-1 if none), its row of embeddings."""
+        measured = {name: i for i, name in enumerate(self.model.vocabulary.feature_names())}
         after = len(SPECIALS) + len(measured)
         found = {name: (-1, after + i) for i, name in enumerate(self.names) if self.features[i].any()}
         return found | {name: (i, len(SPECIALS) + i) for name, i in measured.items()}
@@ -83,7 +83,7 @@ class Pairing:
         """Tokens of some control cells, in each of them another target knocked out (its count 0) or up (twice)."""
         places = np.array([self.places[name] for name in names])
         block = self.cells.take(cells).scaled(places[:, 0], 2 if self.kind == "activation" else 0)
-        batch = self.model.tokenizer.read(block, cells)
+        batch = self.model.tokenizer.inference_batch(block, cells)
         ids = torch.from_numpy(places[:, 1])[:, None]
         there = batch.context_ids == ids
         # what is not visible, as a count of 0 is not, becomes one more token
@@ -101,7 +101,7 @@ class Pairing:
         external = self.network.external.weight.detach()
         code = _CODES[self.kind]
         told = torch.cat([external[:code], token[None], external[code + 1 :]])
-        weights = {"external.weight": told, "molecule.weight": self.embeddings}
+        weights = {"external.weight": told, "feature.weight": self.embeddings}
         return self.network.profile(functional_call(self.network, weights, (batch,)).latent)
 
     @cached_property

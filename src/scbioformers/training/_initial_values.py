@@ -9,15 +9,15 @@ from sklearn.decomposition import PCA
 
 from scbioformers.config import Masking, bin_rows
 from scbioformers.data import Block, Statistics
-from scbioformers.nn import Start
+from scbioformers.nn import InitialValues
 from scbioformers.tokens import Tokenizer
 
 N_COMPONENTS = 50
 
 
-def compute_start(
+def compute_initial_values(
     sample: Block, statistics: Statistics, tokenizer: Tokenizer, field_sizes: tuple[int, ...], seed: int
-) -> Start:
+) -> InitialValues:
     """Components, means, dispersions and bin histograms of the training cells.
 
     Parameters
@@ -29,15 +29,15 @@ def compute_start(
     field_sizes
         Number of categories of each obs field.
     """
-    n_cells, n_molecules = sample.counts.shape
+    n_cells, n_features = sample.counts.shape
     profile = tokenizer.profiles(sample)
-    n_components = min(N_COMPONENTS, n_cells - 1, n_molecules - 1)
+    n_components = min(N_COMPONENTS, n_cells - 1, n_features - 1)
     if n_components >= 1:
         with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all, if all cells are alike
             pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
         components, scale, mean = pca.components_.T, np.sqrt(pca.explained_variance_), pca.mean_
     else:
-        components, scale = np.zeros((n_molecules, 0)), np.zeros(0)
+        components, scale = np.zeros((n_features, 0)), np.zeros(0)
         mean = np.asarray(profile.mean(axis=0)).ravel()
     gene_mean = np.maximum(statistics.gene_mean, 0.5 / max(statistics.n_cells, 1))
     rate = np.log(gene_mean)
@@ -45,7 +45,7 @@ def compute_start(
         share = np.clip(mean, 1e-3, 1 - 1e-3)
         rate = np.log(share / (1 - share))
     excess = np.maximum(statistics.gene_var - gene_mean, 1e-8)
-    return Start(
+    return InitialValues(
         components=components.astype(np.float32),
         profile_mean=np.asarray(mean, np.float32),
         component_scale=scale.astype(np.float32),
@@ -91,7 +91,7 @@ def _field_means(sample: Block, profile: csr_matrix, sizes: tuple[int, ...]) -> 
 
 
 def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
-    """Log probability of each bin of each molecule *where it is hidden*, (M, V), shrunk towards all molecules' mean."""
+    """Log probability of each bin of each feature *where it is masked*, (M, V), shrunk towards all features' mean."""
     counts, n_values = sample.counts, tokenizer.binning.n_values
     bins = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, tokenizer.binning.mean_depth)
     histogram = np.zeros((counts.shape[1], n_values))
@@ -104,7 +104,7 @@ def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
 
 
 def _odds(masking: Masking, counts: csr_matrix) -> float:
-    """How much likelier a zero is to be hidden than an expressed molecule is, over these cells."""
+    """How much likelier a zero is to be masked than an expressed feature is, over these cells."""
     expressed = np.diff(counts.indptr)
     nonzero, zero = np.array([masking.counts(int(n), counts.shape[1]) for n in expressed]).sum(axis=0)
     n_zero = counts.shape[0] * counts.shape[1] - counts.nnz
