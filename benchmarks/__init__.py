@@ -1,1 +1,1 @@
-"""Benchmarks: one script per table, run as ``python -m benchmarks.NAME --data DIR``."""
+"""Benchmarks. Run one with ``python -m benchmarks.NAME --data DIR``."""

@@ -1,4 +1,4 @@
-"""What all benchmarks share: arguments, data, resumable results, tables."""
+"""Code that all benchmarks share: command-line arguments, data, stored results and tables."""
 
 from __future__ import annotations
 
@@ -26,18 +26,24 @@ PACKAGES = ("scbioformers", "torch", "numpy", "scipy", "scikit-learn", "scanpy",
 
 
 def make_parser(description: str, sets: Sequence[str], methods: Sequence[str]) -> argparse.ArgumentParser:
-    """Make the parser of the arguments that every benchmark takes."""
+    """Return a parser with the arguments that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
-    parser.add_argument("--sets", type=choice(sets), default=list(sets), help=f"of {','.join(sets)}")
-    parser.add_argument("--methods", type=choice(methods), default=list(methods), help=f"of {','.join(methods)}")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
-    parser.add_argument("--overwrite", action="store_true", help="run again what has a result already")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    parser.add_argument(
+        "--sets", type=choice(sets), default=list(sets), help=f"comma-separated, from: {','.join(sets)}"
+    )
+    parser.add_argument(
+        "--methods", type=choice(methods), default=list(methods), help=f"comma-separated, from: {','.join(methods)}"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds; the first seed is 0")
+    parser.add_argument("--overwrite", action="store_true", help="run again if a result is already stored")
     return parser
 
 
 def choice(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a parser of comma-separated names that raises an error for unknown names."""
+
     def parse(text: str) -> list[str]:
         names = text.split(",")
         if unknown := [name for name in names if name not in known]:
@@ -48,14 +54,14 @@ def choice(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def read_counts(path: Path, n_genes: int = 2000) -> AnnData:
-    """Read counts and mark ``highly_variable`` genes: seurat_v3 on the counts, all genes where there are no more."""
+    """Read counts and mark highly variable genes, see :func:`select_genes`."""
     adata = sc.read_h5ad(path)
     select_genes(adata, n_genes)
     return adata
 
 
 def select_genes(adata: AnnData, n_genes: int = 2000) -> None:
-    """Mark ``highly_variable`` genes of these cells: seurat_v3 on the counts, all genes where there are no more."""
+    """Set ``var["highly_variable"]`` with flavor seurat_v3. If there are at most ``n_genes`` genes, all are marked."""
     if adata.n_vars > n_genes:
         sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
     else:
@@ -63,7 +69,11 @@ def select_genes(adata: AnnData, n_genes: int = 2000) -> None:
 
 
 def fit_scvi(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:
-    """Fit scVI to the selected genes: 2 layers, 30 latent, negative binomial, its default epochs capped at 200."""
+    """Fit scVI to the highly variable genes.
+
+    The model has 2 layers, 30 latent dimensions and a negative binomial likelihood. The number of epochs is the default of
+    scVI, but at most 200.
+    """
     import scvi
 
     scvi.settings.seed, scvi.settings.verbosity = seed, logging.WARNING
@@ -77,14 +87,14 @@ def fit_scvi(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:
 
 @cache
 def warm_up() -> None:
-    """Import and compile once, before anything of ours is timed (scVI has nothing to compile)."""
+    """Import and compile our code once, so that this time is not measured. scVI needs no compilation."""
     tiny = bf.datasets.simulate(n_cells=40, n_genes=40)
     bf.tl.fit(tiny, train=bf.TrainConfig(max_steps=1, progress_bar=False))
     bf.tl.embed(tiny)
 
 
 def run_once(path: Path, run: Callable[[], dict[str, Any]], *, overwrite: bool) -> dict[str, Any]:
-    """Return the result in ``path``, or run, and write it there with versions, machine and wall time."""
+    """Return the result stored in ``path``. If there is none, run, and store it with versions, machine and wall time."""
     if path.exists() and not overwrite:
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored
@@ -97,7 +107,7 @@ def run_once(path: Path, run: Callable[[], dict[str, Any]], *, overwrite: bool) 
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write atomically, so that an interrupted run leaves no half result to resume from."""
+    """Write the file atomically, so that an interrupted run does not leave an incomplete result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -120,16 +130,15 @@ def _machine() -> dict[str, Any]:
 
 
 def mean_and_range(values: Iterable[float | None], digits: int = 3) -> str:
-    """``mean (lowest–highest)``, the mean alone if all are equal, a dash if there is none."""
+    """Return ``mean (lowest–highest)``, the mean alone if all values are equal, or a dash if there is no value."""
     known = np.array([value for value in values if value is not None], dtype=float)
     if known.size == 0:
         return "–"
-    texts = [f"{value:.{digits}f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.{digits}f}"
-             for value in (known.mean(), known.min(), known.max())]  # fmt: skip
+    texts = [f"{value:.{digits}f}" for value in (known.mean(), known.min(), known.max())]
     return texts[0] if texts[1] == texts[2] else f"{texts[0]} ({texts[1]}–{texts[2]})"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a Markdown table, its first column left, the others right aligned."""
+    """Return a Markdown table. The first column is left-aligned, the others are right-aligned."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

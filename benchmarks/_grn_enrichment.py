@@ -1,4 +1,4 @@
-"""Gene programs of pbmc3k beside the Gene Ontology, its regulators beside ReMap and CollecTRI."""
+"""Compare gene programs of pbmc3k with Gene Ontology terms, and its regulators with ReMap and CollecTRI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from benchmarks._grn_fits import N_MEMBERS, fit_once, join
 from benchmarks._grn_truth import CD3_CD8, Problem, read_pbmc3k
 from scbioformers.tasks import agreement, find_programs
 
-# runs, which share no member; members; whether they start from the data's SVD; steps of training
+# Number of runs, members of a run, whether the embeddings are initialised from the SVD of the data, training steps.
+# Different runs share no member.
 FITS: dict[str, tuple[int, int, bool, int | None]] = {
     "default": (2, 1, True, None),
     "ensemble": (2, N_MEMBERS, False, None),
@@ -27,11 +28,11 @@ FITS: dict[str, tuple[int, int, bool, int | None]] = {
     "untrained": (2, 1, False, 0),
     "untrained ensemble": (1, N_MEMBERS, False, 0),
 }
-LOOKED_AT = ("default", "ensemble", "ensemble from the SVD")  # program by program
-MIN_GENES, MAX_GENES = 5, 500  # of a term that is tested
-ALPHA = 0.05
-N_DRAWS = 20  # of random programs
-TOP_K = (10, 20)  # targets of a regulator, fixed beforehand
+DETAILED = ("default", "ensemble", "ensemble from the SVD")  # methods with a table of single programs
+MIN_GENES, MAX_GENES = 5, 500  # size of a tested term
+ALPHA = 0.05  # significance level of adjusted p values
+N_DRAWS = 20  # number of draws of random programs
+TOP_K = (10, 20)  # number of top targets of a regulator, fixed before the evaluation
 N_BEST_PROGRAMS, N_BEST_REGULATORS = 5, 4
 EXAMPLE = "BHLHE40"  # the regulator of the paper's Fig. 2
 
@@ -40,24 +41,24 @@ Groups = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of a method found."""
+    """The results of one run of a method."""
 
     method: str
     run: int
     programs: pd.DataFrame
-    """``program``, ``gene``, ``weight`` and ``support``."""
+    """Columns ``program``, ``gene``, ``weight`` and ``support``."""
     stability: float
-    """Adjusted Rand index between its views."""
+    """Adjusted Rand index between the members (for one member: between random parts of its graph)."""
     terms: pd.DataFrame
-    """Of :func:`scbioformers.get.program_enrichment`."""
+    """Result of :func:`scbioformers.get.program_enrichment`."""
     known: Mapping[str, pd.DataFrame]
-    """Of :func:`scbioformers.get.known_targets`, by the source of the edges."""
+    """Results of :func:`scbioformers.get.known_targets`, by the source of the known edges."""
     drivers: pd.DataFrame
-    """Of :func:`scbioformers.get.set_regulators`, of the programs."""
+    """Result of :func:`scbioformers.get.set_regulators` for the programs."""
 
 
 def report(data: Path, folder: Path, *, overwrite: bool) -> None:
-    """Print the tables; fits are kept in the folder."""
+    """Print the tables. The fitted models are stored in ``folder``."""
     problem, terms = read_pbmc3k(data), read_terms(data)
     remap = pd.read_csv(data / "remap_top500_per_tf.tsv.gz", sep="\t").rename(columns={"tf": "source"})
     known = {"ReMap": remap, "CollecTRI": problem.truths["collectri"]}
@@ -66,8 +67,8 @@ def report(data: Path, folder: Path, *, overwrite: bool) -> None:
         for run in range(n_runs):
             seeds = range(run * n_members, (run + 1) * n_members)
             members = [fit_once(folder, problem, seed, svd_init, max_steps, overwrite=overwrite) for seed in seeds]
-            results.append(ask(problem.adata.copy(), join(members), method, run, terms, known))
-    sets = sized(terms, problem.adata.var_names)
+            results.append(evaluate(problem.adata.copy(), join(members), method, run, terms, known))
+    sets = select_terms(terms, problem.adata.var_names)
     print(f"{problem.adata.n_obs} cells, {problem.adata.n_vars} genes, {len(sets)} terms\n")
     print(program_table(problem, results, sets), best_table(results), cd3_cd8_table(results), sep="\n\n", flush=True)
     tests = {(source, method): [result.known[source] for result in results if result.method == method]
@@ -76,23 +77,23 @@ def report(data: Path, folder: Path, *, overwrite: bool) -> None:
 
 
 def read_terms(data: Path) -> pd.DataFrame:
-    """Biological processes: ``source`` (name of the term), ``target`` (gene); as annotated, without their ancestors."""
+    """Return biological processes with columns ``source`` (term) and ``target`` (gene), without ancestor terms."""
     pairs = pd.read_csv(data / "gene_ontology" / "human_symbol2go.tsv.gz", sep="\t")
     names = pd.read_csv(data / "gene_ontology" / "go_terms.tsv.gz", sep="\t")
     processes = pairs[pairs["ontology"] == "BP"].merge(names, on="go_id")
     return processes.rename(columns={"term": "source", "symbol": "target"})[["source", "target"]].drop_duplicates()
 
 
-def sized(terms: pd.DataFrame, genes: Sequence[str]) -> Groups:
-    """Terms of neither too few nor too many genes of the data."""
+def select_terms(terms: pd.DataFrame, genes: Sequence[str]) -> Groups:
+    """Return the terms that have ``MIN_GENES`` to ``MAX_GENES`` genes in the data."""
     sets = terms[terms["target"].isin(genes)].groupby("source")["target"].agg(list)
     return sets[sets.map(len).between(MIN_GENES, MAX_GENES)].to_dict()
 
 
-def ask(
+def evaluate(
     adata: AnnData, model: bf.BioFormer, method: str, run: int, terms: pd.DataFrame, known: Mapping[str, pd.DataFrame]
 ) -> Result:
-    """Programs, their terms and regulators, and the known targets of every regulator."""
+    """Find the programs, their terms and regulators, and the known targets of every regulator."""
     bf.tl.gene_programs(adata, model=model, progress_bar=False)
     bf.tl.program_enrichment(adata, terms, min_genes=MIN_GENES, max_genes=MAX_GENES)
     bf.tl.grn(adata, regulators=regulators_of(known, adata), model=model, progress_bar=False)
@@ -110,16 +111,19 @@ def ask(
 
 
 def regulators_of(known: Mapping[str, pd.DataFrame], adata: AnnData) -> list[str]:
-    """Genes of the data that regulate by any source."""
+    """Return the genes of the data that are a regulator in any source."""
     sources = {gene for edges in known.values() for gene in edges["source"]}
     return [gene for gene in adata.var_names if gene in sources]
 
 
-# programs
+# Programs
 
 
 def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
-    """Number, size and agreement of the programs, and how many have a term; beside chance and correlations."""
+    """Table of number, size and agreement of the programs, and of how many have an enriched term.
+
+    The baselines are random programs, k-means and clustered correlations.
+    """
     genes = problem.adata.var_names
     rows = []
     for method in FITS:
@@ -127,63 +131,76 @@ def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
         groups = [groups_of(result.programs) for result in runs]
         between = agreement([labels(each, genes) for each in groups])
         support = [r.programs["support"].mean() for r in runs]
-        agreed = [known_mean(values) for values in ([r.stability for r in runs], [between], support)]
+        agreed = [mean_of_known(values) for values in ([r.stability for r in runs], [between], support)]
         with_term = [r.terms.loc[r.terms["p_adjusted"] < ALPHA, "program"].nunique() for r in runs]
         rows.append([method, *sizes(groups), *agreed, counts(with_term)])
-        if method in LOOKED_AT:
+        if method in DETAILED:
             rows += null_rows(method, groups, sets, genes)
             clusters = [kmeans(problem, each, seed) for seed, each in enumerate(groups)]
             rows.append(
-                [f"k-means of loadings, as {method}", *sizes(clusters), "–", "–", "–", enriched(clusters, sets, genes)]
+                [
+                    f"k-means of PCA loadings, number as {method}",
+                    *sizes(clusters),
+                    "–",
+                    "–",
+                    "–",
+                    enriched(clusters, sets, genes),
+                ]
             )
-    rows.append(clustered_row("Pearson", np.corrcoef(problem.expression.toarray(), rowvar=False), sets, genes))
-    rows.append(clustered_row("loadings", (unit := unit_loadings(problem)) @ unit.T, sets, genes))
-    return markdown_table(["programs of", "programs", "genes", "median size", "largest", "agreement within",
-                           "between runs", "support", "with a term"], rows)  # fmt: skip
+    rows.append(
+        clustered_row("Pearson correlation", np.corrcoef(problem.expression.toarray(), rowvar=False), sets, genes)
+    )
+    rows.append(clustered_row("cosine of PCA loadings", (unit := unit_loadings(problem)) @ unit.T, sets, genes))
+    return markdown_table(["method", "programs", "genes", "median size", "largest size", "agreement within a run",
+                           "agreement between runs", "support", "programs with a term"], rows)  # fmt: skip
 
 
 def groups_of(programs: pd.DataFrame) -> Groups:
+    """Return the genes of each program."""
     return {str(name): part["gene"].tolist() for name, part in programs.groupby("program", sort=False)}
 
 
 def labels(groups: Groups, genes: Sequence[str]) -> np.ndarray:
-    """Program of each gene, -1 for none."""
+    """Return the program number of each gene, -1 for none."""
     number = {gene: i for i, members in enumerate(groups.values()) for gene in members}
     return np.array([number.get(gene, -1) for gene in genes])
 
 
-def known_mean(values: Sequence[float]) -> str:
-    """Mean and range of what could be told."""
+def mean_of_known(values: Sequence[float]) -> str:
+    """Return mean and range of the values that are not NaN."""
     return mean_and_range([value for value in values if not np.isnan(value)], 2)
 
 
 def sizes(runs: list[Groups]) -> list[str]:
-    """Programs, genes in them, median and largest size."""
+    """Return the number of programs, the number of their genes, and the median and largest size."""
     lengths = [[len(members) for members in groups.values()] or [0] for groups in runs]
     numbers = [(len(groups), sum(n), np.median(n), max(n)) for groups, n in zip(runs, lengths, strict=True)]
     return [counts(column) for column in zip(*numbers, strict=True)]
 
 
 def counts(values: Sequence[float]) -> str:
+    """Return the values as comma-separated text."""
     return ", ".join(f"{value:g}" for value in values)
 
 
 def enriched(runs: list[Groups], sets: Groups, genes: Sequence[str]) -> str:
+    """Return the number of programs with an enriched term, for each run."""
     return counts([n_enriched(groups, sets, genes) for groups in runs])
 
 
 def n_enriched(groups: Groups, sets: Groups, genes: Sequence[str]) -> int:
+    """Return the number of groups with an enriched term."""
     table = bf.metrics.enrichment(groups, sets, genes)
     return int(table.loc[table["p_adjusted"] < ALPHA, "group"].nunique())
 
 
 def null_rows(method: str, runs: list[Groups], sets: Groups, genes: Sequence[str]) -> list[list[str]]:
-    """Programs of the same sizes from all genes at random, or from the genes of the programs alone."""
+    """Rows for random programs of the same sizes, drawn from all genes or from the genes of the programs only."""
     rng = np.random.default_rng(0)
     rows = []
     for name, pools in (
         ("all genes", [list(genes)] * len(runs)),
-        ("its genes", [[gene for members in groups.values() for gene in members] for groups in runs]),
+        ("genes of programs", [[gene for members in groups.values() for gene in members] for groups in runs]),
     ):
         found = []
         for groups, pool in zip(runs, pools, strict=True):
@@ -191,12 +208,12 @@ def null_rows(method: str, runs: list[Groups], sets: Groups, genes: Sequence[str
                 drawn, bounds = rng.permutation(pool), np.cumsum([len(members) for members in groups.values()])
                 parts = np.split(drawn[: bounds[-1]], bounds[:-1])
                 found.append(n_enriched({str(i): part.tolist() for i, part in enumerate(parts)}, sets, genes))
-        rows.append([f"random of {name}, sizes as {method}", *["–"] * 7, mean_and_range(found, 2)])
+        rows.append([f"random, from {name}, sizes as {method}", *["–"] * 7, mean_and_range(found, 2)])
     return rows
 
 
 def unit_loadings(problem: Problem) -> np.ndarray:
-    """Genes x 50 principal components, each gene of length 1."""
+    """Return the loadings of the genes on 50 principal components (genes x 50), each row scaled to length 1."""
     adata = AnnData(problem.expression)
     sc.pp.pca(adata, n_comps=50)
     loadings = adata.varm["PCs"] * np.sqrt(adata.uns["pca"]["variance"])
@@ -204,7 +221,10 @@ def unit_loadings(problem: Problem) -> np.ndarray:
 
 
 def kmeans(problem: Problem, groups: Groups, seed: int) -> Groups:
-    """As many clusters of loadings, and of the genes nearest to their centroids as many in all."""
+    """Cluster the PCA loadings into the same number of clusters.
+
+    The genes nearest to their centroid are kept, as many in total as ``groups`` has.
+    """
     unit = unit_loadings(problem)
     means = KMeans(len(groups), n_init=10, random_state=seed).fit(unit)
     centroids = means.cluster_centers_ / np.linalg.norm(means.cluster_centers_, axis=1, keepdims=True)
@@ -215,19 +235,19 @@ def kmeans(problem: Problem, groups: Groups, seed: int) -> Groups:
 
 
 def clustered_row(name: str, similarity: np.ndarray, sets: Groups, genes: Sequence[str]) -> list[str]:
-    """Other similarities of genes, clustered as ``tl.gene_programs`` clusters embeddings."""
+    """Row for another similarity of genes, clustered with the algorithm of ``tl.gene_programs``."""
     programs = find_programs([similarity], n_neighbors=10, min_genes=MIN_GENES)
-    held = pd.Series(programs.label, genes)
-    groups = {str(name): part.index.tolist() for name, part in held[held >= 0].groupby(held)}
+    label = pd.Series(programs.label, genes)
+    groups = {str(name): part.index.tolist() for name, part in label[label >= 0].groupby(label)}
     within, support = (mean_and_range([x], 2) for x in (programs.stability["ari"].max(), np.nanmean(programs.support)))
-    return [f"{name}, clustered alike", *sizes([groups]), within, "–", support, enriched([groups], sets, genes)]
+    return [f"{name}, same clustering", *sizes([groups]), within, "–", support, enriched([groups], sets, genes)]
 
 
 def best_table(results: list[Result]) -> str:
-    """The programs with the smallest p of a term, first run."""
+    """Table of the programs with the smallest p value of a term, first run only."""
     rows = []
     for result in results:
-        if result.run or result.method not in LOOKED_AT:
+        if result.run or result.method not in DETAILED:
             continue
         for test in result.terms.drop_duplicates("program").head(N_BEST_PROGRAMS).itertuples():
             part = result.programs[result.programs["program"] == test.program]
@@ -235,29 +255,30 @@ def best_table(results: list[Result]) -> str:
             rows.append([result.method, test.program, ", ".join(part["gene"].head(5)), str(len(part)),
                          mean_and_range([part["support"].mean()], 2), test.gene_set, f"{test.hits} of {test.set_size}",
                          f"{test.p_adjusted:.1g}", ", ".join(drivers.head(4))])  # fmt: skip
-    header = ["fit", "program", "nearest to its centroid", "genes", "support", "best term", "hits", "p", "regulators"]
+    header = ["method", "program", "genes nearest to the centroid", "size", "support", "best term", "hits", "adjusted p",
+              "regulators"]  # fmt: skip
     return markdown_table(header, rows)
 
 
 def cd3_cd8_table(results: list[Result]) -> str:
-    """Which programs hold the genes of T cells that the paper shows."""
+    """Table of the programs that contain the T cell genes shown in the paper."""
     rows = []
     for result in results:
-        if result.method not in LOOKED_AT:
+        if result.method not in DETAILED:
             continue
         part = result.programs[result.programs["gene"].isin(CD3_CD8)]
         for program, genes in part.groupby("program", sort=False):
             named = zip(genes["gene"], genes["support"], strict=True)
             rows.append([result.method, str(result.run), program, str((result.programs["program"] == program).sum()),
                          ", ".join(f"{gene} ({mean_and_range([support], 2)})" for gene, support in named)])  # fmt: skip
-    return markdown_table(["fit", "run", "program", "genes", "CD3 and CD8 (support)"], rows)
+    return markdown_table(["method", "run", "program", "size", "CD3 and CD8 genes (support)"], rows)
 
 
-# regulators
+# Regulators
 
 
 def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str], list[pd.DataFrame]]:
-    """Correlations, and the most expressed genes as the targets of every regulator."""
+    """Return tests of two baselines: correlation, and the genes with the highest expression as targets of all regulators."""
     genes, regulators = problem.adata.var_names, regulators_of(known, problem.adata)
     columns = genes.get_indexer(regulators)
     weights = {
@@ -270,7 +291,7 @@ def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> dict[
 
 
 def regulator_table(tests: Mapping[tuple[str, str], list[pd.DataFrame]]) -> str:
-    """Regulators whose known targets are enriched among their strongest, by run, and the paper's example."""
+    """Table of how many regulators have known targets enriched among their top targets, with the example of the paper."""
     rows = []
     for (source, method), runs in sorted(tests.items(), key=lambda test: test[0][0], reverse=True):
         found = [[table[table["k"] == k] for table in runs] for k in TOP_K]
@@ -280,5 +301,6 @@ def regulator_table(tests: Mapping[tuple[str, str], list[pd.DataFrame]]) -> str:
         example = runs[0][runs[0]["regulator"] == EXAMPLE].itertuples()
         hits = ", ".join(f"{e.hits} of {e.k} (p {e.p:.2g})" for e in example)
         rows.append([source, method, str(len(found[0][0])), *enriched, named, hits or "–"])
-    header = ["known", "method", "tested", *(f"k = {k}" for k in TOP_K), f"best at {TOP_K[-1]} (hits, p)", EXAMPLE]
+    header = ["known edges", "method", "tested", *(f"enriched, k = {k}" for k in TOP_K),
+              f"best at k = {TOP_K[-1]} (hits, adjusted p)", EXAMPLE]  # fmt: skip
     return markdown_table(header, rows)

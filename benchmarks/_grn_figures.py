@@ -1,4 +1,4 @@
-"""The pictures of networks in the documentation (the paper's Fig. 2): one default fit each of two data sets."""
+"""Draw the network figures of the documentation (Fig. 2 of the paper), from a default fit to each of two data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUIET = bf.TrainConfig(progress_bar=False)
 
 
 def draw(data: Path, folder: Path) -> None:
-    """Write the network and programs of pbmc3k and the targets of STAT1 in papalexi_eccite; print the programs."""
+    """Write the network of pbmc3k and the heatmap of STAT1 in papalexi_eccite; print programs and known targets."""
     problem = read_pbmc3k(data)
     blood = problem.adata
     bf.tl.fit(blood, train=QUIET)

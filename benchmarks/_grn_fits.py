@@ -1,4 +1,4 @@
-"""Fits of the network benchmark, and ensembles of them."""
+"""Fit the models of the network benchmark, and combine them to ensembles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import scbioformers as bf
 from benchmarks._grn_truth import Problem
 
-N_MEMBERS = 5  # of an ensemble
+N_MEMBERS = 5  # members of an ensemble
 
 
 @lru_cache(maxsize=4 * N_MEMBERS)
@@ -26,7 +26,7 @@ def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None) -> b
 def fit_once(
     folder: Path, problem: Problem, seed: int, svd_init: bool, max_steps: int | None, *, overwrite: bool
 ) -> bf.BioFormer:
-    """Fit one member, or load it from the folder where an earlier run has saved it."""
+    """Fit one member and save it in ``folder``, or load it if an earlier run has saved it."""
     start = "svd" if svd_init else "random"
     path = folder / f"{problem.name}-{start}-{'full' if max_steps is None else max_steps}-{seed}"
     if overwrite or not path.exists():
@@ -35,5 +35,5 @@ def fit_once(
 
 
 def join(members: Sequence[bf.BioFormer]) -> bf.BioFormer:
-    """One ensemble of several models of the same data."""
+    """Combine several models of the same data to one ensemble."""
     return replace(members[0], members=tuple(network for member in members for network in member.members))

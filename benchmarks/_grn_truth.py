@@ -1,4 +1,4 @@
-"""Cells, regulators and true edges of the network benchmark."""
+"""The data sets of the network benchmark: cells, regulators and true edges."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from scipy.stats import false_discovery_control, norm
 import scbioformers as bf
 from benchmarks._common import select_genes
 
-CD3_CD8 = ("CD3D", "CD3E", "CD3G", "CD8A", "CD8B")  # the program of the paper's Fig. 2
+CD3_CD8 = ("CD3D", "CD3E", "CD3G", "CD8A", "CD8B")  # program in Fig. 2 of the paper
 BEELINE_NETWORKS = ("chip_specific", "chip_nonspecific", "string")
-EXPRESSED = 0.01  # share of the cells in which an expressed TF is found
-# old symbols to new ones
+EXPRESSED = 0.01  # a transcription factor is expressed if it is detected in this share of the cells
+# old to new gene symbols
 RENAMED = {"MARCH8": "MARCHF8"}
 CONTROL = "non-targeting"
-MIN_CELLS = 10  # of a knock-out and of controls, in a replicate that is tested
+MIN_CELLS = 10  # a replicate is tested if it has this many cells with the knock-out, and this many controls
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Cells to infer a network from, and what is known of it."""
+    """Cells to infer a network from, and its known edges."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     adata: AnnData
-    """Cells and modelled genes, all of them ``highly_variable``."""
+    """Cells x modelled genes. All genes are marked ``highly_variable``."""
     log_scale: bool
-    """Whether ``X`` is on a log scale already; counts otherwise."""
+    """True if ``X`` is on a log scale, False if it has counts."""
     binning: str
-    """The binning that fits: segment bins on a log scale, value bins of counts."""
+    """Kind of binning: ``"segment"`` for a log scale, ``"value"`` for counts."""
     regulators: list[str]
-    """Genes that regulate in one of the truths."""
+    """Genes that are a regulator in one of the truths."""
     truths: dict[str, pd.DataFrame]
-    """True edges between modelled genes: ``source``, ``target``, with signs ``weight`` too."""
+    """True edges between modelled genes: ``source``, ``target`` and, if signs are known, ``weight``."""
     universe: str
-    """``"data"`` where every pair was measured, ``"truth"`` where only what the truth names is known."""
+    """``"data"`` if every pair of genes was measured, ``"truth"`` if only genes in the truth have known edges."""
 
     @property
     def expression(self) -> object:
-        """Log-normalised expression, cells x genes, as every baseline sees it."""
+        """Log-normalised expression, cells x genes. All baselines use it."""
         return self.adata.X if self.log_scale else bf.metrics.log1p_normalize(self.adata.X)
 
     @property
     def columns(self) -> np.ndarray:
-        """Columns of the regulators."""
+        """Column numbers of the regulators."""
         return self.adata.var_names.get_indexer(self.regulators)
 
 
 def read_beeline(folder: Path) -> Problem:
-    """Dendritic cells after LPS; three networks, one data set."""
+    """Dendritic cells after LPS: one data set with three networks."""
     adata = sc.read_h5ad(folder / "beeline_mdc" / "expression.h5ad")
     truths = {}
     for name in BEELINE_NETWORKS:
@@ -65,7 +65,7 @@ def read_beeline(folder: Path) -> Problem:
 
 
 def read_pbmc3k(folder: Path, n_genes: int = 2000) -> Problem:
-    """Blood cells with CollecTRI: variable genes, expressed TFs, and the CD3/CD8 program."""
+    """Blood cells with CollecTRI. Genes: highly variable ones, expressed transcription factors, CD3 and CD8."""
     adata = sc.read_h5ad(folder / "pbmc3k.h5ad")
     edges = pd.read_csv(folder / "collectri_human.tsv.gz", sep="\t")
     factors = set(edges["source"]) | set(pd.read_csv(folder / "human_tfs.txt")["TF"])
@@ -77,9 +77,9 @@ def read_pbmc3k(folder: Path, n_genes: int = 2000) -> Problem:
 
 
 def read_papalexi(folder: Path, alpha: float = 0.05) -> Problem:
-    """Control cells, and as truth what changes where a measured gene is knocked out.
+    """Control cells. The true targets of a gene are the genes that change when it is knocked out.
 
-    Networks see control cells alone, so that no method reads off the effects that are its truth.
+    Networks are inferred from the control cells only. Therefore no method has access to the effects that define the truth.
     """
     adata = sc.read_h5ad(folder / "papalexi_eccite.h5ad")
     edges = knockout_edges(adata, key="perturbation", control=CONTROL, batch_key="batch", alpha=alpha)
@@ -88,7 +88,7 @@ def read_papalexi(folder: Path, alpha: float = 0.05) -> Problem:
 
 
 def simulate(seed: int = 0, n_cells: int = 2000, n_genes: int = 500) -> Problem:
-    """Simulated cells of five types with a known network."""
+    """Simulated cells of five cell types with a known network."""
     adata = bf.datasets.simulate(n_cells=n_cells, n_genes=n_genes, rng=seed)
     return _problem("simulated", adata, {"network": adata.uns["grn_true"]}, log_scale=False, universe="data")
 
@@ -102,11 +102,11 @@ READERS: dict[str, Callable[[Path], Problem]] = {
 
 
 def knockout_edges(adata: AnnData, *, key: str, control: str, batch_key: str, alpha: float) -> pd.DataFrame:
-    """Edges from every knocked-out gene that is measured to the genes that change with it, the gene itself left out.
+    """Return edges from every knocked-out, measured gene to the genes that change; the gene itself is excluded.
 
-    Cells with a knock-out are compared with control cells of their replicate by scanpy's Wilcoxon test. The z values
-    of the replicates are pooled by Stouffer, weighted by the effective numbers of cells, and corrected over genes. What
-    falls in a knock-out has a positive edge. ``weight`` is minus the pooled z.
+    Cells with a knock-out are compared with control cells of the same replicate by the Wilcoxon test of scanpy. The z values
+    of the replicates are combined by Stouffer's method, weighted by the effective numbers of cells. The p values are
+    corrected over genes. A gene that decreases in a knock-out has a positive edge. ``weight`` is minus the combined z.
     """
     log = adata.copy()
     log.X = bf.metrics.log1p_normalize(log.X)
@@ -115,13 +115,13 @@ def knockout_edges(adata: AnnData, *, key: str, control: str, batch_key: str, al
         gene = RENAMED.get(label, label)
         if gene not in log.var_names:
             continue
-        z = _pooled_z(log, key, label, control, batch_key)
+        z = _combined_z(log, key, label, control, batch_key)
         found = (false_discovery_control(2 * norm.sf(np.abs(z))) < alpha) & (log.var_names != gene)
         tables.append(pd.DataFrame({"source": gene, "target": log.var_names[found], "weight": -z[found]}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _pooled_z(log: AnnData, key: str, label: str, control: str, batch_key: str) -> np.ndarray:
+def _combined_z(log: AnnData, key: str, label: str, control: str, batch_key: str) -> np.ndarray:
     total, weights = np.zeros(log.n_vars), []
     for batch in log.obs[batch_key].unique():
         cells = log[(log.obs[batch_key] == batch) & log.obs[key].isin([label, control]).to_numpy()].copy()
@@ -129,7 +129,7 @@ def _pooled_z(log: AnnData, key: str, label: str, control: str, batch_key: str) 
         if counts.min() < MIN_CELLS:
             continue
         cells.obs["group"] = pd.Categorical(cells.obs[key].astype(str))
-        # a gene that no cell of the replicate expresses has no rank to speak of, and z is 0 / 0
+        # if no cell of the replicate expresses a gene, its z is 0 / 0
         with np.errstate(divide="ignore", invalid="ignore"):
             sc.tl.rank_genes_groups(cells, "group", groups=[label], reference=control, method="wilcoxon",
                                     tie_correct=True)  # fmt: skip

@@ -73,3 +73,14 @@ def test_unusual_cells_have_finite_odds(masking, n_features):
 
 def test_no_cells():
     assert Masking().odds(np.zeros(0), 60).shape == (0,)
+
+
+def test_shares_are_those_of_masks_that_were_drawn():
+    """Over cells that differ in how many features they express."""
+    masking, random = Masking(ratio=0.3), np.random.default_rng(2)
+    x = sp.csr_matrix(random.random((300, N_FEATURES)) < random.uniform(0.1, 0.8, (300, 1)), dtype=float)
+    masked, _, zeros = masking.choose(
+        x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(300), N_FEATURES, seed=1, epoch=0
+    )
+    expected = masked.sum() / x.nnz, zeros.size / (x.shape[0] * N_FEATURES - x.nnz)
+    assert masking.shares(np.diff(x.indptr), N_FEATURES) == pytest.approx(expected)

@@ -162,5 +162,5 @@ def test_the_masked_share_is_that_of_the_training_cells_and_logged(simulated, ti
     share = nonzero / expressed.sum()
     assert model.masked_share == model.tokenizer.masked_share == share != masking.ratio
     shares = 100 * share, 100 * zero / (2400 - expressed.sum()), 100 * nonzero / (nonzero + zero)
-    (said,) = [record for record in caplog.records if record.getMessage().startswith("Hiding")]
+    (said,) = [record for record in caplog.records if record.getMessage().startswith("Masking")]
     assert said.args == pytest.approx(shares)

@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
 from scbioformers.config import Binning, bin_rows
+from scbioformers.core import log1p_rows
 
 Array = NDArray[np.float64]
 
@@ -172,6 +173,4 @@ class Components:
 
 
 def _log_profiles(counts: csr_matrix, depth: Array, target: float) -> csr_matrix:
-    profiles = csr_matrix(counts, dtype=np.float64, copy=True)
-    profiles.data = np.log1p(profiles.data * np.repeat(target / np.maximum(depth, 1.0), np.diff(profiles.indptr)))
-    return profiles
+    return log1p_rows(counts, depth, target)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from scbioformers.core import ConfigError, DataError
+from scbioformers.core import ConfigError, DataError, log1p_rows
 
 Matrix: TypeAlias = "NDArray[Any] | sparse.spmatrix | sparse.sparray"
 
@@ -55,12 +55,8 @@ def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_su
         raise DataError("`depth` must be finite and not negative: pass the sums of raw counts.")
     if target_sum is None:
         target_sum = float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
-    scale = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
-    if sparse.issparse(counts):
-        scaled = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
-        scaled.data = np.log1p(scaled.data * np.repeat(scale, np.diff(scaled.indptr)))
-        return scaled.astype(np.float32)
-    return np.log1p(np.asarray(counts, dtype=np.float64) * scale[:, None]).astype(np.float32)
+    rows = log1p_rows(sparse.csr_matrix(counts), totals, target_sum).astype(np.float32)
+    return rows if sparse.issparse(counts) else rows.toarray()
 
 
 def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]:

@@ -56,6 +56,13 @@ class Masking:
         share_of_zeros = np.maximum(masked[:, 1], 1.0) / (n_features - n)
         return share_of_zeros / share_of_expressed
 
+    def shares(self, n_expressed: NDArray[np.integer], n_features: int) -> tuple[float, float]:
+        """Shares of the expressed features and of the zeros that are masked, over cells with ``n_expressed`` each."""
+        masked = np.array([self.counts(int(each), n_features) for each in n_expressed], np.int64).reshape(-1, 2)
+        total = int(np.sum(n_expressed))
+        nonzero, zero = (int(n) for n in masked.sum(axis=0))
+        return nonzero / max(total, 1), zero / max(len(n_expressed) * n_features - total, 1)
+
     def choose(
         self,
         indptr: NDArray[np.int64],

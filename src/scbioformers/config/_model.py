@@ -74,6 +74,10 @@ class ModelConfig:
         if self.tokens not in ("expressed", "all"):
             raise ConfigError(f"ModelConfig.tokens is 'expressed' or 'all', got {self.tokens!r}.")
 
+    def noise_width(self, has_batches: bool) -> int:
+        """Width of the noise on the latent in training; 0 where the decoder is not conditioned on a batch."""
+        return self.n_latent if has_batches and self.latent_noise else 0
+
     @classmethod
     def small(cls) -> ModelConfig:
         """The default: trains on a laptop's CPU in about a minute for a few thousand cells."""

@@ -24,6 +24,7 @@ from scbioformers.core._errors import (
 from scbioformers.core._leiden import leiden
 from scbioformers.core._masking import choose_masked, mask_sizes
 from scbioformers.core._names import describe_unknown, near_names
+from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
@@ -62,6 +63,7 @@ __all__ = [
     "expected",
     "hash_uniform",
     "leiden",
+    "log1p_rows",
     "mask_sizes",
     "match",
     "near_names",

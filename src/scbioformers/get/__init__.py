@@ -1,4 +1,4 @@
-"""Typed read-back of what the verbs have written."""
+"""Get: read the results that the functions of ``bf.tl`` have stored in an AnnData."""
 
 from scbioformers.get._gene_programs import gene_program_scores, gene_programs
 from scbioformers.get._grn import grn, grn_graph, grn_matrix

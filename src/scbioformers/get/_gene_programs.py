@@ -1,4 +1,4 @@
-"""Gene programs, read back."""
+"""Read gene programs and their scores."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from scbioformers.results import read_program_genes, read_program_scores
 
 
 def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gene_program") -> pd.DataFrame:
-    """The genes of each program that :func:`scbioformers.tl.gene_programs` found.
+    """Genes of each program, as found by :func:`scbioformers.tl.gene_programs` (paper, section 3.4).
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.gene_programs`; after the genes were subset, those that are left.
+        Data after :func:`scbioformers.tl.gene_programs`. Genes that were removed since then are not returned.
     program
-        One of the programs, ``"1"``, ``"2"``, …; None gives all.
+        Program to return, ``"1"``, ``"2"``, …. None returns all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
 
     Returns
     -------
-    Columns program, gene, weight (cosine with the centroid of the program; the highest first) and support (share of the
-    other genes of the program that a member of the ensemble has beside this one, mean over the members).
+    DataFrame
+        One row per gene, sorted by program and by decreasing ``weight``. The columns are:
+
+        - ``program`` (str) and ``gene`` (str).
+        - ``weight`` (float, -1 to 1): cosine between the gene and the centroid of its program.
+        - ``support`` (float, 0 to 1): share of the other genes of the program that an ensemble member also puts in one
+          program with this gene. It is a mean over the members.
 
     Raises
     ------
     MissingKeyError
-        If there are no programs, or not this one.
+        If no programs are stored under ``key``, or ``program`` is not among them.
 
     Examples
     --------
@@ -42,32 +47,36 @@ def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gen
     """
     genes = read_program_genes(adata, key)
     if program is not None:
-        there = genes["program"].unique().tolist()
-        if program not in there:
-            raise MissingKeyError(f"There is no program {program!r}. There: {there}.")
+        available = genes["program"].unique().tolist()
+        if program not in available:
+            raise MissingKeyError(f"There is no program {program!r}. Pass one of these as `program=`: {available}.")
         genes = genes[genes["program"] == program]
-    left = {str(name) for name in adata.var_names}
-    return genes[genes["gene"].isin(left)].reset_index(drop=True)
+    var_names = {str(name) for name in adata.var_names}
+    return genes[genes["gene"].isin(var_names)].reset_index(drop=True)
 
 
 def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.DataFrame:
-    """Scores of the cells for each program that :func:`scbioformers.tl.gene_programs` found.
+    """Score of each cell for each program, as computed by :func:`scbioformers.tl.gene_programs`.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.gene_programs`.
+        Data after :func:`scbioformers.tl.gene_programs`.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
 
     Returns
     -------
-    float32, cells x programs: mean over the program's genes of their standardised expression.
+    DataFrame
+        float32 (n_obs, n_programs), one column per program. A score is the mean standardised expression of the genes
+        of the program, in standard deviations over the cells.
 
     Raises
     ------
     MissingKeyError
-        If there are no programs.
+        If no programs are stored under ``key``.
+    DataError
+        If the stored scores do not have one column per program.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Gene regulatory networks, read back."""
+"""Read gene regulatory networks as tables, matrices and graphs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ from anndata import AnnData
 from scbioformers.core import ConfigError, DataError, MissingKeyError, near_names
 from scbioformers.results import read_grn_edges, read_grn_params, read_grn_weights
 
-_HINT = "Run `bf.tl.grn(adata)` first."
-
 
 def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd.DataFrame:
-    """The strongest edges that :func:`scbioformers.tl.grn` found, as decoupler takes them.
+    """Strongest edges of a network from :func:`scbioformers.tl.grn`, in the format of decoupler.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.grn`; after the genes were subset, edges of those that are left, ranked anew.
+        Data after :func:`scbioformers.tl.grn`. If genes were removed since then, only the edges between the remaining
+        genes are returned, and their ranks are computed again.
     condition
-        One of the conditions; None gives all.
+        Condition to return. None returns all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
     Returns
     -------
-    Columns source (the regulator), target, weight, rank (from 1 in each condition), support (share of the members of
-    the ensemble that hold the edge), count (cells behind it) and condition.
+    DataFrame
+        One row per edge. The columns are:
+
+        - ``source`` (str): the regulator.
+        - ``target`` (str): the target gene.
+        - ``weight`` (float): weight of the edge, in the unit of the method of :func:`scbioformers.tl.grn`.
+        - ``rank`` (int64): 1 is the strongest edge of the condition.
+        - ``support`` (float, 0 to 1): share of the ensemble members that have the edge among their strongest edges.
+        - ``count`` (int): number of cells from which the weight was computed.
+        - ``condition`` (str).
 
     Raises
     ------
     MissingKeyError
-        If there is no network, or not of this condition.
+        If no network is stored under ``key``, or none for ``condition``.
 
     Examples
     --------
@@ -46,8 +53,8 @@ def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd
     if condition is not None:
         _require(condition, read_grn_params(adata, key))
         edges = edges[edges["condition"] == condition]
-    there = {str(name) for name in adata.var_names}
-    edges = edges[edges["source"].isin(there) & edges["target"].isin(there)].reset_index(drop=True)
+    var_names = {str(name) for name in adata.var_names}
+    edges = edges[edges["source"].isin(var_names) & edges["target"].isin(var_names)].reset_index(drop=True)
     edges["rank"] = edges.groupby("condition", observed=True)["rank"].rank(method="first").astype(np.int64)
     return edges
 
@@ -55,30 +62,31 @@ def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd
 def grn_matrix(
     adata: AnnData, *, condition: str | None = None, difference: bool = False, key: str = "grn"
 ) -> pd.DataFrame:
-    """Weights of all pairs that :func:`scbioformers.tl.grn` found.
+    """Weights of all pairs of a network from :func:`scbioformers.tl.grn`, as a matrix.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.grn`.
+        Data after :func:`scbioformers.tl.grn`.
     condition
-        One of the conditions; needed if there are several.
+        Condition to return. Required if the network was computed with ``groupby``.
     difference
-        The difference from the reference instead.
+        Return the difference from the reference condition (weight minus weight in the reference).
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
     Returns
     -------
-    float32, targets x regulators; NaN for pairs that were never seen, and for a gene with itself. Genes that are
-    neither are left out.
+    DataFrame
+        float32 (n_targets, n_regulators), one row per target gene and one column per regulator. The value is NaN for
+        pairs without a weight, and for a gene with itself. Genes without any weight are left out.
 
     Raises
     ------
     MissingKeyError
-        If there is no network, not of this condition, or no difference.
+        If no network is stored under ``key``, none for ``condition``, or no difference for ``condition``.
     ConfigError
-        If there are several conditions and none was named.
+        If the network was computed with ``groupby`` and ``condition`` is None.
 
     Examples
     --------
@@ -92,7 +100,7 @@ def grn_matrix(
     params = read_grn_params(adata, key)
     _require_one(condition, params)
     if difference and (params["reference"] is None or condition == params["reference"]):
-        raise MissingKeyError("There is no such difference. Run `bf.tl.grn(adata, groupby=…, reference=…)`.")
+        raise MissingKeyError(_no_difference(params))
     table = read_grn_weights(adata, key, condition, difference=difference)
     return pd.DataFrame(table.weight.astype(np.float32), table.genes, table.regulators).dropna(how="all")
 
@@ -106,38 +114,43 @@ def grn_graph(
     known: pd.DataFrame | None = None,
     key: str = "grn",
 ) -> nx.DiGraph:
-    """The network as a graph of networkx; ``networkx.write_graphml`` writes it for Cytoscape or Gephi.
+    """A network from :func:`scbioformers.tl.grn` as a directed graph of networkx.
+
+    ``networkx.write_graphml`` writes the graph to a file for Cytoscape or Gephi.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.grn`.
+        Data after :func:`scbioformers.tl.grn`.
     regulators
-        Edges of these alone; by default of all.
+        Regulators whose edges are included. By default, all.
     n_top
-        The strongest edges: of each of the ``regulators``, or, where none are named, of all together. None takes all
-        that are in the table.
+        Number of strongest edges to include: of each regulator if ``regulators`` is given, else of the whole network.
+        None includes all edges in the table of :func:`scbioformers.get.grn`.
     condition
-        One of the conditions; needed if there are several.
+        Condition to return. Required if the network was computed with ``groupby``.
     known
-        A table of edges with the columns source and target, for instance of decoupler: marks those that are in it.
+        Table of known edges with the columns ``source`` and ``target``, for example from decoupler. Edges that are in
+        this table are marked.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
     Returns
     -------
-    A directed graph. Edges go from regulator to target and have weight, rank, support and count as in
-    :func:`scbioformers.get.grn`, and with ``known`` the bool known; nodes have the bool regulator; the graph has
-    method and condition.
+    networkx.DiGraph
+        Edges go from the regulator to the target. Their attributes are ``weight``, ``rank``, ``support`` and ``count``
+        as in :func:`scbioformers.get.grn`, and ``known`` (bool) if a table was passed. Nodes have the attribute
+        ``regulator`` (bool). The graph has the attributes ``method`` and ``condition``.
 
     Raises
     ------
     MissingKeyError
-        If there is no network, or not of this condition.
+        If no network is stored under ``key``, or none for ``condition``.
     ConfigError
-        If there are several conditions and none was named, or ``n_top`` is below 1.
+        If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
     DataError
-        If a regulator is unknown (near names are given) or has no edge in the table, or ``known`` lacks a column.
+        If a regulator is not a gene of the data (the message suggests similar names) or has no edge in the table, or
+        if ``known`` is not a table with the two columns.
 
     Examples
     --------
@@ -154,7 +167,7 @@ def grn_graph(
     params = read_grn_params(adata, key)
     _require_one(condition, params)
     if n_top is not None and n_top < 1:
-        raise ConfigError(f"`n_top` must be at least 1, got {n_top}.")
+        raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     edges = grn(adata, condition=condition, key=key).sort_values("rank", kind="stable")
     if regulators is not None:
         regulators = [regulators] if isinstance(regulators, str) else list(regulators)
@@ -177,21 +190,34 @@ def grn_graph(
             count=int(edge["count"]),
         )
     if known is not None:
-        there = _pairs(known)
-        nx.set_edge_attributes(graph, {pair: pair in there for pair in graph.edges}, "known")
+        known_pairs = _pairs(known)
+        nx.set_edge_attributes(graph, {pair: pair in known_pairs for pair in graph.edges}, "known")
     return graph
 
 
 def _require(condition: str, params: dict[str, Any]) -> None:
     if condition not in params["conditions"]:
-        raise MissingKeyError(f"There is no network of {condition!r}. There: {params['conditions']}. {_HINT}")
+        raise MissingKeyError(
+            f"There is no network for the condition {condition!r}. Pass one of these as `condition=`: "
+            f"{params['conditions']}."
+        )
 
 
 def _require_one(condition: str | None, params: dict[str, Any]) -> None:
     if condition is not None:
         _require(condition, params)
     elif params["groupby"] is not None:
-        raise ConfigError(f"There are networks of several conditions; pass `condition=`: {params['conditions']}.")
+        raise ConfigError(
+            "The networks were computed for each condition, so one must be chosen. Pass one of these as `condition=`: "
+            f"{params['conditions']}."
+        )
+
+
+def _no_difference(params: dict[str, Any]) -> str:
+    reference, others = params["reference"], [name for name in params["conditions"] if name != params["reference"]]
+    if reference is None:
+        return "No differences are stored. Run `bf.tl.grn` again with `groupby=` and `reference=`."
+    return f"{reference!r} is the reference, so it has no difference. Pass one of these as `condition=`: {others}."
 
 
 def _require_regulators(adata: AnnData, regulators: Sequence[str], edges: pd.DataFrame) -> None:
@@ -199,15 +225,18 @@ def _require_regulators(adata: AnnData, regulators: Sequence[str], edges: pd.Dat
     for gene in regulators:
         if gene not in adata.var_names:
             near = near_names(gene, adata.var_names)
-            raise DataError(f"{gene!r} is not among the genes.{f' Near names: {near}.' if near else ''}")
+            raise DataError(f"{gene!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
         if gene not in sources:
             raise DataError(
-                f"{gene!r} regulates nothing among the {len(edges)} strongest edges. Run "
-                f"`bf.tl.grn(adata, regulators=[{gene!r}])`, or with a larger `top_k`."
+                f"{gene!r} is the regulator of none of the {len(edges)} stored edges. Run "
+                f"`bf.tl.grn(adata, regulators=[{gene!r}])`, or `bf.tl.grn` with a larger `top_k`."
             )
 
 
 def _pairs(known: pd.DataFrame) -> set[tuple[str, str]]:
     if not isinstance(known, pd.DataFrame) or not {"source", "target"} <= set(known.columns):
-        raise DataError("`known` is a table of edges (pandas.DataFrame) with the columns 'source' and 'target'.")
+        columns = list(known.columns) if isinstance(known, pd.DataFrame) else type(known).__name__
+        raise DataError(
+            f"`known` must be a pandas.DataFrame of edges with the columns 'source' and 'target', found {columns}."
+        )
     return set(zip(known["source"].astype(str), known["target"].astype(str), strict=True))

@@ -1,4 +1,4 @@
-"""Predictions for genes that were not measured, and the evidence behind imputed values."""
+"""Predict genes that were not measured, and read how accurate imputed values are."""
 
 from __future__ import annotations
 
@@ -26,43 +26,50 @@ def imputed(
     progress_bar: bool = False,
     key: str = "bioformer",
 ) -> AnnData:
-    """Predict genes that the data did not measure but the model knows (paper, section 3.2).
+    """Predict genes that the model was fitted to but that were not measured in ``adata`` (paper, section 3.2).
 
     Parameters
     ----------
     adata
-        Cells on the scale of those that the model was fitted on; at least half of the model's genes must be there.
+        Cells with values on the same scale as the training data. At least half of the genes of the model are required.
+        They are matched by name.
     genes
-        What to predict; by default the model's genes that are not in ``adata``. Genes that were measured may be named
-        too: they are then predicted from the others.
+        Genes to predict. By default, all genes of the model that are not in ``adata``. A gene of ``adata`` can be named
+        as well. It is then predicted from the other genes.
     output
-        ``"counts"`` at the depth of the cell, ``"log1p"`` of the counts at the mean depth of the training cells, or
-        ``"bins"``.
+        Unit of the predictions. ``"counts"``: counts at the depth of the cell. ``"log1p"``: ``log1p`` of the counts at
+        the mean depth of the training cells. ``"bins"``: bins of the model. All are means of the predicted
+        distribution.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     layer
-        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     batch_size
-        Cells read at once, at most.
+        Maximum number of cells in a batch.
     device
-        Where to compute, ``"cpu"``, ``"cuda"``, ….
+        Device for the computation, such as ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
     progress_bar
         Show a progress bar.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
 
     Returns
     -------
-    A new AnnData with the cells and ``obs`` of ``adata``: ``X`` float32 (N, n_genes), in the unit of ``output``.
+    AnnData
+        New object with the cells and ``obs`` of ``adata``. ``X`` is float32 (n_obs, n_genes), in the unit of
+        ``output``.
 
     Raises
     ------
     MissingKeyError
-        If there is no model, or a column that the model needs is not there.
+        If the model, the layer, or a column of ``adata.obs`` that the model uses is not found.
     ConfigError
-        If ``output``, ``batch_size`` or the device is not to be had.
+        If ``output`` or ``batch_size`` is not valid, ``output`` requires counts and the model has segment bins, or the
+        device is not available.
     DataError
-        If the model does not know a gene, no gene is left to predict, or the data does not fit the model.
+        If a requested gene is not a gene of the model, there is no gene to predict, the values are on another scale
+        than the training data, or ``adata`` has less than half of the genes of the model.
 
     Examples
     --------
@@ -76,7 +83,10 @@ def imputed(
     query = open_query(adata, model, layer=layer, key=key)
     requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
     if not requested.size:
-        raise DataError("The data measures every gene of the model: name `genes=`, or denoise with `bf.tl.impute`.")
+        raise DataError(
+            "All genes of the model are measured in the data. Pass the genes to predict as `genes=`, or run "
+            "`bf.tl.impute(adata)` to denoise all genes."
+        )
     names = np.array(query.model.vocabulary.feature_names())[requested]
     x = np.empty((adata.n_obs, requested.size), np.float32)
     blocks = impute_blocks(
@@ -94,25 +104,31 @@ def imputed(
 
 
 def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, Any]:
-    """How well :func:`scbioformers.tl.impute` predicted the measured values from the others.
+    """How accurately :func:`scbioformers.tl.impute` predicted measured values that were masked (paper, section 3.2).
+
+    The results are too optimistic for cells that the model was fitted to. Use held-out cells for an unbiased result.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.impute` without a mask.
+        Data after :func:`scbioformers.tl.impute` without ``mask`` and without ``posterior=True``.
     key
-        Name of the imputed layer.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
 
     Returns
     -------
-    ``"bins"``: a data frame, measured bin x predicted bin, mean predicted probability; ``"calibration"``: a data frame
-    of predicted and observed shares of expressed genes and their number; ``"nll_bits"``: float, mean negative
-    log-likelihood of a measured value, in bits. On the cells that the model was fitted on they are optimistic.
+    dict
+        - ``"bins"``: DataFrame (n_bins, n_bins + 1). Row ``i`` has the mean predicted probability of each bin, over all
+          values measured in bin ``i``. The column ``n`` is the number of these values.
+        - ``"calibration"``: DataFrame. Each row is an interval of the predicted probability of expression. The columns
+          are ``predicted`` (mean of that probability), ``observed`` (share of the values that are above 0) and ``n``
+          (number of values).
+        - ``"nll_bits"``: float, mean negative log-likelihood of a measured value, in bits.
 
     Raises
     ------
     MissingKeyError
-        If nothing was imputed, or only masked positions were.
+        If no imputed values are stored under ``key``, or they were computed with ``mask`` or ``posterior=True``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The fitted model, its training and its gene embeddings."""
+"""Read the fitted model, its training history, its parameters and its gene embeddings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from scbioformers.results import ModelLike, find_fit, find_model
 
 
 def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
-    """The model that :func:`scbioformers.tl.fit` stored in ``adata.uns[key]``.
+    """Fitted model, as stored by :func:`scbioformers.tl.fit` in ``adata.uns[key]``.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.fit`.
+        Data after :func:`scbioformers.tl.fit`.
     key
-        Where the fit is in ``uns``.
+        Key of the model in ``adata.uns``.
 
     Returns
     -------
-    The model, built anew: changing it does not change what is stored.
+    BioFormer
+        New object. Changes to it do not change the stored model.
 
     Raises
     ------
     MissingKeyError
-        If there is none.
+        If no model is stored under ``key``.
     ModelFormatError
-        If it is damaged.
+        If the stored model is damaged.
 
     Examples
     --------
@@ -46,23 +47,27 @@ def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
 
 
 def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
-    """Mean losses of every validation, in nats per cell: columns member, epoch, step, ``train_…`` and ``val_…``.
+    """Training history of the fit: the mean losses of every epoch.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.fit`.
+        Data after :func:`scbioformers.tl.fit`.
     key
-        Where the fit is in ``uns``.
+        Key of the model in ``adata.uns``.
 
     Returns
     -------
-    A row per validation and member of the ensemble.
+    DataFrame
+        One row per ensemble member and epoch. The columns are ``member``, ``epoch``, ``step`` and the losses.
+        ``train_…`` are losses on the training cells. ``val_…`` are losses on held-out cells, NaN in epochs without a
+        validation. ``…_loss`` is the weighted sum of the objectives. An objective is a mean over cells, in nats per
+        masked gene (``…_masked_bins``), per expressed gene (``…_profile_counts``) or per gene (``…_profile_bins``).
 
     Raises
     ------
     MissingKeyError
-        If nothing was fitted.
+        If no fit is stored under ``key``.
 
     Examples
     --------
@@ -76,23 +81,24 @@ def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
 
 
 def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
-    """The arguments of the fit, defaults filled in.
+    """Arguments of the fit, including the default values.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.fit`.
+        Data after :func:`scbioformers.tl.fit`.
     key
-        Where the fit is in ``uns``.
+        Key of the model in ``adata.uns``.
 
     Returns
     -------
-    By name, those of ``binning``, ``config`` and ``train`` as dicts.
+    dict
+        Value of each argument by name. ``binning``, ``config`` and ``train`` are dicts.
 
     Raises
     ------
     MissingKeyError
-        If nothing was fitted.
+        If no fit is stored under ``key``.
 
     Examples
     --------
@@ -108,25 +114,30 @@ def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
 def gene_embeddings(
     adata: AnnData | None = None, *, model: ModelLike | None = None, key: str = "bioformer"
 ) -> pd.DataFrame:
-    """Embeddings of the modelled genes, genes x width (members of an ensemble side by side), float32.
+    """Embeddings of the modelled genes: the learned vectors of the gene tokens (paper, section 2.1.4).
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.fit`; not needed with ``model``.
+        Data after :func:`scbioformers.tl.fit`. Not required if ``model`` is given.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
 
     Returns
     -------
-    One row per modelled gene, in the model's order.
+    DataFrame
+        float32 (n_genes, n_members * width), one row per modelled gene. The embeddings of the ensemble members are
+        concatenated.
 
     Raises
     ------
     MissingKeyError
-        If there is no model.
+        If no model is stored under ``key``.
+    DataError
+        If neither ``adata`` nor ``model`` is given.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Predicted responses, ranked, and predicted cells."""
+"""Read predicted responses to perturbations."""
 
 from __future__ import annotations
 
@@ -11,33 +11,43 @@ from anndata import AnnData
 from scbioformers.core import DataError, MissingKeyError
 from scbioformers.results import read_perturb, read_perturb_evidence, read_perturb_names, read_perturbed_profiles
 
-_HINT = "Run `bf.tl.perturb(adata, …)` first."
-
 
 def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "perturbed") -> pd.DataFrame:
-    """What :func:`scbioformers.tl.perturb` predicted, ranked.
+    """Predicted effects of perturbations as a ranked table (paper, section 3.3).
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.perturb`.
+        Data after :func:`scbioformers.tl.perturb`.
     perturbation
-        One of the predicted perturbations: its genes are ranked. None ranks the perturbations.
+        Perturbation whose genes are ranked. None ranks the perturbations.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
 
     Returns
     -------
-    For a perturbation: columns gene, effect, se, z, lower and upper (95 %), largest ``|z|`` first. Else: columns
-    perturbation, size (root mean square of the effects over the genes), size_se, gene (with the largest effect beside
-    the perturbed ones) and effect, largest first.
+    DataFrame
+        With ``perturbation``, one row per gene, sorted by decreasing ``|z|``. All values are float64. The columns are:
+
+        - ``gene`` (str).
+        - ``effect``: mean change of expression, in log1p units.
+        - ``se``: standard error of the effect.
+        - ``z``: effect divided by its standard error.
+        - ``lower`` and ``upper``: limits of the 95 % interval.
+
+        Without ``perturbation``, one row per perturbation, sorted by decreasing ``size``. The columns are:
+
+        - ``perturbation`` (str).
+        - ``size``: root mean square of the effects over all genes that are not perturbed, in log1p units.
+        - ``size_se``: standard error of the size, to first order.
+        - ``gene`` (str) and ``effect``: the gene with the largest absolute effect, without the perturbed genes.
 
     Raises
     ------
     MissingKeyError
-        If nothing was predicted, or not this perturbation.
+        If no prediction is stored under ``key``, or ``perturbation`` was not predicted.
     DataError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
 
     Examples
     --------
@@ -50,47 +60,57 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
     effect, se, genes = effect[kept], se[kept], genes[kept]
     if perturbation is not None:
         if perturbation not in names:
-            raise MissingKeyError(f"{perturbation!r} was not predicted. There: {names[:10]}. {_HINT}")
-        at = names.index(perturbation)
-        table = pd.DataFrame({"gene": genes, "effect": effect[:, at], "se": se[:, at]})
+            raise MissingKeyError(
+                f"{perturbation!r} was not predicted. Pass one of these as the perturbation: {names[:10]}. "
+                f"Or run `bf.tl.perturb(adata, {perturbation!r})`."
+            )
+        column = names.index(perturbation)
+        table = pd.DataFrame({"gene": genes, "effect": effect[:, column], "se": se[:, column]})
         table["z"] = table["effect"] / np.maximum(table["se"], 1e-12)
         table["lower"], table["upper"] = table["effect"] - 1.96 * table["se"], table["effect"] + 1.96 * table["se"]
         return table.sort_values("z", key=np.abs, ascending=False, kind="stable", ignore_index=True)
     rows = []
-    for at, name in enumerate(names):
-        free = ~np.isin(genes, name.split("+"))
-        values, error = effect[free, at], se[free, at]
+    for column, name in enumerate(names):
+        other = ~np.isin(genes, name.split("+"))
+        values, error = effect[other, column], se[other, column]
         size = float(np.sqrt(np.mean(values**2)))
-        # of a root of a mean of squares, to first order
+        # first-order error propagation for the root mean square
         size_se = float(np.sqrt(np.sum((values * error) ** 2)) / max(size * len(values), 1e-12))
         top = int(np.argmax(np.abs(values)))
-        rows.append((name, size, size_se, genes[free][top], float(values[top])))
+        rows.append((name, size, size_se, genes[other][top], float(values[top])))
     table = pd.DataFrame(rows, columns=["perturbation", "size", "size_se", "gene", "effect"])
     return table.sort_values("size", ascending=False, kind="stable", ignore_index=True)
 
 
 def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any]:
-    """How well the model predicted targets that were left out of its training, beside the baselines.
+    """Cross-validated accuracy of the predicted effects, for the model and for baselines.
+
+    Each target gene of the training data is predicted from the perturbations of the other targets.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.perturb`.
+        Data after :func:`scbioformers.tl.perturb`.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
 
     Returns
     -------
-    ``"targets"``: a data frame, a row for each training target: correlation off target (``delta_…``) and centroid
-    accuracy (``centroid_…``) of the model, of its network alone and of the baselines, and the signal (mean square of
-    the z-scores, 1 for none); ``"strength"``: the share of the way from the training mean that the model goes;
-    ``"weights"``: how much each piece counts, as fitted, what the network says of the target's token being the last;
-    ``"n_folds"``.
+    dict
+        - ``"targets"``: DataFrame with one row per target of the training data. ``delta_…`` is the Pearson correlation
+          of the predicted and observed changes, without the perturbed gene. ``centroid_…`` is the centroid accuracy (0
+          to 1, 0.5 by chance). Both are given for the model, for its network alone (``network``) and for the baselines.
+          ``signal`` is the mean square of the observed z-scores. It is about 1 if the perturbation has no effect.
+        - ``"strength"``: float from 0 to 1. 0 predicts the mean effect of the training perturbations for every target.
+          1 predicts the weighted sum of the components.
+        - ``"weights"``: dict, fitted weight of each component of the prediction. ``"network"`` is the weight of the
+          effect that the transformer predicts.
+        - ``"n_folds"``: int, number of folds.
 
     Raises
     ------
     MissingKeyError
-        If nothing was predicted.
+        If no prediction is stored under ``key``.
 
     Examples
     --------
@@ -109,25 +129,27 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
 
 
 def perturbed_cells(adata: AnnData, *, key: str = "perturbed") -> AnnData:
-    """Control cells and the same cells as they are predicted to be, ready for scanpy.
+    """Control cells with their predicted expression after the perturbation, as a new AnnData.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.perturb` for one perturbation.
+        Data after :func:`scbioformers.tl.perturb` with exactly one perturbation.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
 
     Returns
     -------
-    A new AnnData: ``X`` float32, log1p profiles of the modelled genes; ``obs["predicted"]``: the perturbation.
+    AnnData
+        One row per control cell and one column per modelled gene. ``X`` is float32, the predicted profiles as ``log1p``
+        of the counts at the mean depth of the training cells. ``obs["predicted"]`` is the perturbation.
 
     Raises
     ------
     MissingKeyError
-        If there is no such layer.
+        If no prediction or no predicted layer is stored under ``key``.
     DataError
-        If the layer holds no predicted cell.
+        If the last call of :func:`scbioformers.tl.perturb` predicted several perturbations, or the layer has no values.
 
     Examples
     --------
@@ -141,8 +163,13 @@ def perturbed_cells(adata: AnnData, *, key: str = "perturbed") -> AnnData:
     """
     layer, names = read_perturbed_profiles(adata, key), read_perturb_names(adata, key)
     rows = np.flatnonzero(np.isfinite(layer).any(axis=1))
-    if not rows.size or len(names) != 1:
-        raise DataError(f"adata.layers[{key!r}] is not of the last prediction ({len(names)} perturbations). {_HINT}")
+    if len(names) != 1:
+        raise DataError(
+            f"Predicted cells are stored for one perturbation only, and the last prediction had {len(names)}. Run "
+            f"`bf.tl.perturb(adata, {names[0]!r})` first."
+        )
+    if not rows.size:
+        raise DataError(f"adata.layers[{key!r}] has no predicted cell. Run `bf.tl.perturb(adata, {names[0]!r})` first.")
     genes = np.flatnonzero(np.isfinite(layer[rows]).all(axis=0))
     obs = adata.obs.iloc[rows].copy()
     obs["predicted"] = pd.Categorical([names[0]] * len(rows))

@@ -1,4 +1,4 @@
-"""Key drivers and enrichment, read back."""
+"""Read key regulators, regulators of gene sets, and enrichment of gene programs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,34 @@ _HINT = "Run `bf.tl.regulators(adata)` first."
 
 
 def regulators(adata: AnnData, *, condition: str | None = None, key: str = "regulators") -> pd.DataFrame:
-    """The regulators of a network, the strongest first, as :func:`scbioformers.tl.regulators` found them.
+    """Key drivers: the regulators of a network, sorted by strength (paper, section 3.4).
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.regulators`.
+        Data after :func:`scbioformers.tl.regulators`.
     condition
-        One of the conditions; None gives all.
+        Condition to return. None returns all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.regulators`.
 
     Returns
     -------
-    Columns regulator, strength (sum of the absolute weights), n_targets (pairs that were seen), attention (received in
-    a cell; of networks by attention alone), rank (from 1 in each condition) and condition.
+    DataFrame
+        One row per regulator and condition. The columns are:
+
+        - ``regulator`` (str).
+        - ``strength`` (float): sum of the absolute weights.
+        - ``n_targets`` (int): number of targets with a weight.
+        - ``attention`` (float): attention that the regulator receives in an average cell, summed over the other genes.
+          Only for networks with ``method="attention"``.
+        - ``rank`` (int): from 1 in each condition, by ``attention`` if there is that column, else by ``strength``.
+        - ``condition`` (str).
 
     Raises
     ------
     MissingKeyError
-        If there is no such result, or not of this condition.
+        If no result is stored under ``key``, or none for ``condition``.
 
     Examples
     --------
@@ -43,31 +51,42 @@ def regulators(adata: AnnData, *, condition: str | None = None, key: str = "regu
 def set_regulators(
     adata: AnnData, *, gene_set: str | None = None, condition: str | None = None, key: str = "regulators"
 ) -> pd.DataFrame:
-    """The regulators of each gene set that :func:`scbioformers.tl.regulators` found.
+    """Regulators of each gene set, as found by :func:`scbioformers.tl.regulators`.
+
+    The test of this table treats genes as independent. If the genes of a set are co-expressed, ``p`` is too small. Use
+    it to compare regulators, not as a probability.
 
     Parameters
     ----------
     adata
-        After ``bf.tl.regulators(adata, gene_sets=…)``.
+        Data after :func:`scbioformers.tl.regulators` with ``gene_sets``.
     gene_set
-        One of the sets; None gives all. A plain list of genes is the set ``"genes"``.
+        Gene set to return. None returns all. A list of genes has the name ``"genes"``.
     condition
-        One of the conditions; None gives all.
+        Condition to return. None returns all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.regulators`.
 
     Returns
     -------
-    Columns gene_set, regulator, n_genes (of the set, seen with the regulator), weight (their mean), strength (mean of
-    the absolute weights), p (one-sided rank-sum test: are the absolute weights of the set larger than those of all
-    other targets of this regulator?), p_adjusted (Benjamini-Hochberg over all sets and regulators of a condition), rank
-    (by p, from 1 in each set) and condition. The test takes genes for independent: a set of genes that always go
-    together has p too small, so compare regulators by it rather than believe it.
+    DataFrame
+        One row per gene set, regulator and condition. The columns are:
+
+        - ``gene_set`` (str) and ``regulator`` (str).
+        - ``n_genes`` (int): genes of the set that have a weight for this regulator.
+        - ``weight`` (float): mean weight of these genes.
+        - ``strength`` (float): mean absolute weight of these genes.
+        - ``p`` (float): one-sided Mann-Whitney rank-sum test. It tests whether the absolute weights are larger for the
+          genes of the set than for all other targets of the regulator.
+        - ``p_adjusted`` (float): ``p`` after the Benjamini-Hochberg correction over all sets and regulators of a
+          condition.
+        - ``rank`` (int): from 1 in each set, by ``p``.
+        - ``condition`` (str).
 
     Raises
     ------
     MissingKeyError
-        If there is no such result, or not of this set or condition.
+        If no regulators of gene sets are stored under ``key``, or none for ``gene_set`` or ``condition``.
 
     Examples
     --------
@@ -79,30 +98,32 @@ def set_regulators(
     >>> bf.get.set_regulators(adata)["n_genes"].tolist()
     [3, 3]
     """
-    table = _read(adata, key, "sets", condition, "Run `bf.tl.regulators(adata, gene_sets=…)` first.")
+    table = _read(adata, key, "sets", condition, "Run `bf.tl.regulators` with `gene_sets=` first.")
     return table if gene_set is None else _only(table, "gene_set", gene_set)
 
 
 def known_targets(adata: AnnData, *, condition: str | None = None, key: str = "regulators") -> pd.DataFrame:
-    """How many known targets are among the top targets of each regulator, by :func:`scbioformers.tl.regulators`.
+    """Number of known targets among the strongest targets of each regulator.
 
     Parameters
     ----------
     adata
-        After ``bf.tl.regulators(adata, known=edges)``.
+        Data after :func:`scbioformers.tl.regulators` with ``known``.
     condition
-        One of the conditions; None gives all.
+        Condition to return. None returns all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.regulators`.
 
     Returns
     -------
-    The columns of :func:`scbioformers.metrics.edge_enrichment` and condition, by k and p.
+    DataFrame
+        The columns of :func:`scbioformers.metrics.edge_enrichment`, and ``condition``. Sorted by ``k`` and ``p`` in
+        each condition.
 
     Raises
     ------
     MissingKeyError
-        If there is no such result, or not of this condition.
+        If no known targets are stored under ``key``, or none for ``condition``.
 
     Examples
     --------
@@ -114,31 +135,40 @@ def known_targets(adata: AnnData, *, condition: str | None = None, key: str = "r
     >>> sorted(bf.get.known_targets(adata)["regulator"])
     ['TF1', 'TF2']
     """
-    return _read(adata, key, "known", condition, "Run `bf.tl.regulators(adata, known=edges)` first.")
+    return _read(adata, key, "known", condition, "Run `bf.tl.regulators` with `known=` first.")
 
 
 def program_enrichment(adata: AnnData, *, program: str | None = None, key: str = "program_enrichment") -> pd.DataFrame:
-    """Overlap of gene programs with gene sets that :func:`scbioformers.tl.program_enrichment` found.
+    """Overlap of gene programs with gene sets, as tested by :func:`scbioformers.tl.program_enrichment`.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.program_enrichment`.
+        Data after :func:`scbioformers.tl.program_enrichment`.
     program
-        One of the programs, ``"1"``, ``"2"``, …; None gives all.
+        Program to return, ``"1"``, ``"2"``, …. None returns all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.program_enrichment`.
 
     Returns
     -------
-    Columns program, gene_set, size (genes of the program), set_size (modelled genes of the set), hits (in both),
-    expected (hits by chance), p (hypergeometric), p_adjusted (Benjamini-Hochberg over all programs and sets, those that
-    share no gene too, which have no row) and genes (the hits by name), by p.
+    DataFrame
+        One row per program and gene set that share a gene, sorted by ``p``. The columns are:
+
+        - ``program`` (str) and ``gene_set`` (str).
+        - ``size`` (int): number of genes of the program.
+        - ``set_size`` (int): number of modelled genes of the set.
+        - ``hits`` (int): number of genes that are in both.
+        - ``expected`` (float): number of hits that is expected by chance.
+        - ``p`` (float): hypergeometric test.
+        - ``p_adjusted`` (float): ``p`` after the Benjamini-Hochberg correction over all programs and sets. Pairs that
+          share no gene are counted as tests too.
+        - ``genes`` (str): names of the hits.
 
     Raises
     ------
     MissingKeyError
-        If there is no such result, or not of this program.
+        If no result is stored under ``key``, or none for ``program``.
 
     Examples
     --------
@@ -154,7 +184,9 @@ def _read(adata: AnnData, key: str, what: str, condition: str | None, hint: str)
 
 
 def _only(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
-    there = table[column].unique().tolist()
-    if name not in there:
-        raise MissingKeyError(f"There is no {column.replace('_', ' ')} {name!r}. There: {there[:20]}.")
+    available = table[column].unique().tolist()
+    if name not in available:
+        raise MissingKeyError(
+            f"There is no {column.replace('_', ' ')} {name!r}. Pass one of these as `{column}=`: {available[:20]}."
+        )
     return table[table[column] == name].reset_index(drop=True)

@@ -1,7 +1,7 @@
-"""Scores on plain arrays; and, under the same name, the simple baselines that a model has to beat.
+"""Scores on plain arrays, and the simple baselines that a model should outperform.
 
-Nothing here knows AnnData's slots: pass ``adata.obsm["X_bioformer"]`` and ``adata.obs["cell_type"]``, or arrays from
-anywhere else.
+The functions take arrays, not AnnData objects. Pass for example ``adata.obsm["X_bioformer"]`` and
+``adata.obs["cell_type"]``.
 """
 
 from scbioformers.baselines import (

@@ -1,4 +1,4 @@
-"""Whether predicted probabilities mean what they say, at the natural shares of zeros and non-zeros."""
+"""Calibration of predicted probabilities, at the natural shares of zeros and non-zeros."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from numpy.typing import ArrayLike, NDArray
 from scbioformers.core import ConfigError, DataError, uniform
 from scbioformers.metrics._masked import Floats, check_bins, check_log_probabilities
 
-TOLERANCE = 1e-5  # how far rounding in float32 may take a probability beyond 0 or 1
+TOLERANCE = 1e-5  # float32 rounding can put a probability this far below 0 or above 1
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationCurve:
-    """Predicted and observed frequency in each reliability bin, by rising prediction; the bins are not empty."""
+    """Predicted and observed frequency in each reliability bin.
+
+    The bins are in the order of rising predicted probability. Empty bins are left out.
+    """
 
     predicted: NDArray[np.float64]
-    """Mean predicted probability, shape (n_used,)."""
+    """Mean predicted probability of each bin, shape (n_used,)."""
     observed: NDArray[np.float64]
-    """Share of the positions where it came true, shape (n_used,)."""
+    """Share of the positions of each bin whose outcome is true, shape (n_used,)."""
     count: NDArray[np.int64]
-    """Number of positions, shape (n_used,)."""
+    """Number of positions in each bin, shape (n_used,)."""
 
 
 def calibration_curve(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int = 10) -> CalibrationCurve:
-    """Compare predicted probabilities with how often they come true, in bins of equal numbers of positions.
+    """Compare predicted probabilities with observed frequencies, in bins with equal numbers of positions.
 
-    The bins are quantiles of the prediction, not of equal width: most positions of a sparse matrix are near-certain
-    zeros, so bins of equal width would hold nearly all of them in one and a few noisy ones in the others. Equal
-    predictions are always in the same bin, so that their order cannot matter; with many ties there are fewer bins.
+    The bins are quantiles of the predicted probability, not intervals of equal width. Most positions of a sparse
+    matrix are zeros that are predicted with near certainty. Bins of equal width would put nearly all positions into
+    one bin, and the frequencies of the other bins would be noisy. Equal predictions are always in the same bin, so the
+    order of the positions does not matter. With many ties there are fewer than `n_bins` bins.
 
     Parameters
     ----------
     probability
         Predicted probabilities, shape (n,).
     outcome
-        Whether it came true, booleans, shape (n,).
+        Whether the predicted event occurred, bool, shape (n,).
     n_bins
         Number of bins, at least 1.
 
@@ -67,7 +71,7 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int
         raise DataError(f"`outcome` must be boolean, found dtype {true.dtype}.")
     if n_bins < 1:
         raise ConfigError(f"`n_bins` must be at least 1, found {n_bins}.")
-    # the upper edges are values that occur, and belong to the lower bin
+    # the upper edge of a bin is a predicted value and belongs to the bin
     edges = np.unique(np.quantile(p, np.arange(1, n_bins) / n_bins, method="inverted_cdf"))
     which = np.searchsorted(edges, p, side="left")
     count = np.bincount(which)
@@ -77,16 +81,17 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int
 
 
 def calibration_error(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int = 10) -> float:
-    """Expected calibration error: mean distance of predicted and observed frequency, bins weighted by their counts.
+    """Expected calibration error: mean absolute difference of predicted and observed frequency over the bins.
 
-    Chance alone gives even perfect predictions an error of about 0.8 √(n_bins · p(1-p) / n).
+    Each bin is weighted by its number of positions. Perfectly calibrated predictions still have an error of about
+    0.8 √(n_bins · p(1-p) / n), where p is the frequency of the outcome and n the number of positions.
 
     Parameters
     ----------
     probability
         Predicted probabilities, shape (n,).
     outcome
-        Whether it came true, booleans, shape (n,).
+        Whether the predicted event occurred, bool, shape (n,).
     n_bins
         Number of bins of :func:`calibration_curve`.
 
@@ -110,7 +115,9 @@ def calibration_error(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int
 
 
 def top_label_calibration_error(probabilities: ArrayLike, target: ArrayLike, *, n_bins: int = 10) -> float:
-    """Calibration error of the probability of the most probable bin, which comes true if it is the true bin.
+    """Calibration error of the most probable bin.
+
+    The predicted probability is that of the most probable bin. The outcome is true if this bin is the true bin.
 
     Parameters
     ----------
@@ -146,11 +153,11 @@ def top_label_calibration_error(probabilities: ArrayLike, target: ArrayLike, *, 
 
 
 def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float = 0.8, seed: int = 0) -> float:
-    """Share of the outcomes inside their predicted central intervals; `level` if the predictions are calibrated.
+    """Share of the outcomes inside their predicted central intervals.
 
-    A bin or count has a mass, so the outcome's place in its distribution is drawn evenly from what that mass spans
-    (randomised probability integral transform; Czado, Gneiting and Held 2009): no interval of whole bins would
-    cover exactly `level`.
+    If the predictions are calibrated, the share is `level`. Bins and counts are discrete, so no interval of whole bins
+    covers exactly `level`. Therefore the quantile of each outcome is drawn uniformly between P(Y < y) and P(Y ≤ y)
+    (randomised probability integral transform; Czado, Gneiting and Held 2009).
 
     Parameters
     ----------
@@ -161,7 +168,7 @@ def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float =
     level
         Probability of the interval, between 0 and 1.
     seed
-        Seed of the draws; each depends on the seed and the position only.
+        Seed of the draws. Each draw depends only on the seed and the position.
 
     Returns
     -------
@@ -176,7 +183,7 @@ def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float =
 
     Examples
     --------
-    Outcomes always at the median are covered, those in the outer tenths are not.
+    Outcomes at the median are inside the interval. Outcomes in the outer tenths are not.
 
     >>> from scbioformers.metrics import interval_coverage
     >>> interval_coverage([0.5, 0.0, 0.95, 0.5], [0.5, 0.05, 1.0, 0.5], level=0.8)
@@ -195,17 +202,19 @@ def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float =
 
 
 def natural_log_probabilities(log_probabilities: ArrayLike, odds: ArrayLike) -> Floats:
-    """Take back what the mask did to the share of zeros: predictions as if every value had been equally masked.
+    """Correct predicted probabilities for the share of zeros among the masked values.
 
-    Hiding half zeros among mostly zeros inflates the probability of a non-zero. Bayes' rule: the natural P(0) is
-    proportional to P(0) / odds, the other bins unchanged.
+    Most values are zero, but the mask chooses about as many non-zeros as zeros. Predictions under the mask therefore
+    overestimate the probability of a non-zero. The result predicts values that are masked with equal chances. By Bayes'
+    rule, P(0) is divided by the odds, and then the bins are normalised again.
 
     Parameters
     ----------
     log_probabilities
         Natural logarithms of the probabilities of bins 0 … V-1 under the mask, shape (H, V), each row normalised.
     odds
-        Chance of a zero to be masked divided by that of a non-zero, above 0; one number, or one a position, shape (H,).
+        Chance of a zero to be masked divided by the chance of a non-zero, above 0. One number, or one for each
+        position, shape (H,).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""How well an embedding keeps known labels apart and known batches together (paper, section 3.1 and Table 1)."""
+"""How well an embedding separates known labels and mixes known batches (paper, section 3.1 and Table 1)."""
 
 from __future__ import annotations
 
@@ -37,35 +37,36 @@ Codes = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class EmbeddingScores:
-    """Scores of one embedding; every score is better when higher, and 1 (for ASW in practice less) at best."""
+    """Scores of one embedding. Higher is better, and the maximum is 1. In practice ASW stays below 1."""
 
     nmi: float
     """Normalised mutual information (arithmetic mean) of labels and Leiden clusters at `resolution`."""
     ari: float
     """Adjusted Rand index of labels and the same clusters."""
     asw: float
-    """(mean silhouette width of the labels + 1) / 2, Euclidean."""
+    """(mean silhouette width of the labels + 1) / 2, with Euclidean distances."""
     avg_bio: float
     """Mean of `nmi`, `ari` and `asw`."""
     resolution: float
-    """Leiden resolution of 0.2, 0.4, … 2.0 with the highest NMI against the labels (it has seen them)."""
+    """Leiden resolution among 0.2, 0.4, … 2.0 with the highest NMI. The labels are used for this choice."""
     nmi_res1: float
-    """NMI at resolution 1, chosen without the labels."""
+    """NMI at resolution 1, which is fixed without the labels."""
     ari_res1: float
-    """ARI at resolution 1, chosen without the labels."""
+    """ARI at resolution 1, which is fixed without the labels."""
     kmeans_nmi: float
     """NMI of labels and k-means with the true number of labels."""
     kmeans_ari: float
     """ARI of labels and k-means with the true number of labels."""
     knn_f1: float
-    """Macro F1 of a 15-nearest-neighbour classifier, out-of-fold predictions of 5 stratified folds pooled."""
+    """Macro F1 of a 15-nearest-neighbour classifier, on the pooled out-of-fold predictions of 5 stratified folds."""
     linear_f1: float
-    """Macro F1 of a linear probe (standardised, multinomial logistic regression), predictions pooled likewise."""
+    """Macro F1 of a multinomial logistic regression on standardised dimensions, pooled in the same way."""
     ilisi: float | None = None
-    """Batch mixing: median inverse Simpson index of batches of 90 neighbours, scaled to 0…1; None without batches."""
+    """Batch mixing: median inverse Simpson index of the batches of 90 neighbours, scaled to 0…1. None without
+    batches."""
     kbet: float | None = None
-    """Batch mixing: acceptance rate of the kBET test among a label's cells, mean over labels; None without batches, NaN
-    if no label has 10 cells and two batches."""
+    """Batch mixing: acceptance rate of the kBET test among the cells of a label, mean over the labels. None without
+    batches. NaN if no label has at least 10 cells and two batches."""
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the scores as a plain dictionary, in the order of the fields."""
@@ -80,24 +81,24 @@ def embedding_scores(
     seed: int = 0,
     implementation: Literal["sklearn", "scib"] = "sklearn",
 ) -> EmbeddingScores:
-    """Score an embedding against known labels, and against batches if there are any.
+    """Score an embedding against known labels, and against batches if they are given.
 
-    The neighbour graph (15 neighbours, Euclidean, UMAP connectivities as in ``sc.pp.neighbors``) is built from the
-    embedding itself, and igraph's Leiden (modularity, run until stable) clusters it.
+    The neighbour graph is built from the embedding (15 neighbours, Euclidean distance, UMAP connectivities, as in
+    ``sc.pp.neighbors``). The Leiden algorithm of igraph clusters the graph (modularity, run until stable).
 
     Parameters
     ----------
     X
-        Embedding, shape (n_cells, n_dimensions); any finite numbers.
+        Embedding, shape (n_cells, n_dimensions), finite values.
     labels
         Known label of each cell, shape (n_cells,), without missing values.
     batch
-        Batch of each cell, shape (n_cells,); needs the package scib-metrics.
+        Batch of each cell, shape (n_cells,). This needs the package scib-metrics.
     seed
         Seed of Leiden, k-means and the folds.
     implementation
-        Who computes NMI, ARI, ASW and the choice of the resolution: scikit-learn, or the package scib on the same
-        clusters. They agree.
+        Package that computes NMI, ARI and ASW and chooses the resolution: ``"sklearn"`` (scikit-learn) or ``"scib"``,
+        on the same clusters. Both give the same scores.
 
     Returns
     -------
@@ -107,8 +108,15 @@ def embedding_scores(
     ------
     DataError
         If shapes do not match, values are missing, there are fewer than 20 cells, fewer than 2 labels, or one batch.
+    ConfigError
+        If `implementation` is unknown.
     MissingDependencyError
-        If scib-metrics (for `batch`) or scib (for its implementation) is not installed.
+        If scib-metrics (for `batch`) or scib (for ``implementation="scib"``) is not installed.
+
+    Warns
+    -----
+    BioformersWarning
+        If a label has fewer cells than the 5 folds.
 
     Examples
     --------
@@ -153,7 +161,7 @@ def embedding_scores(
 
 
 def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray[np.floating]:
-    """Return the embedding as a dense float array, float32 and float64 kept."""
+    """Return the embedding as a dense float array. float32 and float64 keep their dtype."""
     array: NDArray[Any] = np.asarray(X.toarray() if isinstance(X, (sparse.spmatrix, sparse.sparray)) else X)
     if array.ndim != 2 or array.shape[1] == 0:
         raise DataError(f"The embedding must have the shape (n_cells, n_dimensions), not {array.shape}.")
@@ -169,22 +177,25 @@ def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray
 
 
 def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
-    """Return categories as integers from 0, all of them in use."""
+    """Return categories as integer codes from 0, without gaps."""
     array = np.asarray(values)
     if array.shape != (n_cells,):
         raise DataError(f"`{name}` has the shape {array.shape}, but the embedding has {n_cells} cells.")
     codes, categories = pd.factorize(array, sort=True)
     if (codes < 0).any():
-        raise DataError(f"`{name}` is missing for {(codes < 0).sum()} cells: leave these cells out first.")
+        raise DataError(f"`{name}` is missing for {(codes < 0).sum()} cells: remove these cells first.")
     if len(categories) < 2:
-        raise DataError(f"`{name}` has {len(categories)} category; scores need at least 2.")
+        raise DataError(f"`{name}` has {len(categories)} category; the scores need at least 2.")
     if len(categories) == n_cells:
-        raise DataError(f"`{name}` differs in every cell: pass categories, not identifiers or measurements.")
+        raise DataError(f"`{name}` has a different value in every cell: pass categories, not identifiers or measurements.")
     return codes
 
 
 def _warn_of_small_labels(codes: Codes, labels: ArrayLike) -> None:
-    """Name labels with fewer cells than folds: absent from some of them, which lowers both macro F1 scores."""
+    """Warn of labels with fewer cells than folds.
+
+    Some folds lack such a label, which lowers both macro F1 scores.
+    """
     sizes = pd.Series(np.asarray(labels)).value_counts()
     small = sizes[sizes < N_FOLDS]
     if len(small):
@@ -215,8 +226,8 @@ def _label_scores(
     embedding: NDArray[np.floating], codes: Codes, clusters: dict[float, Codes]
 ) -> tuple[float, float, float, float]:
     """Return NMI, ARI, ASW and the resolution with the best NMI."""
-    nmi = {resolution: normalized_mutual_info_score(codes, found) for resolution, found in clusters.items()}
-    best = max(nmi, key=nmi.__getitem__)  # the lowest such resolution in a tie, as scib chooses
+    nmi = {resolution: normalized_mutual_info_score(codes, cluster) for resolution, cluster in clusters.items()}
+    best = max(nmi, key=nmi.__getitem__)  # the lowest resolution in a tie, as in scib
     asw = (silhouette_score(embedding, codes) + 1) / 2
     return float(nmi[best]), float(adjusted_rand_score(codes, clusters[best])), float(asw), best
 
@@ -224,7 +235,10 @@ def _label_scores(
 def _scib_label_scores(
     embedding: NDArray[np.floating], codes: Codes, clusters: dict[float, Codes]
 ) -> tuple[float, float, float, float]:
-    """Return the same four by scib, given the clusters: its own may be of another embedding's graph (issue 389)."""
+    """Return the same four values, computed by scib on the given clusters.
+
+    The clusters of scib itself can come from the graph of another embedding (scib issue 389).
+    """
     try:
         import scib
     except ImportError as error:
@@ -245,9 +259,12 @@ def _scib_label_scores(
 
 
 def _out_of_fold_f1(estimator: BaseEstimator, embedding: NDArray[np.floating], codes: Codes, seed: int) -> float:
-    """Return the macro F1 of the pooled out-of-fold predictions, so that a rare label counts once, not once a fold."""
+    """Return the macro F1 of the pooled out-of-fold predictions.
+
+    With pooling, a rare label counts once and not once in each fold.
+    """
     folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # ours says which labels
+        warnings.filterwarnings("ignore", message="The least populated class")  # our own warning names the labels
         predicted = cross_val_predict(estimator, embedding, codes, cv=folds)
     return float(f1_score(codes, predicted, average="macro", zero_division=0.0))

@@ -1,4 +1,4 @@
-"""Are members of known sets more frequent in a group of genes than among all genes? Hypergeometric tests."""
+"""Hypergeometric tests: are genes of known sets more frequent in a group of genes than in the background?"""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def enrichment(
     Parameters
     ----------
     groups
-        Genes by name of the group, all of the background: gene programs, targets of a regulator.
+        Genes of each group, by the name of the group. A group is for example a gene program or the targets of a
+        regulator. All of its genes must be in the background.
     gene_sets
-        Genes by name of the set; those outside the background do not count.
+        Genes of each set, by the name of the set. Genes outside the background are ignored.
     background
-        All genes that could have been in a group: those expressed and modelled, not the whole genome.
+        All genes that could have been in a group: the expressed and modelled genes, not the whole genome.
 
     Returns
     -------
     DataFrame
-        A row for each group and set that has a gene in the background: ``group``, ``gene_set``, ``size`` and
-        ``set_size`` (in the background), ``hits`` (in both), ``expected`` hits, ``p`` (hypergeometric, as many hits or
-        more), ``p_adjusted`` (Benjamini-Hochberg over all rows).
+        One row for each group and each set that has a gene in the background. Columns: ``group``, ``gene_set``,
+        ``size`` and ``set_size`` (number of genes in the background), ``hits`` (genes in both), ``expected`` hits,
+        ``p`` (hypergeometric probability of at least as many hits), ``p_adjusted`` (Benjamini-Hochberg over all rows).
 
     Raises
     ------
@@ -43,8 +44,8 @@ def enrichment(
 
     Examples
     --------
-    >>> found = enrichment({"program": ["A", "B"]}, {"pathway": {"A", "B", "Z"}}, background=list("ABCD"))
-    >>> found[["hits", "expected", "p"]].round(3).to_dict("records")
+    >>> tests = enrichment({"program": ["A", "B"]}, {"pathway": {"A", "B", "Z"}}, background=list("ABCD"))
+    >>> tests[["hits", "expected", "p"]].round(3).to_dict("records")
     [{'hits': 2, 'expected': 1.0, 'p': 0.167}]
     """
     known = set(background)
@@ -56,14 +57,14 @@ def enrichment(
                 f"{len(unknown)} genes of {name!r} are outside the background: {describe_unknown(unknown, known)}."
             )
     columns = pd.Index(list(dict.fromkeys(background)), dtype=object)
-    reachable = {name: genes for name, wanted in gene_sets.items() if (genes := known.intersection(wanted))}
-    drawn, wanted = _membership(groups, columns), _membership(reachable, columns)
-    size = np.repeat(np.diff(drawn.indptr), len(reachable))
-    set_size = np.tile(np.diff(wanted.indptr), len(groups))
-    hits = (drawn @ wanted.T).toarray().ravel()
+    known_sets = {name: genes for name, members in gene_sets.items() if (genes := known.intersection(members))}
+    in_group, in_set = _membership(groups, columns), _membership(known_sets, columns)
+    size = np.repeat(np.diff(in_group.indptr), len(known_sets))
+    set_size = np.tile(np.diff(in_set.indptr), len(groups))
+    hits = (in_group @ in_set.T).toarray().ravel()
     table = {
-        "group": np.repeat(np.array(list(groups), object), len(reachable)),
-        "gene_set": np.tile(np.array(list(reachable), object), len(groups)),
+        "group": np.repeat(np.array(list(groups), object), len(known_sets)),
+        "gene_set": np.tile(np.array(list(known_sets), object), len(groups)),
         "size": size,
     }
     return _adjust(pd.DataFrame(table | _overlap(hits, size, set_size, len(known))))
@@ -78,49 +79,51 @@ def edge_enrichment(
     k: int | Sequence[int] = (10, 20),
     background: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Test whether known targets are among the top targets of each regulator, more often than by chance.
+    """Test whether the top targets of each regulator contain more known targets than expected by chance.
 
-    Fix `k` before looking. Targets are ranked by the size of their weight, those tied in the order of the rows; pairs
-    without a weight (NaN) or of weight 0 are no targets, so that fewer than `k` may be drawn.
+    Choose `k` before you look at the results. Targets are ranked by the absolute value of their weight, and tied
+    targets by the order of the rows. A pair without a weight (NaN) or of weight 0 is not a target. A regulator can
+    therefore have fewer than `k` top targets.
 
     Parameters
     ----------
     weights
-        (n_genes, n_regulators), row = target, column = regulator; signed or not.
+        (n_genes, n_regulators), row = target, column = regulator, with or without signs.
     truth
-        Known edges, columns ``source`` and ``target``.
+        Known edges, with the columns ``source`` (regulator) and ``target``.
     genes
         Names of the rows.
     regulators
-        Names of the columns, all among the genes; by default the genes.
+        Names of the columns, all of them among `genes`; by default `genes`.
     k
-        Number of top targets, one or several.
+        Number of top targets: one integer, or several.
     background
-        Genes that could have been found, among those of the rows; by default all of them. The regulator itself is never
-        one.
+        Genes that can be targets, all of them among the rows; by default all rows. The regulator itself is always left
+        out.
 
     Returns
     -------
     DataFrame
-        A row for each regulator with known targets in the background, and each `k`: ``regulator``, ``k``, ``size``
-        (targets drawn), ``set_size`` (known targets), ``hits``, ``expected``, ``p`` (hypergeometric), ``p_adjusted``
-        (Benjamini-Hochberg over the regulators, for each `k`), ``genes`` (the hits by name, the strongest first).
+        One row for each regulator with known targets in the background, and each `k`. Columns: ``regulator``, ``k``,
+        ``size`` (number of top targets), ``set_size`` (number of known targets), ``hits`` (top targets that are known),
+        ``expected`` hits, ``p`` (hypergeometric), ``p_adjusted`` (Benjamini-Hochberg over the regulators, for each
+        `k`), ``genes`` (names of the hits, the strongest first).
 
     Raises
     ------
     ConfigError
         If a `k` is below 1.
     DataError
-        If shapes and names do not fit, the truth has no columns ``source`` and ``target``, or the background has genes
-        that are not among the rows.
+        If the shape of `weights` does not match the names, `truth` has no column ``source`` or ``target``, or the
+        background has genes that are not among the rows.
 
     Examples
     --------
     >>> import numpy as np, pandas as pd
     >>> weights = np.array([[0.0], [0.9], [0.8], [-0.1], [0.2]])
     >>> truth = pd.DataFrame({"source": ["A", "A"], "target": ["B", "C"]})
-    >>> found = edge_enrichment(weights, truth, genes=list("ABCDE"), regulators=["A"], k=2)
-    >>> found[["regulator", "k", "hits", "expected"]].to_dict("records"), float(found["p"][0].round(3))
+    >>> tests = edge_enrichment(weights, truth, genes=list("ABCDE"), regulators=["A"], k=2)
+    >>> tests[["regulator", "k", "hits", "expected"]].to_dict("records"), float(tests["p"][0].round(3))
     ([{'regulator': 'A', 'k': 2, 'hits': 2, 'expected': 1.0}], 0.167)
     """
     sizes = np.atleast_1d(np.asarray(k))
@@ -132,28 +135,28 @@ def edge_enrichment(
         raise DataError(f"{len(unknown)} genes of the background have no row: {describe_unknown(unknown, rows)}.")
     allowed = rows.isin(list(eligible))
     known = read_edges(truth).groupby("source", sort=False)["target"].agg(set).to_dict()
-    found = []
+    tables = []
     for top in sizes.tolist():
         tests = []
         for column, regulator in enumerate(columns):
-            free = allowed & (rows != regulator)
-            reachable = known.get(regulator, set()) & set(rows[free])
-            if not reachable:
+            candidate = allowed & (rows != regulator)
+            known_targets = known.get(regulator, set()) & set(rows[candidate])
+            if not known_targets:
                 continue
-            weight = np.where(free, np.nan_to_num(np.abs(w[:, column])), 0)
-            drawn = np.argsort(-weight, kind="stable")[:top]
-            drawn = drawn[weight[drawn] > 0]
-            hits = [gene for gene in rows[drawn] if gene in reachable]
-            tests.append({"regulator": regulator, "k": top, "size": len(drawn)}
-                         | _overlap(len(hits), len(drawn), len(reachable), int(free.sum()))
+            weight = np.where(candidate, np.nan_to_num(np.abs(w[:, column])), 0)
+            top_rows = np.argsort(-weight, kind="stable")[:top]
+            top_rows = top_rows[weight[top_rows] > 0]
+            hits = [gene for gene in rows[top_rows] if gene in known_targets]
+            tests.append({"regulator": regulator, "k": top, "size": len(top_rows)}
+                         | _overlap(len(hits), len(top_rows), len(known_targets), int(candidate.sum()))
                          | {"genes": ", ".join(hits)})  # fmt: skip
         names = ["regulator", "k", "size", "set_size", "hits", "expected", "p"]
-        found.append(_adjust(pd.DataFrame(tests, columns=[*names, "genes"]))[[*names, "p_adjusted", "genes"]])
-    return pd.concat(found, ignore_index=True)
+        tables.append(_adjust(pd.DataFrame(tests, columns=[*names, "genes"]))[[*names, "p_adjusted", "genes"]])
+    return pd.concat(tables, ignore_index=True)
 
 
 def _membership(named: Mapping[str, Collection[str]], columns: pd.Index[Any]) -> csr_matrix:
-    """(names, columns), 1 for each gene of a name; all of them have a column."""
+    """Return the matrix (n_names, n_columns) with 1 where a gene belongs to a name. Every gene must have a column."""
     members = [columns.get_indexer(pd.Index(list(dict.fromkeys(genes)))) for genes in named.values()]
     bounds = np.cumsum([0, *map(len, members)])
     at = np.concatenate([np.zeros(0, np.int64), *members])

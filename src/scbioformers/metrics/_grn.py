@@ -1,4 +1,4 @@
-"""Scores of gene regulatory networks: edge weights, targets x regulators, against edges known to be true."""
+"""Scores of gene regulatory networks: edge weights (targets x regulators) against known true edges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIVERSES = ("truth", "data")
 
 @dataclass(frozen=True)
 class GRNScores:
-    """How well edge weights find the true edges.
+    """How well edge weights recover the true edges.
 
     Examples
     --------
@@ -27,27 +27,27 @@ class GRNScores:
     auprc: float
     """Area under the precision-recall curve (average precision)."""
     auprc_ratio: float
-    """The same over ``density``, what random weights reach: chance is 1."""
+    """``auprc / density``. Random weights reach 1 on average."""
     early_precision: float
-    """Share of true edges among as many top edges as there are true ones."""
+    """Share of true edges among the ``n_true`` top edges."""
     epr: float
-    """The same over ``density``: chance is 1."""
+    """``early_precision / density`` (early precision ratio). Random weights reach 1 on average."""
     sign_accuracy: float
-    """Share of the true edges among those top edges whose weight has the true sign; NaN where weights or truth have no
-    signs, or nothing was recovered."""
+    """Share of the recovered edges whose weight has the true sign. NaN if the weights or the truth have no signs, or if
+    no edge is recovered."""
     n_recovered: float
-    """True edges among those top edges; a fraction where edges are tied at the last rank."""
+    """Number of true edges among the ``n_true`` top edges. Edges that are tied at the last rank count as fractions."""
     n_true: int
-    """True edges between genes of the data, self-loops left out."""
+    """Number of true edges between genes of the data, without self-loops."""
     n_pairs: int
-    """Pairs that were ranked."""
+    """Number of ranked pairs."""
     n_regulators: int
-    """Regulators that were ranked."""
+    """Number of ranked regulators."""
     density: float
     """``n_true / n_pairs``."""
 
     def to_dict(self) -> dict[str, float]:
-        """Scores by name."""
+        """Return the scores by name."""
         return asdict(self)
 
 
@@ -59,27 +59,30 @@ def grn_scores(
     regulators: Sequence[str] | None = None,
     universe: str = "truth",
 ) -> GRNScores:
-    """Score edge weights against true edges, by BEELINE's rules.
+    """Score edge weights against true edges, by the rules of BEELINE.
 
-    Edges are ranked by the size of their weight. Ranked are all pairs of a regulator of the truth and a gene of the
-    ``universe``, without self-loops, after the truth was reduced to edges between genes of the data. Tied edges are
-    expanded: the curve takes them as one step, and where a tie reaches beyond the last of the top edges, each edge of
-    it counts with the share of the tie that fits, the mean over all orders. Pairs without a weight (NaN: never seen
-    together) come last, as one tie.
+    Edges are ranked by the absolute value of their weight. First, the truth is reduced to edges between genes of the
+    data. Then all pairs of a regulator of the reduced truth and a gene of the ``universe`` are ranked, without
+    self-loops.
+
+    Tied edges are one step of the precision-recall curve. If a tie extends beyond rank ``n_true``, each of its edges
+    counts as a fraction: the share of the tie that fits. This is the mean over all orders of the tied edges. Pairs
+    without a weight (NaN) come last, as one tie.
 
     Parameters
     ----------
     weights
-        (n_genes, n_regulators), row = target, column = regulator; signed or not.
+        (n_genes, n_regulators), row = target, column = regulator, with or without signs.
     truth
-        Edges, columns ``source`` (regulator) and ``target``, with signs ``weight`` too. Duplicates count once.
+        Edges, with the columns ``source`` (regulator) and ``target``. The sign is that of the column ``weight``, if
+        present. Duplicates count once.
     genes
         Names of the rows.
     regulators
-        Names of the columns, all among the genes; by default the genes.
+        Names of the columns, all of them among `genes`; by default `genes`.
     universe
-        Targets that are ranked: genes that the reduced truth names (``"truth"``, as BEELINE does: nothing is known of
-        the others), or all genes (``"data"``).
+        Target genes that are ranked. ``"truth"``: the genes of the reduced truth, as in BEELINE, because nothing is
+        known about the other genes. ``"data"``: all genes.
 
     Returns
     -------
@@ -88,9 +91,9 @@ def grn_scores(
     Raises
     ------
     ConfigError
-        If `universe` is none of the two.
+        If `universe` is not one of the two.
     DataError
-        If shapes and names do not fit, weights are infinite, or no true edge is left.
+        If the shape of `weights` does not match the names, weights are infinite, or no true edge is left.
 
     Examples
     --------
@@ -106,18 +109,18 @@ def grn_scores(
     w, rows, columns = _read_weights(weights, genes, regulators)
     signs = _true_signs(truth, rows, columns)
     used = np.flatnonzero((~np.isnan(signs)).any(axis=0))
-    named = np.ones(len(rows), bool)
+    is_target = np.ones(len(rows), bool)
     if universe == "truth":
-        named = (~np.isnan(signs)).any(axis=1) | rows.isin(columns[used])
-    ranked = np.ix_(np.flatnonzero(named), used)
-    pairs = rows[named].to_numpy()[:, None] != columns[used].to_numpy()[None, :]
+        is_target = (~np.isnan(signs)).any(axis=1) | rows.isin(columns[used])
+    ranked = np.ix_(np.flatnonzero(is_target), used)
+    pairs = rows[is_target].to_numpy()[:, None] != columns[used].to_numpy()[None, :]
     return _score(w[ranked][pairs], signs[ranked][pairs], len(used))
 
 
 def _score(w: Array, signs: Array, n_regulators: int) -> GRNScores:
-    """Score weights of pairs against their true signs: NaN for no edge, 0 for an edge without a sign."""
+    """Score the weights of pairs against their true signs: NaN without an edge, 0 for an edge without a sign."""
     true = ~np.isnan(signs)
-    # weights have no negative size, so that -1 ranks pairs without a weight below those of weight 0
+    # absolute weights are not negative, so -1 ranks pairs without a weight below pairs of weight 0
     size = np.where(np.isnan(w), -1.0, np.abs(w))
     n_true, density = int(true.sum()), float(true.mean())
     share = _top_shares(size, n_true)
@@ -132,9 +135,10 @@ def _score(w: Array, signs: Array, n_regulators: int) -> GRNScores:
 
 
 def _average_precision(size: Array, size_true: Array) -> float:
-    """Mean over the true edges of the precision at their size, those tied with them included.
+    """Return the mean, over the true edges, of the precision at their rank; tied edges are included.
 
-    The same as scikit-learn's, without ordering the labels: random networks are scored by the hundred.
+    The result equals scikit-learn's. It is faster because the labels are not sorted: hundreds of random networks are
+    scored.
     """
     ranked, ranked_true = np.sort(size), np.sort(size_true)
     n_reached = len(size) - np.searchsorted(ranked, ranked_true)
@@ -143,7 +147,7 @@ def _average_precision(size: Array, size_true: Array) -> float:
 
 
 def _top_shares(size: Array, k: int) -> Array:
-    """How much of each edge is among the top k: 1 above the k-th size, an equal share at it, 0 below."""
+    """Return the fraction of each edge among the top k: 1 above the k-th size, an equal share at it, 0 below it."""
     last = np.partition(size, len(size) - k)[len(size) - k]
     above, tied = size > last, size == last
     return above + tied * ((k - above.sum()) / tied.sum())
@@ -152,31 +156,31 @@ def _top_shares(size: Array, k: int) -> Array:
 def jaccard_top(
     a: ArrayLike, b: ArrayLike, k: int, *, genes: Sequence[str] | None = None, regulators: Sequence[str] | None = None
 ) -> float:
-    """Overlap of the top edges of two networks: size of the intersection over that of the union.
+    """Jaccard index of the top edges of two networks: size of the intersection divided by size of the union.
 
-    Zero and NaN are no edges, so that a network can have fewer than `k`. Of edges tied at the last rank those of the
-    first rows are taken, and in a row those of the first columns.
+    Pairs of weight 0 or NaN are not edges, so a network can have fewer than `k` top edges. If edges are tied at the
+    last rank, those of the first rows are taken, and within a row those of the first columns.
 
     Parameters
     ----------
     a, b
-        Weights, targets x regulators, of the same shape.
+        Weights, (n_genes, n_regulators), of the same shape.
     k
-        Number of top edges by the size of their weight.
+        Number of top edges by the absolute value of their weight.
     genes, regulators
-        Names of rows and columns, by which self-loops are found. Without them the diagonal of a square matrix is left
-        out; other matrices need them.
+        Names of rows and columns, used to find self-loops. Without them the matrices must be square, and their
+        diagonals are left out.
 
     Returns
     -------
-    Between 0 and 1; NaN if neither has an edge.
+    The index, between 0 and 1; NaN if neither network has an edge.
 
     Raises
     ------
     ConfigError
         If `k` is below 1.
     DataError
-        If shapes and names do not fit, or weights are infinite.
+        If the shapes do not match each other or the names, or weights are infinite.
 
     Examples
     --------
@@ -191,9 +195,9 @@ def jaccard_top(
         raise DataError(f"Shapes differ: {np.shape(a)} and {np.shape(b)}. Pass the weights of the same pairs.")
     if genes is None:
         if len(set(np.shape(a))) != 1:
-            raise DataError(f"Weights of shape {np.shape(a)} are not square: name `genes` and `regulators`.")
+            raise DataError(f"Weights of shape {np.shape(a)} are not square: pass `genes` and `regulators`.")
         genes = [str(index) for index in range(len(np.asarray(a)))]
-    first, second = (_top_edges(*_read_weights(each, genes, regulators), k) for each in (a, b))
+    first, second = (_top_edges(*_read_weights(network, genes, regulators), k) for network in (a, b))
     union = len(first | second)
     return len(first & second) / union if union else float("nan")
 
@@ -209,16 +213,16 @@ def _top_edges(w: Array, rows: pd.Index, columns: pd.Index, k: int) -> set[int]:
 def _read_weights(
     weights: ArrayLike, genes: Sequence[str], regulators: Sequence[str] | None
 ) -> tuple[Array, pd.Index, pd.Index]:
-    """Check weights and the names of their rows and columns."""
+    """Return the checked weights and the names of their rows and columns."""
     w = np.asarray(weights, np.float64)
     rows = pd.Index([str(name) for name in genes])
     columns = rows if regulators is None else pd.Index([str(name) for name in regulators])
-    for names, what in ((rows, "genes"), (columns, "regulators")):
+    for names, parameter in ((rows, "genes"), (columns, "regulators")):
         if names.has_duplicates:
-            raise DataError(f"`{what}` names {names[names.duplicated()][0]!r} more than once.")
+            raise DataError(f"`{parameter}` contains {names[names.duplicated()][0]!r} more than once.")
     if w.shape != (len(rows), len(columns)):
         raise DataError(
-            f"Weights of shape {w.shape} do not fit {len(rows)} genes (rows, targets) and {len(columns)} regulators "
+            f"Weights of shape {w.shape} do not match {len(rows)} genes (rows, targets) and {len(columns)} regulators "
             "(columns)."
         )
     if np.isinf(w).any():
@@ -229,7 +233,10 @@ def _read_weights(
 
 
 def read_edges(truth: pd.DataFrame) -> pd.DataFrame:
-    """Edges without self-loops and duplicates: ``source``, ``target``, ``sign`` (0 if unknown or contradictory)."""
+    """Return the edges without self-loops and duplicates: ``source``, ``target``, ``sign``.
+
+    The sign is 0 if it is unknown, or if duplicates of an edge contradict each other.
+    """
     if missing := [name for name in ("source", "target") if name not in truth]:
         raise DataError(f"The edge table has no column {missing[0]!r}, only {list(truth.columns)}. Rename its columns.")
     signs = np.sign(truth["weight"].to_numpy(np.float64)) if "weight" in truth else np.zeros(len(truth))
@@ -244,16 +251,16 @@ def read_edges(truth: pd.DataFrame) -> pd.DataFrame:
 
 
 def _true_signs(truth: pd.DataFrame, rows: pd.Index, columns: pd.Index) -> Array:
-    """Signs of the true edges, targets x regulators, NaN where there is no edge."""
+    """Return the signs of the true edges, (n_genes, n_regulators), NaN where there is no edge."""
     edges = read_edges(truth)
     target, source = (names.get_indexer(pd.Index(edges[end])) for names, end in ((rows, "target"), (columns, "source")))
     known = (target >= 0) & (source >= 0)
     if not known.any():
         if edges.empty:
-            raise DataError(f"The truth has no edges ({len(truth)} rows, self-loops left out).")
+            raise DataError(f"The truth has no edges ({len(truth)} rows, without self-loops).")
         unknown = edges["source"][source < 0].unique().tolist() or edges["target"][target < 0].unique().tolist()
         raise DataError(
-            f"None of {len(edges)} true edges lies between regulators and genes of the data; "
+            f"None of the {len(edges)} true edges connects a regulator and a gene of the data; "
             f"unknown: {describe_unknown(unknown, columns if (source < 0).any() else rows)}."
         )
     signs = np.full((len(rows), len(columns)), np.nan)

@@ -1,4 +1,4 @@
-"""Networks with the same degrees and other edges: what hubs alone explain."""
+"""Random networks with the degrees of a given network. They show how much of a score the hubs alone explain."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from scbioformers.core import ConfigError, DataError, seed_from
 from scbioformers.metrics._grn import read_edges
 
-SWAPS_PER_EDGE = 10  # tried between two networks: Milo et al. 2003 found the mixing complete from there
+SWAPS_PER_EDGE = 10  # tried swaps between two networks; enough for complete mixing (Milo et al. 2003)
 
 
 @dataclass(frozen=True)
 class NullComparison:
-    """A score beside the same score of random networks.
+    """A score compared with the same score of random networks.
 
     Examples
     --------
@@ -36,21 +36,22 @@ class NullComparison:
     ratio: float
     """``observed / mean``."""
     p: float
-    """Share of the random networks that score at least as high, the observed one counted among them."""
+    """One-sided p-value: share of networks that score at least as high, with the observed network counted as one."""
 
 
 def degree_preserving_null(
     truth: pd.DataFrame, *, n: int = 100, rng: int | np.random.Generator = 0
 ) -> Iterator[pd.DataFrame]:
-    """Draw random networks in which every regulator has as many targets, and every target as many regulators.
+    """Draw random networks that keep the number of targets of each regulator and of regulators of each target.
 
-    Two edges swap their targets, 10 times for each edge, unless that would make a self-loop or an edge twice. Each
-    network starts from the one before. Signs stay with the regulator.
+    Random pairs of edges swap their targets. A swap is skipped if it would create a self-loop or a duplicate edge. Each
+    network starts from the one before, and 10 swaps for each edge are tried. An edge keeps its regulator and sign.
 
     Parameters
     ----------
     truth
-        Edges: ``source``, ``target``, with signs ``weight`` too. Self-loops and duplicates are left out.
+        Edges, with the columns ``source`` and ``target``. The sign is that of the column ``weight``, if present.
+        Self-loops and duplicates are left out.
     n
         Number of networks.
     rng
@@ -59,7 +60,7 @@ def degree_preserving_null(
     Returns
     -------
     Iterator of DataFrames
-        ``source``, ``target``, ``weight`` (1, -1, or 0 without a sign).
+        Columns ``source``, ``target``, ``weight`` (1, -1, or 0 without a sign).
 
     Raises
     ------
@@ -80,7 +81,7 @@ def degree_preserving_null(
         raise ConfigError(f"`n` must be at least 1, got {n}.")
     edges = read_edges(truth)
     if edges.empty:
-        raise DataError(f"The truth has no edges ({len(truth)} rows, self-loops left out).")
+        raise DataError(f"The truth has no edges ({len(truth)} rows, without self-loops).")
     return _draw(edges, n, np.random.default_rng(seed_from(rng)))
 
 
@@ -102,7 +103,7 @@ def _swap(source, target, taken, pairs):  # type: ignore[no-untyped-def]
     for index in range(len(pairs)):
         i, j = pairs[index, 0], pairs[index, 1]
         a, b, c, d = source[i], target[i], source[j], target[j]
-        # that also leaves out i = j and edges that share an end, where a swap changes nothing
+        # this also skips i = j and edges that share an end, for which a swap changes nothing
         if a == d or c == b or taken[a, d] or taken[c, b]:
             continue
         taken[a, b] = taken[c, d] = False
@@ -111,14 +112,14 @@ def _swap(source, target, taken, pairs):  # type: ignore[no-untyped-def]
 
 
 def compare_with_null(observed: float, null: ArrayLike, *, level: float = 0.95) -> NullComparison:
-    """Compare a score with those of random networks, one-sided: higher is better.
+    """Compare a score with the scores of random networks. The test is one-sided: higher is better.
 
     Parameters
     ----------
     observed
-        Score against the truth.
+        Score of the weights against the truth.
     null
-        Scores of the same weights against random networks, see :func:`degree_preserving_null`.
+        Scores of the same weights against random networks, shape (n,). See :func:`degree_preserving_null`.
     level
         Share of the random networks that the interval holds.
 
@@ -129,9 +130,9 @@ def compare_with_null(observed: float, null: ArrayLike, *, level: float = 0.95) 
     Raises
     ------
     ConfigError
-        If the level is not between 0 and 1.
+        If `level` is not between 0 and 1.
     DataError
-        If there is no score, or one is not finite.
+        If there is no random network, or a score is not finite.
 
     Examples
     --------
@@ -139,13 +140,13 @@ def compare_with_null(observed: float, null: ArrayLike, *, level: float = 0.95) 
     NullComparison(observed=3.0, mean=1.0, low=1.0, high=1.0, ratio=3.0, p=0.25)
     """
     if not 0 < level < 1:
-        raise ConfigError(f"`level` lies between 0 and 1, got {level}.")
+        raise ConfigError(f"`level` must be between 0 and 1, got {level}.")
     scores: NDArray[np.float64] = np.asarray(null, np.float64)
     if scores.ndim != 1 or not scores.size or not np.isfinite([observed, *scores]).all():
         raise DataError(f"Expected finite scores of at least one random network, found shape {scores.shape}.")
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     mean = float(scores.mean())
-    # rounding must not tell apart scores that are equal
+    # the tolerance is for equal scores that differ by rounding
     reached = scores >= observed - 1e-12 * abs(observed)
     ratio = float(observed) / mean if mean else float("nan")
     return NullComparison(float(observed), mean, float(low), float(high), ratio,

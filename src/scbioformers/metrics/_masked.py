@@ -1,4 +1,4 @@
-"""How well masked counts are predicted: scores of masked bins (paper, section 3.2, Tables 2-4) and thinned counts."""
+"""Scores of predicted masked bins (paper, section 3.2, Tables 2-4) and of predicted held-out counts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy.stats import binom, rankdata
 
 from scbioformers.core import ConfigError, DataError, uniform
 
-RATE_FLOOR = 1e-8  # a gene where none was expected costs 18.4 nats, not infinity
-SUM_TOLERANCE = 0.01  # of the probabilities of a row: far above the rounding of float16, far below any logits
+RATE_FLOOR = 1e-8  # a count of 1 where the predicted rate is 0 costs 18.4 nats, not infinity
+SUM_TOLERANCE = 0.01  # for the sum of a row: above the rounding error of float16, small enough to detect logits
 BLOCK_ROWS = 8192
 
 Floats = NDArray[np.floating]
@@ -21,41 +21,44 @@ Integers = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class MaskedScores:
-    """Scores of predicted bins at masked positions; a share of nothing is NaN.
+    """Scores of predicted bins at masked positions. A share of an empty set is NaN.
 
-    The predicted bin is the most probable one, the lowest of equals.
+    The predicted bin is the most probable one. In a tie it is the lowest of the tied bins.
     """
 
     nll_bits: float
-    """Mean negative log-likelihood of the true bins, in bits; lower is better. The headline: it rewards honest
-    probabilities only, where a constant 1 may win `sensitivity`."""
+    """Mean negative log-likelihood of the true bins, in bits; lower is better. This is the main score: only the true
+    probabilities minimise it. In contrast, the constant prediction 1 can have a high `sensitivity`."""
     auroc: float
     """Area under the ROC curve of P(bin > 0), non-zero against zero."""
     sensitivity: float
-    """Share of the non-zero positions whose bin is predicted exactly."""
+    """Share of the non-zero positions whose true bin is predicted."""
     hel: float
-    """High-expression sensitivity: share of the positions above the cutoff predicted at most one bin off."""
+    """High-expression sensitivity: share of the positions with a true bin above the cutoff whose predicted bin is at
+    most one bin away."""
     hel_gene_mean: float
-    """The same for each gene, mean over the genes that have such positions."""
+    """Mean of `hel` over the genes that have such positions. Every gene has the same weight."""
     npv50: float
-    """Negative predictive value with as many zeros as non-zeros masked, whatever the mask was:
-    spec / (spec + FNR) with FNR the share of the non-zeros predicted zero. NaN if nothing is predicted zero."""
+    """Negative predictive value for equal numbers of masked zeros and non-zeros, whatever the mask:
+    spec / (spec + FNR). FNR is the share of the non-zeros that are predicted zero. NaN if no position is predicted
+    zero."""
     zero_specificity: float
-    """Share of the zeros predicted zero (spec)."""
+    """Share of the zeros that are predicted zero (spec)."""
     bin_mae: float
-    """Mean distance of predicted and true bin, in bins."""
+    """Mean absolute difference of predicted and true bin, in bins."""
     macro_f1: float
     """F1 of each bin, mean over the bins that occur as true bins."""
     sensitivity_by_level: dict[str, float]
-    """Share predicted exactly, by the true bin: "zero" (0), "one" (1), "low" (2 to the cutoff), "high" (above)."""
+    """Share of exact predictions by the level of the true bin: "zero" (0), "one" (1), "low" (2 to the cutoff), "high"
+    (above the cutoff)."""
     predicted_for_one: dict[str, float]
-    """Table 3, the true bin being 1: share predicted "zero" (0), "one" (1) and "more" (above 1; the paper's third
-    column says "> 0", but its rows sum to 1)."""
+    """Predictions where the true bin is 1 (paper, Table 3): share predicted "zero" (0), "one" (1) and "more" (above 1).
+    The third column of the table is named "> 0", but its rows sum to 1."""
     n: int
     """Number of masked positions."""
 
     def to_dict(self) -> dict[str, float]:
-        """Return the scores as a flat dictionary; that of the level "one" is "sensitivity_by_level_one"."""
+        """Return the scores as a flat dictionary, with keys such as "sensitivity_by_level_one"."""
         flat: dict[str, float] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -78,7 +81,7 @@ def masked_scores(log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayL
     genes
         Gene of each position (number or name), shape (H,).
     cutoff
-        Highest bin that is not "high", at least 1: the cutoff c of the value binning.
+        Highest bin that is not "high", at least 1. This is the cutoff c of the value binning.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def masked_scores(log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayL
 
     Examples
     --------
-    Three positions, three bins; the last is predicted one bin too low.
+    Three positions and three bins. The last prediction is one bin too low.
 
     >>> import numpy as np
     >>> from scbioformers.metrics import masked_scores
@@ -118,7 +121,7 @@ def masked_scores(log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayL
     low = ~(zero | one | high)
     return MaskedScores(
         nll_bits=float(-logs[np.arange(len(y)), y].mean(dtype=np.float64) / np.log(2)),
-        auroc=_auroc(-logs[:, 0], ~zero),  # P(bin > 0) falls with log P(0), which keeps more digits than 1 - P(0)
+        auroc=_auroc(-logs[:, 0], ~zero),  # same order as P(bin > 0), more precise than 1 - P(0)
         sensitivity=_share(exact[~zero]),
         hel=_share(close),
         hel_gene_mean=_share(hel_by_gene),
@@ -151,7 +154,7 @@ def check_log_probabilities(log_probabilities: ArrayLike) -> Floats:
     if logs.dtype.kind != "f":
         logs = logs.astype(np.float64)
     for start in range(0, len(logs), BLOCK_ROWS):
-        with np.errstate(over="ignore"):  # logits
+        with np.errstate(over="ignore"):  # logits can overflow
             sums = np.exp(logs[start : start + BLOCK_ROWS]).sum(axis=1, dtype=np.float64)
         wrong = np.flatnonzero(~(np.abs(sums - 1) <= SUM_TOLERANCE))
         if len(wrong):
@@ -179,7 +182,7 @@ def _share(values: NDArray[np.bool_] | Floats) -> float:
 
 
 def _auroc(score: Floats, positive: NDArray[np.bool_]) -> float:
-    """Return the probability that a positive scores above a negative, ties counting half; infinite scores are fine."""
+    """Return the probability that a positive scores above a negative. Ties count half; scores can be infinite."""
     n_positive = int(positive.sum())
     n_pairs = n_positive * (len(positive) - n_positive)
     if n_pairs == 0:
@@ -195,23 +198,24 @@ def _macro_f1(predicted: Integers, y: Integers, n_bins: int) -> float:
 
 
 def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Split the counted genes at random in two, for molecular cross-validation (Batson, Royer and Webber 2019).
+    """Split counts at random into two parts, for molecular cross-validation (Batson, Royer and Webber 2019).
 
-    If counts are Poisson, so are both parts, and they are independent: a model that reads the first may be scored on
-    the second, which is expected at (1 - fraction) / fraction times the first.
+    Each UMI is in the first part with the probability `fraction`. If the counts are Poisson distributed, both parts are
+    Poisson distributed and independent. A model that reads the first part can therefore be scored on the second. The
+    expected value of the second part is (1 - fraction) / fraction times that of the first.
 
     Parameters
     ----------
     counts
         Non-negative whole numbers of any dtype, shape (n_cells, n_features); not changed.
     fraction
-        Chance of a counted gene to be in the first part, between 0 and 1.
+        Probability of a UMI to be in the first part, between 0 and 1.
     seed
-        Seed of the draws; each depends on the seed, the row, the column and the count only.
+        Seed of the draws. Each draw depends only on the seed, the row, the column and the count.
 
     Returns
     -------
-    Two CSR matrices of the shape and dtype of `counts` that sum to it: the kept and the held-out counts.
+    The kept and the held-out counts: two CSR matrices of the shape and dtype of `counts`, whose sum is `counts`.
 
     Raises
     ------
@@ -237,7 +241,7 @@ def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[
     if not ((x >= 0) & (x < np.inf) & (x == np.floor(x))).all():
         raise DataError("Only counts can be thinned, but `counts` has values that are negative or not whole.")
     rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
-    u = 1 - uniform(seed, rows, whole.indices)  # in (0, 1]: the quantile of 0 is -1
+    u = 1 - uniform(seed, rows, whole.indices)  # in (0, 1], because the binomial quantile of 0 is -1
     drawn = binom.ppf(u, x, fraction)
     parts = []
     for values in (drawn, x - drawn):
@@ -249,16 +253,16 @@ def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[
 
 
 def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
-    """Mean Poisson loss of predicted rates for held-out counts, ``rate - x * log(rate)`` in nats.
+    """Mean Poisson loss of predicted rates for held-out counts: ``rate - x * log(rate)``, in nats.
 
-    The term log(x!), which no prediction changes, is left out, so the loss may be negative.
+    The term log(x!) does not depend on the prediction and is left out. The loss can therefore be negative.
 
     Parameters
     ----------
     rate
-        Expected counts, shape (n_cells, n_features), not negative. In the logarithm, rates below 1e-8 count as 1e-8.
+        Expected counts, shape (n_cells, n_features), not negative. In the logarithm, rates below 1e-8 are set to 1e-8.
     held
-        Counts, same shape, such as the second part of :func:`thin_counts`.
+        Counts, shape (n_cells, n_features), for example the second part of :func:`thin_counts`.
 
     Returns
     -------
@@ -276,14 +280,14 @@ def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
     >>> poisson_loss([[1.0, 0.5]], csr_matrix([[3, 0]]))
     0.75
     """
-    expected, found = np.asarray(rate), sparse.csr_matrix(held)
-    if expected.shape != found.shape or expected.size == 0:
+    expected, observed = np.asarray(rate), sparse.csr_matrix(held)
+    if expected.shape != observed.shape or expected.size == 0:
         raise DataError(
-            f"`rate` has the shape {expected.shape}; expected that of the counts, {found.shape}, not empty."
+            f"`rate` has the shape {expected.shape}; expected that of the counts, {observed.shape}, not empty."
         )
     total = 0.0
     for start in range(0, len(expected), BLOCK_ROWS):
-        block, counted = expected[start : start + BLOCK_ROWS], found[start : start + BLOCK_ROWS].tocoo()
+        block, counted = expected[start : start + BLOCK_ROWS], observed[start : start + BLOCK_ROWS].tocoo()
         if not (block.min() >= 0 and block.max() < np.inf):
             raise DataError(f"`rate` has negative, NaN or infinite values in rows {start} to {start + len(block) - 1}.")
         rates = block[counted.row, counted.col].astype(np.float64)

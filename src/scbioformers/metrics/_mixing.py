@@ -1,4 +1,4 @@
-"""How well the batches mix in an embedding."""
+"""Scores of batch mixing in an embedding: iLISI and kBET."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from scbioformers.core import MissingDependencyError
 if TYPE_CHECKING:
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-LISI_NEIGHBORS = 90  # as in scib-metrics' own benchmark
-KBET_MIN_CELLS = 10  # a label with fewer cells, or of a single batch, says nothing on mixing
+LISI_NEIGHBORS = 90  # as in the benchmark of scib-metrics
+KBET_MIN_CELLS = 10  # labels with fewer cells or with a single batch are left out
 
 
 def mixing_scores(
     embedding: NDArray[np.floating], codes: NDArray[np.intp], batches: NDArray[np.intp]
 ) -> tuple[float, float]:
-    """Score the mixing by iLISI and kBET, with scib-metrics' kernels on exact neighbours (each cell its own first).
+    """Return iLISI and kBET, computed by scib-metrics on exact neighbours. The first neighbour is the cell itself.
 
-    scib-metrics' ``kbet_per_label`` would look for approximate neighbours on a diffusion map of each label instead:
-    made for outputs that are graphs, not repeatable to the last digits, and a minute of compilation.
+    The function ``kbet_per_label`` of scib-metrics is not used. It searches approximate neighbours on a diffusion map of
+    each label, which is meant for methods that return graphs. Its results differ in the last digits between runs, and
+    it needs a minute to compile.
     """
     try:
         from scib_metrics import ilisi_knn, kbet
@@ -38,7 +39,7 @@ def mixing_scores(
         sizes = np.bincount(batches[rows])
         sizes = sizes[sizes > 0]
         if rows.sum() >= KBET_MIN_CELLS and len(sizes) > 1:
-            k = int(np.clip(sizes.mean() // 4, 10, 70)) + 1  # scib's rule, and the cell itself
+            k = int(np.clip(sizes.mean() // 4, 10, 70)) + 1  # number of neighbours as in scib, plus the cell itself
             accepted.append(kbet(_exact_neighbors(embedding[rows], k), batches[rows])[0])
     return float(ilisi), float(np.mean(accepted)) if accepted else float("nan")
 

@@ -14,9 +14,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PerturbationScores:
-    """One value for each perturbation, (K,); NaN where there is none.
+    """Scores of K perturbations. Each score has the shape (K,) and is NaN where it is not defined.
 
-    "Off target" leaves out the perturbed genes, whose fall is no discovery. A constant prediction correlates 0.
+    "Off target" means without the perturbed genes, because their own change is easy to predict. The correlation of a
+    constant prediction is set to 0.
 
     Examples
     --------
@@ -24,27 +25,27 @@ class PerturbationScores:
     """
 
     pearson: Array
-    """Of the predicted and observed mean profiles, all genes."""
+    """Pearson correlation of predicted and observed mean profile, all genes."""
     pearson_de: Array
-    """The same over the top genes by observed change."""
+    """`pearson` over the top genes by observed change."""
     delta: Array
-    """Of the changes from control, all genes."""
+    """Pearson correlation of predicted and observed change from control, all genes."""
     delta_de: Array
-    """The same over the top genes."""
+    """`delta` over the top genes."""
     delta_off: Array
-    """Of the changes from control, off target: the headline."""
+    """`delta` off target. This is the main score."""
     delta_de_off: Array
-    """The same over the top genes off target."""
+    """`delta` over the top genes off target."""
     rmse: Array
     """Root mean squared error of the change, all genes, log1p units."""
     systema: Array
-    """Of the changes from the mean of the perturbed cells, off target (Systema)."""
+    """Pearson correlation of the changes from the mean of the perturbed cells, off target (Systema)."""
     centroid: Array
-    """Share of the other perturbations that are farther from the prediction than the true one; chance is .5. The genes
-    that either of the two perturbs are left out."""
+    """Share of the other perturbations whose observed change is farther from the prediction than the true one; chance
+    is 0.5. Each comparison leaves out the genes that either of the two perturbations hits."""
 
     def mean(self) -> dict[str, float]:
-        """Means over perturbations, by name."""
+        """Return the mean of each score over the perturbations, by name. NaN is ignored."""
         return {name: float(np.nanmean(values)) for name, values in asdict(self).items()}
 
 
@@ -60,7 +61,7 @@ def perturbation(
     others_own: ArrayLike | None = None,
     n_top: int = 20,
 ) -> PerturbationScores:
-    """Score predicted changes of mean expression (BENCHMARKS as of the paper's Table 5, and stricter ones).
+    """Score predicted changes of mean expression: the scores of the paper's Table 5, and stricter ones.
 
     Parameters
     ----------
@@ -69,21 +70,23 @@ def perturbation(
     control
         (M,), mean of the control cells.
     perturbed_mean
-        (M,), mean change over the *training* perturbations, from which Systema's score counts.
+        (M,), mean change over the *training* perturbations. The score of Systema uses it as the reference.
     own
         bool (K, M), the genes that each perturbation hits.
     ranking
-        (K, M), observed evidence of change by which the top genes are chosen; by default the size of the change.
+        (K, M), evidence of change in the observed cells. The top genes have the largest absolute values. By default the
+        observed changes.
     others, others_own
-        (L, M), observed changes of all perturbations, these included, and the genes that they hit, among which the
-        centroid is sought; by default ``observed`` itself. A row equal to the true one is skipped.
+        (L, M), observed changes of all perturbations (these K included), and the genes that they hit (bool). The
+        centroid score compares the prediction with them. By default ``observed`` and ``own``. A row that is equal to
+        the true one is skipped.
     n_top
-        Number of top genes.
+        Number of top genes of each perturbation.
 
     Returns
     -------
     PerturbationScores
-        A value for each perturbation.
+        One value of each score for each perturbation.
 
     Raises
     ------
@@ -104,26 +107,26 @@ def perturbation(
     base, centre, hit = _finite(control, "control"), _finite(perturbed_mean, "perturbed_mean"), np.asarray(own, bool)
     if p.shape != y.shape or p.ndim != 2 or hit.shape != y.shape or base.shape != centre.shape != (y.shape[1],):
         raise DataError(
-            f"Shapes differ: {p.shape} predicted, {y.shape} observed, {hit.shape} own, {base.shape} control."
+            f"Shapes do not match: {p.shape} predicted, {y.shape} observed, {hit.shape} own, {base.shape} control."
         )
     rank = np.abs(y) if ranking is None else np.abs(_finite(ranking, "ranking"))
     rest = y if others is None else _finite(others, "others")
     rest_hit = hit if others_own is None else np.asarray(others_own, bool)
     rows: list[list[float]] = []
     for i in range(len(y)):
-        free = ~hit[i]
+        off_target = ~hit[i]
         top = _top(rank[i], n_top)
-        top_free = _top(np.where(free, rank[i], -1), min(n_top, int(free.sum())))
+        top_off = _top(np.where(off_target, rank[i], -1), min(n_top, int(off_target.sum())))
         rows.append(
             [
                 _pearson(base + p[i], base + y[i]),
                 _pearson((base + p[i])[top], (base + y[i])[top]),
                 _pearson(p[i], y[i]),
                 _pearson(p[i][top], y[i][top]),
-                _pearson(p[i][free], y[i][free]),
-                _pearson(p[i][top_free], y[i][top_free]),
+                _pearson(p[i][off_target], y[i][off_target]),
+                _pearson(p[i][top_off], y[i][top_off]),
                 float(np.sqrt(np.mean((p[i] - y[i]) ** 2))),
-                _pearson((p[i] - centre)[free], (y[i] - centre)[free]),
+                _pearson((p[i] - centre)[off_target], (y[i] - centre)[off_target]),
                 _centroid(p[i], y[i], hit[i], rest, rest_hit),
             ]
         )
@@ -135,28 +138,30 @@ def _centroid(p: Array, y: Array, hit: NDArray[np.bool_], rest: Array, rest_hit:
     for other, other_hit in zip(rest, rest_hit, strict=True):
         if np.array_equal(other, y):
             continue
-        free = ~(hit | other_hit)
-        true, wrong = float(((p - y)[free] ** 2).sum()), float(((p - other)[free] ** 2).sum())
+        kept = ~(hit | other_hit)
+        true, wrong = float(((p - y)[kept] ** 2).sum()), float(((p - other)[kept] ** 2).sum())
         wins.append(0.5 if np.isclose(true, wrong, rtol=1e-12, atol=0) else float(true < wrong))
     return float(np.mean(wins)) if wins else float("nan")
 
 
 def similarity_between(first: ArrayLike, second: ArrayLike | None = None, *, own: ArrayLike | None = None) -> Array:
-    """Cosine similarity between effects, corrected for their noise by two independent estimates.
+    """Cosine similarity between effects, corrected for noise by two independent estimates.
 
-    Lengths and products are taken between the halves of the cells, whose noise is independent, so that noise makes the
-    effects neither longer nor more alike. Predictions have no noise of this kind: give them alone.
+    Squared lengths and products are computed between two halves of the cells. The noise of the halves is independent,
+    so it does not increase lengths or similarities. Predictions have no such noise: pass them without ``second``.
 
     Parameters
     ----------
     first, second
-        (K, M), effects from either half of the cells, control cells halved too. Without ``second`` a plain cosine.
+        (K, M), effects estimated from the two halves of the cells; the control cells are halved as well. Without
+        ``second`` the result is the plain cosine similarity.
     own
-        bool (K, M), genes that each perturbation hits: those of either of two are left out of their similarity.
+        bool (K, M), genes that each perturbation hits. The similarity of two perturbations leaves out the genes of
+        both.
 
     Returns
     -------
-    float64 (K, K); NaN where an effect has no length beyond its noise.
+    float64 (K, K); NaN where the corrected squared length of an effect is not positive.
 
     Examples
     --------
@@ -168,30 +173,32 @@ def similarity_between(first: ArrayLike, second: ArrayLike | None = None, *, own
     a = np.asarray(first, np.float64)
     b = a if second is None else np.asarray(second, np.float64)
     hit = np.zeros(a.shape, bool) if own is None else np.asarray(own, bool)
-    found = np.full((len(a), len(a)), np.nan)
+    similarity = np.full((len(a), len(a)), np.nan)
     for i in range(len(a)):
         for j in range(len(a)):
-            free = ~(hit[i] | hit[j])
-            lengths = (a[i] * b[i])[free].sum(), (a[j] * b[j])[free].sum()
+            kept = ~(hit[i] | hit[j])
+            lengths = (a[i] * b[i])[kept].sum(), (a[j] * b[j])[kept].sum()
             if min(lengths) > 0:
-                product = ((a[i] * b[j])[free].sum() + (b[i] * a[j])[free].sum()) / 2
-                found[i, j] = product / np.sqrt(lengths[0] * lengths[1])
-    return found
+                product = ((a[i] * b[j])[kept].sum() + (b[i] * a[j])[kept].sum()) / 2
+                similarity[i, j] = product / np.sqrt(lengths[0] * lengths[1])
+    return similarity
 
 
 def split_half(first: ArrayLike, second: ArrayLike, *, own: ArrayLike) -> Array:
-    """Correlation between the effects of two halves of the cells, off target: what noise leaves to be reached.
+    """Pearson correlation between effects estimated from two halves of the cells, off target.
+
+    It shows how reproducible the observed effects are. Noise limits the scores of every prediction in the same way.
 
     Parameters
     ----------
     first, second
-        (K, M), effects from either half.
+        (K, M), effects estimated from the two halves.
     own
         bool (K, M), genes that each perturbation hits.
 
     Returns
     -------
-    float64 (K,).
+    float64 (K,), one correlation for each perturbation.
 
     Examples
     --------
@@ -207,27 +214,27 @@ def split_half(first: ArrayLike, second: ArrayLike, *, own: ArrayLike) -> Array:
 def paired_bootstrap(
     ours: ArrayLike, theirs: ArrayLike, *, level: float = 0.95, n_draws: int = 4000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean difference of two scores of the same targets, and its interval from targets drawn with replacement.
+    """Mean difference of two scores of the same targets, with a bootstrap interval over the targets.
 
     Parameters
     ----------
     ours, theirs
-        (K,), a score of each target.
+        (K,), the two scores of each target.
     level
         Coverage of the interval.
     n_draws
-        Number of draws.
+        Number of bootstrap draws.
     seed
         Seed of the draws.
 
     Returns
     -------
-    Mean, lower and upper end.
+    Mean of ``ours - theirs``, and the lower and upper end of its interval.
 
     Raises
     ------
     ConfigError
-        If the level is not between 0 and 1.
+        If `level` is not between 0 and 1.
 
     Examples
     --------
@@ -235,7 +242,7 @@ def paired_bootstrap(
     (0.5, 0.5, 0.5)
     """
     if not 0 < level < 1:
-        raise ConfigError(f"`level` lies between 0 and 1, got {level}.")
+        raise ConfigError(f"`level` must be between 0 and 1, got {level}.")
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     drawn = np.random.default_rng(seed).integers(len(difference), size=(n_draws, len(difference)))
     low, high = np.quantile(difference[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
@@ -243,10 +250,10 @@ def paired_bootstrap(
 
 
 def _finite(values: ArrayLike, name: str) -> Array:
-    found = np.asarray(values, np.float64)
-    if not np.isfinite(found).all():
-        raise DataError(f"`{name}` has {int((~np.isfinite(found)).sum())} values that are not finite.")
-    return found
+    array = np.asarray(values, np.float64)
+    if not np.isfinite(array).all():
+        raise DataError(f"`{name}` has {int((~np.isfinite(array)).sum())} values that are not finite.")
+    return array
 
 
 def _top(rank: Array, n: int) -> NDArray[np.int64]:

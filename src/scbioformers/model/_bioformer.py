@@ -87,7 +87,7 @@ class BioFormer:
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.reading.counts,
-            n_noise=self.config.n_latent if self.config.latent_noise and self.fields else 0,
+            n_noise=self.config.noise_width(bool(self.fields)),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Preprocessing: look at the data, and bin it."""
+"""Preprocessing: check the data before a fit, and bin it."""
 
 from scbioformers.pp._binning import bin_segment, bin_value
 from scbioformers.pp._check import check

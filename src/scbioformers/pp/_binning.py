@@ -1,4 +1,7 @@
-"""Bins as layers: to look at, or to hand their parameters on to a model."""
+"""``bf.pp.bin_value`` and ``bf.pp.bin_segment``: bins as layers, for inspection.
+
+A model does not need these layers: :func:`scbioformers.tl.fit` bins the values itself.
+"""
 
 from __future__ import annotations
 
@@ -28,48 +31,56 @@ def bin_value(
     key_added: str = "bin_value",
     copy: bool = False,
 ) -> AnnData | None:
-    """Bin raw counts by value: small counts stay as they are, large ones are coarsened on a log2 scale.
+    """Bin raw counts by value: small counts are rounded, and large counts are binned on a log2 scale.
 
-    Each cell is scaled to the mean depth of the non-empty cells. Then zero stays 0, counts up to 1 become 1, counts up
-    to `cutoff` are rounded half up, and above it the bin is ``cutoff + ceil(bins_per_doubling * log2(count / cutoff))``
-    (paper, section 2.1.2, Eqs. 4 and 5, with the ``+ cutoff`` that Eq. 5 drops).
+    The layer is for inspection. :func:`scbioformers.tl.fit` reads the counts and bins them itself.
+
+    Each cell is first scaled to the mean depth of the non-empty cells. The bin of a scaled count ``x`` is then
+
+    - 0 if ``x`` is 0,
+    - 1 if ``x`` is at most 1,
+    - ``x``, rounded half up, if ``x`` is at most ``cutoff``,
+    - ``cutoff + ceil(bins_per_doubling * log2(x / cutoff))`` if ``x`` is larger than ``cutoff``
+
+    (paper, section 2.1.2, Eqs. 4 and 5). Eq. 5 in the paper lacks the term ``cutoff +``.
 
     Parameters
     ----------
     adata
-        Annotated data with raw counts, dense or sparse, in memory or backed.
+        AnnData with raw counts, dense or sparse, in memory or backed.
     layer
-        Layer with the counts; `None` reads ``adata.X``.
+        Layer to read. None reads ``adata.X``.
     cutoff
-        Normalised count up to which bins are rounded counts, an integer of at least 1 (`c` of the paper).
+        Largest scaled count that is rounded, an integer of at least 1 (``c`` in the paper).
     bins_per_doubling
-        Number of bins per doubling of the count above the cutoff (`b` of the paper).
+        Number of bins per doubling of the count above ``cutoff`` (``b`` in the paper).
     normalize
-        Scale each cell to the mean depth first. `False` bins the raw counts.
+        Scale each cell to the mean depth first. False bins the raw counts.
     allow_non_integer
         Accept values that are not integers, such as estimated counts.
     key_added
-        Name of the layer and of the entry in ``adata.uns``.
+        Key under which the results are stored (see Returns).
     copy
-        Return a copy instead of writing to `adata`.
+        Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    `None`, or the copy if ``copy=True``. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
-    `adata.layers[key_added]` : int16 (n_obs, n_vars)
-        Bins, sparse if the counts are sparse (in the same format), else dense. In memory also if `adata` is backed.
-    `adata.uns[key_added]["params"]` : str
-        JSON string of the parameters, with the mean depth (in counts) and the highest bin.
+    ``adata.layers[key_added]`` : int16 (n_obs, n_vars)
+        Bins. They have the sparse format of the counts, or are dense if the counts are dense. They are in memory, also
+        if ``adata`` is backed.
+    ``adata.uns[key_added]["params"]`` : str
+        JSON string with the parameters, the mean depth (in counts) and the highest bin.
 
     Raises
     ------
     ConfigError
         If a parameter is out of range.
     DataError
-        If the data is not raw counts, such as log-transformed data (:func:`bin_segment` takes it), or all zero.
+        If the values are not raw counts, or all values are zero. :func:`bin_segment` accepts log-transformed data.
     MissingKeyError
-        If there is no such layer.
+        If the layer does not exist.
 
     Examples
     --------
@@ -85,7 +96,7 @@ def bin_value(
     source = AnnDataSource(adata, layer=layer)
     mean_depth = scan(source).mean_depth
     if mean_depth == 0:
-        raise DataError(f"{name} is zero everywhere, expected raw counts. Is this the right layer?")
+        raise DataError(f"All values of {name} are zero; expected raw counts. Pass the layer with counts as `layer=`.")
 
     def bins_of(block: Block) -> sp.csr_matrix:
         return _csr_bins(block, bin_rows(binning, block.counts.data, block.counts.indptr, block.depth, mean_depth))
@@ -102,43 +113,48 @@ def bin_segment(
     key_added: str = "bin_segment",
     copy: bool = False,
 ) -> AnnData | None:
-    """Bin by rank within each cell: the highest value of every cell gets the bin `n_bins`, ties get equal bins.
+    """Bin the values of each cell by rank: the highest value of a cell is in bin ``n_bins``.
 
-    Over the non-zero values of a cell the bin of x is ``ceil(n_bins * #{values <= x} / #{values})``; zero stays 0
-    (paper, section 2.1.2, Eq. 2). Only ranks count, so log-transformed data will do as well. In centred data (with
-    negative values, such as CLR or z-scores) zero is not special: all values are ranked and get bins from 1.
+    The layer is for inspection. :func:`scbioformers.tl.fit` reads the values and bins them itself.
+
+    A zero is in bin 0. The bin of a non-zero value ``x`` is ``ceil(n_bins * k / n)``. Here ``n`` is the number of
+    non-zero values of the cell, and ``k`` is the number of those that are at most ``x`` (paper, section 2.1.2, Eq. 2).
+    Equal values have equal bins.
+
+    The bins depend on ranks only, so log-transformed data has the same bins as its counts. If the data has negative
+    values (centred data, such as CLR or z-scores), all values are ranked, zeros included, and the lowest bin is 1.
 
     Parameters
     ----------
     adata
-        Annotated data, dense or sparse, in memory or backed.
+        AnnData with counts or other values, dense or sparse, in memory or backed.
     layer
-        Layer to bin; `None` reads ``adata.X``.
+        Layer to read. None reads ``adata.X``.
     n_bins
-        Number of bins (`B` of the paper). A cell with fewer distinct values has fewer distinct bins.
+        Number of bins (``B`` in the paper). A cell with fewer distinct values has fewer distinct bins.
     key_added
-        Name of the layer and of the entry in ``adata.uns``.
+        Key under which the results are stored (see Returns).
     copy
-        Return a copy instead of writing to `adata`.
+        Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    `None`, or the copy if ``copy=True``. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
-    `adata.layers[key_added]` : int16 (n_obs, n_vars)
-        Bins, sparse if the data is sparse (in the same format) and not centred, else dense. In memory also if `adata`
-        is backed.
-    `adata.uns[key_added]["params"]` : str
-        JSON string of the parameters.
+    ``adata.layers[key_added]`` : int16 (n_obs, n_vars)
+        Bins. They have the sparse format of the data, or are dense if the data is dense or centred. They are in memory,
+        also if ``adata`` is backed.
+    ``adata.uns[key_added]["params"]`` : str
+        JSON string with the parameters.
 
     Raises
     ------
     ConfigError
-        If `n_bins` is out of range.
+        If ``n_bins`` is out of range.
     DataError
-        If the data has NaN or infinite values, no cells or no genes.
+        If the data has NaN or infinite values, no cells, or no genes.
     MissingKeyError
-        If there is no such layer.
+        If the layer does not exist.
 
     Examples
     --------
@@ -167,7 +183,7 @@ def _csr_bins(block: Block, bins: np.ndarray) -> sp.csr_matrix:
 
 
 def _bin_blocks(source: BlockSource, matrix: Any, bins_of: Callable[[Block], Any]) -> Any:
-    """Bins of all blocks, in the container of `matrix`: sparse in its format, or dense if it is dense or None."""
+    """Bins of all blocks, in the format of ``matrix`` if it is sparse, else dense (also if it is None)."""
     format_ = getattr(matrix, "format", "csr" if hasattr(matrix, "compute") else None)
     if format_ is None:
         dense = np.empty((source.n_obs, source.n_features), dtype=np.int16)
@@ -182,9 +198,9 @@ def _bin_blocks(source: BlockSource, matrix: Any, bins_of: Callable[[Block], Any
 def _write(
     adata: AnnData, bins: Any, binning: Binning, layer: str | None, key_added: str, copy: bool
 ) -> AnnData | None:
-    from scbioformers.results import target, write_bins  # late: it knows models, and so loads torch
+    from scbioformers.results import target, write_bins  # imported here because it imports torch
 
     written = target(adata, copy)
     write_bins(written, key_added, bins, binning, layer)
-    logger.info("Wrote the layer %r: bins up to %d.", key_added, int(bins.max()))
+    logger.info("Added the layer %r with bins from 0 to %d.", key_added, int(bins.max()))
     return written if copy else None

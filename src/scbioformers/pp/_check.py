@@ -1,4 +1,4 @@
-"""A look at the data before a fit: what is in it, what a fit will take, and what to call next."""
+"""``bf.pp.check``: check the data before a fit, estimate the cost of the fit, and suggest the next calls."""
 
 from __future__ import annotations
 
@@ -21,72 +21,73 @@ from scbioformers.data import (
     inspect,
 )
 
-# What a default fit takes, measured on 2 CPU cores
-FIXED_SECONDS = 10.0  # imports, compilation, the embedding's components
+# Time and memory of a default fit, measured on 2 CPU cores
+FIXED_SECONDS = 10.0  # imports, compilation and the components of the embedding
 SECONDS_PER_TOKEN = 8e-6
-SECONDS_PER_GENE = 3e-7  # predicting the profile of a cell
-MEAN_CONTEXT, MAX_MASKED = 58, 32  # tokens of a training step
-MASKED_PER_EXPRESSED = 0.3  # masked genes and masked zeros
+SECONDS_PER_GENE = 3e-7  # for the predicted profile of a cell
+MEAN_CONTEXT, MAX_MASKED = 58, 32  # tokens per cell in a training step
+MASKED_PER_EXPRESSED = 0.3  # masked expressed genes and masked zeros, per expressed gene
 FIXED_BYTES = 700e6  # Python with torch
 BYTES_PER_TOKEN = 40e3  # activations of the default model
 BATCH_SIZE = 64
 BYTES_PER_NONZERO = 8  # float32 value and int32 index
 
-# From here on a choice of genes pays: most of the others are noise, and each expressed one costs a token
+# Above this number of genes, a selection of highly variable genes is suggested. Most other genes are noise, and each
+# expressed gene adds a token.
 MANY_GENES = 5000
 N_TOP_GENES = 2000
 
 _KINDS = {
     "counts": "raw counts",
     "bool": "booleans",
-    "log1p": "log-transformed (log1p), not counts",
-    "normalized": "not integers (normalised or estimated), not raw counts",
-    "centered": "with negative values (scaled or centred), not counts",
+    "log1p": "log-transformed values (log1p), not raw counts",
+    "normalized": "values that are not integers (normalised or estimated), not raw counts",
+    "centered": "negative values (scaled or centred), not raw counts",
 }
-_IDS = {"ensembl": "Ensembl ids", "symbol": "symbols", "number": "numbers, which match no other data"}
+_IDS = {"ensembl": "Ensembl ids", "symbol": "symbols", "number": "numbers, which cannot be matched to other data"}
 
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """What :func:`check` found; its ``repr`` is a text to read."""
+    """Result of :func:`check`. Its ``repr`` is a readable report."""
 
     inspection: Inspection = field(repr=False)
-    """All that is known about the matrix."""
+    """Properties of the matrix."""
     modelled: NDArray[np.bool_] = field(repr=False)
-    """(n_vars,) genes that a fit would model."""
+    """(n_vars,), genes that a fit would model."""
     expressed: float
-    """Mean number of modelled genes with a non-zero value, per cell."""
+    """Mean number of modelled genes with a non-zero value per cell."""
     minutes: float
     """Estimated minutes of a default fit on 2 CPU cores."""
     gigabytes: float
     """Estimated peak memory of a default fit, in GB (1e9 bytes)."""
     problems: tuple[str, ...]
-    """What stops a default fit; empty if it can start."""
+    """Reasons why a default fit is not possible. Empty if it is possible."""
     cautions: tuple[str, ...]
-    """What a fit can handle but should be known."""
+    """Properties of the data that do not prevent a fit but may affect it."""
     next_calls: tuple[str, ...]
-    """Calls to make next, in order."""
+    """Suggested calls, in order."""
 
     def __repr__(self) -> str:
-        found, n_modelled = self.inspection, int(self.modelled.sum())
-        duplicates = f"{len(found.duplicate_vars)} of them duplicate" if found.duplicate_vars else "unique"
+        data, n_modelled = self.inspection, int(self.modelled.sum())
+        duplicates = f"{len(data.duplicate_vars)} of them duplicated" if data.duplicate_vars else "unique"
         lines = [
-            f"{found.n_obs:,} cells x {found.n_vars:,} genes in {found.name}: {_KINDS[found.kind]}",
-            f"  values    {found.density:.1%} non-zero, the largest {found.max_value:,.6g}, "
-            f"median sum of a cell {np.median(found.depth) if found.n_obs else 0:,.6g}",
-            f"  names     genes: {_IDS[found.id_type]}, {duplicates}; cells: "
-            + (f"{found.n_duplicate_obs} duplicate (harmless)" if found.n_duplicate_obs else "unique"),
-            f"  empty     {found.n_empty_cells:,} cells, {found.n_empty_genes:,} genes",
-            f"  to model  {'all ' if n_modelled == found.n_vars else ''}{n_modelled:,} genes, "
-            f"{self.expressed:,.0f} of them expressed in a cell",
+            f"{data.n_obs:,} cells x {data.n_vars:,} genes in {data.name}: {_KINDS[data.kind]}",
+            f"  values    {data.density:.1%} non-zero, maximum {data.max_value:,.6g}, "
+            f"median total per cell {np.median(data.depth) if data.n_obs else 0:,.6g}",
+            f"  names     genes: {_IDS[data.id_type]}, {duplicates}; cells: "
+            + (f"{data.n_duplicate_obs} duplicated (not a problem)" if data.n_duplicate_obs else "unique"),
+            f"  empty     {data.n_empty_cells:,} cells, {data.n_empty_genes:,} genes",
+            f"  modelled  {'all ' if n_modelled == data.n_vars else ''}{n_modelled:,} genes; "
+            f"{self.expressed:,.0f} of them are expressed in an average cell",
         ]
-        if found.counts_at is not None:
-            where = "layers" if found.counts_at == "layer" else found.counts_at
-            suffix = f"[{found.counts_layer!r}]" if found.counts_at == "layer" else ""
-            lines.append(f"  counts    seem to be in adata.{where}{suffix} as well")
+        if data.counts_at is not None:
+            where = "layers" if data.counts_at == "layer" else data.counts_at
+            suffix = f"[{data.counts_layer!r}]" if data.counts_at == "layer" else ""
+            lines.append(f"  counts    adata.{where}{suffix} also seems to hold counts")
         if not self.problems:
             lines.append(
-                f"  a fit     about {_minutes(self.minutes)} on 2 CPU cores, {self.gigabytes:.1f} GB of memory"
+                f"  fit time  about {_minutes(self.minutes)} on 2 CPU cores, with {self.gigabytes:.1f} GB of memory"
             )
         lines += [f"Problem: {text}" for text in self.problems]
         lines += [f"Note: {text}" for text in self.cautions]
@@ -101,30 +102,30 @@ def check(
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
 ) -> CheckReport:
-    """Look at the data before a fit. Reads all of it once, in chunks; changes nothing.
+    """Check the data before a fit. It reads all values once, in chunks, and does not change ``adata``.
 
     Parameters
     ----------
     adata
-        Annotated data, in memory or backed.
+        AnnData, in memory or backed.
     layer
-        Layer to look at; None looks at ``adata.X``.
+        Layer to read. None reads ``adata.X``.
     mask_var
-        Column of ``adata.var`` with the genes to model, or bools (n_vars,). None means all genes, and so does the
-        default where there is no such column.
+        Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
+        The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``.
 
     Returns
     -------
     CheckReport
-        Type of numbers, names, empty cells and genes, an estimate of time and memory, problems and next calls. Data
-        that cannot be used is described under ``problems`` and raises no error. No fields are set.
+        Type of the values, names, empty cells and genes, estimates of time and memory, problems, and suggested calls.
+        Data that cannot be used does not raise an error. The reasons are listed in ``problems``. No fields are set.
 
     Raises
     ------
     DataError
-        If `adata` is not an AnnData, has no matrix of numbers, or is a view of a backed one.
+        If ``adata`` is not an AnnData, has no matrix of numbers, or is a view of a backed AnnData.
     MissingKeyError
-        If there is no such layer or column.
+        If the layer or the column does not exist.
 
     Examples
     --------
@@ -134,54 +135,56 @@ def check(
     >>> report.inspection.kind, report.problems, report.next_calls
     ('counts', (), ('bf.tl.fit(adata)',))
     """
-    get_matrix(adata, layer)  # what is not an AnnData has no var to look for the mask in
+    get_matrix(adata, layer)  # first, because it checks the type of adata
     modelled = gene_mask(adata, mask_var)
-    found = inspect(adata, layer)
-    n_nonzero = int(found.gene_nnz[modelled].sum())
-    expressed = n_nonzero / max(found.n_obs, 1)
+    inspection = inspect(adata, layer)
+    n_nonzero = int(inspection.gene_nnz[modelled].sum())
+    expressed = n_nonzero / max(inspection.n_obs, 1)
     tokens = min(expressed, MEAN_CONTEXT) + min(MASKED_PER_EXPRESSED * expressed, MAX_MASKED) + 1  # <cls>
     seconds_per_cell = SECONDS_PER_TOKEN * tokens + SECONDS_PER_GENE * int(modelled.sum())
-    seconds = FIXED_SECONDS + seconds_per_cell * default_epochs(found.n_obs, BATCH_SIZE) * found.n_obs
-    n_bytes = FIXED_BYTES + BYTES_PER_TOKEN * tokens * min(BATCH_SIZE, found.n_obs) + BYTES_PER_NONZERO * n_nonzero
-    problems = find_problems(found) or find_count_problems(found)
-    cautions = find_cautions(found, modelled)
-    if found.n_empty_cells and found.n_obs:
+    n_obs = inspection.n_obs
+    seconds = FIXED_SECONDS + seconds_per_cell * default_epochs(n_obs, BATCH_SIZE) * n_obs
+    n_bytes = FIXED_BYTES + BYTES_PER_TOKEN * tokens * min(BATCH_SIZE, n_obs) + BYTES_PER_NONZERO * n_nonzero
+    problems = find_problems(inspection) or find_count_problems(inspection)
+    cautions = find_cautions(inspection, modelled)
+    if inspection.n_empty_cells and n_obs:
         cautions.append(
-            f"Empty cells: {found.n_empty_cells:,}, which a fit skips. "
+            f"Empty cells: {inspection.n_empty_cells:,}. A fit skips them. "
             "`sc.pp.filter_cells(adata, min_counts=1)` removes them."
         )
     return CheckReport(
-        inspection=found,
+        inspection=inspection,
         modelled=modelled,
         expressed=expressed,
         minutes=seconds / 60,
         gigabytes=n_bytes / 1e9,
         problems=tuple(problems),
         cautions=tuple(cautions),
-        next_calls=tuple(_next_calls(found, modelled, mask_var)),
+        next_calls=tuple(_next_calls(inspection, modelled, mask_var)),
     )
 
 
-def _next_calls(found: Inspection, modelled: NDArray[np.bool_], mask_var: Any) -> list[str]:
-    if found.transposed:
+def _next_calls(inspection: Inspection, modelled: NDArray[np.bool_], mask_var: Any) -> list[str]:
+    layer = inspection.layer
+    if inspection.transposed:
         return ["adata = adata.T.copy()", "bf.pp.check(adata)"]
-    if find_problems(found):
-        return [f"bf.pp.check({_arguments(found.layer, mask_var)})  # again, after mending the problem"]
-    if find_count_problems(found):
-        if found.counts_at is None:
-            return [f"bf.tl.fit({_arguments(found.layer, mask_var, binning='segment')})  # ranks need no counts"]
-        if found.counts_at == "raw":
+    if find_problems(inspection):
+        return [f"bf.pp.check({_arguments(layer, mask_var)})  # again, after the problem is solved"]
+    if find_count_problems(inspection):
+        if inspection.counts_at is None:
+            return [f"bf.tl.fit({_arguments(layer, mask_var, binning='segment')})  # ranks do not require counts"]
+        if inspection.counts_at == "raw":
             return [COUNTS_FROM_RAW, f"bf.pp.check({_arguments('counts', mask_var)})"]
-        return [f"bf.pp.check({_arguments(found.counts_layer, mask_var)})"]
+        return [f"bf.pp.check({_arguments(inspection.counts_layer, mask_var)})"]
     calls = []
     if modelled.all() and len(modelled) > MANY_GENES:
-        arguments = _arguments(found.layer, None, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
+        arguments = _arguments(layer, None, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
         calls.append(f"sc.pp.highly_variable_genes({arguments})")
-    return [*calls, f"bf.tl.fit({_arguments(found.layer, mask_var)})"]
+    return [*calls, f"bf.tl.fit({_arguments(layer, mask_var)})"]
 
 
 def _arguments(layer: str | None, mask_var: Any, **others: Any) -> str:
-    """Arguments of a call as text; those that have their default are left out."""
+    """Arguments of a call as text, without those that have their default value."""
     given = dict(others)
     if layer is not None:
         given["layer"] = layer

@@ -18,8 +18,7 @@ from scipy.sparse import csr_matrix, triu
 from scipy.stats import beta
 from sklearn.metrics import adjusted_rand_score
 
-from scbioformers.baselines import log1p_normalize
-from scbioformers.core import ConfigError, cosine_similarity, leiden, tqdm, uniform
+from scbioformers.core import ConfigError, cosine_similarity, leiden, log1p_rows, tqdm, uniform
 from scbioformers.data import Block, BlockSource
 from scbioformers.model import BioFormer
 from scbioformers.nn import Transformer
@@ -284,4 +283,4 @@ def score_cells(source: BlockSource, label: NDArray[np.int64], mean_depth: float
 def _expression(block: Block, mean_depth: float | None) -> csr_matrix:
     if mean_depth is None:
         return block.counts.astype(np.float64)
-    return csr_matrix(log1p_normalize(block.counts, depth=block.depth, target_sum=mean_depth), dtype=np.float64)
+    return log1p_rows(block.counts, block.depth, mean_depth)

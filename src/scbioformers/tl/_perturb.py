@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, MissingKeyError
+from scbioformers.core import DataError, MissingKeyError, log1p_rows
 from scbioformers.data import BlockSource, ObsField
 from scbioformers.results import GroupEffects, ModelLike, Query, open_query, target, write_perturb
 from scbioformers.tasks.perturbation import (
@@ -19,7 +19,6 @@ from scbioformers.tasks.perturbation import (
     PerturbationToken,
     Targets,
     choose_probes,
-    log1p_rows,
     requested_targets,
     require_head,
 )

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
 from scbioformers.config import Binning, Masking, bin_rows
-from scbioformers.core import SPECIALS, Scale, hash_uniform, uniform
+from scbioformers.core import SPECIALS, Scale, hash_uniform, log1p_rows, uniform
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch
 
@@ -289,7 +289,8 @@ class Tokenizer:
         """The profile's entry for each entry: log1p at the mean depth, or the bin as a share of the highest."""
         if not self.counts:
             return self._bins(rows, depth) / float(self.binning.n_values - 1)
-        return np.log1p(rows.values / self._size(depth)[rows.cells])
+        counts = csr_matrix((rows.values, rows.features, rows.indptr), shape=(len(depth), self.n_features))
+        return log1p_rows(counts, depth, float(self.binning.mean_depth or 1.0)).data
 
     def _few_bins(self, depth: NDArray[np.float64]) -> NDArray[np.int64]:
         """(B, N_SMALL_COUNTS) bins of counts of 1, 2, … at that depth: zeros where bins do not follow from counts."""

@@ -77,7 +77,7 @@ def fit_model(
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=reading.counts,
-        n_noise=config.n_latent if config.latent_noise and fields else 0,
+        n_noise=config.noise_width(bool(fields)),
     )
     config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
     sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), reading.counts)
@@ -148,14 +148,14 @@ def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) 
 
 def _hidden_share(masking: Masking, sample: Block) -> float:
     """Share of the expressed features that the masks hide, over these cells; logged beside that of the zeros."""
-    expressed, n = np.diff(sample.counts.indptr), sample.counts.shape[1]
-    nonzero, zero = np.array([masking.counts(int(k), n) for k in expressed]).sum(axis=0)
+    n_expressed, n_features = np.diff(sample.counts.indptr), sample.counts.shape[1]
+    expressed, zeros = masking.shares(n_expressed, n_features)
+    n_masked = expressed * n_expressed.sum(), zeros * (n_expressed.size * n_features - n_expressed.sum())
     logger.info(
         "Masking %.1f %% of the expressed and %.1f %% of the other genes; %.1f %% of the masked are expressed.",
-        *(100 * nonzero / max(expressed.sum(), 1), 100 * zero / max(len(expressed) * n - expressed.sum(), 1)),
-        100 * nonzero / max(nonzero + zero, 1),
+        *(100 * expressed, 100 * zeros, 100 * n_masked[0] / max(sum(n_masked), 1.0)),
     )
-    return float(nonzero / max(expressed.sum(), 1))
+    return expressed
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 
-from scbioformers.config import Masking, bin_rows
+from scbioformers.config import bin_rows
 from scbioformers.data import Block, Statistics
 from scbioformers.nn import InitialValues
 from scbioformers.tokens import Tokenizer
@@ -97,15 +97,8 @@ def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
     histogram = np.zeros((counts.shape[1], n_values))
     np.add.at(histogram, (counts.indices, bins), 1.0)
     histogram[:, 0] = counts.shape[0] - histogram.sum(axis=1)
-    histogram[:, 0] *= _odds(tokenizer.masking, counts)
+    expressed, zeros = tokenizer.masking.shares(np.diff(counts.indptr), counts.shape[1])
+    histogram[:, 0] *= zeros / max(expressed, 1e-12)  # zeros are masked in these odds
     prior = histogram.sum(axis=0) + 0.1
     histogram += 5.0 * prior / prior.sum()
     return np.log(histogram / histogram.sum(axis=1, keepdims=True))
-
-
-def _odds(masking: Masking, counts: csr_matrix) -> float:
-    """How much likelier a zero is to be masked than an expressed feature is, over these cells."""
-    expressed = np.diff(counts.indptr)
-    nonzero, zero = np.array([masking.counts(int(n), counts.shape[1]) for n in expressed]).sum(axis=0)
-    n_zero = counts.shape[0] * counts.shape[1] - counts.nnz
-    return float(zero / max(n_zero, 1)) / max(float(nonzero / max(counts.nnz, 1)), 1e-12)

@@ -3,7 +3,7 @@
 from scbioformers.tasks.perturbation._components import COMPONENTS
 from scbioformers.tasks.perturbation._correlations import Correlations, measure_correlations
 from scbioformers.tasks.perturbation._design import Design, read_design
-from scbioformers.tasks.perturbation._effects import Effects, log1p_rows, measure_effects
+from scbioformers.tasks.perturbation._effects import Effects, measure_effects
 from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
@@ -28,7 +28,6 @@ __all__ = [
     "choose_probes",
     "fit_head",
     "fit_perturbation",
-    "log1p_rows",
     "measure_correlations",
     "measure_effects",
     "n_trainings",

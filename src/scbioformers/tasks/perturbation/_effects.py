@@ -28,13 +28,6 @@ class Effects:
     """(M,), standard deviation of the controls within strata."""
 
 
-def log1p_rows(counts: sp.csr_matrix, depth: NDArray[np.float64], mean_depth: float) -> sp.csr_matrix:
-    """log1p of the counts at the mean depth; zeros stay zeros, so the matrix stays sparse."""
-    factor = mean_depth / np.maximum(depth, 1e-12)
-    data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
-    return sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
-
-
 def measure_effects(
     rows: Iterable[sp.csr_matrix], groups: NDArray[np.int64], strata: NDArray[np.int64], n_groups: int
 ) -> Effects:

@@ -131,7 +131,7 @@ def _validated(
     remaining = _remaining(head, training.own, effects)
     weights = fit_weights(training, effects, se).weights
     told = {"strength": strength, "weights": dict(zip(COMPONENTS, weights.tolist(), strict=True))}
-    shrunk = np.where(own, _fall(head, remaining), shrunk)
+    shrunk = np.where(own, replace(head, remaining=remaining).own_change(), shrunk)
     head = replace(
         head,
         weights=weights.astype(np.float32),
@@ -192,12 +192,6 @@ def _remaining(head: PerturbationHead, own: NDArray[np.int64], effects: Array) -
         return _REMAINING[head.kind]
     found = np.expm1(np.maximum(base + effects[rows, own[rows]], 0)) / np.expm1(base)
     return float(np.median(found))
-
-
-def _fall(head: PerturbationHead, remaining: float) -> Array:
-    base = head.control_mean.astype(np.float64)
-    found: Array = np.log1p(remaining * np.expm1(base)) - base
-    return found
 
 
 def _loadings(correlations: Array) -> Array:

@@ -163,14 +163,19 @@ class PerturbationHead:
         knowledge = self.knowledge(singles, answers)
         stack = self.stack
         effect = stack.predict(knowledge, self._itself(singles))
-        fall = np.log1p(self.remaining * np.expm1(self.control_mean.astype(np.float64))) - self.control_mean
-        effect = np.where(knowledge.own_mask(), fall, effect)
+        effect = np.where(knowledge.own_mask(), self.own_change(), effect)
         sd = np.broadcast_to(self.residual_sd.astype(np.float64), effect.shape).copy()
         if not unseen:
             for i, name in enumerate(singles):
                 if (name,) in at:
                     effect[i], sd[i] = self._update(effect[i], sd[i], at[(name,)])
         return effect, sd
+
+    def own_change(self) -> Array:
+        """(M,), change of each gene in log1p units where it is itself perturbed: to its remaining expression."""
+        base = self.control_mean.astype(np.float64)
+        found: Array = np.log1p(self.remaining * np.expm1(base)) - base
+        return found
 
     def _itself(self, singles: Sequence[str]) -> NDArray[np.bool_]:
         training = [targets[0] for targets in self.perturbations if len(targets) == 1]

@@ -9,12 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError, tqdm
+from scbioformers.core import ConfigError, DataError, MissingKeyError, log1p_rows, tqdm
 from scbioformers.data import BlockSource
 from scbioformers.model import BioFormer
 from scbioformers.tasks.perturbation._correlations import measure_correlations
 from scbioformers.tasks.perturbation._design import Design
-from scbioformers.tasks.perturbation._effects import log1p_rows, measure_effects
+from scbioformers.tasks.perturbation._effects import measure_effects
 from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
