@@ -30,12 +30,8 @@ def make_parser(description: str, sets: Sequence[str], methods: Sequence[str]) -
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
-    parser.add_argument(
-        "--sets", type=choice(sets), default=list(sets), help=f"comma-separated, from: {','.join(sets)}"
-    )
-    parser.add_argument(
-        "--methods", type=choice(methods), default=list(methods), help=f"comma-separated, from: {','.join(methods)}"
-    )
+    for name, known in (("--sets", sets), ("--methods", methods)):
+        parser.add_argument(name, type=choice(known), default=list(known), help=f"some of {','.join(known)}")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds; the first seed is 0")
     parser.add_argument("--overwrite", action="store_true", help="run again if a result is already stored")
     return parser
@@ -71,8 +67,8 @@ def select_genes(adata: AnnData, n_genes: int = 2000) -> None:
 def fit_scvi(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:
     """Fit scVI to the highly variable genes.
 
-    The model has 2 layers, 30 latent dimensions and a negative binomial likelihood. The number of epochs is the default of
-    scVI, but at most 200.
+    The model has 2 layers, 30 latent dimensions and a negative binomial likelihood. The number of epochs is the default
+    of scVI, but at most 200.
     """
     import scvi
 
@@ -94,7 +90,7 @@ def warm_up() -> None:
 
 
 def run_once(path: Path, run: Callable[[], dict[str, Any]], *, overwrite: bool) -> dict[str, Any]:
-    """Return the result stored in ``path``. If there is none, run, and store it with versions, machine and wall time."""
+    """Return the result stored in ``path``, or run and store the result with versions, machine and wall time."""
     if path.exists() and not overwrite:
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored

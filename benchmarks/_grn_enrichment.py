@@ -137,20 +137,11 @@ def program_table(problem: Problem, results: list[Result], sets: Groups) -> str:
         if method in DETAILED:
             rows += null_rows(method, groups, sets, genes)
             clusters = [kmeans(problem, each, seed) for seed, each in enumerate(groups)]
-            rows.append(
-                [
-                    f"k-means of PCA loadings, number as {method}",
-                    *sizes(clusters),
-                    "–",
-                    "–",
-                    "–",
-                    enriched(clusters, sets, genes),
-                ]
-            )
-    rows.append(
-        clustered_row("Pearson correlation", np.corrcoef(problem.expression.toarray(), rowvar=False), sets, genes)
-    )
-    rows.append(clustered_row("cosine of PCA loadings", (unit := unit_loadings(problem)) @ unit.T, sets, genes))
+            name, with_term = f"k-means of PCA loadings, number as {method}", enriched(clusters, sets, genes)
+            rows.append([name, *sizes(clusters), "–", "–", "–", with_term])
+    correlation, unit = np.corrcoef(problem.expression.toarray(), rowvar=False), unit_loadings(problem)
+    rows.append(clustered_row("Pearson correlation", correlation, sets, genes))
+    rows.append(clustered_row("cosine of PCA loadings", unit @ unit.T, sets, genes))
     return markdown_table(["method", "programs", "genes", "median size", "largest size", "agreement within a run",
                            "agreement between runs", "support", "programs with a term"], rows)  # fmt: skip
 
@@ -255,8 +246,8 @@ def best_table(results: list[Result]) -> str:
             rows.append([result.method, test.program, ", ".join(part["gene"].head(5)), str(len(part)),
                          mean_and_range([part["support"].mean()], 2), test.gene_set, f"{test.hits} of {test.set_size}",
                          f"{test.p_adjusted:.1g}", ", ".join(drivers.head(4))])  # fmt: skip
-    header = ["method", "program", "genes nearest to the centroid", "size", "support", "best term", "hits", "adjusted p",
-              "regulators"]  # fmt: skip
+    header = ["method", "program", "genes nearest to the centroid", "size", "support", "best term", "hits",
+              "adjusted p", "regulators"]  # fmt: skip
     return markdown_table(header, rows)
 
 
@@ -278,7 +269,7 @@ def cd3_cd8_table(results: list[Result]) -> str:
 
 
 def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str], list[pd.DataFrame]]:
-    """Return tests of two baselines: correlation, and the genes with the highest expression as targets of all regulators."""
+    """Test two baselines: correlation, and the genes with the highest expression as targets of every regulator."""
     genes, regulators = problem.adata.var_names, regulators_of(known, problem.adata)
     columns = genes.get_indexer(regulators)
     weights = {
@@ -291,7 +282,7 @@ def baseline_tests(problem: Problem, known: Mapping[str, pd.DataFrame]) -> dict[
 
 
 def regulator_table(tests: Mapping[tuple[str, str], list[pd.DataFrame]]) -> str:
-    """Table of how many regulators have known targets enriched among their top targets, with the example of the paper."""
+    """Table of the number of regulators whose known targets are enriched among their top targets."""
     rows = []
     for (source, method), runs in sorted(tests.items(), key=lambda test: test[0][0], reverse=True):
         found = [[table[table["k"] == k] for table in runs] for k in TOP_K]

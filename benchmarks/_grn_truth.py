@@ -79,7 +79,8 @@ def read_pbmc3k(folder: Path, n_genes: int = 2000) -> Problem:
 def read_papalexi(folder: Path, alpha: float = 0.05) -> Problem:
     """Control cells. The true targets of a gene are the genes that change when it is knocked out.
 
-    Networks are inferred from the control cells only. Therefore no method has access to the effects that define the truth.
+    Networks are inferred from the control cells only. Therefore no method has access to the effects that define the
+    truth.
     """
     adata = sc.read_h5ad(folder / "papalexi_eccite.h5ad")
     edges = knockout_edges(adata, key="perturbation", control=CONTROL, batch_key="batch", alpha=alpha)
@@ -104,9 +105,10 @@ READERS: dict[str, Callable[[Path], Problem]] = {
 def knockout_edges(adata: AnnData, *, key: str, control: str, batch_key: str, alpha: float) -> pd.DataFrame:
     """Return edges from every knocked-out, measured gene to the genes that change; the gene itself is excluded.
 
-    Cells with a knock-out are compared with control cells of the same replicate by the Wilcoxon test of scanpy. The z values
-    of the replicates are combined by Stouffer's method, weighted by the effective numbers of cells. The p values are
-    corrected over genes. A gene that decreases in a knock-out has a positive edge. ``weight`` is minus the combined z.
+    Cells with a knock-out are compared with control cells of the same replicate by the Wilcoxon test of scanpy. The z
+    values of the replicates are combined by Stouffer's method, weighted by the effective numbers of cells. The p values
+    are corrected over genes. A gene that decreases in a knock-out has a positive edge. ``weight`` is minus the
+    combined z.
     """
     log = adata.copy()
     log.X = bf.metrics.log1p_normalize(log.X)

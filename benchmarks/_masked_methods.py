@@ -1,4 +1,4 @@
-"""Who predicts masked expression: our model and its variants, scVI, and the baselines of ``scbioformers.metrics``."""
+"""Methods that predict masked expression: our model and its variants, scVI, and the baselines of the package."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from scbioformers.model import predict_masked
 
 LogProbabilities = NDArray[np.float32]
 
-TEST_SHARE = 0.1
-EVALUATION_SEED = 99
-NATURAL_DRAWS = 2  # they hide more positions of a cell than the default mask does in eight
-NATURAL_SEEDS = 1  # of the baselines, which are fitted once more for it
-SCVI_SAMPLES = 14  # of the posterior of each test cell
-# changes of the configuration, and the number of steps if it is not the default
+TEST_SHARE = 0.1  # share of held-out cells
+EVALUATION_SEED = 99  # seed of the mask of the test cells
+NATURAL_DRAWS = 2  # two of these draws mask more positions of a cell than eight draws of the default mask
+NATURAL_SEEDS = 1  # number of seeds for baselines under the even mask, because it needs another fit
+SCVI_SAMPLES = 14  # posterior samples of each test cell
+# Variants of our model: changes of the configuration, and the number of training steps (None for the default).
 OURS: dict[str, tuple[dict[str, Any], int | None]] = {
     "ours": ({}, None),
     "ours_zero_steps": ({}, 0),
@@ -36,17 +36,17 @@ OURS: dict[str, tuple[dict[str, Any], int | None]] = {
     "ours_random_init": ({"svd_init": False}, None),
     "ours_ensemble": ({}, None),
 }
-N_MEMBERS = 3  # of the ensemble
+N_MEMBERS = 3  # members of the ensemble
 
 
 def read_cells(adata: AnnData) -> Block:
-    """Counts of the highly variable genes, and the depth over all genes."""
+    """Read the counts of the highly variable genes, and the depth over all genes."""
     return AnnDataSource(adata, columns=np.flatnonzero(adata.var["highly_variable"])).read(0, adata.n_obs)
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fitted model, how long that took, and how many steps."""
+    """A fitted model, with the seconds and the training steps of the fit."""
 
     model: bf.BioFormer
     seconds: float
@@ -56,7 +56,7 @@ class Fitted:
 def fit_ours(
     adata: AnnData, variant: str, seed: int, train: bf.TrainConfig | None = None, binning: bf.Binning | None = None
 ) -> Fitted:
-    """Fit our model with its defaults, but for what the variant changes."""
+    """Fit our model with its default settings and the changes of the variant."""
     changes, max_steps = OURS[variant]
     config = replace(bf.ModelConfig.preset("small"), **changes)
     train = replace(train or bf.TrainConfig(), progress_bar=False)
@@ -65,39 +65,40 @@ def fit_ours(
     warm_up()
     start = time.perf_counter()
     n_models = N_MEMBERS if variant == "ours_ensemble" else 1
-    rule = binning or bf.Binning()
-    fitted = bf.tl.fit(adata, config=config, train=train, binning=rule, n_models=n_models, rng=seed, copy=True)
+    binning = binning or bf.Binning()
+    fitted = bf.tl.fit(adata, config=config, train=train, binning=binning, n_models=n_models, rng=seed, copy=True)
     seconds = time.perf_counter() - start
     history = bf.get.history(fitted)
     return Fitted(bf.get.model(fitted), seconds, int(history["step"].max()) if len(history) else 0)
 
 
-def predict_ours(model: bf.BioFormer, cells: Block, asked: MaskedCells, *, natural: bool = False) -> LogProbabilities:
-    """Log probabilities in the order of the masked entries, which is by cell and gene."""
+def predict_ours(model: bf.BioFormer, cells: Block, masked: MaskedCells, *, natural: bool = False) -> LogProbabilities:
+    """Return log probabilities in the order of the masked entries, which are sorted by cell and gene."""
     n, n_features = cells.counts.shape
-    starts = np.searchsorted(asked.cells, np.arange(n + 1))
-    wanted = csr_matrix((np.ones(asked.cells.size, bool), asked.genes, starts), shape=(n, n_features))
-    p = np.full((asked.cells.size, model.binnings["rna"].n_values), np.nan, np.float32)
-    for batch, probabilities in predict_masked(model, cells, wanted, 64, natural=natural):
+    starts = np.searchsorted(masked.cells, np.arange(n + 1))
+    mask = csr_matrix((np.ones(masked.cells.size, bool), masked.genes, starts), shape=(n, n_features))
+    p = np.full((masked.cells.size, model.binnings["rna"].n_values), np.nan, np.float32)
+    for batch, probabilities in predict_masked(model, cells, mask, 64, natural=natural):
         ids = batch.masked_ids.numpy()
         cell, at = np.nonzero(ids)
         position = starts[batch.rows.numpy()[cell]] + at
-        if not np.array_equal(asked.genes[position], ids[cell, at] - len(SPECIALS)):
-            raise RuntimeError("The model answers in another order than it was asked.")
+        if not np.array_equal(masked.genes[position], ids[cell, at] - len(SPECIALS)):
+            raise RuntimeError("The predictions of the model are not in the order of the masked entries.")
         p[position] = probabilities[cell, at]
     return np.log(np.maximum(p, np.finfo(np.float32).tiny))
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Training and test cells of one seed, and the masks under which they are read."""
+    """Training and test cells of one seed, and their masks."""
 
     train: AnnData
-    """All genes; ``var["highly_variable"]`` marks those modelled."""
+    """All genes. ``var["highly_variable"]`` marks the modelled genes."""
     test: AnnData
     train_rows: NDArray[np.int64]
-    """Row of each training cell in the data set, on which its masks depend."""
+    """Row number of each training cell in the data set. The masks depend on it."""
     test_rows: NDArray[np.int64]
+    """Row number of each test cell in the data set."""
     seed: int
     masking: bf.Masking
     binning_rule: bf.Binning
@@ -107,7 +108,7 @@ class Problem:
     def make(
         cls, adata: AnnData, seed: int, masking: bf.Masking | None = None, binning: bf.Binning | None = None
     ) -> Problem:
-        """Hold out a tenth of the cells, and choose the genes on the others."""
+        """Hold out a tenth of the cells, and select the genes on the other cells."""
         held_out = validation_rows(adata.n_obs, TEST_SHARE, seed)
         train, test = adata[~held_out].copy(), adata[held_out].copy()
         select_genes(train)
@@ -117,21 +118,21 @@ class Problem:
 
     @property
     def genes(self) -> NDArray[np.int64]:
-        """Columns of the modelled genes."""
+        """Column numbers of the modelled genes."""
         return np.flatnonzero(self.train.var["highly_variable"])
 
     @cached_property
     def train_cells(self) -> Block:
-        """The training cells as the model reads them."""
+        """Counts and depth of the training cells."""
         return read_cells(self.train)
 
     @cached_property
     def test_cells(self) -> Block:
-        """The test cells as the model reads them."""
+        """Counts and depth of the test cells."""
         return read_cells(self.test)
 
     def fitted(self, variant: str) -> Fitted:
-        """Our model, fitted once."""
+        """Return our model. It is fitted once for each variant."""
         if variant not in self._models:
             config = bf.TrainConfig(masking=self.masking)
             self._models[variant] = fit_ours(self.train, variant, self.seed, config, self.binning_rule)
@@ -139,43 +140,43 @@ class Problem:
 
     @property
     def binning(self) -> bf.Binning:
-        """As our model freezes it, on the training cells less those that it holds out to stop: one for all methods."""
+        """The binning that all methods use. Our model fits it to the training cells without its validation cells."""
         return self.fitted("ours_zero_steps").model.binnings["rna"]
 
     def mask_test(
         self, masking: bf.Masking | EvenMasking | None = None, binning: bf.Binning | None = None
     ) -> MaskedCells:
-        """The test cells under the fixed evaluation mask."""
+        """Return the test cells with the fixed evaluation mask."""
         cells = self.test_cells.counts, self.test_cells.depth, self.test_rows
         return masked_cells(masking or self.masking, binning or self.binning, *cells, seed=EVALUATION_SEED, epoch=0)
 
     @cached_property
     def training(self) -> TrainingCells:
-        """The training cells under masks of the same rule."""
+        """The training cells with masks drawn by the rule of the problem."""
         cells = self.train_cells.counts, self.train_cells.depth, self.train_rows
         return training_cells(self.masking, self.binning, *cells, seed=self.seed)
 
     @cached_property
     def natural_training(self) -> TrainingCells:
-        """The training cells under masks that hide every position alike."""
+        """The training cells with masks that mask every position with the same probability."""
         cells = self.train_cells.counts, self.train_cells.depth, self.train_rows
         return training_cells(EvenMasking(), self.binning, *cells, seed=self.seed, n_draws=NATURAL_DRAWS)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Log probabilities of the bins at the masked entries of the test cells."""
+    """Predicted log probabilities of the bins at the masked entries of the test cells."""
 
     masked: LogProbabilities
-    """Under the mask of the problem."""
+    """With the mask of the problem."""
     natural: LogProbabilities | None
-    """Under a mask that masks every position alike, at natural odds."""
+    """With a mask that masks every position with the same probability. Zeros then have their natural odds."""
     fit_seconds: float | None
-    """Of a baseline: fitting to and predicting the first mask."""
+    """Seconds of the fit. For a baseline, the prediction with the mask of the problem is included."""
 
 
-def ask_ours(problem: Problem, variant: str) -> Prediction:
-    """Our model: fitted once, under the mask of the problem; its natural probabilities are corrected by the odds."""
+def run_ours(problem: Problem, variant: str) -> Prediction:
+    """Fit our model with the mask of the problem only. Natural probabilities are corrected by the odds of the mask."""
     fitted, cells = problem.fitted(variant), problem.test_cells
     if fitted.model.binnings["rna"] != problem.binning:
         raise RuntimeError(f"{fitted.model.binnings['rna']} is not the binning of the targets, {problem.binning}.")
@@ -184,8 +185,8 @@ def ask_ours(problem: Problem, variant: str) -> Prediction:
     return Prediction(masked, natural, fitted.seconds)
 
 
-def ask_baseline(problem: Problem, predict: Callable[[TrainingCells, MaskedCells], LogProbabilities]) -> Prediction:
-    """A baseline: refitted under each mask, so that its natural probabilities need no correction."""
+def run_baseline(problem: Problem, predict: Callable[[TrainingCells, MaskedCells], LogProbabilities]) -> Prediction:
+    """Fit a baseline for each mask, so that its natural probabilities need no correction."""
     training, test = problem.training, problem.mask_test()
     start = time.perf_counter()
     masked = predict(training, test)
@@ -196,13 +197,13 @@ def ask_baseline(problem: Problem, predict: Callable[[TrainingCells, MaskedCells
     return Prediction(masked, natural, seconds)
 
 
-def ask_constant(problem: Problem, value: int) -> Prediction:
-    """A constant has no natural probabilities worth a score."""
+def run_constant(problem: Problem, value: int) -> Prediction:
+    """Predict a constant bin. It is not scored with the even mask."""
     return Prediction(bf.metrics.constant_bin(problem.training, problem.mask_test(), value), None, None)
 
 
-def ask_scvi(problem: Problem) -> Prediction:
-    """Encode the visible counts, decode, and sum the negative binomial within each bin."""
+def run_scvi(problem: Problem) -> Prediction:
+    """Fit scVI, encode the visible counts, and sum the decoded negative binomial within each bin."""
     warm_up()
     start = time.perf_counter()
     model = fit_scvi(problem.train, problem.seed)
@@ -212,22 +213,22 @@ def ask_scvi(problem: Problem) -> Prediction:
     return Prediction(masked, natural, seconds)
 
 
-def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, asked: MaskedCells) -> LogProbabilities:
-    """The mean over samples of the posterior, each at another depth that the cell may have; zeros are re-weighted."""
-    visible = AnnData(asked.visible, var=problem.test.var.iloc[problem.genes])
+def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, masked: MaskedCells) -> LogProbabilities:
+    """Return the mean over posterior samples. Each sample uses another depth. Zeros are reweighted by their odds."""
+    visible = AnnData(masked.visible, var=problem.test.var.iloc[problem.genes])
     drawn = model.get_normalized_expression(
         visible, library_size=1, n_samples=SCVI_SAMPLES, return_mean=False, return_numpy=True
     )
     dispersion = np.exp(-model.module.px_r.detach().numpy().astype(np.float64))
     depth_model = DepthModel.fit(training)
-    depth = depth_model.estimate(asked)
-    # scVI's library is that of the modelled genes, to which all masked counts belong
-    library = np.asarray(asked.visible.sum(axis=1)).ravel() + np.maximum(depth - asked.depth, 0.0)
-    odds = zero_odds(training, asked)
-    out = np.empty((asked.bins.size, problem.binning.n_values), np.float32)
+    depth = depth_model.estimate(masked)
+    # The library size of scVI is computed from the modelled genes. All masked counts belong to these genes.
+    library = np.asarray(masked.visible.sum(axis=1)).ravel() + np.maximum(depth - masked.depth, 0.0)
+    odds = zero_odds(training, masked)
+    out = np.empty((masked.bins.size, problem.binning.n_values), np.float32)
     for start in range(0, len(out), 4096):
         at = slice(start, start + 4096)
-        cells, genes = asked.cells[at], asked.genes[at]
+        cells, genes = masked.cells[at], masked.genes[at]
         p = np.zeros((cells.size, out.shape[1]))
         for shares, ratio in zip(drawn, np.resize(depth_model.spread, len(drawn)), strict=True):
             rate = shares[cells, genes] * library[cells] / depth[cells]
@@ -239,14 +240,14 @@ def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, asked: 
 
 
 METHODS: dict[str, Callable[[Problem], Prediction]] = {
-    "constant_0": partial(ask_constant, value=0),
-    "constant_1": partial(ask_constant, value=1),
-    "histogram": partial(ask_baseline, predict=bf.metrics.bin_histogram),
-    "negative_binomial": partial(ask_baseline, predict=bf.metrics.negative_binomial),
-    "knn": partial(ask_baseline, predict=bf.metrics.knn_smoothing),
-    "low_rank": partial(ask_baseline, predict=bf.metrics.low_rank),
-    "linear_regression": partial(ask_baseline, predict=bf.metrics.linear_regression),
-    "logistic": partial(ask_baseline, predict=bf.metrics.softmax_regression),
-    "scvi": ask_scvi,
-    **{name: partial(ask_ours, variant=name) for name in OURS},
+    "constant_0": partial(run_constant, value=0),
+    "constant_1": partial(run_constant, value=1),
+    "histogram": partial(run_baseline, predict=bf.metrics.bin_histogram),
+    "negative_binomial": partial(run_baseline, predict=bf.metrics.negative_binomial),
+    "knn": partial(run_baseline, predict=bf.metrics.knn_smoothing),
+    "low_rank": partial(run_baseline, predict=bf.metrics.low_rank),
+    "linear_regression": partial(run_baseline, predict=bf.metrics.linear_regression),
+    "logistic": partial(run_baseline, predict=bf.metrics.softmax_regression),
+    "scvi": run_scvi,
+    **{name: partial(run_ours, variant=name) for name in OURS},
 }

@@ -1,4 +1,4 @@
-"""Imputation beyond masked bins: thinned counts (molecular cross-validation), and genes that were not measured."""
+"""Other imputation tasks: molecular cross-validation on thinned counts, and genes that were not measured."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ from scbioformers.metrics import poisson_loss, thin_counts
 
 Array = NDArray[np.float64]
 
-KEPT_SHARE = 0.5
-ABSENT_SHARE = 0.2
-MIN_EXPRESSING = 10  # test cells; the correlation of fewer is noise
+KEPT_SHARE = 0.5  # share of the counts that methods read in molecular cross-validation
+ABSENT_SHARE = 0.2  # share of the modelled genes that are removed from the test cells
+MIN_EXPRESSING = 10  # a removed gene is scored if this many test cells express it
 N_PCA = 50
 NEIGHBOURS, PSEUDO_CELLS = (5, 10, 20, 40, 80, 160), (0.5, 2.0, 8.0)
 RANKS, MEAN_SHARES = (2, 5, 10, 20, 40), (0.02, 0.1, 0.3)
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
-FROM_OTHERS = "ours_from_others"  # each value without a look at its own kept count, which all others read
-SCVI_POSTERIOR = "scvi_posterior"  # scVI's rates weighed with the kept count by its own dispersions, as ours are
+# All other methods use the kept count of a gene to predict its held-out count. This one uses the other genes only.
+FROM_OTHERS = "ours_from_others"
+# The rate of scVI combined with the kept count, weighted by the dispersions of scVI, as in our posterior.
+SCVI_POSTERIOR = "scvi_posterior"
 _ABSENT_STREAM = 0xAB5E
 
 
 def log_profiles(counts: csr_matrix, depth: Array, target: float) -> csr_matrix:
-    """Return log1p of the counts at the depth ``target``."""
+    """Return log1p of the counts, scaled to the depth ``target``."""
     return csr_matrix(bf.metrics.log1p_normalize(counts, depth=depth, target_sum=target))
 
 
-# Molecular cross-validation. A smoother yields, for each of its settings, the expected counts of the kept genes.
+# Molecular cross-validation. A smoother yields the expected kept counts of the modelled genes, for each setting.
 
 
 def smooth_neighbours(counts: csr_matrix, depth: Array) -> Iterator[tuple[tuple[float, ...], Array]]:
-    """Counts pooled over the nearest cells and a few average cells, at the depth of the cell."""
+    """Pool the counts of the nearest cells and of pseudo-cells with mean expression, at the depth of the cell."""
     n, size = counts.shape[0], float(depth.mean())
     scores = bf.metrics.pca(log_profiles(counts, depth, size), min(N_PCA, min(counts.shape) - 1))
     usable = [k for k in NEIGHBOURS if k <= n]
@@ -61,7 +63,10 @@ def smooth_neighbours(counts: csr_matrix, depth: Array) -> Iterator[tuple[tuple[
 
 
 def smooth_low_rank(counts: csr_matrix, depth: Array) -> Iterator[tuple[tuple[float, ...], Array]]:
-    """Leading components of the log-normalised counts, scaled so that each gene keeps its total; partly the mean."""
+    """Reconstruct the counts from leading principal components, and mix the result with the mean.
+
+    PCA is fitted to log-normalised counts. The result is scaled so that the total of each gene is unchanged.
+    """
     mean = np.asarray(counts.sum(axis=0)).ravel() / depth.sum()
     ranks = [rank for rank in RANKS if rank < min(counts.shape)]
     size = float(depth.mean())
@@ -82,7 +87,7 @@ Smoother = Callable[[csr_matrix, Array], Iterator[tuple[tuple[float, ...], Array
 def smooth(
     kept: csr_matrix, genes: NDArray[np.int64], seed: int, smoother: Smoother
 ) -> tuple[Array, tuple[float, ...]]:
-    """Choose the setting by thinning the kept counts once more, then smooth all of them; rates and setting."""
+    """Choose the setting by thinning the kept counts again, smooth all kept counts, and return rates and setting."""
     inner, inner_held = thin_counts(kept, KEPT_SHARE, seed + 1)
     losses = {
         setting: poisson_loss(rate * _ratio(), inner_held[:, genes])
@@ -93,17 +98,21 @@ def smooth(
 
 
 def _depth(counts: csr_matrix) -> Array:
-    """Depth of each cell; 1 for one without counts."""
+    """Return the depth of each cell, at least 1."""
     return np.maximum(np.asarray(counts.sum(axis=1), np.float64).ravel(), 1.0)
 
 
 def _ratio() -> float:
+    """Return the expected ratio of held-out to kept counts."""
     return (1 - KEPT_SHARE) / KEPT_SHARE
 
 
 @lru_cache(maxsize=1)
 def _halves(path: Path, seed: int) -> tuple[AnnData, csr_matrix]:
-    """Half of the counted genes, with genes selected on them, and the other half of those genes."""
+    """Split the counts at random into two halves, and select genes on the first half.
+
+    Returns the first half with all genes, and the second half with the selected genes.
+    """
     adata = sc.read_h5ad(path)
     kept_counts, held = thin_counts(csr_matrix(adata.X), KEPT_SHARE, seed)
     kept = AnnData(kept_counts, obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
@@ -118,7 +127,7 @@ def _fit_kept(path: Path, seed: int, variant: str) -> Fitted:
 
 @lru_cache(maxsize=1)
 def _scvi_kept(path: Path, seed: int) -> tuple[Array, Array, float]:
-    """Rates and dispersions of scVI fitted to the kept half, and the seconds that took."""
+    """Return rates and dispersions of scVI, fitted to the kept half, and the seconds of the fit."""
     start = time.perf_counter()
     model = fit_scvi(_halves(path, seed)[0], seed)
     seconds = time.perf_counter() - start
@@ -127,7 +136,7 @@ def _scvi_kept(path: Path, seed: int) -> tuple[Array, Array, float]:
 
 
 def _rates(path: Path, method: str, seed: int) -> tuple[Array, dict[str, Any]]:
-    """Expected kept counts of the modelled genes, and what there is to say of the fit."""
+    """Return the expected kept counts of the modelled genes, and seconds and setting of the fit."""
     kept = _halves(path, seed)[0]
     genes = np.flatnonzero(kept.var["highly_variable"])
     start = time.perf_counter()
@@ -140,7 +149,7 @@ def _rates(path: Path, method: str, seed: int) -> tuple[Array, dict[str, Any]]:
         return imputed.layers["imputed"][:, genes], {"fit_seconds": fitted.seconds}
     if method in ("scvi", SCVI_POSTERIOR):
         rate, dispersion, seconds = _scvi_kept(path, seed)
-        if method == SCVI_POSTERIOR:  # the mean of a gamma prior of that mean and shape after the count
+        if method == SCVI_POSTERIOR:  # posterior mean, with a gamma prior of that mean and shape
             rate = rate * (dispersion + kept.X[:, genes].toarray()) / (dispersion + rate)
         return rate, {"fit_seconds": seconds}
     if method == "gene_mean":
@@ -151,17 +160,17 @@ def _rates(path: Path, method: str, seed: int) -> tuple[Array, dict[str, Any]]:
 
 
 def cross_validate(path: Path, method: str, seed: int) -> dict[str, Any]:
-    """Fit to half of the counted genes of all cells, and score the expected counts of the other half."""
+    """Fit to one random half of the counts of all cells, and score the expected counts of the other half."""
     held = _halves(path, seed)[1]
     rate, more = _rates(path, method, seed)
     return {"poisson_loss": poisson_loss(rate * _ratio(), held), "n_genes": held.shape[1], **more}
 
 
-# Genes that the test cells do not have
+# Genes that the test cells lack
 
 
 def without_genes(problem: Problem) -> tuple[AnnData, NDArray[np.int64], NDArray[np.int64]]:
-    """Test cells without a fifth of the modelled genes; the columns left and those removed."""
+    """Remove a fifth of the modelled genes from the test cells; return cells, kept columns and removed columns."""
     genes = problem.genes
     draws = uniform(problem.seed ^ _ABSENT_STREAM, np.arange(genes.size))
     removed = np.sort(genes[np.argsort(draws)[: round(ABSENT_SHARE * genes.size)]])
@@ -170,7 +179,7 @@ def without_genes(problem: Problem) -> tuple[AnnData, NDArray[np.int64], NDArray
 
 
 def gene_correlations(predicted: Array, truth: Array) -> Array:
-    """Pearson correlation across cells of each gene (column); 0 where a prediction is constant."""
+    """Return the Pearson correlation over cells for each gene (column), 0 for a constant prediction."""
     a, b = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
     norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     varies = (np.ptp(predicted, axis=0) > 0) & (norms > 0)
@@ -178,7 +187,7 @@ def gene_correlations(predicted: Array, truth: Array) -> Array:
 
 
 def predict_neighbours(X: Array, Y: Array, queries: Array) -> Iterator[tuple[float, Array]]:
-    """For each k, the mean of ``Y`` over the nearest cells by ``X``."""
+    """Yield, for each k, the mean of ``Y`` over the k nearest cells in ``X``."""
     usable = [k for k in NEIGHBOURS if k <= len(X)]
     nearest = NearestNeighbors(n_neighbors=max(usable)).fit(X).kneighbors(queries, return_distance=False)
     for k in usable:
@@ -186,7 +195,7 @@ def predict_neighbours(X: Array, Y: Array, queries: Array) -> Iterator[tuple[flo
 
 
 def predict_low_rank(X: Array, Y: Array, queries: Array) -> Iterator[tuple[float, Array]]:
-    """For each penalty, ridge regression of ``Y`` on the component scores ``X``."""
+    """Yield, for each penalty, the predictions of a ridge regression of ``Y`` on the component scores ``X``."""
     mean = Y.mean(axis=0)
     for penalty in PENALTIES:
         weights = np.linalg.solve(X.T @ X + penalty * np.eye(X.shape[1]), X.T @ (Y - mean))
@@ -194,7 +203,7 @@ def predict_low_rank(X: Array, Y: Array, queries: Array) -> Iterator[tuple[float
 
 
 def _predict_absent(problem: Problem, method: str) -> tuple[Array, dict[str, Any]]:
-    """Expected log1p of the removed genes in the test cells."""
+    """Predict the log1p counts of the removed genes in the test cells."""
     test, left, removed = without_genes(problem)
     if method in OURS:
         predicted = bf.get.imputed(test, model=problem.fitted(method).model, output="log1p")
@@ -203,7 +212,7 @@ def _predict_absent(problem: Problem, method: str) -> tuple[Array, dict[str, Any
     Y = log_profiles(problem.train.X[:, removed], depth, size).toarray().astype(np.float64)
     if method == "gene_mean":
         return np.tile(Y.mean(axis=0), (test.n_obs, 1)), {}
-    read = np.isin(left, problem.genes)  # the modelled genes that are left, at the depth of all that are left
+    read = np.isin(left, problem.genes)  # modelled genes among the kept ones
     train_left = problem.train.X[:, left]
     profiles = log_profiles(train_left[:, read], _depth(train_left), size)
     queries = log_profiles(test.X[:, read], _depth(test.X), size)
@@ -218,7 +227,7 @@ def _predict_absent(problem: Problem, method: str) -> tuple[Array, dict[str, Any
 
 
 def score_absent(problem: Problem, method: str) -> dict[str, Any]:
-    """Correlation across test cells of each removed gene that enough of them express."""
+    """Score the removed genes by correlation over test cells. Genes that few test cells express are left out."""
     predicted, more = _predict_absent(problem, method)
     *_, removed = without_genes(problem)
     size = float(problem.binning.mean_depth or 1.0)

@@ -1,4 +1,4 @@
-"""Masked cells as the baselines read them, drawn as the model's own masks are."""
+"""Masked cells for the baselines. The masks are drawn by the same rule as the masks of the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scbioformers.core import uniform
 
 @dataclass(frozen=True)
 class EvenMasking:
-    """Masks every position with the same chance, zero or not: what is masked has the natural share of zeros."""
+    """Mask every position with the same probability, so that the masked positions have the natural share of zeros."""
 
     share: float = 0.15
 
@@ -30,7 +30,7 @@ def masked_cells(
     seed: int,
     epoch: int,
 ) -> MaskedCells:
-    """Hide genes of the cells; ``rows`` (n,) is the identity of each in its source, on which the mask depends."""
+    """Mask genes of the cells. The mask of a cell depends on its row number in the data, given in ``rows`` (n,)."""
     n, n_features = counts.shape
     indptr, indices = counts.indptr.astype(np.int64), counts.indices.astype(np.int32)
     cell_of = np.repeat(np.arange(n), np.diff(indptr))
@@ -40,16 +40,18 @@ def masked_cells(
         chosen[cell_of, indices] = False
         zero_cells, zeros = np.nonzero(chosen)
     else:
-        masked, zero_indptr, found = masking.choose(indptr, indices, rows, n_features, seed=seed, epoch=epoch)
+        masked, zero_indptr, found = masking.choose(
+            indptr, indices, rows, np.ones(n_features, bool), seed=seed, epoch=epoch
+        )
         zero_cells, zeros = np.repeat(np.arange(n), np.diff(zero_indptr)), found.astype(np.int64)
     bins = bin_rows(binning, counts.data, indptr, depth)
     visible = csr_matrix((counts.data[~masked], (cell_of[~masked], indices[~masked])), shape=counts.shape)
-    hidden_counts = np.bincount(cell_of[masked], weights=counts.data[masked], minlength=n)
+    masked_counts = np.bincount(cell_of[masked], weights=counts.data[masked], minlength=n)
     cells = np.concatenate([cell_of[masked], zero_cells])
     genes = np.concatenate([indices[masked].astype(np.int64), zeros])
     targets = np.concatenate([bins[masked], np.zeros(zeros.size)]).astype(np.int64)
     order = np.lexsort((genes, cells))
-    return MaskedCells(visible, depth - hidden_counts, cells[order], genes[order], targets[order])
+    return MaskedCells(visible, depth - masked_counts, cells[order], genes[order], targets[order])
 
 
 def training_cells(
@@ -62,6 +64,6 @@ def training_cells(
     seed: int,
     n_draws: int = 8,
 ) -> TrainingCells:
-    """Whole cells and ``n_draws`` masks of them, one an epoch."""
+    """Return the unmasked cells and ``n_draws`` draws of their masks, one for each epoch."""
     draws = (masked_cells(masking, binning, counts, depth, rows, seed=seed, epoch=epoch) for epoch in range(n_draws))
     return TrainingCells(counts, depth, binning, tuple(draws))

@@ -1,4 +1,4 @@
-"""Combinations that were not seen, of targets that were, beside the sum of what was measured of each alone."""
+"""Predict held-out combinations of measured targets, and compare with the sum of the measured single effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHODS = ("ours", "ours_no_network", "additive", "training_mean", "no_change")
 
 
 def score_pairs(problem: Problem, train: np.ndarray, singles: np.ndarray, test: np.ndarray) -> list[dict[str, Any]]:
-    """Scores of the pairs that were not seen; what each of their members does alone was."""
+    """Score held-out pairs. The single effects of both targets of a pair are in the training data."""
     effects, pairs = problem.effects.mean, [problem.targets[i] for i in test]
     at = {problem.targets[i][0]: i for i in singles}
     predicted = {method: fit_ours(problem, train, method).predict(pairs)[0] for method in ("ours", "ours_no_network")}
@@ -36,9 +36,9 @@ def score_pairs(problem: Problem, train: np.ndarray, singles: np.ndarray, test: 
 
 
 def show_pairs(name: str, pairs: pd.DataFrame, note: str = "") -> Iterator[str]:
-    """Means over the pairs of all seeds, and differences from the additive baseline."""
+    """Yield a table with means over the pairs of all seeds, and with differences from the additive baseline."""
     wide = pairs.pivot_table(index=["seed", "pair"], columns="method", values=["pearson", "rmse"])
-    yield f"### {name}: {len(wide)} combinations that were not seen{note}"
+    yield f"### {name}: {len(wide)} held-out combinations{note}"
     lines = []
     for method in METHODS:
         cells = []
@@ -46,4 +46,5 @@ def show_pairs(name: str, pairs: pd.DataFrame, note: str = "") -> Iterator[str]:
             mean, low, high = bf.metrics.paired_bootstrap(wide[(score, method)], wide[(score, "additive")])
             cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if method != "additive" else "–")
         lines.append([method, *(f"{wide[(score, method)].mean():.3f}" for score in ("pearson", "rmse")), *cells])
-    yield markdown_table(["method", "pearson", "rmse", "pearson − additive", "rmse − additive"], lines)
+    differences = (f"{score} minus additive (95 % interval)" for score in ("pearson", "rmse"))
+    yield markdown_table(["method", "pearson", "rmse", *differences], lines)

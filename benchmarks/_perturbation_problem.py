@@ -1,4 +1,4 @@
-"""What the parts of the benchmark of perturbations share: the data, the networks, the effects, and our head."""
+"""Code that the parts of the perturbation benchmark share: data, transformers, measured effects and our head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import scbioformers as bf
-from scbioformers.core import uniform
+from scbioformers.core import log1p_rows, uniform
 from scbioformers.data import AnnDataSource
 from scbioformers.results import open_query
 from scbioformers.tasks.perturbation import (
@@ -23,10 +23,9 @@ from scbioformers.tasks.perturbation import (
     Design,
     Effects,
     PerturbationHead,
-    PerturbationToken,
+    TokenPredictor,
     choose_probes,
     fit_head,
-    log1p_rows,
     measure_correlations,
     measure_effects,
     pair_chances,
@@ -35,7 +34,7 @@ from scbioformers.tasks.perturbation import (
 )
 
 SETS = ("papalexi_eccite", "schraivogel_tapseq")
-# enhancers to their genes, old symbols to new ones
+# enhancers to their genes, old to new gene symbols
 TARGETS = {
     "papalexi_eccite": {"MARCH8": "MARCHF8"},
     "schraivogel_tapseq": {
@@ -43,31 +42,45 @@ TARGETS = {
         **{f"HS2-{letter}": "HBE1" for letter in "ABCD"},
     },
 }
-_HALVES = 0x4A1F
+_HALVES = 0x4A1F  # stream of the random numbers that split the cells into halves
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Effects of all perturbations, the cells that they were measured in, and what the control cells alone tell."""
+    """A data set: cells, measured effects of all perturbations, and models fitted to the control cells."""
 
     name: str
+    """Name of the data set."""
     genes: list[str]
+    """The M genes."""
     task: bf.Perturbation
+    """Where the labels are."""
     targets: list[tuple[str, ...]]
+    """The perturbed genes of each of the P perturbations."""
     rows: list[sp.csr_matrix]
+    """Blocks of log1p profiles, cells x genes."""
     design: Design
+    """Perturbation and stratum of each cell."""
     effects: Effects
+    """Measured effects of the P perturbations."""
     halves: tuple[Effects, Effects]
+    """The effects measured in each of two random halves of the cells."""
     own: np.ndarray
+    """Bool (P, M), the genes that each perturbation targets."""
     features: np.ndarray
-    pairings: dict[str, PerturbationToken | None]
+    """(P, F), features of the perturbed genes."""
+    tokens: dict[str, TokenPredictor | None]
+    """For each variant of our model, the transformer with its perturbation token; None without the transformer."""
     chances: np.ndarray
+    """(P, cells), probability that a control cell is paired with cells of a perturbation."""
     mean_depth: float
+    """Depth of the log1p profiles."""
     fit_seconds: float
+    """Seconds of the fit of the default model."""
 
 
 def read(path: Path, folder: Path) -> tuple[AnnData, bf.Perturbation]:
-    """Cells and task of a set, or of a file in the format of GEARS."""
+    """Read cells and task of a data set, or of a file in GEARS format."""
     table = folder / "gene_ontology" / "human_symbol2go.tsv.gz"
     features = None
     if table.exists():
@@ -80,22 +93,22 @@ def read(path: Path, folder: Path) -> tuple[AnnData, bf.Perturbation]:
 
 
 def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[str], quick: int | None) -> Problem:
-    """Fit the networks to control cells, and measure all effects."""
+    """Fit the transformers to the control cells, and measure all effects."""
     batch = "batch" if "batch" in adata.obs else None
     genes = [str(name) for name in adata.var_names]
     features = pd.DataFrame({"none": []}) if task.features is None else task.features
     if unknown := set(_named(adata, task)) - set(features.index) - set(genes):
-        # not measured, and nothing is known of them: they must be predicted too
+        # targets that are not measured and have no features must be predicted too
         rows = pd.DataFrame(0.0, index=sorted(unknown), columns=features.columns)
         task = replace(task, features=pd.concat([features, rows]) if len(features) else rows)
     design = read_design(adata, task, batch, genes)
     source = AnnDataSource(adata)
     controls = adata[design.controls].copy()
-    described = target_features(
+    names_and_features = target_features(
         sorted({*genes, *(name for each in design.perturbations for name in each)}), task.features
     )
     probes = choose_probes(design.controls)
-    pairings: dict[str, PerturbationToken | None] = {"ours_no_network": None}
+    tokens: dict[str, TokenPredictor | None] = {"ours_no_network": None}
     mean_depth, seconds = 0.0, 0.0
     for method, (steps, attention) in {
         "ours": (quick, True), "ours_zero_steps": (0, True), "ours_no_attention": (quick, False)
@@ -110,7 +123,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         cells = open_query(controls, model, layer=None, key="bioformer").source.rows(
             np.searchsorted(design.controls, probes)
         )
-        pairings[method] = PerturbationToken(model, cells, *described, task.kind)
+        tokens[method] = TokenPredictor(model, cells, *names_and_features, task.kind)
         mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
         seconds = time.perf_counter() - start if method == "ours" else seconds
     rows = [log1p_rows(block.counts, block.depth, mean_depth) for block in source.blocks()]
@@ -124,7 +137,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
     own = np.array([[gene in each for gene in genes] for each in targets])
     effects = measure(groups=design.groups)
     return Problem(name, genes, task, targets, rows, design, effects, (halves[0], halves[1]), own, features_of,
-                   pairings, pair_chances(design, probes), mean_depth, seconds)  # fmt: skip
+                   tokens, pair_chances(design, probes), mean_depth, seconds)  # fmt: skip
 
 
 def _named(adata: AnnData, task: bf.Perturbation) -> list[str]:
@@ -136,13 +149,13 @@ def _named(adata: AnnData, task: bf.Perturbation) -> list[str]:
 
 
 def take(effects: Effects, rows: np.ndarray) -> Effects:
-    """Effects of some perturbations; what they say of the controls stays."""
+    """Return the effects of some perturbations. The values of the control cells are unchanged."""
     return replace(effects, mean=effects.mean[rows], se=effects.se[rows], n_cells=effects.n_cells[rows])
 
 
 @lru_cache(maxsize=2)
 def correlations_in(problem: Problem, train: tuple[int, ...]) -> Correlations:
-    """Measure correlations in the cells of the control and of the training perturbations, no others."""
+    """Measure correlations in the control cells and in the cells of the training perturbations only."""
     at = np.full(len(problem.targets) + 1, -1)
     at[[0, *(1 + i for i in train)]] = np.arange(len(train) + 1)
     groups = np.where(problem.design.groups >= 0, at[problem.design.groups], -1)
@@ -152,20 +165,23 @@ def correlations_in(problem: Problem, train: tuple[int, ...]) -> Correlations:
 
 
 def fit_ours(problem: Problem, train: np.ndarray, method: str) -> PerturbationHead:
-    """Fit the head to the training perturbations alone."""
+    """Fit the head to the training perturbations only."""
     known = [problem.targets[i] for i in train]
-    correlations, pairing = correlations_in(problem, tuple(train.tolist())), problem.pairings[method]
-    network = None if pairing is None else lambda rows, names: answer(problem, train[rows], method, names)
+    correlations = correlations_in(problem, tuple(train.tolist()))
+
+    def network(rows: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        return predict_by_network(problem, train[rows], method, names)
+
     return fit_head(problem.genes, known, take(problem.effects, train), correlations, problem.task, problem.mean_depth,
-                    network)  # fmt: skip
+                    None if problem.tokens[method] is None else network)  # fmt: skip
 
 
-def answer(problem: Problem, train: np.ndarray, method: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Answers of the network, its token trained on the training perturbations of one target alone."""
-    pairing = problem.pairings[method]
-    if pairing is None:
+def predict_by_network(problem: Problem, train: np.ndarray, method: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Predict changes with the transformer. Its token is trained on the training perturbations of single targets."""
+    token_model = problem.tokens[method]
+    if token_model is None:
         return {}
     rows = np.array([i for i in train if len(problem.targets[i]) == 1], dtype=int)
     known = [problem.targets[i][0] for i in rows]
-    token = pairing.train(known, problem.effects.mean[rows], problem.effects.se[rows], problem.chances[rows])
-    return pairing.answers(names, token)
+    token = token_model.train(known, problem.effects.mean[rows], problem.effects.se[rows], problem.chances[rows], 0)
+    return token_model.predict(names, token)

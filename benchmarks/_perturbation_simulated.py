@@ -1,4 +1,4 @@
-"""Simulated knock-downs with known truth: signs of direct effects never seen, and combinations that do not add up."""
+"""Simulated knock-downs with known truth: signs of held-out direct effects, and non-additive combinations."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from anndata import AnnData
 import scbioformers as bf
 from benchmarks._common import markdown_table, mean_and_range
 from benchmarks._perturbation_pairs import score_pairs, show_pairs
-from benchmarks._perturbation_problem import Problem, answer, correlations_in, fit_ours, prepare
+from benchmarks._perturbation_problem import Problem, correlations_in, fit_ours, predict_by_network, prepare
 
-N_REGULATORS, N_HELD, N_PAIRS = 30, 5, 12
-STEPS = 200  # training steps of the network, unless told otherwise
+N_REGULATORS, N_HELD_OUT, N_PAIRS = 30, 5, 12
+STEPS = 200  # default number of training steps
 METHODS = ("ours", "ours_no_network", "coexpression_all", "coexpression", "training_mean")
 
 
 def draw(seed: int) -> tuple[AnnData, list[str], list[str], list[str]]:
-    """Cells, regulators that train, regulators that are held out, and pairs of those that train."""
+    """Simulate cells; return them with the training regulators, the held-out regulators, and pairs of training ones."""
     random = np.random.default_rng(1000 + seed)
     names = [f"TF{i + 1}" for i in random.permutation(N_REGULATORS)]
-    held, known = sorted(names[:N_HELD]), names[N_HELD:]
+    held, known = sorted(names[:N_HELD_OUT]), names[N_HELD_OUT:]
     chosen = [random.choice(len(known), size=2, replace=False) for _ in range(3 * N_PAIRS)]
     pairs = list(dict.fromkeys("+".join(sorted(known[i] for i in pair)) for pair in chosen))[:N_PAIRS]
     cells = bf.datasets.simulate(8000, 100, n_regulators=N_REGULATORS, perturbations=[*known, *held, *pairs], rng=seed)
@@ -31,7 +31,7 @@ def draw(seed: int) -> tuple[AnnData, list[str], list[str], list[str]]:
 
 
 def run(n_seeds: int, quick: int | None) -> dict[str, Any]:
-    """Every seed draws another network of genes."""
+    """Run all seeds. Each seed simulates a new gene regulatory network."""
     signs: list[dict[str, Any]] = []
     combinations: list[dict[str, Any]] = []
     for seed in range(n_seeds):
@@ -44,21 +44,24 @@ def run(n_seeds: int, quick: int | None) -> dict[str, Any]:
         rows = np.array([at[name] for name in pairs])
         for known_pairs in (0, len(pairs) // 2):
             train, test = np.concatenate([singles, rows[:known_pairs]]), rows[len(pairs) // 2 :]
-            told = {"seed": seed, "known_pairs": known_pairs}
-            combinations += [row | told for row in score_pairs(problem, train, singles, test)]
+            setting = {"seed": seed, "known_pairs": known_pairs}
+            combinations += [row | setting for row in score_pairs(problem, train, singles, test)]
     return {"signs": signs, "combinations": combinations}
 
 
 def _signs(problem: Problem, edges: pd.DataFrame, train: np.ndarray, held: list[str]) -> list[dict[str, Any]]:
-    """For each edge of a held-out regulator, who has the sign right: the loss of an activator lowers its targets."""
+    """Return, for each edge of a held-out regulator and each method, whether the predicted sign is correct.
+
+    The knock-down of an activator decreases the expression of its targets.
+    """
     targets, genes = [(name,) for name in held], {name: i for i, name in enumerate(problem.genes)}
-    predicted = {
-        method: fit_ours(problem, train, method).predict(targets, answer(problem, train, method, held), unseen=True)[0]
-        for method in ("ours", "ours_no_network")
-    }
+    predicted = {}
+    for method in ("ours", "ours_no_network"):
+        by_network = predict_by_network(problem, train, method, held)
+        predicted[method] = fit_ours(problem, train, method).predict(targets, by_network, unseen=True)[0]
     predicted["training_mean"] = bf.metrics.training_mean(problem.effects.mean[train], len(held))
     at = [genes[name] for name in held]
-    # in control cells alone, and in those of the training perturbations too
+    # correlation in the control cells only, then in the control and training cells
     predicted["coexpression"] = -correlations_in(problem, ()).pooled()[at]
     predicted["coexpression_all"] = -correlations_in(problem, tuple(train.tolist())).pooled()[at]
     rows = []
@@ -71,14 +74,14 @@ def _signs(problem: Problem, edges: pd.DataFrame, train: np.ndarray, held: list[
 
 
 def show(result: dict[str, Any]) -> Iterator[str]:
-    """Tables, means over edges or pairs of each seed with the range over the seeds, and differences to the additive."""
+    """Yield the tables: share of correct signs, with mean and range over seeds, and scores of combinations."""
     table = pd.DataFrame(result["signs"])
     n_edges = len(table) // table["method"].nunique()
-    yield f"### Simulated: signs of the direct effects of held-out regulators ({n_edges} edges)"
+    yield f"### Simulated: share of correct signs for direct effects of held-out regulators ({n_edges} edges)"
     share = table.groupby(["method", "seed"])["right"].mean()
     total = table.groupby("method")["right"].mean()
     shown = [method for method in METHODS if method in total]
-    yield markdown_table(["method", "all edges", "by seed"],
+    yield markdown_table(["method", "all edges", "mean and range over seeds"],
                          [[m, f"{total[m]:.3f}", mean_and_range(share[m])] for m in shown])  # fmt: skip
     for known, part in pd.DataFrame(result["combinations"]).groupby("known_pairs"):
-        yield from show_pairs("Simulated", part, f", {known} other pairs known")
+        yield from show_pairs("Simulated", part, f", {known} other pairs in the training data")

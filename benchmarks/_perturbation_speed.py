@@ -1,4 +1,4 @@
-"""Time and memory of a screen of usual size: 26 perturbations, 20,000 cells, and 300 genes asked for."""
+"""Time and memory for a screen of typical size: 26 perturbations, 20,000 cells and 300 predicted genes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N_PERTURBATIONS, N_CELLS, N_GENES, N_SCREEN = 26, 20_000, 1000, 300
 
 
 def measure(quick: int | None) -> dict[str, Any]:
-    """Fit with evidence, then screen."""
+    """Fit with cross-validation, then predict a screen."""
     names = [f"TF{i + 1}" for i in range(N_PERTURBATIONS)]
     cells = bf.datasets.simulate(N_CELLS, N_GENES, n_regulators=40, perturbations=names, rng=0)
     warm_up()
@@ -27,7 +27,7 @@ def measure(quick: int | None) -> dict[str, Any]:
     fitted, fitted_cpu = time.perf_counter(), time.process_time()
     bf.tl.perturb(cells, [str(name) for name in cells.var_names[:N_SCREEN]])
     screened, screened_cpu = time.perf_counter(), time.process_time()
-    history = bf.get.history(cells)  # empty where nothing was trained
+    history = bf.get.history(cells)  # empty without training steps
     return {
         "steps": int(history["step"].max()) if len(history) else 0,
         "fit_seconds": fitted - start,
@@ -40,12 +40,12 @@ def measure(quick: int | None) -> dict[str, Any]:
 
 
 def _peak() -> float:
-    """Peak resident memory of this process, MB."""
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run(n_seeds: int, quick: int | None) -> dict[str, Any]:
-    """Measure once, in a process of its own, so that the peak memory is its own."""
+    """Measure once, in a separate process, so that the peak memory is that of this part only."""
     command = [sys.executable, "-m", "benchmarks._perturbation_speed", json.dumps(quick)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -53,19 +53,19 @@ def run(n_seeds: int, quick: int | None) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> Iterator[str]:
-    """One table."""
+    """Yield the table."""
     yield f"### Speed: {N_PERTURBATIONS} perturbations, {N_CELLS:,} cells, {N_GENES:,} genes"
     names = ("steps", "fit_seconds", "fit_cpu_seconds", "screen_seconds", "screen_cpu_seconds", "peak_mb",
              "peak_mb_before")  # fmt: skip
     yield markdown_table(
         [
             "steps",
-            "fit with evidence s",
-            "CPU s",
-            f"screen of {N_SCREEN} genes s",
-            "CPU s",
-            "peak MB",
-            "peak before MB",
+            "fit with cross-validation, s",
+            "its CPU time, s",
+            f"screen of {N_SCREEN} genes, s",
+            "its CPU time, s",
+            "peak memory, MB",
+            "peak memory before the fit, MB",
         ],
         [[f"{result[name]:.0f}" for name in names]],
     )

@@ -1,8 +1,8 @@
-"""Cell embedding (the paper's Table 1) against raw genes, PCA, scVI and our own model without its parts.
+"""Compare cell embeddings (Table 1 of the paper) with raw genes, PCA, scVI and variants of our model.
 
-``python -m benchmarks.embedding --data DIR``: DIR holds ``pbmc3k.h5ad`` and the like, counts with ``obs["cell_type"]``.
-Every method sees the same counts of 2,000 highly variable genes, no method sees a label. The seed is that of the model
-and of the scores (Leiden, k-means, folds), so that untrained methods have a range too.
+Run ``python -m benchmarks.embedding --data DIR``. DIR contains the data sets with counts and ``obs["cell_type"]``, for
+example ``pbmc3k.h5ad``. All methods read the same counts of 2,000 highly variable genes. No method reads the labels.
+The seed sets the model and the scores (Leiden, k-means, folds). Therefore untrained methods have a range, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks._common import (
     write_json,
 )
 
-# the column of batches, given to scVI and to our model alike
+# Data sets, and their batch column. It is passed to scVI and to our model.
 SETS: dict[str, str | None] = {"pbmc3k": None, "paul15": None, "sc_mixology": "batch", "kang_ifnb": "donor"}
 LABELS = "cell_type"
 SCORES = {
@@ -54,7 +54,7 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Embedding:
-    """An embedding and what it took."""
+    """An embedding, with the seconds of the fit and of the embedding."""
 
     X: NDArray[np.floating] | sparse.csr_matrix
     fit_seconds: float | None = None
@@ -67,24 +67,24 @@ def selected_counts(adata: AnnData) -> sparse.csr_matrix:
 
 
 def embed_raw(adata: AnnData, batch_key: str | None, seed: int) -> Embedding:
-    """Take the log-normalised genes as they are."""
+    """Use the log-normalised genes without a reduction."""
     return Embedding(bf.metrics.log1p_normalize(selected_counts(adata)))
 
 
 def embed_pca(adata: AnnData, n_components: int, seed: int) -> Embedding:
-    """Take principal components of the log-normalised genes."""
+    """Compute principal components of the log-normalised genes."""
     return Embedding(bf.metrics.pca_log1p(selected_counts(adata), n_components, seed))
 
 
 def embed_pca_binned(adata: AnnData, batch_key: str | None, seed: int) -> Embedding:
-    """Take principal components of the value bins."""
+    """Compute principal components of the value bins."""
     binned = adata.copy()
     bf.pp.bin_value(binned)
     return Embedding(bf.metrics.pca_binned(binned[:, binned.var["highly_variable"]].layers["bin_value"], 50, seed))
 
 
 def embed_scvi(adata: AnnData, batch_key: str | None, seed: int) -> Embedding:
-    """Take scVI's latent space."""
+    """Fit scVI and return its latent space."""
     start = time.perf_counter()
     model = fit_scvi(adata, seed, batch_key)
     fitted = time.perf_counter()
@@ -93,7 +93,7 @@ def embed_scvi(adata: AnnData, batch_key: str | None, seed: int) -> Embedding:
 
 
 def embed_ours(adata: AnnData, batch_key: str | None, seed: int, train: bf.TrainConfig, **changes: Any) -> Embedding:
-    """Fit our model, with its defaults but for ``train`` and ``changes`` of its configuration."""
+    """Fit our model with its default configuration and the given changes."""
     config = dataclasses.replace(bf.ModelConfig.preset("small"), **changes)
     adata = adata.copy()
     warm_up()
@@ -127,7 +127,7 @@ PCAS = ("pca50", "pca_own_width")
 
 
 def run(adata: AnnData, name: str, method: str, seed: int) -> dict[str, Any]:
-    """Embed and score once."""
+    """Embed and score with one method and one seed."""
     batch_key = SETS[name]
     embedding = METHODS[method](adata, batch_key, seed)
     start = time.perf_counter()
@@ -148,16 +148,16 @@ def run(adata: AnnData, name: str, method: str, seed: int) -> dict[str, Any]:
 
 
 def score_table(results: pd.DataFrame) -> str:
-    """Mean and range over the seeds, a row per method."""
+    """Table with mean and range over the seeds, a row for each method."""
     rows = []
     for method, runs in results.groupby("method", sort=False):
         seconds = [mean_and_range(runs[key].dropna(), 1) for key in ("fit_seconds", "embed_seconds")]
         rows.append([str(method), *(mean_and_range(runs[score].dropna()) for score in SCORES), *seconds])
-    return markdown_table(["method", *SCORES.values(), "fit s", "embed s"], rows)
+    return markdown_table(["method", *SCORES.values(), "fit, seconds", "embed, seconds"], rows)
 
 
 def verdict_table(results: pd.DataFrame) -> str:
-    """Ours minus the others, and whether the worst of our seeds is above the best of theirs."""
+    """Table of the differences, and whether the lowest score of ours is above the highest score of the other method."""
     rows = []
     for name, of_set in results.groupby("set", sort=False):
         runs = dict(tuple(of_set.groupby("method", sort=False)))
@@ -170,15 +170,16 @@ def verdict_table(results: pd.DataFrame) -> str:
                 method = max(pcas, key=lambda pca: runs[pca][score].mean()) if other == "better PCA" and pcas else other
                 if method in runs:
                     ours, theirs = runs["ours"][score], runs[method][score]
-                    beyond = "yes" if ours.min() > theirs.max() else "no"
-                    cells += [f"{ours.mean() - theirs.mean():+.3f}", beyond]
+                    outside = "yes" if ours.min() > theirs.max() else "no"
+                    cells += [f"{ours.mean() - theirs.mean():+.3f}", outside]
             if cells:
                 rows.append([str(name), other, *cells])
-    return markdown_table(["set", "ours minus", "AvgBIO", "beyond range", "linear F1", "beyond range"], rows)
+    beyond = "outside the range of seeds"
+    return markdown_table(["data set", "ours minus", "AvgBIO", beyond, "linear F1", beyond], rows)
 
 
 def main() -> None:
-    """Run what has no result yet, then print the tables."""
+    """Run the methods that have no stored result, then print the tables."""
     arguments = make_parser(__doc__, list(SETS), list(METHODS)).parse_args()
     folder: Path = arguments.out / "embedding"
     results = []
@@ -195,7 +196,7 @@ def main() -> None:
         print(f"\n### {name!s} ({of_set['n_cells'].iloc[0]} cells, {of_set['n_genes'].iloc[0]} genes)\n")
         print(score_table(of_set))
     if "ours" in arguments.methods:
-        print(f"\n### Ours against the others\n\n{verdict_table(table)}")
+        print(f"\n### Ours compared with the other methods\n\n{verdict_table(table)}")
 
 
 if __name__ == "__main__":

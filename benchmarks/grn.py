@@ -1,9 +1,10 @@
-"""Gene regulatory networks (the paper's Fig. 2) against correlations, GENIE3 and expression alone.
+"""Compare gene regulatory networks (Fig. 2 of the paper) with correlations, GENIE3 and expression only.
 
-``python -m benchmarks.grn --data DIR``: DIR holds ``beeline_mdc/``, ``pbmc3k.h5ad`` with ``collectri_human.tsv.gz`` and
-``human_tfs.txt``, and ``papalexi_eccite.h5ad``. Every method sees the same cells and genes, and none sees a truth. The
-ranked pairs are regulators of a truth x the genes it names, as in BEELINE; x all genes where every pair was measured
-(knock-outs, simulation). Methods without a seed run once.
+Run ``python -m benchmarks.grn --data DIR``. DIR contains ``beeline_mdc/``, ``pbmc3k.h5ad`` with
+``collectri_human.tsv.gz`` and ``human_tfs.txt``, and ``papalexi_eccite.h5ad``. All methods read the same cells and
+genes. No method reads the true edges. As in BEELINE, the ranked pairs are the regulators of a truth x the genes that
+it contains. If every pair was measured (knock-outs, simulation), they are the regulators x all genes. Methods without
+a seed run once.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from benchmarks._grn_figures import draw
 from benchmarks._grn_fits import N_MEMBERS, fit, join
 from benchmarks._grn_truth import READERS, Problem
 
-TOP_K = (10, 20)  # of the enrichment, fixed beforehand
-N_BEST = 4  # regulators that its table names
-N_NULL = 100
-N_TREES = 50  # for each gene
-ASKED = ("embedding", "knockout", "attention")  # the default first
-N_ENSEMBLES = 2
-SCORES = {"auprc_ratio": "AUPRC ratio", "epr": "EPR", "sign_accuracy": "sign", "null_ratio": "over null", "null_p": "p"}
-RATIOS = ("auprc_ratio", "epr")  # the first of them, which can be averaged over truths
+TOP_K = (10, 20)  # number of top targets in the enrichment, fixed before the evaluation
+N_BEST = 4  # number of regulators named in the table of the enrichment
+N_NULL = 100  # number of random networks
+N_TREES = 50  # trees for each gene
+EDGE_METHODS = ("embedding", "knockout", "attention")  # methods of bf.tl.grn, the default first
+N_ENSEMBLES = 2  # number of ensembles, which share no member
+SCORES = {"auprc_ratio": "AUPRC ratio", "epr": "EPR", "sign_accuracy": "correct signs", "null_ratio": "AUPRC / null",
+          "null_p": "p"}  # fmt: skip
+RATIOS = ("auprc_ratio", "epr")  # scores that can be averaged over truths
 
 Method = Callable[[Problem, int], np.ndarray]
 
 
 def genie3(problem: Problem, seed: int) -> np.ndarray:
-    """Grow trees for the genes that are ranked."""
+    """Run GENIE3 on the genes that are ranked."""
     targets = None
     if problem.universe == "truth":
         named = {name for edges in problem.truths.values() for end in ("source", "target") for name in edges[end]}
@@ -47,12 +49,12 @@ def genie3(problem: Problem, seed: int) -> np.ndarray:
 
 
 def expression(problem: Problem, seed: int, of: str) -> np.ndarray:
-    """Take mean expression alone."""
+    """Rank edges by mean expression only."""
     return bf.metrics.expression_edges(problem.expression, problem.columns, of=of)
 
 
 def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> np.ndarray:
-    """Weights of all regulators on all genes, mean over the members."""
+    """Return the weights of all regulators (columns) on all genes (rows), averaged over the members."""
     adata = problem.adata.copy()
     bf.tl.grn(adata, method=method, regulators=problem.regulators, model=join(members), progress_bar=False)
     found = bf.get.grn_matrix(adata).reindex(index=adata.var_names, columns=problem.regulators)
@@ -60,16 +62,17 @@ def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> n
 
 
 def ours(problem: Problem, seed: int, method: str, svd_init: bool = True, max_steps: int | None = None) -> np.ndarray:
-    """Ask a single fit."""
+    """Infer a network from a single model."""
     return infer(problem, (fit(problem, seed, svd_init, max_steps),), method)
 
 
 def ensemble(
     problem: Problem, seed: int, method: str, svd_init: bool = False, max_steps: int | None = None
 ) -> np.ndarray:
-    """Ask an ensemble; those of different seeds share no member.
+    """Infer a network from an ensemble. Ensembles of different seeds share no member.
 
-    Members start at random: from the data's SVD, which is the default, all would agree for free.
+    The embeddings of the members are initialised at random. The default is to initialise them from the SVD of the
+    data. Then the members would agree even without training.
     """
     seeds = range(seed * N_MEMBERS, (seed + 1) * N_MEMBERS)
     return infer(problem, tuple(fit(problem, member, svd_init, max_steps) for member in seeds), method)
@@ -82,19 +85,19 @@ METHODS: dict[str, Method] = {
     "expression": partial(expression, of="product"),
     "expression_target": partial(expression, of="target"),
     "expression_regulator": partial(expression, of="regulator"),
-    **{f"ours_{method}": partial(ours, method=method) for method in ASKED},
-    **{f"ours_zero_steps_{method}": partial(ours, method=method, max_steps=0) for method in ASKED},
-    **{f"random_start_{method}": partial(ours, method=method, svd_init=False) for method in ASKED},
-    **{f"untrained_{method}": partial(ours, method=method, svd_init=False, max_steps=0) for method in ASKED},
-    **{f"ensemble_{method}": partial(ensemble, method=method) for method in ASKED},
+    **{f"ours_{method}": partial(ours, method=method) for method in EDGE_METHODS},
+    **{f"ours_zero_steps_{method}": partial(ours, method=method, max_steps=0) for method in EDGE_METHODS},
+    **{f"random_start_{method}": partial(ours, method=method, svd_init=False) for method in EDGE_METHODS},
+    **{f"untrained_{method}": partial(ours, method=method, svd_init=False, max_steps=0) for method in EDGE_METHODS},
+    **{f"ensemble_{method}": partial(ensemble, method=method) for method in EDGE_METHODS},
     "ensemble_default_start_embedding": partial(ensemble, method="embedding", svd_init=True),
-    **{f"ensemble_untrained_{method}": partial(ensemble, method=method, max_steps=0) for method in ASKED},
+    **{f"ensemble_untrained_{method}": partial(ensemble, method=method, max_steps=0) for method in EDGE_METHODS},
 }
 UNSEEDED = {"pearson", "spearman", "expression", "expression_target", "expression_regulator"}
 
 
 def run(problem: Problem, method: str, seed: int) -> dict[str, Any]:
-    """Infer a network and score it against every truth."""
+    """Infer a network and compare it with every truth."""
     weights = METHODS[method](problem, seed)
     names = {"genes": problem.adata.var_names, "regulators": problem.regulators}
     top = [f"{problem.regulators[j]}>{problem.adata.var_names[i]}" for i, j in top_edges(problem, weights, 1000)]
@@ -103,8 +106,8 @@ def run(problem: Problem, method: str, seed: int) -> dict[str, Any]:
         score = partial(bf.metrics.grn_scores, weights, universe=problem.universe, **names)
         found = score(edges)
         null = [score(other).auprc for other in bf.metrics.degree_preserving_null(edges, n=N_NULL)]
-        beside = bf.metrics.compare_with_null(found.auprc, null)
-        scores[truth] = found.to_dict() | {"null_ratio": beside.ratio, "null_p": beside.p}
+        comparison = bf.metrics.compare_with_null(found.auprc, null)
+        scores[truth] = found.to_dict() | {"null_ratio": comparison.ratio, "null_p": comparison.p}
         table = bf.metrics.edge_enrichment(weights, edges, k=TOP_K, **names)
         enriched[truth] = table.to_dict("records")
     return {"set": problem.name, "method": method, "seed": seed, "n_cells": problem.adata.n_obs,
@@ -113,7 +116,7 @@ def run(problem: Problem, method: str, seed: int) -> dict[str, Any]:
 
 
 def top_edges(problem: Problem, weights: np.ndarray, k: int) -> list[tuple[int, int]]:
-    """Rows and columns of the edges of the largest weights."""
+    """Return row and column of the edges with the largest absolute weights."""
     size = np.nan_to_num(np.abs(weights))
     size[problem.columns, np.arange(len(problem.columns))] = 0
     order = np.argsort(-size.ravel(), kind="stable")[:k]
@@ -121,24 +124,24 @@ def top_edges(problem: Problem, weights: np.ndarray, k: int) -> list[tuple[int, 
 
 
 def _plain(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN."""
+    """Replace NaN by None, because JSON has no NaN."""
     return {truth: {name: None if np.isnan(value) else value for name, value in found.items()}
             for truth, found in scores.items()}  # fmt: skip
 
 
 def n_seeds(method: str, seeds: int) -> int:
-    """Runs of a method: one where nothing is random, two disjoint ensembles."""
+    """Return the number of runs of a method: 1 for deterministic methods, 2 for ensembles, else ``seeds``."""
     return 1 if method in UNSEEDED else N_ENSEMBLES if method.startswith("ensemble") else seeds
 
 
 def score_table(results: list[dict[str, Any]]) -> str:
-    """Mean and range over the seeds, a row per truth and method."""
+    """Table with mean and range over the seeds, a row for each truth and method."""
     rows = []
     for truth in results[0]["scores"]:
         for method in dict.fromkeys(result["method"] for result in results):
             found = [result["scores"][truth] for result in results if result["method"] == method]
             rows.append([truth, method, *(mean_and_range(each[name] for each in found) for name in SCORES)])
-    if len(results[0]["scores"]) > 1:  # of one expression matrix
+    if len(results[0]["scores"]) > 1:  # several truths for one data set
         for method in dict.fromkeys(result["method"] for result in results):
             of_runs = [result["scores"].values() for result in results if result["method"] == method]
             ratios = [[float(np.mean([each[name] for each in truths])) for truths in of_runs] for name in RATIOS]
@@ -147,18 +150,18 @@ def score_table(results: list[dict[str, Any]]) -> str:
 
 
 def stability_table(results: list[dict[str, Any]]) -> str:
-    """Overlap of the top 1,000 edges between seeds."""
+    """Table of the overlap of the top 1,000 edges between seeds."""
     rows = []
     for method in dict.fromkeys(result["method"] for result in results):
         tops = [set(result["top"]) for result in results if result["method"] == method]
         pairs = [len(a & b) / len(a | b) for i, a in enumerate(tops) for b in tops[:i]]
         if pairs:
             rows.append([method, mean_and_range(pairs)])
-    return markdown_table(["method", "Jaccard of the top 1,000"], rows) if rows else ""
+    return markdown_table(["method", "Jaccard index of the top 1,000 edges"], rows) if rows else ""
 
 
 def enrichment_table(results: list[dict[str, Any]]) -> str:
-    """Regulators whose known targets are enriched among their top ones (adjusted p below .05), first seed."""
+    """Table of regulators with known targets enriched among their top targets (adjusted p < 0.05), first seed."""
     rows = []
     for result in results:
         for truth, tests in result["enrichment"].items():
@@ -169,14 +172,14 @@ def enrichment_table(results: list[dict[str, Any]]) -> str:
                     best = of_k.sort_values("p", kind="stable").head(N_BEST).itertuples()
                     rows.append([truth, result["method"], str(k), f"{below} of {len(of_k)}",
                                  ", ".join(f"{e.regulator} ({e.hits}, {e.p_adjusted:.2g})" for e in best)])  # fmt: skip
-    return markdown_table(["truth", "method", "k", "enriched", "best (hits, p)"], rows)
+    return markdown_table(["truth", "method", "k", "enriched regulators", "best (hits, adjusted p)"], rows)
 
 
 def main() -> None:
-    """Run what has no result yet, then print the tables."""
+    """Run the methods that have no stored result, then print the tables."""
     parser = make_parser(__doc__, list(READERS), list(METHODS))
     parser.set_defaults(seeds=5)
-    parser.add_argument("--figures", type=Path, help="only draw the documentation's figures, into this folder")
+    parser.add_argument("--figures", type=Path, help="only draw the figures of the documentation into this folder")
     parser.add_argument("--enrichment", action="store_true", help="only compare pbmc3k with gene sets and known edges")
     arguments = parser.parse_args()
     if arguments.enrichment:
@@ -197,7 +200,7 @@ def main() -> None:
                 results.append(run_once(path, once, overwrite=arguments.overwrite))
         everything += results
         print(f"\n### {name} ({problem.adata.n_obs} cells, {problem.adata.n_vars} genes, {len(problem.regulators)} "
-              f"regulators; pairs by the {problem.universe})\n\n{score_table(results)}")  # fmt: skip
+              f"regulators; ranked pairs: genes of the {problem.universe})\n\n{score_table(results)}")  # fmt: skip
         print(f"\n{stability_table(results)}\n\n{enrichment_table(results)}", flush=True)
     write_json(arguments.out / "grn.json", everything)
 

@@ -1,11 +1,13 @@
-"""Masked expression (the paper's Tables 2-4) and imputation, against baselines and our own model without its parts.
+"""Compare masked expression (Tables 2-4 of the paper) and imputation with baselines and with variants of our model.
 
-``python -m benchmarks.masked --data DIR``: DIR holds ``pbmc3k.h5ad`` and the like, counts. A tenth of the cells is held
-out, genes and bins are chosen on the others, and every method answers the same mask. The seed is that of the split, of
-the masks in training and of the model. Parts: ``table`` (all methods under the default mask, and at natural odds),
-``paper`` (the paper's masks), ``curve`` (more and more training cells), ``mcv`` (molecular cross-validation) and
-``absent`` (genes that the test cells do not have). ``mcv`` is thinned by the first seed only, ``paper`` and ``curve``
-are of pbmc3k and the first seed only. What shares cells and models runs in one process, of one thread.
+Run ``python -m benchmarks.masked --data DIR``. DIR contains the data sets with counts, for example ``pbmc3k.h5ad``. A
+tenth of the cells is held out. Genes and bins are chosen on the other cells. All methods predict the same masked
+positions. The seed sets the split, the masks in training and the model.
+
+Parts: ``table`` (all methods with the default mask, and with natural odds of zeros), ``paper`` (masks of the paper),
+``curve`` (increasing number of training cells), ``mcv`` (molecular cross-validation) and ``absent`` (genes that the
+test cells lack). ``mcv`` uses the first seed only. ``paper`` and ``curve`` use pbmc3k and the first seed only. Jobs
+that share cells and models run in the same process, with one thread.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ _SUBSET_STREAM = 0x5B5E
 
 @dataclass(frozen=True)
 class Job:
-    """One result: where it is stored, what it is of, and how to get it."""
+    """One result: part, data set, method and seed, and the function that computes it."""
 
     part: str
     set: str
@@ -69,24 +71,26 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of the file."""
+        """Name of the file with the result."""
         return "-".join(filter(None, (self.part, self.set, self.setting, self.method, str(self.seed))))
 
     @property
     def group(self) -> str:
-        """What shares cells and models has the same."""
+        """Jobs with the same group share cells and models."""
         shared = "table" if self.part in ("table", "absent", "curve") else f"{self.part} {self.setting}"
         return f"{self.set} {self.seed} {shared}"
 
 
 @lru_cache(maxsize=1)
-def problem(path: Path, seed: int, masking: bf.Masking | None = None, binning: bf.Binning | None = None) -> Problem:
-    """One at a time is kept: cells, masks and the models fitted to them."""
+def load_problem(
+    path: Path, seed: int, masking: bf.Masking | None = None, binning: bf.Binning | None = None
+) -> Problem:
+    """Return cells, masks and fitted models. Only the last problem is kept in memory."""
     return Problem.make(sc.read_h5ad(path), seed, masking, binning)
 
 
 def probability_scores(log_probabilities: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Calibration of zero against non-zero and of the most probable bin, and the coverage of 80 % intervals."""
+    """Return calibration errors (zero or not, most probable bin) and the coverage of 80 % intervals."""
     p = np.exp(log_probabilities.astype(np.float64))
     p /= p.sum(axis=1, keepdims=True)
     below = np.cumsum(p, axis=1)
@@ -99,7 +103,7 @@ def probability_scores(log_probabilities: np.ndarray, target: np.ndarray) -> dic
 
 
 def score(prediction: Prediction, cells: MaskedCells, natural: MaskedCells | None, cutoff: int) -> dict[str, Any]:
-    """All scores by name, None where there is none; those under the natural mask are called ``natural_…``."""
+    """Return all scores by name, None for NaN. Scores with natural odds of zeros are called ``natural_…``."""
     found = bf.metrics.masked_scores(prediction.masked, cells.bins, cells.genes, cutoff=cutoff).to_dict()
     found |= probability_scores(prediction.masked, cells.bins)
     if prediction.natural is not None and natural is not None:
@@ -110,41 +114,41 @@ def score(prediction: Prediction, cells: MaskedCells, natural: MaskedCells | Non
 
 
 def run_table(path: Path, method: str, seed: int) -> dict[str, Any]:
-    """One method under the default mask, and at natural odds."""
-    asked = problem(path, seed)
-    prediction = METHODS[method](asked)
-    scores = score(prediction, asked.mask_test(), asked.mask_test(EvenMasking()), asked.binning.cutoff)
-    sizes = {"n_train": asked.train.n_obs, "n_test": asked.test.n_obs, "n_genes": asked.genes.size}
-    return {"scores": scores, "fit_seconds": prediction.fit_seconds, "binning": asked.binning.to_dict(), **sizes}
+    """Score one method with the default mask, and with natural odds of zeros."""
+    problem = load_problem(path, seed)
+    prediction = METHODS[method](problem)
+    scores = score(prediction, problem.mask_test(), problem.mask_test(EvenMasking()), problem.binning.cutoff)
+    sizes = {"n_train": problem.train.n_obs, "n_test": problem.test.n_obs, "n_genes": problem.genes.size}
+    return {"scores": scores, "fit_seconds": prediction.fit_seconds, "binning": problem.binning.to_dict(), **sizes}
 
 
 def run_paper(path: Path, method: str, masking: bf.Masking, normalize: bool) -> dict[str, Any]:
-    """One method trained and asked under one of the paper's masks, with what that mask masks in fact."""
-    asked = problem(path, 0, masking, bf.Binning(normalize=normalize))
-    cells, whole = asked.mask_test(), asked.test_cells.counts
-    prediction = METHODS[method](asked)
+    """Train and score one method with a mask of the paper, and return the shares that the mask really masks."""
+    problem = load_problem(path, 0, masking, bf.Binning(normalize=normalize))
+    cells, whole = problem.mask_test(), problem.test_cells.counts
+    prediction = METHODS[method](problem)
     realised = {
         "masked_share": cells.bins.size / math.prod(whole.shape),
         "hidden_share_of_expressed": float((cells.bins > 0).sum() / whole.nnz),
         "nonzero_share": float((cells.bins > 0).mean()),
     }
-    scores = score(prediction, cells, None, asked.binning.cutoff)
+    scores = score(prediction, cells, None, problem.binning.cutoff)
     mask = {"ratio": masking.ratio, "nonzero_share": masking.nonzero_share, "normalize": normalize}
     return {"scores": scores, "mask": mask, "realised": realised, "fit_seconds": prediction.fit_seconds}
 
 
 def run_curve(path: Path, n_cells: int, fixed: str) -> dict[str, Any]:
-    """Our model on the first ``n_cells`` training cells, in a random order; genes and test mask stay the same."""
-    asked = problem(path, 0)
-    n_train = asked.train.n_obs
+    """Train our model on ``n_cells`` random training cells. Genes and test mask are the same for all sizes."""
+    problem = load_problem(path, 0)
+    n_train = problem.train.n_obs
     if n_cells == n_train and fixed == "steps":
-        fitted = asked.fitted("ours")
+        fitted = problem.fitted("ours")
     else:
         order = np.argsort(uniform(_SUBSET_STREAM, np.arange(n_train)))
-        fitted = _fit_subset(asked, np.sort(order[:n_cells]), fixed)
+        fitted = _fit_subset(problem, np.sort(order[:n_cells]), fixed)
     binning = fitted.model.binnings["rna"]
-    cells = asked.mask_test(binning=binning)
-    prediction = Prediction(predict_ours(fitted.model, asked.test_cells, cells), None, fitted.seconds)
+    cells = problem.mask_test(binning=binning)
+    prediction = Prediction(predict_ours(fitted.model, problem.test_cells, cells), None, fitted.seconds)
     scores = score(prediction, cells, None, binning.cutoff)
     return {
         "scores": scores,
@@ -156,28 +160,28 @@ def run_curve(path: Path, n_cells: int, fixed: str) -> dict[str, Any]:
     }
 
 
-def _fit_subset(asked: Problem, rows: np.ndarray, fixed: str) -> Fitted:
+def _fit_subset(problem: Problem, rows: np.ndarray, fixed: str) -> Fitted:
     train = bf.TrainConfig(max_epochs=CURVE_EPOCHS)
     if fixed == "steps":
-        steps = asked.fitted("ours").steps
+        steps = problem.fitted("ours").steps
         n_fitted = rows.size * (1 - train.validation_fraction)
-        # as many epochs as that takes, so that the last validation comes with the last steps
+        # the number of epochs matches the number of steps, so that the last validation follows the last step
         train = bf.TrainConfig(max_steps=steps, max_epochs=math.ceil(steps / math.ceil(n_fitted / train.batch_size)))
-    return fit_ours(asked.train[rows].copy(), "ours", asked.seed, train)
+    return fit_ours(problem.train[rows].copy(), "ours", problem.seed, train)
 
 
 def run_mcv(path: Path, method: str, seed: int) -> dict[str, Any]:
-    """Molecular cross-validation."""
+    """Score one method by molecular cross-validation."""
     return cross_validate(path, method, seed)
 
 
 def run_absent(path: Path, method: str, seed: int) -> dict[str, Any]:
-    """Genes that the test cells do not have; the models are those of ``table``."""
-    return score_absent(problem(path, seed), method)
+    """Score one method on genes that the test cells lack, with the models of the part ``table``."""
+    return score_absent(load_problem(path, seed), method)
 
 
 def jobs(data: Path, sets: list[str], methods: list[str], n_seeds: int) -> Iterator[Job]:
-    """All that is asked for, what takes long first."""
+    """Yield all requested jobs. The slow ones come first."""
     for name in sets:
         path = data / f"{name}.h5ad"
         for seed in range(n_seeds):
@@ -224,13 +228,13 @@ PARTS: dict[str, Callable[[pd.DataFrame], Iterator[str]]] = {
 
 
 def run_group(group: list[Job], folder: Path, overwrite: bool) -> None:
-    """Run one after the other."""
+    """Run the jobs of a group one after the other."""
     for job in group:
         run_once(folder / f"{job.name}.json", job.run, overwrite=overwrite)
 
 
 def run_all(groups: Iterable[list[Job]], folder: Path, overwrite: bool, n_workers: int) -> None:
-    """Run the groups, in processes of one thread: two of those do more than one of two threads."""
+    """Run the groups in processes with one thread each. Two such processes are faster than one with two threads."""
     if n_workers == 1:
         for group in groups:
             run_group(group, folder, overwrite)
@@ -242,11 +246,11 @@ def run_all(groups: Iterable[list[Job]], folder: Path, overwrite: bool, n_worker
 
 
 def main() -> None:
-    """Run what has no result yet, then print the tables."""
+    """Run the jobs that have no stored result, then print the tables."""
     known = list(dict.fromkeys([*METHODS, *MCV_METHODS]))
     parser = make_parser(__doc__, list(SETS), known)
-    parser.add_argument("--parts", type=choice(list(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
-    parser.add_argument("--workers", type=int, default=2, help="processes; 1 runs all in this one")
+    parser.add_argument("--parts", type=choice(list(PARTS)), default=list(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes; 1 runs all jobs in this process")
     arguments = parser.parse_args()
     folder: Path = arguments.out / "masked"
     found = jobs(arguments.data, arguments.sets, arguments.methods, arguments.seeds)

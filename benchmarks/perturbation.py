@@ -1,12 +1,16 @@
-"""Responses to perturbations never seen (the paper's Table 5, and stricter scores), against baselines.
+"""Compare predicted responses to held-out perturbations (Table 5 of the paper, and stricter scores) with baselines.
 
-``python -m benchmarks.perturbation --data DIR``: DIR holds ``papalexi_eccite.h5ad`` and ``schraivogel_tapseq.h5ad``,
-and ``gene_ontology/human_symbol2go.tsv.gz`` if there are features. ``--data FILE`` runs on a file in the format of
-GEARS. Targets, not labels, are split into 5 folds, with 5 split seeds. The network is fitted once, to control cells
-alone; what is trained or chosen in a fold (the external token, weights of the pieces, shrinkage) has seen that fold's
-training targets alone.
-Intervals are paired bootstraps over targets, after averaging over split seeds. ``--parts`` chooses among these scores,
-simulated data with known edges and combinations, and speed; the last two read no data.
+Run ``python -m benchmarks.perturbation --data DIR``. DIR contains ``papalexi_eccite.h5ad`` and
+``schraivogel_tapseq.h5ad``, and optionally the features in ``gene_ontology/human_symbol2go.tsv.gz``. ``--data FILE``
+runs on a file in GEARS format.
+
+Targets, not labels, are split into 5 folds, with 5 split seeds. The transformer is fitted once, to the control cells
+only. In each fold, the external token, the weights of the components and the shrinkage are fitted to the training
+targets of this fold only. Intervals are 95 % intervals of a paired bootstrap over targets, after averaging over split
+seeds.
+
+``--parts`` selects these scores (``scores``), simulated data with known edges and combinations (``simulated``) and
+``speed``. The last two need no data, but ``--data`` must be given.
 """
 
 from __future__ import annotations
@@ -25,13 +29,13 @@ import scbioformers as bf
 from benchmarks import _perturbation_simulated, _perturbation_speed
 from benchmarks._common import choice, make_parser, markdown_table, run_once, write_json
 from benchmarks._perturbation_pairs import score_pairs, show_pairs
-from benchmarks._perturbation_problem import SETS, Problem, answer, fit_ours, prepare, read
+from benchmarks._perturbation_problem import SETS, Problem, fit_ours, predict_by_network, prepare, read
 from scbioformers.core import split_targets
 
-# targets with signal in papalexi by what is known of them; elsewhere those whose split halves agree (r above .5)
+# Targets with signal: for papalexi_eccite known ones, for other data those whose split halves correlate above 0.5.
 SIGNAL = {"papalexi_eccite": ("STAT1", "JAK2", "IFNGR1", "IFNGR2", "IRF1", "SMAD4")}
 OURS = ("ours", "ours_no_network", "ours_zero_steps", "ours_no_attention")
-ALONE = "network_alone"  # what the network answers, without the head
+ALONE = "network_alone"  # the prediction of the transformer without the head
 BASELINES = ("no_change", "training_mean", "target_falls", "linear", "knn_go", "ridge_go", "mlp_go")
 METHODS = (*OURS, ALONE, *BASELINES)
 SCORES = ("delta_off", "centroid", "systema", "pearson", "delta", "pearson_de", "delta_de", "delta_de_off", "rmse")
@@ -40,18 +44,18 @@ N_FOLDS = 5
 
 
 def predict(problem: Problem, method: str, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Changes predicted for the test perturbations, and what there is to tell of the fit."""
+    """Return the predicted changes for the test perturbations, and the strength and weights of the fit."""
     known, own, features = problem.effects.mean[train], problem.own, problem.features
     if method in OURS:
         head = fit_ours(problem, train, method)
         wanted = [problem.targets[i] for i in test]
-        answers = answer(problem, train, method, [name for each in wanted for name in each])
-        found = head.predict(wanted, answers, unseen=True)[0]
+        by_network = predict_by_network(problem, train, method, [name for each in wanted for name in each])
+        found = head.predict(wanted, by_network, unseen=True)[0]
         return found, {"strength": head.strength, "weights": head.weights.tolist()}
     if method == ALONE:
-        answers = answer(problem, train, "ours", [name for i in test for name in problem.targets[i]])
-        nothing = np.zeros(len(problem.genes))
-        return np.array([sum((answers.get(name, nothing) for name in problem.targets[i]), nothing) for i in test]), {}
+        by_network = predict_by_network(problem, train, "ours", [name for i in test for name in problem.targets[i]])
+        zero = np.zeros(len(problem.genes))
+        return np.array([sum((by_network.get(name, zero) for name in problem.targets[i]), zero) for i in test]), {}
     if method == "no_change":
         return bf.metrics.no_change(known, len(test)), {}
     if method == "training_mean":
@@ -69,15 +73,15 @@ def predict(problem: Problem, method: str, train: np.ndarray, test: np.ndarray) 
 
 
 def run_seed(problem: Problem, methods: list[str], seed: int) -> dict[str, Any]:
-    """All folds of one split: every target predicted once by every method."""
+    """Run all folds of one split. Every method predicts every target once."""
     folds = split_targets(problem.targets, N_FOLDS, seed)
     z = problem.effects.mean / problem.effects.se
-    rows, predicted, told = [], {}, []
+    rows, predicted, fits = [], {}, []
     for fold in range(N_FOLDS):
         test, train = np.flatnonzero(folds == fold), np.flatnonzero((folds != fold) & (folds >= 0))
         for method in methods:
             found, extra = predict(problem, method, train, test)
-            told += [{"method": method, "fold": fold, **extra}] if extra else []
+            fits += [{"method": method, "fold": fold, **extra}] if extra else []
             predicted.setdefault(method, np.zeros(z.shape))[test] = found
             scores = bf.metrics.perturbation(
                 found, problem.effects.mean[test], control=problem.effects.control_mean, own=problem.own[test],
@@ -89,11 +93,11 @@ def run_seed(problem: Problem, methods: list[str], seed: int) -> dict[str, Any]:
                 {"method": method, "target": "+".join(problem.targets[i])} | {n: float(v[k]) for n, v in values.items()}
                 for k, i in enumerate(test)
             ]
-    return {"rows": rows, "folds": told, "similarity": _similarity(problem, predicted)}
+    return {"rows": rows, "folds": fits, "similarity": _similarity(problem, predicted)}
 
 
 def _signal(problem: Problem) -> np.ndarray:
-    """Targets with signal: those named, or whose split halves agree."""
+    """Return which targets have signal: the known ones, or those whose split halves correlate."""
     named = SIGNAL.get(problem.name)
     labels = ["+".join(each) for each in problem.targets]
     if named is not None:
@@ -102,7 +106,7 @@ def _signal(problem: Problem) -> np.ndarray:
 
 
 def _similarity(problem: Problem, predicted: dict[str, np.ndarray]) -> dict[str, float]:
-    """Mean similarity between targets with signal, observed (corrected for noise) and predicted."""
+    """Return the mean similarity between targets with signal, observed (corrected for noise) and predicted."""
     keep = _signal(problem)
     halves = [half.mean[keep] for half in problem.halves]
     found = {"observed": _off_diagonal(bf.metrics.similarity_between(*halves, own=problem.own[keep]))}
@@ -116,15 +120,15 @@ def _off_diagonal(matrix: np.ndarray) -> float:
 
 
 def run_set(path: Path, folder: Path, methods: list[str], n_seeds: int, quick: int | None) -> dict[str, Any]:
-    """One data set."""
+    """Run all split seeds on one data set."""
     problem = prepare(path.stem, *read(path, folder), methods, quick)
     results = [run_seed(problem, methods, seed) for seed in range(n_seeds)]
     rows = [row | {"seed": seed} for seed, result in enumerate(results) for row in result["rows"]]
-    tested = {row["target"] for row in rows}  # not the combinations whose targets were never in one fold
+    tested = {row["target"] for row in rows}  # without combinations whose targets are in different folds
     ceiling = bf.metrics.split_half(problem.halves[0].mean, problem.halves[1].mean, own=problem.own)
     return {
         "rows": rows,
-        "folds": [told | {"seed": seed} for seed, result in enumerate(results) for told in result["folds"]],
+        "folds": [fit | {"seed": seed} for seed, result in enumerate(results) for fit in result["folds"]],
         "similarity": [result["similarity"] for result in results],
         "ceiling": {"+".join(each): float(value) for each, value in zip(problem.targets, ceiling, strict=True)},
         "signal": [
@@ -139,7 +143,7 @@ def run_set(path: Path, folder: Path, methods: list[str], n_seeds: int, quick: i
 
 
 def _pairs(problem: Problem) -> list[dict[str, Any]]:
-    """Scores of the combinations of targets that were perturbed alone too, all of them held out."""
+    """Score the combinations of targets that were also perturbed alone. All combinations are held out."""
     alone = [i for i, each in enumerate(problem.targets) if len(each) == 1]
     names = {problem.targets[i][0] for i in alone}
     test = [i for i, each in enumerate(problem.targets) if len(each) > 1 and names.issuperset(each)]
@@ -149,7 +153,7 @@ def _pairs(problem: Problem) -> list[dict[str, Any]]:
 
 
 def show(name: str, result: dict[str, Any]) -> Iterator[str]:
-    """Tables: all scores, the differences, the similarity, and target by target."""
+    """Yield the tables: all scores, differences, similarity, and scores of each target."""
     table = pd.DataFrame(result["rows"])
     means = table.groupby(["method", "target"], sort=False)[list(SCORES)].mean()
     methods = list(dict.fromkeys(table["method"]))
@@ -161,7 +165,7 @@ def show(name: str, result: dict[str, Any]) -> Iterator[str]:
     yield markdown_table(["method", *SCORES], lines)
     if "ours" not in methods:
         return
-    yield "Ours minus the others, with 95 % intervals of a paired bootstrap over targets:"
+    yield "Ours minus the others, with 95 % intervals (paired bootstrap over targets):"
     lines = []
     for method in methods[1:]:
         cells = []
@@ -171,9 +175,10 @@ def show(name: str, result: dict[str, Any]) -> Iterator[str]:
                 mean, low, high = bf.metrics.paired_bootstrap(ours, theirs)
                 cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
         lines.append([method, *cells])
-    yield markdown_table(["method", "Δ", "centroid", "Δ, signal", "centroid, signal"], lines)
+    names = ("delta_off", "centroid")
+    yield markdown_table(["method", *names, *(f"{score}, targets with signal" for score in names)], lines)
     similar = pd.DataFrame(result["similarity"]).mean()
-    yield markdown_table(["similarity between targets with signal", *similar.index],
+    yield markdown_table(["mean similarity between targets with signal", *similar.index],
                          [["cosine", *(f"{value:.2f}" for value in similar)]])  # fmt: skip
     yield from _by_target(result, table, means)
     if result.get("pairs"):
@@ -188,11 +193,12 @@ def _by_target(result: dict[str, Any], table: pd.DataFrame, means: pd.DataFrame)
         gap = (spread["ours"] - spread["training_mean"]).loc[target] if "training_mean" in spread else [np.nan]
         row = [f"{means.loc[(m, target), 'delta_off']:.2f}" for m in shown]
         lines.append([target, f"{result['ceiling'][target]:.2f}", *row, f"{np.min(gap):+.2f} to {np.max(gap):+.2f}"])
-    yield markdown_table(["target, Δ", "halves", *shown, "ours − mean over split seeds"], lines)
+    header = ["target, delta_off", "split halves", *shown, "ours − training_mean, range over split seeds"]
+    yield markdown_table(header, lines)
 
 
 def run_scores(arguments: Any) -> dict[str, Any]:
-    """All scores of the sets, or of one file."""
+    """Compute the scores of all data sets, or of one file."""
     data: Path = arguments.data
     paths = [data] if data.is_file() else [data / f"{name}.h5ad" for name in arguments.sets]
     folder = arguments.features or (data.parent if data.is_file() else data)
@@ -205,12 +211,12 @@ def run_scores(arguments: Any) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then print the tables."""
+    """Run the parts that have no stored result, then print the tables."""
     parser = make_parser(__doc__, list(SETS), list(METHODS))
     parser.set_defaults(seeds=5)
-    parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"of {','.join(PARTS)}")
-    parser.add_argument("--features", type=Path, help="folder of gene_ontology/, by default that of the data")
-    parser.add_argument("--quick", type=int, help="training steps of the network, for a try")
+    parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--features", type=Path, help="folder with gene_ontology/ (default: folder of the data)")
+    parser.add_argument("--quick", type=int, help="number of training steps of the transformer, for a short test run")
     arguments = parser.parse_args(argv)
     results: dict[str, Any] = {}
     if "scores" in arguments.parts:

@@ -1,8 +1,9 @@
-"""Speed and memory of the default model: ``python -m benchmarks.speed --data DIR``.
+"""Measure speed and memory of the default model.
 
-Every part runs in a process of its own, so that its peak memory is its own. Times on a shared machine wander: read the
-ratios. Floating-point operations are counted by torch's counter (attention included) and compared with the fastest of
-several large matrix products in the same process.
+Run ``python -m benchmarks.speed --data DIR``. Each part runs in a separate process, so that peak memory is measured
+for this part only. Times on a shared machine vary, so compare ratios of times. Floating-point operations are counted
+by the counter of torch, including attention. They are compared with the fastest of several large matrix products in
+the same process.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from scipy import sparse
 
 from benchmarks._common import make_parser, markdown_table, read_counts, run_once, warm_up, write_json
 
-WARM_UP, TIMED = 3, 5
+WARM_UP, TIMED = 3, 5  # number of warm-up steps, number of timed rounds
 
 
 def _rss() -> float:
-    """Peak resident memory of this process, MB."""
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _gemm_peak() -> float:
-    """Fastest of several square matrix products, GFLOP/s."""
+    """Return the speed of the fastest of several square matrix products in GFLOP/s."""
     import torch
 
     best = 0.0
@@ -49,7 +50,7 @@ def _gemm_peak() -> float:
 
 
 def _flops(run: Callable[[], Any]) -> float:
-    """GFLOP of one call, scaled-dot-product attention on the CPU included."""
+    """Count the GFLOP of one call, including scaled-dot-product attention on the CPU."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,7 +59,7 @@ def _flops(run: Callable[[], Any]) -> float:
         return 4 * batch * heads * length * key[-2] * width
 
     def attention_backward(grad: Any, query: Any, key: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        return attention(query, key) * 5 // 2  # scores once more, and four products
+        return attention(query, key) * 5 // 2  # the scores are computed again, and there are four products
 
     aten = torch.ops.aten
     mapping = {
@@ -71,9 +72,10 @@ def _flops(run: Callable[[], Any]) -> float:
 
 
 def _stepper(data: Path, changes: dict[str, Any], n_cells: int | None = None) -> tuple[Callable[[], None], int, int]:
-    """One training step (batch made, forward, backward, update) of the default model on pbmc3k; its cells; parameters.
+    """Return a training step of the default model on pbmc3k, its number of cells, and the number of parameters.
 
-    With ``n_cells`` only the first so many cells are read, all of them in one batch.
+    A step makes a batch, runs forward and backward passes, and updates the parameters. With ``n_cells``, only the first
+    ``n_cells`` cells are used, all in one batch.
     """
     import torch
 
@@ -107,7 +109,7 @@ def _stepper(data: Path, changes: dict[str, Any], n_cells: int | None = None) ->
 
 
 def training(data: Path, **changes: Any) -> dict[str, float]:
-    """Cells per second and achieved GFLOP/s of training steps, median of 5 rounds."""
+    """Measure cells per second and GFLOP/s of training steps, median of 5 rounds."""
     step, cells, _ = _stepper(data, changes)
     for _ in range(WARM_UP):
         step()
@@ -130,7 +132,7 @@ def training(data: Path, **changes: Any) -> dict[str, float]:
 
 
 def fitting(data: Path) -> dict[str, float]:
-    """A default fit and embedding of pbmc3k: seconds, cells per second, peak memory."""
+    """Measure a default fit and embedding of pbmc3k: seconds, cells per second and peak memory."""
     import scbioformers as bf
 
     adata = read_counts(data / "pbmc3k.h5ad")
@@ -151,7 +153,7 @@ def fitting(data: Path) -> dict[str, float]:
 
 
 def growth_cells(data: Path, n_cells: int) -> dict[str, float]:
-    """Embedding ``n_cells`` simulated cells from a backed file: seconds and peak memory."""
+    """Measure the embedding of ``n_cells`` simulated cells from a backed file: seconds and peak memory."""
     import anndata as ad
 
     import scbioformers as bf
@@ -179,7 +181,7 @@ def _write_random(path: Path, n_cells: int, genes: list[str], rng: np.random.Gen
 
 
 def growth_genes(data: Path, n_genes: int) -> dict[str, float]:
-    """Eight training steps on 128 simulated cells with ``n_genes`` genes, less those that no cell expresses."""
+    """Measure eight training steps on 128 simulated cells with ``n_genes`` genes. Genes without counts are removed."""
     import scbioformers as bf
 
     adata = bf.datasets.simulate(n_cells=128, n_genes=n_genes)
@@ -192,7 +194,7 @@ def growth_genes(data: Path, n_genes: int) -> dict[str, float]:
 
 
 def binning(data: Path) -> dict[str, float]:
-    """Value and segment bins of 100,000 x 2,000 counts, cells per second."""
+    """Measure value and segment binning of 100,000 cells x 2,000 genes, in cells per second."""
     from scbioformers.config import Binning, bin_rows
 
     rng = np.random.default_rng(0)
@@ -201,7 +203,7 @@ def binning(data: Path) -> dict[str, float]:
     result = {}
     for kind in ("value", "segment"):
         seconds = []
-        for _ in range(TIMED + 1):  # the first one compiles
+        for _ in range(TIMED + 1):  # the first round compiles
             start = time.perf_counter()
             bin_rows(Binning(kind=kind), counts.data, counts.indptr, depth, float(depth.mean()))  # type: ignore[arg-type]
             seconds.append(time.perf_counter() - start)
@@ -210,7 +212,7 @@ def binning(data: Path) -> dict[str, float]:
 
 
 def imports(data: Path) -> dict[str, float]:
-    """Seconds of ``import scbioformers`` beyond ``import scanpy``, median of 5, each in a new process."""
+    """Measure the additional seconds of ``import scbioformers`` after ``import scanpy``, median of 5 new processes."""
     seconds: dict[str, list[float]] = {"scanpy": [], "scanpy, scbioformers": []}
     for _ in range(TIMED + 1):
         for modules in seconds:
@@ -222,9 +224,10 @@ def imports(data: Path) -> dict[str, float]:
 
 
 def paper_preset(data: Path) -> dict[str, float]:
-    """Parameters of the paper's size on 2,000 genes, and one training step of a single cell of 2,000 tokens.
+    """Count the parameters of ``config="paper"`` on 2,000 genes, and time a training step with one cell.
 
-    A single one, for torch's attention with dropout holds every score on a CPU: more than 3 GB a cell.
+    The cell has 2,000 tokens. On a CPU, attention with dropout stores all attention scores in torch: more than 3 GB
+    for each cell.
     """
     import scbioformers as bf
 
@@ -236,7 +239,7 @@ def paper_preset(data: Path) -> dict[str, float]:
 
 
 def processes(data: Path) -> dict[str, float]:
-    """Largest relative difference of the losses of two processes (gloo) and one, at the same global batch."""
+    """Compare the losses of two processes (gloo) with the losses of one process, at the same global batch size."""
     script = (
         "import sys, json, scanpy as sc, numpy as np, torch, scbioformers as bf\n"
         "torch.set_num_threads(1)\n"
@@ -264,7 +267,7 @@ def processes(data: Path) -> dict[str, float]:
 
 
 def networks(data: Path, n_cells: int, n_genes: int = 2000) -> dict[str, float]:
-    """Attention of all of ``n_cells`` random cells, then the default knock-outs: seconds, memory beyond the data."""
+    """Measure networks by attention on all ``n_cells`` random cells, then by default knock-outs: seconds and memory."""
     import anndata as ad
 
     import scbioformers as bf
@@ -285,7 +288,7 @@ def networks(data: Path, n_cells: int, n_genes: int = 2000) -> dict[str, float]:
 
 
 def imputation(data: Path) -> dict[str, float]:
-    """Seconds to denoise a quarter, half and all of pbmc3k, beside the default fit, and peak memory."""
+    """Measure seconds to denoise a quarter, half and all of pbmc3k, seconds of the default fit, and peak memory."""
     import scbioformers as bf
 
     adata = read_counts(data / "pbmc3k.h5ad")
@@ -324,7 +327,7 @@ def _in_own_process(data: Path, part: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what has no result yet, then print the table."""
+    """Run the parts that have no stored result, then print the table."""
     if "--part" in sys.argv:
         parser = argparse.ArgumentParser()
         parser.add_argument("--data", type=Path)

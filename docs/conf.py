@@ -57,6 +57,12 @@ def literal_fields(app: Any, what: str, name: str, obj: object, options: object,
     lines[:] = [re.sub(r"\*\*(`+)(.+?)\1\*\*", r"``\2``", line) for line in lines]
 
 
+def link_files(app: Any, docname: str, source: list[str]) -> None:
+    """Offer files beside the documentation, such as the experiment log, for download: they are no pages of the site."""
+    source[0] = re.sub(r"\]\((\.\./dev/[\w.]+)(#[^)]*)?\)", r"](path:\1)", source[0])
+
+
 def setup(app: Any) -> None:
     """Register what is defined here."""
     app.connect("autodoc-process-docstring", literal_fields, priority=600)  # after napoleon, at 500
+    app.connect("source-read", link_files)

@@ -76,17 +76,21 @@ def draw_tokens() -> None:
             note(ax, x, 1.95, "+", ha="center", color=DARK)
             box(ax, x, 1.55, 0.98, 0.46, "mask" if masked else f"bin {BINS[gene]}", GREY if masked else ORANGE)
             note(ax, x, 1.15, "+", ha="center", color=DARK)
-            box(ax, x, 0.75, 0.98, 0.46, "external", WHITE, linestyle=(0, (3, 2)))
+            if masked:
+                box(ax, x, 0.75, 0.98, 0.46, "depth", GREEN)
+            else:
+                box(ax, x, 0.75, 0.98, 0.46, "external", WHITE, linestyle=(0, (3, 2)))
         else:
-            note(ax, x, 2.2, "no token:\nit enters\nthe bag", ha="center", style="italic")
+            note(ax, x, 2.2, "no token,\nonly in\nthe bag", ha="center", style="italic")
     for x, color, text in (
-        (0.35, BLUE, "gene embedding"),
-        (2.75, ORANGE, "value embedding"),
-        (5.25, GREY, "mask vector"),
-        (7.3, WHITE, "external token, optional"),
+        (0.3, BLUE, "gene embedding"),
+        (2.5, ORANGE, "value embedding"),
+        (4.8, GREY, "mask vector"),
+        (6.55, GREEN, "depth embedding"),
+        (8.95, WHITE, "external, optional"),
     ):
         box(ax, x, 0.22, 0.3, 0.26, "", color)
-        note(ax, x + 0.27, 0.22, text, color=DARK)
+        note(ax, x + 0.25, 0.22, text, color=DARK)
     save(ax, "concepts_tokens.png")
 
 
@@ -115,7 +119,7 @@ def draw_model() -> None:
     note(ax, 9.62, 6.82, "decoder, conditioned on the batch", ha="center")
     # from the masked genes to their bins
     box(ax, 8.55, 2.75, 1.6, 1.0, "rate\nfeatures", ORANGE)
-    arrow(ax, (10.35, 5.83), (8.85, 3.28), 0.1)
+    arrow(ax, (10.22, 5.83), (8.8, 3.28), 0.1)
     note(ax, 9.5, 2.85, "rate of the gene,\ndepth of the cell,\nbins of 1 to 4 counts")
     box(ax, 11.3, 0.95, 2.3, 1.0, "probabilities\nof the bins", RED)
     arrow(ax, (7.07, 0.95), (10.13, 0.95))

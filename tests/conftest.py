@@ -11,15 +11,18 @@ import torch
 
 import scbioformers as bf
 from scbioformers.config import Binning, Masking, ModelConfig
+from scbioformers.core import SPECIALS
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transformer, initialise
 from scbioformers.tokens import Tokenizer
 
+FIRST = len(SPECIALS)  # vocabulary id of the first feature
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread():
+    """Before each test: numba, which scanpy calls, changes the number that torch shares with it."""
     torch.set_num_threads(1)
 
 
@@ -119,19 +122,16 @@ def _initial_values(sizes: Sizes, n_components: int = 5) -> InitialValues:
     n_features = sizes.n_features
     components = np.linalg.qr(random.normal(size=(n_features, n_components)))[0]
     bins = random.dirichlet(np.ones(sizes.n_values), size=n_features)
-    field_means = [random.normal(scale=0.3, size=(n, n_features)) for n in sizes.field_sizes]
     arrays = {
         "components": components,
         "profile_mean": random.uniform(0.1, 1.0, size=n_features),
         "component_scale": np.linspace(3.0, 1.0, n_components),
         "rate": random.normal(size=n_features),
         "log_dispersion": random.normal(size=n_features),
+        "batch_means": random.normal(scale=0.3, size=(sizes.n_batches, n_features)),
         "log_bins": np.log(np.maximum(bins, 1e-3)),
     }
-    return InitialValues(
-        field_means=tuple(means.astype(np.float32) for means in field_means),
-        **{name: array.astype(np.float32) for name, array in arrays.items()},
-    )
+    return InitialValues(**{name: array.astype(np.float32) for name, array in arrays.items()})
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +147,7 @@ def make_batch() -> Callable[..., Batch]:
     def make(n_cells=5, n_context=9, n_masked=4, sizes: Sizes | None = None, *, full=False, seed=0) -> Batch:
         sizes = sizes or Sizes(n_features=30, n_values=12)
         random = np.random.default_rng(seed)
-        ids = 4 + random.permuted(np.tile(np.arange(sizes.n_features), (n_cells, 1)), axis=1)
+        ids = FIRST + random.permuted(np.tile(np.arange(sizes.n_features), (n_cells, 1)), axis=1)
         context, masked = ids[:, :n_context], ids[:, n_context : n_context + n_masked]
         bins = random.integers(1, sizes.n_values, size=context.shape)
         target = random.integers(0, sizes.n_values, size=masked.shape)
@@ -159,25 +159,26 @@ def make_batch() -> Callable[..., Batch]:
             short = np.arange(n_masked) >= random.integers(1, n_masked + 1, size=(n_cells, 1))
             short[0] = False
             masked, target = np.where(short, 0, masked), np.where(short, -1, target)
-        visible = np.zeros((n_cells, 4 + sizes.n_features), np.float32)
+        visible = np.zeros((n_cells, FIRST + sizes.n_features), np.float32)
         np.put_along_axis(visible, context, np.log1p(bins).astype(np.float32), axis=1)
         known = np.ones(visible.shape, bool)
         np.put_along_axis(known, masked, False, axis=1)
         counts = random.poisson(random.gamma(0.5, 2.0, size=(n_cells, sizes.n_features))).astype(np.float32)
         size_factor = random.uniform(0.5, 2.0, size=n_cells).astype(np.float32)
-        fields = random.integers(0, sizes.field_sizes, size=(n_cells, len(sizes.field_sizes)))
+        batch = random.integers(0, max(sizes.n_batches, 1), size=n_cells)
+        phenotypes = random.integers(0, sizes.phenotype_sizes, size=(n_cells, len(sizes.phenotype_sizes)))
         arrays = {
             "rows": np.arange(n_cells),
             "context_ids": context,
             "context_bins": bins,
-            "context_external": np.zeros_like(context),
             "masked_ids": masked,
-            "masked_external": np.zeros_like(masked),
-            "visible": visible[:, 4:],
-            "known": known[:, 4:],
+            "visible": visible[:, FIRST:],
+            "known": known[:, FIRST:],
+            "present": np.ones(counts.shape, bool),
             "log_depth": np.log(size_factor),
             "small_count_bins": random.integers(0, sizes.n_values, size=(n_cells, N_SMALL_COUNTS)),
-            "fields": fields.astype(np.int64),
+            "batch_codes": batch.astype(np.int64),
+            "phenotypes": phenotypes.astype(np.int64),
             "target_bins": target,
             "target_counts": counts,
             "size_factor": size_factor,

@@ -1,4 +1,4 @@
-"""``python -m scbioformers demo``: the main job from counts to figures, on embedded data or on a file."""
+"""``python -m scbioformers demo``: an example analysis from counts to figures, on included data or on a file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scbioformers.core import BioformersError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 1 after an error that is explained on stderr.
+    """Run the command line. Return the exit status: 0, or 1 after an error, whose message is written to stderr.
 
     Parameters
     ----------
     arguments
-        What follows ``python -m scbioformers``; by default that of this process.
+        Arguments after ``python -m scbioformers``. By default, those of this process.
     """
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        from scbioformers._demo import run_demo
+        from scbioformers._demo import run_demo  # imported here because it imports torch and scanpy
 
-        run_demo(given.data, given.label_key, given.batch_key, given.max_epochs, given.out)
+        run_demo(options.data, options.label_key, options.batch_key, options.max_epochs, options.out)
     except (BioformersError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
@@ -36,20 +36,22 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="fit a model, embed and cluster the cells, and compare with PCA",
         description="Fit a model without labels, embed and cluster the cells, and compare with PCA. "
-        "Writes an annotated h5ad, two figures and, given labels, a table of scores.",
+        "Writes an annotated h5ad file, two figures and, if there are labels, a table of scores.",
     )
     demo.add_argument(
         "--data",
         type=Path,
         metavar="FILE.h5ad",
-        help='cells with raw counts in X or layers["counts"]; by default 700 blood cells that scanpy ships',
+        help='h5ad file with raw counts in X or layers["counts"]; default: 700 blood cells that scanpy includes',
     )
     demo.add_argument(
-        "--label-key", metavar="KEY", help="column of obs with known labels, used only to colour and score"
+        "--label-key", metavar="KEY", help="column of obs with known labels, used only for colours and scores"
     )
-    demo.add_argument("--batch-key", metavar="KEY", help="column of obs with the batch, which the fit is told")
-    demo.add_argument("--max-epochs", type=_positive, metavar="N", help="passes over the cells")
-    demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--batch-key", metavar="KEY", help="column of obs with the batch, used in the fit")
+    demo.add_argument("--max-epochs", type=_positive, metavar="N", help="number of passes over the cells")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo_output"), metavar="DIR", help="output directory; default: %(default)s"
+    )
     return parser
 
 

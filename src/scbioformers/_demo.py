@@ -1,4 +1,4 @@
-"""The steps of ``python -m scbioformers demo``, each a few lines that a notebook would hold."""
+"""The steps of ``python -m scbioformers demo``. Each step is a few lines, as in a notebook."""
 
 from __future__ import annotations
 
@@ -37,38 +37,41 @@ COLUMNS = {
     "kbet": "kBET",
 }
 CAPTION = """NMI, ARI, AvgBIO: Leiden at the resolution with the best NMI.
-NMI(1), ARI(1): at resolution 1. F1: macro, on cells left out."""
+NMI(1), ARI(1): Leiden at resolution 1. F1: macro F1 on held-out cells."""
 
 
 def run_demo(
     data: Path | None, label_key: str | None, batch_key: str | None, max_epochs: int | None, out: Path
 ) -> AnnData:
-    """Do the main job and write its results to a directory.
+    """Fit a model, embed and cluster the cells, compare with PCA, and write the results to a directory.
 
     Parameters
     ----------
     data
-        h5ad file with counts in ``X`` or ``layers["counts"]``; None takes :func:`scbioformers.datasets.pbmc68k`.
-    label_key, batch_key
-        Columns of ``obs``.
+        h5ad file with counts in ``X`` or ``layers["counts"]``. None uses :func:`scbioformers.datasets.pbmc68k`.
+    label_key
+        Column of ``adata.obs`` with known labels. They are used for colours and scores, not for the fit.
+    batch_key
+        Column of ``adata.obs`` with the batch.
     max_epochs
-        Passes over the cells, by default those of :class:`~scbioformers.TrainConfig`.
+        Number of passes over the cells. By default, that of :class:`~scbioformers.TrainConfig`.
     out
-        Directory, created if needed, for ``annotated.h5ad``, ``umap.png``, ``training.png`` and, if there are labels,
-        ``scores.csv``.
+        Directory for ``annotated.h5ad``, ``umap.png``, ``training.png`` and, if there are labels, ``scores.csv``. It is
+        created if it does not exist.
 
     Returns
     -------
-    The annotated data.
+    AnnData
+        The annotated data.
 
     Raises
     ------
     DataError
-        If the file cannot be read, or what it holds cannot be used.
+        If the file cannot be read, or its values or labels cannot be used.
     MissingKeyError
-        If `label_key` or `batch_key` is not a column of ``obs``.
+        If ``label_key`` or ``batch_key`` is not a column of ``adata.obs``.
     MissingDependencyError
-        If scikit-misc, which finds the highly variable genes, is needed and not installed.
+        If scikit-misc is not installed and highly variable genes must be selected.
     """
     console = Console()
     if data is None and label_key is None:
@@ -83,15 +86,15 @@ def run_demo(
     select_genes(adata, layer)
     console.print(str(bf.pp.check(adata, layer=layer)), markup=False, highlight=False)
 
-    console.rule("Fit, without labels")
+    console.rule("Fit (without labels)")
     bf.tl.fit(adata, layer=layer, batch_key=batch_key, max_epochs=max_epochs)
     bf.tl.embed(adata, progress_bar=True)
-    with console.status("Baselines, neighbours, UMAP and Leiden"):
+    with console.status("Computing baselines, neighbours, UMAP and Leiden clusters"):
         baselines = embed_baselines(adata, layer)
         add_graphs(adata)
     if label_key is not None:
         console.rule("Scores")
-        with console.status("Clustering and classifying"):
+        with console.status("Clustering and classifying the cells"):
             table = score(adata, baselines, label_key, batch_key)
         table.to_csv(out / "scores.csv")
         show(console, table)
@@ -102,9 +105,9 @@ def run_demo(
 
 
 def read(path: Path) -> AnnData:
-    """Read an h5ad file, or say plainly why not."""
+    """Read an h5ad file. Raise :class:`DataError` if it does not exist or cannot be read."""
     if not path.is_file():
-        raise DataError(f"There is no file {path}.")
+        raise DataError(f"There is no file {path}. Pass the path of an h5ad file as `--data`.")
     try:
         return read_h5ad(path)
     except OSError as error:
@@ -112,51 +115,59 @@ def read(path: Path) -> AnnData:
 
 
 def check_keys(adata: AnnData, label_key: str | None, batch_key: str | None) -> None:
-    """Refuse columns that are not there, and labels that cannot be scored, before any work is done."""
+    """Check the columns and the labels before any computation."""
     columns = ", ".join(map(repr, adata.obs.columns)) or "none"
     for option, key in (("--label-key", label_key), ("--batch-key", batch_key)):
         if key is not None and key not in adata.obs:
-            raise MissingKeyError(f"{option} {key!r} is not a column of obs. There are: {columns}.")
+            raise MissingKeyError(f"{option} {key!r} is not a column of obs. Pass one of these columns: {columns}.")
     if label_key is not None:
-        labels = adata.obs[label_key].map(str, na_action="ignore").astype("category")  # numbers are names here
+        # as text, because numeric labels are names of groups too
+        labels = adata.obs[label_key].map(str, na_action="ignore").astype("category")
         n_labels, n_cells = labels.nunique(), int(labels.notna().sum())
         if not 2 <= n_labels <= n_cells // 2:
             raise DataError(
-                f"--label-key {label_key!r} has {n_labels} different values in {n_cells} cells, expected groups of "
-                f"cells. The columns of obs are: {columns}."
+                f"--label-key {label_key!r} has {n_labels} different values in {n_cells} cells; expected at least 2 "
+                f"values, and at least 2 cells per value on average. Pass another of these columns: {columns}."
             )
         adata.obs[label_key] = labels
 
 
 def select_genes(adata: AnnData, layer: str | None) -> None:
-    """Set ``var["highly_variable"]``: seurat_v3's choice, or all genes where there are few."""
+    """Set ``adata.var["highly_variable"]`` with the flavor ``"seurat_v3"``, or to True if there are few genes."""
     if adata.n_vars <= N_TOP_GENES:
         adata.var["highly_variable"] = True
         return
     if find_spec("skmisc") is None:
-        raise MissingDependencyError('Choosing genes needs scikit-misc. Run `pip install "scbioformers[demo]"`.')
+        raise MissingDependencyError(
+            'The selection of highly variable genes needs scikit-misc. Run `pip install "scbioformers[demo]"`.'
+        )
     sc.pp.highly_variable_genes(adata, layer=layer, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
 
 
 def embed_baselines(adata: AnnData, layer: str | None) -> dict[str, Any]:
-    """Log-normalised genes and their principal components, as many as is usual and as many as the model's embedding.
+    """Baseline embeddings by name: log-normalised highly variable genes, and PCA of them in two sizes.
 
-    The usual number is written to ``obsm["X_pca"]`` as well.
+    One PCA has 50 components. The other has as many components as the embedding of the model. The first is also written
+    to ``adata.obsm["X_pca"]``.
     """
     counts = adata.X if layer is None else adata.layers[layer]
     expression = bf.metrics.log1p_normalize(
         counts[:, adata.var["highly_variable"].to_numpy()], depth=np.asarray(counts.sum(axis=1)).ravel()
     )
-    most = min(expression.shape) - 1
+    max_components = min(expression.shape) - 1
+    n_default = min(N_COMPONENTS, max_components)
     baselines = {"raw HVG": expression}
-    for n_components in (min(N_COMPONENTS, most), min(adata.obsm["X_bioformer"].shape[1], most)):
+    for n_components in (n_default, min(adata.obsm["X_bioformer"].shape[1], max_components)):
         baselines[f"PCA ({n_components})"] = bf.metrics.pca(expression, n_components)
-    adata.obsm["X_pca"] = baselines[f"PCA ({min(N_COMPONENTS, most)})"]
+    adata.obsm["X_pca"] = baselines[f"PCA ({n_default})"]
     return baselines
 
 
 def add_graphs(adata: AnnData) -> None:
-    """Neighbours and UMAP of our embedding and, under the names ``pca`` and ``X_umap_pca``, of PCA; Leiden of ours."""
+    """Compute neighbours, UMAP and Leiden clusters of the embedding of the model, and neighbours and UMAP of the PCA.
+
+    The results of the PCA have the names ``pca`` and ``X_umap_pca``.
+    """
     sc.pp.neighbors(adata, use_rep="X_bioformer")
     sc.tl.umap(adata)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
@@ -165,9 +176,9 @@ def add_graphs(adata: AnnData) -> None:
 
 
 def score(adata: AnnData, baselines: dict[str, Any], label_key: str, batch_key: str | None) -> pd.DataFrame:
-    """Scores of every embedding, a row each; cells without a label are left out of the scoring.
+    """Scores of all embeddings, one row per embedding. Cells without a label are not scored.
 
-    Those of batch mixing are empty without scib-metrics.
+    The scores of batch mixing are NaN if scib-metrics is not installed.
     """
     labelled = adata.obs[label_key].notna().to_numpy()
     labels = adata.obs[label_key][labelled].astype(str)
@@ -182,7 +193,7 @@ def score(adata: AnnData, baselines: dict[str, Any], label_key: str, batch_key: 
 
 
 def show(console: Console, scores: pd.DataFrame) -> None:
-    """Print the table of scores, the best of each column in bold."""
+    """Print the table of scores. The best value of each column is bold."""
     scores = scores.dropna(axis="columns", how="all")
     columns = {name: title for name, title in COLUMNS.items() if name in scores}
     table = Table(Column(no_wrap=True), *columns.values(), box=SIMPLE, padding=(0, 1, 0, 0), caption=CAPTION)
@@ -194,7 +205,7 @@ def show(console: Console, scores: pd.DataFrame) -> None:
 
 
 def draw(adata: AnnData, color: str, out: Path) -> None:
-    """Write the UMAP of our embedding beside that of PCA, one legend for both, and the learning curves."""
+    """Save a figure with the UMAPs of the model and of the PCA, and a figure with the learning curves."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     panels = (("X_umap", "BioFormer", None), ("X_umap_pca", "PCA", "right margin"))
     for ax, (basis, title, legend) in zip(axes, panels, strict=True):

@@ -1,4 +1,4 @@
-"""Baselines of networks against scipy, a tree forest written out, and what must not change them."""
+"""Baselines of networks: comparison with scipy and explicit forests, and invariances."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ REGULATORS = [4, 0, 2]
 
 @pytest.fixture(scope="module")
 def X():
-    """Sparse expression with ties, and a gene that does not vary."""
+    """Sparse expression with ties and one constant gene."""
     rng = np.random.default_rng(0)
     X = np.log1p(rng.poisson(0.8, size=(60, 7))).astype(float)
     X[:, 5] = np.log1p(2)
@@ -32,8 +32,8 @@ def X():
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("edges", "reference"), [("pearson", pearsonr), ("spearman", spearmanr)])
 @pytest.mark.parametrize("shift", [0, -1.0])
-def test_correlations_agree_with_scipy(X, form, edges, reference, shift):
-    shifted = np.where(X > 0, X + shift, 0)  # negative values too
+def test_correlations_equal_scipy(X, form, edges, reference, shift):
+    shifted = np.where(X > 0, X + shift, 0)  # includes negative values
     found = getattr(bf.metrics, f"{edges}_edges")(FORMATS[form](shifted), REGULATORS)
     assert found.shape == (7, 3)
     for gene in range(7):
@@ -52,7 +52,7 @@ def test_all_genes_regulate_by_default(X):
     np.testing.assert_allclose(found[:, REGULATORS], bf.metrics.pearson_edges(X, REGULATORS))
 
 
-def test_stored_zeros_and_duplicates_are_read_as_what_they_are(X):
+def test_stored_zeros_and_duplicate_entries_are_handled(X):
     half = sparse.coo_matrix(X)
     doubled = sparse.coo_matrix(
         (np.r_[half.data / 2, half.data / 2, 0], (np.r_[half.row, half.row, 3], np.r_[half.col, half.col, 1])), X.shape
@@ -67,7 +67,7 @@ def test_stored_zeros_and_duplicates_are_read_as_what_they_are(X):
     assert explicit.nnz == n_stored
 
 
-def test_spearman_sees_ranks_alone(X):
+def test_spearman_depends_only_on_ranks(X):
     np.testing.assert_allclose(bf.metrics.spearman_edges(np.expm1(X)), bf.metrics.spearman_edges(X), atol=1e-12)
     assert not np.allclose(bf.metrics.pearson_edges(np.expm1(X)), bf.metrics.pearson_edges(X), atol=1e-3)
 
@@ -86,7 +86,7 @@ def test_expression_by_hand():
 @pytest.mark.parametrize(
     ("forest", "model"), [("extra_trees", ExtraTreesRegressor), ("random_forest", RandomForestRegressor)]
 )
-def test_genie3_weights_are_the_variance_explained(X, forest, model):
+def test_genie3_weights_are_the_explained_variance(X, forest, model):
     found = bf.metrics.genie3_edges(X, REGULATORS, forest=forest, n_trees=12, seed=3)
     assert (found >= 0).all()
     assert found[5].tolist() == [0, 0, 0]
@@ -104,7 +104,8 @@ def test_genie3_weights_are_the_variance_explained(X, forest, model):
                 gain = t.weighted_n_node_samples[node] * t.impurity[node] - sum(left)
                 expected[others[t.feature[node]]] += gain / t.weighted_n_node_samples[0] / 12
         np.testing.assert_allclose(found[gene], [expected[regulator] for regulator in REGULATORS], atol=1e-6)
-        assert found[gene].sum() <= 1 + (forest == "random_forest")  # of the unit variance; a bootstrap can exceed it
+        # the total variance is 1; a bootstrap sample can exceed it
+        assert found[gene].sum() <= 1 + (forest == "random_forest")
 
 
 def test_genie3_finds_regulators_that_correlations_miss():
@@ -129,12 +130,12 @@ def test_genie3_depends_on_the_seed_but_not_on_threads_or_format(X):
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
-def test_order_of_cells_genes_and_regulators_moves_the_weights_along(X):
+def test_reordered_cells_genes_and_regulators_give_reordered_weights(X):
     rng = np.random.default_rng(2)
     genes, cells = rng.permutation(7), rng.permutation(60)
-    place = np.argsort(genes)
+    new_column = np.argsort(genes)
     for edges in (bf.metrics.pearson_edges, bf.metrics.spearman_edges, bf.metrics.expression_edges):
-        moved = edges(X[np.ix_(cells, genes)], place[REGULATORS])
+        moved = edges(X[np.ix_(cells, genes)], new_column[REGULATORS])
         np.testing.assert_allclose(moved, edges(X, REGULATORS)[genes], atol=1e-12)
 
 
@@ -167,7 +168,7 @@ def test_edges_of_simulated_cells_are_found_with_their_signs():
     assert found.sign_accuracy > 0.85
 
 
-# faults
+# errors
 
 
 @pytest.mark.parametrize(
@@ -185,17 +186,17 @@ def test_edges_of_simulated_cells_are_found_with_their_signs():
     ],
 )
 @pytest.mark.parametrize("edges", ["pearson_edges", "spearman_edges", "genie3_edges", "expression_edges"])
-def test_bad_input_is_refused(edges, matrix, regulators, message):
+def test_bad_input_raises(edges, matrix, regulators, message):
     with pytest.raises(DataError, match=message):
         getattr(bf.metrics, edges)(matrix, regulators)
 
 
 @pytest.mark.parametrize("changes", [{"forest": "random"}, {"n_trees": 0}, {"n_jobs": 0}])
-def test_bad_parameters_are_refused(changes):
+def test_bad_parameters_raise(changes):
     with pytest.raises(ConfigError, match=f"`{next(iter(changes))}`"):
         bf.metrics.genie3_edges(np.eye(3), **changes)
 
 
-def test_one_cell_and_one_regulator_give_weights():
+def test_one_cell_and_one_regulator_give_zero_weights():
     for edges in (bf.metrics.pearson_edges, bf.metrics.spearman_edges, bf.metrics.genie3_edges):
         assert edges(np.ones((1, 3)), [1]).tolist() == [[0], [0], [0]]

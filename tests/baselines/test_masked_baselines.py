@@ -45,8 +45,8 @@ ALL = [
 ]
 
 
-def hide(counts, depth, binning, rng, n_masked=4):
-    """As many expressed genes as zeros, ``n_masked`` of each in every cell."""
+def mask_cells(counts, depth, binning, rng, n_masked=4):
+    """Mask ``n_masked`` expressed genes and ``n_masked`` zeros in every cell."""
     visible, cells, genes = counts.toarray(), [], []
     for i, row in enumerate(counts.toarray()):
         chosen = [rng.choice(np.flatnonzero(at), n_masked, replace=False) for at in (row > 0, row == 0)]
@@ -61,13 +61,13 @@ def hide(counts, depth, binning, rng, n_masked=4):
 
 
 def simulate(n_cells, seed, *, n_features=60, shared=1.0, n_draws=3):
-    """Two cell types, each with a program of its own, over a range of depths."""
+    """Two cell types with different programs and a range of depths."""
     rng = np.random.default_rng(seed)
     program = np.random.default_rng(7).gamma(0.8, size=(2, n_features)) + 0.05
     rates = np.where(np.arange(2)[:, None] == 1, program, shared * program[1] + (1 - shared) * program[0])
     rates /= rates.sum(axis=1, keepdims=True)
-    depth_wanted = rng.lognormal(4.3, 0.5, n_cells)
-    counts = rng.poisson(rates[rng.integers(2, size=n_cells)] * depth_wanted[:, None]).astype(float)
+    expected_depth = rng.lognormal(4.3, 0.5, n_cells)
+    counts = rng.poisson(rates[rng.integers(2, size=n_cells)] * expected_depth[:, None]).astype(float)
     counts[:, :6] = np.maximum(counts[:, :6], np.eye(6)[rng.integers(6, size=n_cells)])
     enough = ((counts > 0).sum(axis=1) > 5) & ((counts == 0).sum(axis=1) > 5)
     matrix = csr_matrix(counts[enough])
@@ -77,18 +77,18 @@ def simulate(n_cells, seed, *, n_features=60, shared=1.0, n_draws=3):
 
 @pytest.fixture(scope="module")
 def problem():
-    """Training cells, test cells."""
+    """Training cells and masked test cells."""
     counts, depth, rng, n_draws = simulate(420, 0, shared=0.0)
     binning = Binning(cutoff=4, bins_per_doubling=2)
     highest = int(bin_normalized([(counts.toarray() * depth.mean() / depth[:, None]).max()], 4, 2)[0])
     binning = binning.freeze(mean_depth=float(depth[:330].mean()), max_bin=highest)
-    draws = tuple(hide(counts[:330], depth[:330], binning, rng) for _ in range(n_draws))
-    return TrainingCells(counts[:330], depth[:330], binning, draws), hide(counts[330:], depth[330:], binning, rng)
+    draws = tuple(mask_cells(counts[:330], depth[:330], binning, rng) for _ in range(n_draws))
+    return TrainingCells(counts[:330], depth[:330], binning, draws), mask_cells(counts[330:], depth[330:], binning, rng)
 
 
 @pytest.fixture(scope="module")
-def answer(problem):
-    """Each baseline's prediction, made once."""
+def prediction(problem):
+    """Function that returns the predictions of a baseline and caches them."""
     return cache(lambda predict: predict(*problem))
 
 
@@ -97,41 +97,41 @@ def bits(log_p, cells):
 
 
 @pytest.mark.parametrize("predict", ALL)
-def test_log_probabilities_that_never_saw_the_truth(problem, answer, predict):
+def test_log_probabilities_do_not_depend_on_the_true_bins(problem, prediction, predict):
     train, test = problem
-    log_p = answer(predict)
+    log_p = prediction(predict)
     assert log_p.dtype == np.float32
     assert log_p.shape == (test.bins.size, train.binning.n_values)
     np.testing.assert_allclose(np.exp(log_p.astype(float)).sum(axis=1), 1, rtol=1e-5)
     assert log_p.min() > -30
-    blind = replace(test, bins=np.random.default_rng(0).permutation(test.bins))
-    np.testing.assert_array_equal(predict(train, blind), log_p)
+    permuted = replace(test, bins=np.random.default_rng(0).permutation(test.bins))
+    np.testing.assert_array_equal(predict(train, permuted), log_p)
 
 
 @pytest.mark.parametrize("predict", CONDITIONAL)
-def test_planted_types_and_depths_are_found(problem, answer, predict):
+def test_simulated_types_and_depths_improve_predictions(problem, prediction, predict):
     _, test = problem
-    assert bits(answer(predict), test) < bits(answer(bin_histogram), test) - 0.02
+    assert bits(prediction(predict), test) < bits(prediction(bin_histogram), test) - 0.02
 
 
-def test_profiles_tell_more_than_the_depth_where_there_are_types(problem, answer):
+def test_profiles_improve_predictions_if_there_are_cell_types(problem, prediction):
     _, test = problem
     for predict in (knn_smoothing, low_rank, softmax_regression):
-        assert bits(answer(predict), test) < bits(answer(negative_binomial), test)
+        assert bits(prediction(predict), test) < bits(prediction(negative_binomial), test)
 
 
 @pytest.mark.parametrize(
     "predict", [bin_histogram, negative_binomial, low_rank, knn_smoothing, softmax_regression], ids=lambda f: f.__name__
 )
-def test_shares_of_zeros_are_those_of_the_mask(answer, predict):
-    assert np.exp(answer(predict)[:, 0]).mean() == pytest.approx(0.5, abs=0.03)
+def test_predicted_share_of_zeros_is_that_of_the_mask(prediction, predict):
+    assert np.exp(prediction(predict)[:, 0]).mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_test_cell_is_predicted_alone(problem, answer):
+def test_prediction_of_a_cell_does_not_depend_on_other_test_cells(problem, prediction):
     train, test = problem
     some = np.arange(test.depth.size) < 5
     for predict in (negative_binomial, low_rank, softmax_regression):
-        whole = answer(predict)[some[test.cells]]
+        whole = prediction(predict)[some[test.cells]]
         np.testing.assert_allclose(predict(train, test.take(some)), whole, atol=1e-4)
 
 
@@ -145,7 +145,7 @@ def test_constant(problem):
 
 
 def small_training():
-    """Three cells of three genes; each draw masks one expressed gene and one zero of every cell."""
+    """Three cells of three genes. Each draw masks one expressed gene and one zero of every cell."""
     counts = csr_matrix(np.array([[1.0, 3, 0], [2, 0, 0], [0, 1, 4]]))
     binning = Binning(normalize=False).freeze(mean_depth=4.0, max_bin=4)
     masked = [([0, 2], [0, 1], [2, 0]), ([1, 2], [0, 2], [1, 0])]
@@ -160,7 +160,7 @@ def small_training():
 
 
 def test_histogram_by_hand():
-    # chances: expressed 1/2, 1, 1/2 and zeros 1, 1/2, 1 in the three cells
+    # chances to be masked in the three cells: 1/2, 1, 1/2 for expressed genes, and 1, 1/2, 1 for zeros
     expected = np.array([[1, 0.5, 1, 0, 0], [0.5, 0.5, 0, 0.5, 0], [1.5, 0, 0, 0, 0.5]])
     pooled = expected.sum(axis=0) + 0.25
     expected += 2 * pooled / pooled.sum()
@@ -172,7 +172,7 @@ def test_histogram_by_hand():
 def test_histogram_is_the_limit_of_many_draws(problem):
     train, _ = problem
     rng = np.random.default_rng(3)
-    many = stack([hide(train.counts, train.depth, train.binning, rng) for _ in range(40)])
+    many = stack([mask_cells(train.counts, train.depth, train.binning, rng) for _ in range(40)])
     n_values, n_features = train.binning.n_values, train.counts.shape[1]
     table = np.bincount(many.genes * n_values + many.bins, minlength=n_features * n_values)
     table = table.reshape(n_features, n_values) / table.reshape(n_features, n_values).sum(axis=1, keepdims=True)
@@ -198,7 +198,7 @@ def test_bin_masses_are_sums_over_counts(share, normalize):
     np.testing.assert_allclose(bin_masses(binning, rate, dispersion, depths), np.maximum(expected, 1e-6), atol=1e-9)
 
 
-def test_dispersion_is_the_most_likely():
+def test_dispersion_has_the_maximum_likelihood():
     rng = np.random.default_rng(0)
     depth, rate = rng.lognormal(5, 0.4, 800), np.array([0.01, 0.05, 0.2])
     true = np.array([0.2, 1.0, 4.0])
@@ -208,16 +208,16 @@ def test_dispersion_is_the_most_likely():
         size = np.exp(-log_dispersion)
         return -stats.nbinom.logpmf(x[:, j], size, size / (size + rate[j] * depth)).sum()
 
-    found = _dispersion(csr_matrix(x), depth, rate)
+    estimated = _dispersion(csr_matrix(x), depth, rate)
     for j in range(3):
         expected = minimize(lambda t, j=j: loss(t[0], j), [0.0]).x[0]
-        assert np.log(found[j]) == pytest.approx(expected, abs=0.2)  # half a step of the grid
+        assert np.log(estimated[j]) == pytest.approx(expected, abs=0.2)  # half a step of the grid
 
 
-def test_depth_is_estimated_from_what_is_visible(problem):
+def test_depth_is_estimated_from_visible_counts(problem):
     train, _ = problem
     counts, depth, rng, _ = simulate(200, 5, shared=0.0)
-    cells = hide(counts, depth, train.binning, rng)
+    cells = mask_cells(counts, depth, train.binning, rng)
     model = DepthModel.fit(train)
     error = np.log(depth / model.estimate(cells))
     assert error.std() < 0.92 * np.log(depth / (train.depth_ratio * cells.depth)).std()
@@ -227,13 +227,13 @@ def test_depth_is_estimated_from_what_is_visible(problem):
 
 def test_zero_odds_of_the_default_rule(problem):
     train, test = problem
-    # every cell masks as many expressed genes as zeros
+    # in every cell as many expressed genes as zeros are masked
     n_expressed = np.diff(test.visible.indptr) + 4
     expected = n_expressed / (test.visible.shape[1] - n_expressed)
     np.testing.assert_allclose(zero_odds(train, test), expected, rtol=0.05)
 
 
-def test_zero_odds_where_chance_alone_decides(problem):
+def test_zero_odds_of_uniform_masking(problem):
     train, _ = problem
     rng, draws = np.random.default_rng(4), []
     for _ in range(4):
@@ -245,12 +245,12 @@ def test_zero_odds_where_chance_alone_decides(problem):
         draws.append(MaskedCells(csr_matrix(whole), train.depth, cells, genes, bins))
     odds = zero_odds(replace(train, draws=tuple(draws)), draws[0])
     assert np.median(odds) == pytest.approx(1, abs=0.05)
-    # by the rule of the other test they would lie far apart
+    # under the default rule the odds would vary much more
     n_expressed = np.diff(train.counts.indptr)
     assert np.log(odds).std() < 0.3 * np.log(n_expressed / (60 - n_expressed)).std()
 
 
-def test_scores_are_the_expectation_given_the_visible(problem):
+def test_scores_are_the_expectation_given_visible_entries(problem):
     train, test = problem
     components, some = Components.fit(train, 5), test.take(np.arange(test.depth.size) < 4)
     loadings, noise = components.loadings(3)
@@ -260,7 +260,7 @@ def test_scores_are_the_expectation_given_the_visible(problem):
     for i, scores in enumerate(components.scores(3, some, depth)):
         seen = np.setdiff1d(np.arange(profiles.shape[1]), some.genes[some.cells == i])
         W, y = loadings[seen], profiles[i, seen] - components.mean[seen]
-        # the conditional mean of joint normals, by the covariance of what is seen
+        # conditional mean of a joint normal distribution, from the covariance of the visible entries
         np.testing.assert_allclose(scores, W.T @ np.linalg.solve(W @ W.T + noise * np.eye(seen.size), y), atol=1e-8)
     whole = components.whole_scores(3, some.visible, depth)
     W, y = loadings, profiles - components.mean
@@ -276,13 +276,13 @@ def test_neighbour_levels_equal_scikit_learn(problem):
     profiles = model.components.profiles(train.counts, train.depth).toarray()
 
     def expected(cells, k, first):
-        # distances between profiles as the components make them
+        # distances between profiles reconstructed from the components
         queries = model.components.scores(rank, cells, depth.estimate(cells)) @ loadings.T
         nearest = NearestNeighbors(n_neighbors=k).fit(whole).kneighbors(queries, return_distance=False)[:, first:]
         return profiles[nearest].mean(axis=1)[cells.cells, cells.genes]
 
     np.testing.assert_allclose(model.levels(7, test), expected(test, 7, 0), atol=1e-8)
-    # a training cell is no neighbour of its own
+    # a training cell is not its own neighbour
     cells, rows = train.sample(10**9)
     levels = model.levels(7, cells, rows)
     queries = model.components.scores(rank, cells, depth.estimate(cells)) @ loadings.T
@@ -321,15 +321,15 @@ def test_linear_regression_equals_scikit_learn(problem):
         np.testing.assert_allclose(predicted[at], model.predict(seen[test.cells[at]][:, predictors]), atol=1e-3)
 
 
-def test_linear_regression_answers_with_the_rounded_bin(problem):
+def test_most_probable_bin_of_linear_regression_is_the_rounded_prediction(problem):
     train, test = problem
     predicted = np.clip(linear_predictions(train, test, n_predictors=12), 0, train.binning.n_values - 1)
     clear = np.abs(predicted % 1 - 0.5) > 1e-3
-    answer = linear_regression(train, test, n_predictors=12).argmax(axis=1)
-    np.testing.assert_array_equal(answer[clear], np.floor(predicted + 0.5)[clear])
+    most_probable = linear_regression(train, test, n_predictors=12).argmax(axis=1)
+    np.testing.assert_array_equal(most_probable[clear], np.floor(predicted + 0.5)[clear])
 
 
-def test_constant_genes_do_not_stop_the_linear_regression():
+def test_linear_regression_allows_constant_genes():
     train = small_training()
     counts = train.counts.toarray()
     counts[:, 1] = 0
@@ -347,7 +347,7 @@ def test_constant_genes_do_not_stop_the_linear_regression():
         pytest.param(lambda *cells: linear_predictions(*cells, n_predictors=0), "at least 1", id="predictors"),
     ],
 )
-def test_numbers_out_of_range(problem, call, message):
+def test_parameters_out_of_range_raise(problem, call, message):
     with pytest.raises(ConfigError, match=message):
         call(*problem)
 
@@ -383,17 +383,17 @@ def test_tilt_finds_the_optimum():
     def loss(flat):
         return _loss(parts, flat[:15].reshape(3, 5), flat[15:].reshape(2, 2), basis)
 
-    found = np.concatenate([fitted.effects.ravel(), fitted.weights.ravel()])
-    np.testing.assert_allclose(approx_fprime(found, loss), 0, atol=0.02)
-    assert np.abs(approx_fprime(0 * found, loss)).max() > 1
+    solution = np.concatenate([fitted.effects.ravel(), fitted.weights.ravel()])
+    np.testing.assert_allclose(approx_fprime(solution, loss), 0, atol=0.02)
+    assert np.abs(approx_fprime(0 * solution, loss)).max() > 1
     expected = minimize(loss, np.zeros(19)).x
-    np.testing.assert_allclose(found, expected, atol=5e-3)
+    np.testing.assert_allclose(solution, expected, atol=5e-3)
     logits = fitted.logits(offset[:3], depth[:3], X[:3])
     by_hand = [offset[i] + fitted.effects[group[i]] + basis @ fitted.weights.T @ X[i] for i in range(3)]
     np.testing.assert_allclose(logits, by_hand)
 
 
-def test_newton_step_lowers_the_loss_from_anywhere():
+def test_newton_step_lowers_the_loss_from_a_random_start():
     rng = np.random.default_rng(2)
     offset, X, bins, basis = random_entries(rng)
     effects, weights = 0.2 * rng.normal(size=(1, 5)), 0.2 * rng.normal(size=(2, 2))
@@ -407,17 +407,17 @@ def test_newton_step_lowers_the_loss_from_anywhere():
     [
         pytest.param({"depth": np.ones(3)}, "one depth for each of 2 cells", id="depth"),
         pytest.param({"bins": np.zeros(1, int)}, "a bin for each|cell, gene and bin", id="length"),
-        pytest.param({"genes": np.array([0, 9])}, "`genes` of the masked entries must lie from 0 to 2", id="out"),
+        pytest.param({"genes": np.array([0, 9])}, "`genes` of the masked entries must be from 0 to 2", id="out"),
         pytest.param({"cells": np.array([1, 0])}, "sorted by cell", id="order"),
     ],
 )
-def test_bad_cells(change, message):
+def test_bad_cells_raise(change, message):
     cells = MaskedCells(csr_matrix(np.eye(2, 3)), np.ones(2), np.array([0, 1]), np.array([2, 2]), np.zeros(2, int))
     with pytest.raises(DataError, match=message):
         replace(cells, **change)
 
 
-def test_training_cells_need_draws_of_these_cells(problem):
+def test_draws_of_other_cells_raise(problem):
     train, test = problem
     for draws in ((), (test,)):
         with pytest.raises(DataError, match="Expected draws of the mask"):

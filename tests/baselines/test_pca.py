@@ -14,7 +14,7 @@ def counts():
 
 def test_log1p_normalize_by_hand():
     counts = np.array([[1, 3], [2, 6], [0, 0]])
-    # median depth of the two cells that are not empty: 6
+    # the median depth of the two cells with counts is 6
     np.testing.assert_allclose(log1p_normalize(counts), np.log1p([[1.5, 4.5], [1.5, 4.5], [0, 0]]), rtol=1e-6)
     np.testing.assert_allclose(
         log1p_normalize(counts, depth=[10, 16, 5], target_sum=20), np.log1p([[2, 6], [2.5, 7.5], [0, 0]]), rtol=1e-6
@@ -51,7 +51,7 @@ def test_formats_agree_and_input_is_not_changed(counts, convert):
     np.testing.assert_array_equal(given.toarray(), before)
 
 
-def test_empty_matrix_of_counts_stays_zero():
+def test_counts_of_zero_stay_zero():
     np.testing.assert_array_equal(log1p_normalize(np.zeros((3, 2))), np.zeros((3, 2)))
 
 
@@ -63,7 +63,7 @@ def test_empty_matrix_of_counts_stays_zero():
         pytest.param(np.full(40, np.nan), "finite", id="nan"),
     ],
 )
-def test_bad_depth(counts, depth, message):
+def test_bad_depth_raises(counts, depth, message):
     with pytest.raises(DataError, match=message):
         log1p_normalize(counts, depth=depth)
 
@@ -90,6 +90,6 @@ def test_pca_log1p_uses_the_depth_given(counts):
 
 
 @pytest.mark.parametrize("n_components", [0, 20, 50])
-def test_too_many_components(counts, n_components):
+def test_bad_number_of_components_raises(counts, n_components):
     with pytest.raises(ConfigError, match=rf"n_components={n_components} is outside 1…19"):
         pca(counts, n_components)

@@ -1,4 +1,4 @@
-"""Kernels against the worked examples, independent slow implementations, and the properties that they promise."""
+"""Binning kernels: worked examples, independent slow implementations, and properties."""
 
 import math
 from fractions import Fraction
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scbioformers.core import ConfigError, bin_normalized, bin_segment_dense, bin_segment_rows
 
-# the first example may have to wait for the compiler
+# the first example may include compile time
 no_deadline = settings(deadline=None)
 
 CUTOFFS = st.integers(1, 40)
@@ -40,13 +40,13 @@ def slow_segment_row(row: list[float], n_bins: int) -> list[int]:
 
 
 def as_csr(rows: list[list[float]], dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Stored values and row bounds, zeros stored too."""
+    """Stored values and row bounds; zeros are stored too."""
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     return np.array([x for row in rows for x in row], dtype=dtype), indptr
 
 
 def near_edge(x: float, c: int, b: float) -> bool:
-    """Closer to a doubling edge than the tolerance of the formula."""
+    """Whether the value is closer to a doubling edge than the tolerance."""
     position = b * math.log2(x / c)
     return abs(position - round(position)) < 1e-7
 
@@ -58,7 +58,7 @@ def near_edge(x: float, c: int, b: float) -> bool:
     ("x", "expected"),
     [(0, 0), (0.01, 1), (1, 1), (1.49, 1), (1.5, 2), (2.5, 3), (7.5, 8), (8, 8), (9, 9), (12, 10), (16, 11), (32, 14)],
 )
-def test_value_bins_of_the_specification(x, expected):
+def test_value_bins_by_hand(x, expected):
     assert bin_normalized(x, cutoff=8, bins_per_doubling=3) == expected
 
 
@@ -83,7 +83,7 @@ def test_exact_doublings_stay_in_the_lower_bin(c, b, doublings):
     assert bin_normalized(c * 2**doublings, c, b) == c + b * doublings
 
 
-def test_a_rounding_error_above_a_doubling_does_not_count_as_above():
+def test_rounding_error_above_a_doubling_stays_in_the_lower_bin():
     assert bin_normalized([np.nextafter(16, 17), 16 * (1 + 1e-6)], 8, 3).tolist() == [11, 12]
 
 
@@ -104,7 +104,7 @@ def test_value_bins_saturate_instead_of_overflowing():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int64])
-def test_segment_bins_of_the_specification(dtype):
+def test_segment_bins_by_hand(dtype):
     counts = np.array([1] * 150 + [2] * 40 + [10] * 10, dtype=dtype)
     bins = bin_segment_rows(counts, [0, 200], 50)
     assert bins.dtype == np.int16
@@ -147,16 +147,16 @@ def test_segment_properties(counts, n_bins, log_scale):
     assert (np.diff(bins[order])[same] == 0).all()
 
 
-def test_the_histogram_and_the_sort_agree_across_their_boundary():
+def test_histogram_and_sort_give_the_same_bins_at_their_boundary():
     x = np.arange(1, 1024, dtype=np.float32)
     below = bin_segment_rows(x, [0, x.size], 50)
     sorted_instead = bin_segment_rows(x + 0.5, [0, x.size], 50)
     assert np.array_equal(below, sorted_instead)
-    # 1024 no longer fits the histogram
+    # 1024 is too large for the histogram
     assert bin_segment_rows([1024, 3], [0, 2], 4).tolist() == [4, 2]
 
 
-def test_rows_do_not_leak_into_each_other_and_may_be_empty():
+def test_rows_are_independent_and_can_be_empty():
     data, indptr = as_csr([[], [1, 1, 5], [], [900], [0, 0], [0.5, 0.25], [1, 2]])
     assert bin_segment_rows(data, indptr, 4).tolist() == [3, 3, 4, 4, 0, 0, 4, 2, 2, 4]
     assert bin_segment_rows([], [0, 0], 4).tolist() == []
@@ -164,7 +164,7 @@ def test_rows_do_not_leak_into_each_other_and_may_be_empty():
 
 @no_deadline
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=30), st.integers(1, 60))
-def test_centred_data_ranks_all_values_and_zero_is_not_special(values, n_bins):
+def test_centred_data_ranks_all_values_including_zero(values, n_bins):
     bins = bin_segment_dense([values, values[::-1]], n_bins)
     n = len(values)
     expected = [math.ceil(Fraction(n_bins * sum(y <= x for y in values), n)) for x in values]
@@ -176,7 +176,7 @@ def test_all_negative_rows_reach_the_highest_bin():
     assert bin_segment_dense([[-3.0, -1.0, -2.0]], 6).tolist() == [[2, 6, 4]]
 
 
-# --- faults ----------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", [lambda: bin_normalized([1], 0, 3), lambda: bin_normalized([1], 8, 0)])

@@ -1,4 +1,4 @@
-"""Strength of regulators, and rank-sum tests of sets of targets, against scipy's."""
+"""Strength of regulators, and rank-sum tests of sets of targets, compared with scipy."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from scbioformers.core import ColumnRanks, out_strength
 
 @pytest.fixture
 def weight() -> np.ndarray:
-    """Signed, with pairs never seen, many ties (column 1), one value only (column 2), and nothing seen (column 3)."""
+    """Signed weights with missing pairs, many ties (column 1), one value only (column 2), and only NaN (column 3)."""
     random = np.random.default_rng(0)
     w = random.normal(size=(40, 5))
     w[:, 1] = np.round(w[:, 1])
@@ -19,7 +19,7 @@ def weight() -> np.ndarray:
     return w
 
 
-def test_strength_is_over_both_signs_and_what_was_seen(weight):
+def test_strength_sums_absolute_weights_without_nan(weight):
     strength, n = out_strength(weight)
     for column in range(5):
         seen = [abs(x) for x in weight[:, column] if x == x]
@@ -28,8 +28,8 @@ def test_strength_is_over_both_signs_and_what_was_seen(weight):
 
 
 @pytest.mark.parametrize("targets", [np.arange(8), np.array([3, 30, 39]), np.array([5])], ids=["8", "3", "1"])
-def test_rank_sum_is_that_of_scipy(weight, targets):
-    found = ColumnRanks.of(weight).test(targets)
+def test_rank_sum_equals_scipy(weight, targets):
+    p_values = ColumnRanks.of(weight).test(targets)
     inside = np.isin(np.arange(40), targets)
     for column in (0, 1, 4):
         size = np.abs(weight[:, column])
@@ -38,14 +38,14 @@ def test_rank_sum_is_that_of_scipy(weight, targets):
             p = mannwhitneyu(
                 size[inside & kept], size[~inside & kept], alternative="greater", method="asymptotic"
             ).pvalue
-            assert found[column] == pytest.approx(p, rel=1e-9)
+            assert p_values[column] == pytest.approx(p, rel=1e-9)
         else:
-            assert found[column] == 1
-    assert found[2] == 1
-    assert found[3] == 1
+            assert p_values[column] == 1
+    assert p_values[2] == 1
+    assert p_values[3] == 1
 
 
-def test_p_is_uniform_by_chance_and_small_for_a_planted_set():
+def test_p_is_uniform_for_random_weights_and_small_for_a_simulated_effect():
     random = np.random.default_rng(1)
     weight = random.normal(size=(300, 400))
     weight[:20, 7] *= 4

@@ -1,4 +1,4 @@
-"""Weights of pairs: corrected, compared and ranked as slow loops and hand-made cases say."""
+"""Weights of pairs: correction, similarity, ranks and consensus, against slow loops and cases by hand."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def with_gaps(shape=(7, 5), seed=0) -> np.ndarray:
     return weight
 
 
-def test_correction_equals_loops():
+def test_correction_equals_a_slow_implementation():
     weight = with_gaps()
     found = average_product_correction(weight)
     total = [w for row in weight for w in row if not np.isnan(w)]
@@ -27,7 +27,7 @@ def test_correction_equals_loops():
             np.testing.assert_allclose(found[i, j], expected)
 
 
-def test_correction_takes_out_rows_and_columns():
+def test_correction_removes_row_and_column_effects():
     rows, columns = np.array([1.0, 2, 5]), np.array([0.1, 0.4])
     product = np.outer(rows, columns)
     np.testing.assert_allclose(average_product_correction(product), 0, atol=1e-15)
@@ -62,11 +62,11 @@ def test_consensus_by_hand():
         consensus.add(np.array([weight]), np.abs(np.array([weight])))
     np.testing.assert_allclose(consensus.weight, [[4 / 3, -10 / 3, 7 / 3, 7 / 3]])
     np.testing.assert_allclose(consensus.support, [[1 / 3, 1, 1 / 3, 1 / 3]])
-    # sums of ranks 9, 5, 8, 8: the tie is as large, so it goes by the order
+    # sums of ranks 9, 5, 8, 8: the last two also have equal strength, so their order decides
     assert consensus.rank.tolist() == [[4, 1, 2, 3]]
 
 
-def test_ties_of_the_consensus_go_to_the_larger_weight():
+def test_ties_of_the_consensus_are_ordered_by_strength():
     consensus = Consensus(n_best=1)
     for weight in ([1.0, 5.0], [3.0, 2.0]):
         consensus.add(np.array([weight]), np.array([weight]))
@@ -74,7 +74,7 @@ def test_ties_of_the_consensus_go_to_the_larger_weight():
     assert consensus.support.tolist() == [[0.5, 0.5]]
 
 
-def test_what_is_no_pair_has_no_rank():
+def test_excluded_pairs_have_no_rank():
     consensus = Consensus(n_best=5)
     weight = with_gaps()
     for sign in (1, -1):

@@ -1,4 +1,4 @@
-"""The one log-normalisation, beside scanpy's."""
+"""Log-normalisation, compared with scanpy."""
 
 import anndata as ad
 import numpy as np
@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from scbioformers.core import log1p_rows
 
 
-def test_rows_are_those_of_scanpy():
+def test_rows_equal_scanpy():
     counts = np.random.default_rng(0).poisson(1.0, (20, 9)).astype(np.float32)
     counts[3] = 0
     adata = ad.AnnData(sp.csr_matrix(counts))
@@ -20,6 +20,6 @@ def test_rows_are_those_of_scanpy():
     assert not rows.toarray()[3].any()
 
 
-def test_the_depth_may_be_that_of_more_genes_than_these():
+def test_depth_can_include_other_genes():
     rows = log1p_rows(sp.csr_matrix([[2.0, 0.0, 4.0]]), np.array([20.0]), 10.0)
     np.testing.assert_allclose(np.expm1(rows.toarray()), [[1.0, 0.0, 2.0]])

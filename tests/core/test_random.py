@@ -1,4 +1,4 @@
-"""Random numbers against plain-integer splitmix64, and their independence of order and shape."""
+"""Random numbers: comparison with splitmix64 in Python integers, and independence of order and shape."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def slow_uniform(seed: int, a: int, b: int, c: int) -> float:
     return (state >> 11) / 2**53
 
 
-def test_the_finaliser_is_that_of_splitmix64():
+def test_finaliser_equals_splitmix64():
     # first output of the reference implementation for the seed 0
     assert slow_mix(0, 0) == 0xE220A8397B1DCDAF
 
@@ -51,7 +51,7 @@ def test_broadcasting_and_missing_counters():
 
 @no_deadline
 @given(st.permutations(range(12)))
-def test_a_number_depends_on_its_counters_alone(order):
+def test_a_number_depends_only_on_its_counters(order):
     assert np.array_equal(uniform(1, 2, np.array(order)), uniform(1, 2, np.arange(12))[order])
 
 
@@ -68,7 +68,7 @@ def test_uniform_in_distribution_along_every_counter(vary):
     assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 5 / np.sqrt(n)
 
 
-def test_seeds_give_unrelated_streams():
+def test_seeds_give_uncorrelated_streams():
     a, b = uniform(0, np.arange(20_000)), uniform(1, np.arange(20_000))
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(20_000)
 
@@ -79,7 +79,7 @@ def test_another_process_draws_the_same():
     assert printed.strip() == str(uniform(9, np.arange(3)).tolist())
 
 
-def test_the_global_random_state_is_untouched():
+def test_global_random_state_does_not_change():
     before = np.random.get_state()[1].copy()
     uniform(0, np.arange(10))
     seed_from(None)
@@ -87,12 +87,12 @@ def test_the_global_random_state_is_untouched():
 
 
 @pytest.mark.parametrize("counters", [(), (1, 2, 3, 4)])
-def test_number_of_counters(counters):
+def test_bad_number_of_counters_raises(counters):
     with pytest.raises(ConfigError, match=f"1 to 3 counters, found {len(counters)}"):
         uniform(0, *counters)
 
 
-def test_counters_are_integers():
+def test_non_integer_counters_raise():
     with pytest.raises(ConfigError, match="must be integers, found dtype float64"):
         uniform(0, np.array([0.5]))
 
@@ -113,6 +113,6 @@ def test_generators_and_fresh_entropy():
 
 
 @pytest.mark.parametrize("rng", [-1, 2**63, 1.0, "0", True, np.random.RandomState(0)])
-def test_other_seeds_are_refused(rng):
+def test_bad_seeds_raise(rng):
     with pytest.raises(ConfigError, match="`rng` must be an integer"):
         seed_from(rng)

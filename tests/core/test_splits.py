@@ -1,4 +1,4 @@
-"""Held-out rows: share, reproducibility and the guarantees at the ends."""
+"""Validation rows: share, reproducibility, and edge cases."""
 
 import numpy as np
 import pytest
@@ -27,11 +27,11 @@ def test_share(fraction):
     assert abs(validation_rows(n, fraction, seed=3).sum() - n * fraction) < 5 * spread
 
 
-def test_rows_are_those_of_the_counter_based_draw():
+def test_rows_equal_the_counter_based_draw():
     assert np.array_equal(validation_rows(500, 0.2, 7), uniform(7, np.arange(500)) < 0.2)
 
 
-def test_more_rows_do_not_move_the_first_ones():
+def test_more_rows_do_not_change_the_first_ones():
     assert np.array_equal(validation_rows(1000, 0.1, 0)[:400], validation_rows(400, 0.1, 0))
 
 
@@ -40,17 +40,17 @@ def test_seeds_differ():
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_too_few_rows_to_hold_any_out(n):
+def test_no_row_is_held_out_if_there_are_fewer_than_two(n):
     assert validation_rows(n, 0.9, 0).tolist() == [False] * n
 
 
-def test_the_row_with_the_lowest_draw_is_held_out_if_no_other():
+def test_at_least_one_row_is_held_out_and_one_kept():
     draws = uniform(0, np.arange(5))
     assert np.flatnonzero(validation_rows(5, 1e-9, 0)).tolist() == [int(np.argmin(draws))]
     assert np.flatnonzero(~validation_rows(5, 1 - 1e-9, 0)).tolist() == [int(np.argmax(draws))]
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, float("nan")])
-def test_fraction_out_of_range(fraction):
+def test_fraction_out_of_range_raises(fraction):
     with pytest.raises(ConfigError, match=r"must lie in \[0, 1\)"):
         validation_rows(10, fraction, 0)

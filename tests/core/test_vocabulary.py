@@ -1,4 +1,4 @@
-"""Ids that never move, and the matching of names."""
+"""Vocabulary: ids that never change, and matching of names."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbioformers.core import EXTERNAL, SPECIALS, DataError, ModelFormatError, Vocabulary, match
+from scbioformers.core import SPECIALS, DataError, ModelFormatError, Vocabulary, match
 
 no_deadline = settings(deadline=None)
 NAMES = st.lists(st.text(min_size=1, max_size=6), unique=True, max_size=12)
@@ -18,9 +18,8 @@ def ensembl(number: int, version: int | None = None) -> str:
     return f"ENSG{number:011d}" + ("" if version is None else f".{version}")
 
 
-def test_reserved_tokens_and_external_categories():
-    assert SPECIALS == ("<pad>", "<cls>", "<mask>", "<unknown>")
-    assert EXTERNAL == {"none": 0, "knocked_down": 1, "activated": 2}
+def test_reserved_tokens():
+    assert SPECIALS == ("<pad>",)
 
 
 @no_deadline
@@ -47,9 +46,9 @@ def test_lookup():
     assert vocabulary.names == ("rna:CD4", "rna:HLA:A")
     assert vocabulary.feature_names() == ["CD4", "HLA:A"]
     assert vocabulary.feature_names("protein") == []
-    found = vocabulary.index(["rna:HLA:A", "CD4", "protein:CD4"])
-    assert found.tolist() == [1, -1, -1]
-    assert found.dtype == np.int64
+    positions = vocabulary.index(["rna:HLA:A", "CD4", "protein:CD4"])
+    assert positions.tolist() == [1, -1, -1]
+    assert positions.dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_lookup():
         pytest.param([float("nan"), "A"], "found nan at position 0", id="NaN"),
     ],
 )
-def test_faulty_names(names, message):
+def test_bad_names_raise(names, message):
     with pytest.raises(DataError, match=message):
         Vocabulary.from_names(names)
     with pytest.raises(DataError, match=message):
@@ -68,12 +67,12 @@ def test_faulty_names(names, message):
 
 
 @pytest.mark.parametrize("modality", ["", "rna:x"])
-def test_faulty_modality(modality):
+def test_bad_modality_raises(modality):
     with pytest.raises(DataError, match="A modality needs a name without ':'"):
         Vocabulary.from_names(["A"], modality)
 
 
-def test_names_must_be_qualified():
+def test_names_without_modality_raise():
     with pytest.raises(DataError, match="start with their modality"):
         Vocabulary(("CD4",))
 
@@ -82,10 +81,10 @@ def test_names_must_be_qualified():
     ("stored", "message"),
     [
         ({"names": []}, "has the keys 'names' and 'specials'"),
-        ({"names": [], "specials": ["<pad>"]}, "Expected the special tokens"),
+        ({"names": [], "specials": ["<pad>", "<cls>"]}, "Expected the special tokens"),
     ],
 )
-def test_stored_by_something_else(stored, message):
+def test_dictionary_of_another_format_raises(stored, message):
     with pytest.raises(ModelFormatError, match=message):
         Vocabulary.from_dict(stored)
 
@@ -110,24 +109,24 @@ def test_permuted_names_match_fully_without_a_hint():
     assert (found.share, found.hint) == (1.0, "")
 
 
-def test_versions_of_ensembl_ids_are_ignored_where_needed():
+def test_versions_of_ensembl_ids_are_ignored_without_an_exact_match():
     found = match([ensembl(1, 5), ensembl(2), ensembl(3, 1), ensembl(4)], [ensembl(2, 9), ensembl(1, 6), ensembl(3, 1)])
     assert found.columns.tolist() == [1, 0, 2, -1]
     assert found.stripped
     assert found.share == 0.75
 
 
-def test_an_exact_id_is_not_taken_twice():
+def test_an_exactly_matched_column_is_not_matched_again():
     found = match([ensembl(1), ensembl(1, 2)], [ensembl(1), "CD4"])
     assert found.columns.tolist() == [0, -1]
     assert not found.stripped
 
 
-def test_only_ensembl_ids_lose_a_suffix():
+def test_suffixes_of_other_names_are_not_removed():
     assert match(["AC012.1", "RP11-34.2"], ["AC012", "RP11-34"]).columns.tolist() == [-1, -1]
 
 
-def test_competing_versions_are_an_error():
+def test_several_versions_of_an_id_raise():
     with pytest.raises(DataError, match="Several genes of the data are versions of ENSG00000000001"):
         match([ensembl(1)], [ensembl(1, 1), ensembl(1, 2)])
 

@@ -49,13 +49,13 @@ def test_pbmc68k_counts_reproduce_the_stored_values(pbmc, stored):
 
 
 def test_pbmc68k_smallest_value_is_one_count_of_the_whole_transcriptome(pbmc, stored):
-    # the stored values were normalised to 10,000 counts a cell: an independent way to the same counts
+    # the stored values were normalised to 10,000 counts per cell, which is an independent check of the counts
     again = log1p_normalize(pbmc.X, depth=pbmc.obs["n_counts"], target_sum=1e4)
     np.testing.assert_allclose(again.toarray(), stored.raw.X.toarray(), atol=2e-3)
     assert (np.asarray(pbmc.X.sum(axis=1)).ravel() < pbmc.obs["n_counts"]).all()
 
 
-@pytest.mark.filterwarnings("ignore:.*future.infer_string:DeprecationWarning")  # anndata 0.13 asks pandas 3.1 for it
+@pytest.mark.filterwarnings("ignore:.*future.infer_string:DeprecationWarning")  # raised by anndata 0.13 with pandas 3.1
 @pytest.mark.filterwarnings("error")
 def test_pbmc68k_needs_no_network_and_does_not_warn(monkeypatch):
     def refuse(*args, **kwargs):
@@ -102,7 +102,7 @@ def test_simulated_batches_differ_in_depth(simulated):
     assert median["batch_3"] / median["batch_1"] == pytest.approx(0.25, rel=0.1)
 
 
-def test_simulated_types_can_be_told_apart(simulated):
+def test_simulated_types_are_distinguishable(simulated):
     X = pca(log1p_normalize(simulated.X), 20)
     assert embedding_scores(X, simulated.obs["cell_type"]).linear_f1 > 0.9
 
@@ -126,10 +126,10 @@ def test_simulated_edges_are_signed_correlations():
     source, target = names.get_indexer(edges["source"]), names.get_indexer(edges["target"])
     seen = expressed[source] & expressed[target]
     assert seen.sum() > 50
-    found = correlation[source, target][seen]
-    assert (np.sign(found) == np.sign(edges["weight"].to_numpy()[seen])).mean() > 0.9
+    of_edges = correlation[source, target][seen]
+    assert (np.sign(of_edges) == np.sign(edges["weight"].to_numpy()[seen])).mean() > 0.9
     others = np.abs(correlation[:10][:, expressed])
-    assert np.median(np.abs(found)) > 3 * np.median(others)
+    assert np.median(np.abs(of_edges)) > 3 * np.median(others)
 
 
 def test_simulated_network_is_acyclic_and_signed(simulated):
@@ -152,10 +152,10 @@ def test_simulated_effects_follow_the_edges(simulated):
         reached = nx.descendants(network, name) | {name}
         assert set(effects.index[effects[name] != 0]) == reached
         assert effects.loc[name, name] < -1
-        only = [gene for gene in network.successors(name) if len(nx.ancestors(network, gene) & reached) == 1]
-        assert len(only) > 5
-        direct = effects.loc[only, name]
-        assert (np.sign(direct) == [-np.sign(network[name][gene]["weight"]) for gene in only]).all()
+        direct_only = [gene for gene in network.successors(name) if len(nx.ancestors(network, gene) & reached) == 1]
+        assert len(direct_only) > 5
+        direct = effects.loc[direct_only, name]
+        assert (np.sign(direct) == [-np.sign(network[name][gene]["weight"]) for gene in direct_only]).all()
         assert (direct.abs() <= 3.0).all()
 
 
@@ -178,7 +178,7 @@ def test_simulated_effects_are_visible_in_the_counts(simulated):
         assert np.corrcoef(seen[expressed], effects.loc[expressed, name])[0, 1] > 0.6, name
 
 
-def test_simulated_data_survive_a_file(simulated, tmp_path):
+def test_simulated_data_are_equal_after_write_and_read(simulated, tmp_path):
     simulated.write_h5ad(tmp_path / "simulated.h5ad")
     read = ad.read_h5ad(tmp_path / "simulated.h5ad")
     for key in ("grn_true", "perturbation_true"):
@@ -190,10 +190,10 @@ def test_simulated_data_survive_a_file(simulated, tmp_path):
     [
         pytest.param({"n_cells": 0}, "n_cells=0 must be at least 1", id="no-cells"),
         pytest.param({"n_regulators": 500}, "n_regulators=500 must be below n_genes=500", id="no-targets"),
-        pytest.param({"perturbations": ["TF21"]}, "'TF21', which is no regulator", id="unknown"),
-        pytest.param({"perturbations": ["TF1+G3"]}, "'G3', which is no regulator", id="not-a-regulator"),
+        pytest.param({"perturbations": ["TF21"]}, "'TF21', which is not a regulator", id="unknown"),
+        pytest.param({"perturbations": ["TF1+G3"]}, "'G3', which is not a regulator", id="not-a-regulator"),
     ],
 )
-def test_simulate_refuses(arguments, message):
+def test_bad_parameters_of_simulate_raise(arguments, message):
     with pytest.raises(ConfigError, match=message):
         simulate(**arguments)

@@ -1,4 +1,4 @@
-"""What a fit left, read back with its types."""
+"""Reading the results of a fit: the model, the history, the parameters and the gene embeddings."""
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ def test_gene_embeddings(fitted, simulated, tmp_path):
     pd.testing.assert_frame_equal(bf.get.gene_embeddings(simulated, model=model), found)
 
 
-def test_gene_embeddings_of_an_ensemble_stand_side_by_side(simulated, tiny_config):
+def test_gene_embeddings_of_an_ensemble_are_concatenated(simulated, tiny_config):
     simulated.var["mine"] = np.arange(40) % 2 == 1
     train = bf.TrainConfig(max_steps=1, progress_bar=False)
     bf.tl.fit(simulated, mask_var="mine", n_models=2, config=tiny_config, train=train)
@@ -93,7 +93,7 @@ def test_gene_embeddings_without_a_model(simulated):
         bf.get.gene_embeddings(simulated)
 
 
-def test_gene_embeddings_of_nothing():
+def test_gene_embeddings_without_arguments():
     with pytest.raises(DataError, match="Expected an AnnData, found NoneType"):
         bf.get.gene_embeddings()
 
@@ -102,11 +102,11 @@ def test_damaged_model(fitted):
     fitted.uns["bioformer"]["model"][-1] ^= 1
     with pytest.raises(ModelFormatError, match="damaged"):
         bf.get.model(fitted)
-    assert not bf.get.history(fitted).empty  # what is whole can still be read
+    assert not bf.get.history(fitted).empty  # the rest can still be read
 
 
 @pytest.mark.parametrize("value", [np.zeros(0, np.uint8), np.zeros(100, np.uint8), np.zeros(1000, np.uint8)])
-def test_what_is_no_model(fitted, value):
+def test_bytes_that_are_not_a_model(fitted, value):
     fitted.uns["bioformer"]["model"] = value
     with pytest.raises(ModelFormatError):
         bf.get.model(fitted)

@@ -1,4 +1,4 @@
-"""Predictions of genes that were not measured, and the evidence behind those of genes that were."""
+"""Predictions of genes that were not measured, and the accuracy of imputed values."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def model(fitted):
 
 @pytest.fixture
 def query(simulated):
-    """The cells without three genes of the model."""
+    """Cells in which three genes of the model are not measured."""
     return simulated[:, ~simulated.var_names.isin(ABSENT)].copy()
 
 
@@ -31,7 +31,7 @@ def imputed(adata, **kwargs):
 
 
 @pytest.mark.parametrize("output", ["counts", "log1p", "bins"])
-def test_genes_that_the_query_lacks(query, model, output):
+def test_genes_that_were_not_measured(query, model, output):
     before = query.copy()
     found = imputed(query, model=model, output=output)
     assert found.shape == (60, 3)
@@ -55,8 +55,8 @@ def test_units(query, model):
     assert bins.max() <= model.binnings["rna"].max_bin
 
 
-def test_what_the_data_would_say_of_absent_genes_is_not_known(simulated, query, model):
-    """As predicted from the same cells with the genes, if they are masked together: only the depth tells the rest."""
+def test_missing_genes_are_predicted_like_masked_genes(simulated, query, model):
+    """The predictions are similar, but not equal: without the genes, the depth of the cells is smaller."""
     of_measured = bf.get.imputed(simulated, genes=ABSENT, model=model).X
     of_absent = imputed(query, model=model).X
     assert not np.array_equal(of_absent, of_measured)
@@ -64,7 +64,7 @@ def test_what_the_data_would_say_of_absent_genes_is_not_known(simulated, query, 
         assert np.corrcoef(of_absent[:, gene], of_measured[:, gene])[0, 1] > 0.8
 
 
-def test_genes_that_were_measured_may_be_named(simulated, query, model):
+def test_measured_genes_can_be_requested(simulated, query, model):
     genes = ["G3", "G7", "TF1"]
     found = imputed(query, genes=genes, model=model)
     assert list(found.var_names) == genes
@@ -97,7 +97,7 @@ def test_layer(query, model):
 
 
 def test_errors(simulated, query, fitted, model):
-    with pytest.raises(DataError, match=r"measures every gene of the model.*`genes=`.*bf\.tl\.impute"):
+    with pytest.raises(DataError, match=r"All genes of the model are measured.*`genes=`.*bf\.tl\.impute"):
         bf.get.imputed(fitted)
     with pytest.raises(DataError, match=r"does not know \['G300'\].*Near names: \['G30'"):
         bf.get.imputed(fitted, genes=["G300"])
@@ -115,15 +115,15 @@ def test_errors(simulated, query, fitted, model):
         bf.get.imputed(query[:, :10].copy(), model=model)
 
 
-def test_a_marker_of_cell_types_is_found_in_cells_that_lack_it():
-    """Fitted on some cells; other cells, of which the gene was not measured, get it back from the rest."""
+def test_a_marker_gene_is_predicted_in_cells_without_it():
+    """The model is fitted to some cells. The marker is predicted in other cells, in which it was not measured."""
     adata = bf.datasets.simulate(360, 50, n_types=3, n_regulators=8, rng=1)
     train, query = adata[:240].copy(), adata[240:].copy()
     log1p = np.log1p(train.X.toarray() / train.X.sum(axis=1) * 100)
     by_type = np.array(
         [
-            np.asarray(log1p[(train.obs["cell_type"] == each)].mean(axis=0)).ravel()
-            for each in train.obs["cell_type"].cat.categories
+            np.asarray(log1p[(train.obs["cell_type"] == cell_type)].mean(axis=0)).ravel()
+            for cell_type in train.obs["cell_type"].cat.categories
         ]
     )
     marker = train.var_names[int(by_type.std(axis=0).argmax())]
@@ -133,11 +133,11 @@ def test_a_marker_of_cell_types_is_found_in_cells_that_lack_it():
     with pytest.warns(BioformersWarning, match="49 of the model's 50"):
         found = bf.get.imputed(query[:, query.var_names != marker].copy(), model=train)
     assert list(found.var_names) == [marker]
-    assert np.corrcoef(found.X.ravel(), truth)[0, 1] > 0.45  # the means of the types reach .58
+    assert np.corrcoef(found.X.ravel(), truth)[0, 1] > 0.45  # the means of the cell types reach 0.58
     order = pd.Series(found.X.ravel()).groupby(query.obs["cell_type"].to_numpy()).mean().sort_values().index
     of_truth = pd.Series(truth).groupby(query.obs["cell_type"].to_numpy()).mean()
     assert of_truth.idxmax() == order[-1]
-    # and it is of the size of the counts, not of the masks of the training
+    # the mean is that of the counts, although training masks expressed genes more often than zeros
     assert found.X.mean() == pytest.approx(truth.mean(), rel=0.4)
 
 
@@ -164,7 +164,7 @@ def test_evidence(fitted, simulated, model):
     assert 0 < evidence["nll_bits"] < np.log2(n_values)
 
 
-def test_evidence_is_of_the_genes_asked_for(fitted):
+def test_evidence_of_requested_genes(fitted):
     bf.tl.impute(fitted, genes=["TF1", "G2"], progress_bar=False)
     assert bf.get.imputation_evidence(fitted)["calibration"]["n"].sum() == 120
 

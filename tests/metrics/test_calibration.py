@@ -18,7 +18,7 @@ from scbioformers.metrics import (
 def test_curve_and_error_by_hand():
     p = [0.1, 0.9, 0.3, 0.2, 0.8, 0.7]
     true = [False, True, True, False, True, False]
-    curve = calibration_curve(p, np.array(true), n_bins=3)  # {.1, .2}, {.3, .7}, {.8, .9}
+    curve = calibration_curve(p, np.array(true), n_bins=3)  # {0.1, 0.2}, {0.3, 0.7}, {0.8, 0.9}
     np.testing.assert_allclose(curve.predicted, [0.15, 0.5, 0.85])
     np.testing.assert_allclose(curve.observed, [0, 0.5, 1])
     np.testing.assert_array_equal(curve.count, [2, 2, 2])
@@ -38,23 +38,23 @@ def test_equal_predictions_share_a_bin():
 
 
 def slow_error(p, true, n_bins):
-    """Distinct predictions by rising value; a bin closes when it reaches its share of all positions."""
+    """Go through distinct predictions in rising order; a bin ends when it reaches its share of all positions."""
     total, bins, done = 0.0, [[]], 0
     for value in sorted(set(p)):
-        here = [t for q, t in zip(p, true, strict=True) if q == value]
-        bins[-1] += [(value, t) for t in here]
-        before, done = done, done + len(here)
+        outcomes = [t for q, t in zip(p, true, strict=True) if q == value]
+        bins[-1] += [(value, t) for t in outcomes]
+        before, done = done, done + len(outcomes)
         if any(before < k * len(p) / n_bins <= done for k in range(1, n_bins)):
             bins.append([])
-    for each in filter(None, bins):
-        predicted, observed = np.mean(each, axis=0)
-        total += abs(predicted - observed) * len(each)
+    for members in filter(None, bins):
+        predicted, observed = np.mean(members, axis=0)
+        total += abs(predicted - observed) * len(members)
     return total / len(p)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))
 @settings(max_examples=60, deadline=None)
-def test_error_equals_a_slow_one_whatever_the_order(seed, n, n_bins, digits):
+def test_error_equals_a_slow_implementation_in_any_order(seed, n, n_bins, digits):
     rng = np.random.default_rng(seed)
     p, true, order = rng.uniform(size=n).round(digits), rng.uniform(size=n) < 0.4, rng.permutation(n)
     error = calibration_error(p, true, n_bins=n_bins)
@@ -66,9 +66,9 @@ def test_error_equals_a_slow_one_whatever_the_order(seed, n, n_bins, digits):
     assert (np.diff(curve.predicted) > 0).all()
 
 
-def test_calibrated_predictions_have_little_error():
+def test_calibrated_predictions_have_a_small_error():
     rng = np.random.default_rng(0)
-    p = rng.beta(0.3, 2, size=40_000)  # most near 0, as zeros against non-zeros
+    p = rng.beta(0.3, 2, size=40_000)  # most near 0, as for non-zeros in sparse data
     true = rng.uniform(size=len(p)) < p
     assert calibration_error(p, true) < 0.006
     assert calibration_error(p**2, true) > 0.04
@@ -77,7 +77,7 @@ def test_calibrated_predictions_have_little_error():
 
 def test_top_label_by_hand():
     p = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.0, 0.1, 0.9], [0.6, 0.4, 0.0]]
-    # right, wrong, right, wrong, at .7, .8, .9 and .6: one bin each, then all in one
+    # true, false, true, false, at 0.7, 0.8, 0.9 and 0.6: one bin each, then all in one bin
     assert top_label_calibration_error(p, [0, 2, 2, 1]) == pytest.approx((0.3 + 0.8 + 0.1 + 0.6) / 4)
     assert top_label_calibration_error(p, [0, 2, 2, 1], n_bins=1) == pytest.approx(0.75 - 0.5)
 
@@ -92,7 +92,7 @@ def test_top_label_of_calibrated_predictions():
 
 
 def test_coverage_by_hand():
-    # inside, below, above, at the lower edge
+    # inside the interval, below, above, at its lower edge
     values = [0.5, 0.05, 0.95, 0.25]
     assert interval_coverage(values, values, level=0.5) == 0.5
     assert interval_coverage([0.25], [0.75], level=0.5) == 1
@@ -100,9 +100,9 @@ def test_coverage_by_hand():
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
-def test_calibrated_predictions_are_covered_at_their_level(level):
+def test_coverage_of_calibrated_predictions_equals_the_level(level):
     rng = np.random.default_rng(1)
-    rate = rng.gamma(0.5, size=20_000)  # mostly zeros: whole counts could not cover 80 %
+    rate = rng.gamma(0.5, size=20_000)  # mostly zeros: no interval of whole counts covers exactly 80 %
     y = rng.poisson(rate)
     covered = interval_coverage(poisson.cdf(y - 1, rate), poisson.cdf(y, rate), level=level)
     assert covered == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / len(y)))
@@ -110,8 +110,8 @@ def test_calibrated_predictions_are_covered_at_their_level(level):
     assert abs(narrow - level) > 0.02
 
 
-def test_coverage_of_even_masses_and_seeds():
-    below, at = np.zeros(20_000), np.ones(20_000)  # knows nothing: u is the random number itself
+def test_coverage_of_uniform_draws_depends_on_the_seed():
+    below, at = np.zeros(20_000), np.ones(20_000)  # u is the random number itself
     first = interval_coverage(below, at, level=0.8)
     assert first == pytest.approx(0.8, abs=0.012)
     assert interval_coverage(below, at, level=0.8) == first
@@ -119,7 +119,7 @@ def test_coverage_of_even_masses_and_seeds():
 
 
 def test_natural_probabilities_by_hand():
-    # P(0) .5 / .25 = 2 against .4 and .1: of 2.5
+    # P(0): 0.5 / 0.25 = 2; with 0.4 and 0.1 the sum is 2.5
     natural = natural_log_probabilities(np.log([[0.5, 0.4, 0.1], [0.2, 0.3, 0.5]]), 0.25)
     np.testing.assert_allclose(np.exp(natural), [[0.8, 0.16, 0.04], [0.5, 0.1875, 0.3125]])
 
@@ -128,11 +128,11 @@ def test_natural_probabilities_of_a_simulated_mask():
     rng = np.random.default_rng(0)
     natural = np.array([0.9, 0.06, 0.03, 0.01])
     y = rng.choice(4, size=400_000, p=natural)
-    masked = rng.uniform(size=len(y)) < np.where(y == 0, 0.05, 0.5)  # a zero is .1 times as likely to be masked
+    masked = rng.uniform(size=len(y)) < np.where(y == 0, 0.05, 0.5)  # odds 0.1
     seen = np.bincount(y[masked]) / masked.sum()
     assert seen[0] < 0.5
-    found = np.exp(natural_log_probabilities(np.log(seen)[None], 0.1))[0]
-    np.testing.assert_allclose(found, natural, atol=0.003)
+    corrected = np.exp(natural_log_probabilities(np.log(seen)[None], 0.1))[0]
+    np.testing.assert_allclose(corrected, natural, atol=0.003)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([np.float32, np.float64]))
@@ -150,7 +150,7 @@ def test_natural_probabilities_are_normalised_and_invertible(seed, dtype):
     np.testing.assert_array_equal(logs, before)
 
 
-def test_natural_probabilities_of_certainty():
+def test_natural_probabilities_of_certain_predictions():
     certain = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
     np.testing.assert_array_equal(natural_log_probabilities(certain, 0.1), certain)
 
@@ -175,7 +175,7 @@ def test_natural_probabilities_of_certainty():
         pytest.param(lambda: natural_log_probabilities([[0.0]], 0), "positive and finite", id="odds-0"),
     ],
 )
-def test_wrong_input(call, message):
+def test_bad_input_raises(call, message):
     with pytest.raises(DataError, match=message):
         call()
 
@@ -187,6 +187,6 @@ def test_wrong_input(call, message):
         pytest.param(lambda: interval_coverage([0.1], [0.2], level=80), "between 0 and 1, found 80", id="level"),
     ],
 )
-def test_wrong_settings(call, message):
+def test_bad_parameters_raise(call, message):
     with pytest.raises(ConfigError, match=message):
         call()

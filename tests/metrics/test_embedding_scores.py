@@ -14,7 +14,7 @@ from scbioformers.metrics import embedding_scores
 
 
 def blobs(n_blobs=4, size=16, n_dimensions=3, distance=100.0, seed=0):
-    """Tight clouds far apart on the axes of a cube; cells in the order of their clouds."""
+    """Tight clusters that are far apart on the coordinate axes; cells in the order of their clusters."""
     rng = np.random.default_rng(seed)
     centers = distance * rng.permutation(np.eye(n_blobs, n_dimensions) - np.eye(n_blobs, n_dimensions, -n_dimensions))
     blob = np.repeat(np.arange(n_blobs), size)
@@ -22,7 +22,7 @@ def blobs(n_blobs=4, size=16, n_dimensions=3, distance=100.0, seed=0):
 
 
 def overlapping(n=300, seed=0, distance=1.0):
-    """Three clouds that overlap (unless far apart), so that no score is at an extreme."""
+    """Three overlapping clusters, so that no score is at an extreme. A larger `distance` separates them."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(["B", "NK", "T"], size=n, p=[0.2, 0.3, 0.5])
     centers = {"B": [0, 0, 0, 0], "NK": [3, 0, 0, 0], "T": [1, 2.5, 0, 0]}
@@ -50,25 +50,25 @@ def test_random_labels_score_about_zero():
 
 
 def test_nmi_and_ari_by_hand():
-    # four clouds of 16 that Leiden finds at every resolution; each holds two labels of 8 cells that nothing tells apart
+    # Leiden finds the four clusters of 16 cells at every resolution; each has two labels of 8 cells with equal means
     X, blob = blobs()
     scores = embedding_scores(X, 2 * blob + np.tile([0, 1], len(blob) // 2))
     assert scores.nmi == pytest.approx(2 * np.log(4) / (np.log(4) + np.log(8)))
-    # pairs together in both 8 C(8,2) = 224, in clusters 4 C(16,2) = 480, of C(64,2) = 2016
+    # pairs in the same label and cluster: 8 C(8,2) = 224; in the same cluster: 4 C(16,2) = 480; all: C(64,2) = 2016
     assert scores.ari == pytest.approx((224 - 224 * 480 / 2016) / ((224 + 480) / 2 - 224 * 480 / 2016))
     assert scores.nmi_res1 == pytest.approx(scores.nmi)
-    assert scores.resolution == 0.2  # the lowest of equals
+    assert scores.resolution == 0.2  # the lowest of the tied resolutions
     assert scores.avg_bio == pytest.approx((scores.nmi + scores.ari + scores.asw) / 3)
 
 
-def test_best_resolution_is_at_least_as_good_as_one():
+def test_best_resolution_scores_at_least_as_high_as_resolution_1():
     scores = embedding_scores(*overlapping())
     assert scores.nmi >= scores.nmi_res1
     assert scores.resolution in {0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0}
     assert scores.nmi < 0.99
 
 
-def test_asw_equals_a_slow_silhouette():
+def test_asw_equals_a_slow_implementation():
     X, labels = overlapping(60)
     distance = np.linalg.norm(X[:, None] - X[None], axis=2)
     widths = []
@@ -80,7 +80,7 @@ def test_asw_equals_a_slow_silhouette():
     assert embedding_scores(X, labels).asw == pytest.approx((np.mean(widths) + 1) / 2)
 
 
-def test_knn_f1_equals_a_slow_classifier():
+def test_knn_f1_equals_a_slow_implementation():
     X, labels = overlapping()
     names, codes = np.unique(labels, return_inverse=True)
     predicted = np.full(len(X), -1)
@@ -103,7 +103,7 @@ def test_linear_probe_is_standardised():
     assert scaled.knn_f1 < plain.knn_f1 - 0.1
 
 
-def test_same_seed_same_scores_and_global_random_states_untouched():
+def test_same_seed_gives_same_scores_and_global_random_states_are_unchanged():
     X, labels = overlapping()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     first = embedding_scores(X, labels, seed=5)
@@ -149,12 +149,12 @@ def test_to_dict_has_every_score_in_order():
         pytest.param(np.zeros((30, 2)), np.arange(30), "every cell", id="identifiers"),
     ],
 )
-def test_bad_input(X, labels, message):
+def test_bad_input_raises(X, labels, message):
     with pytest.raises(DataError, match=message):
         embedding_scores(X, labels)
 
 
-def test_bad_batch_and_implementation():
+def test_bad_batch_and_implementation_raise():
     X, labels = overlapping(60)
     with pytest.raises(DataError, match="`batch` has 1 category"):
         embedding_scores(X, labels, batch=np.zeros(60))
@@ -176,13 +176,13 @@ def test_small_label_warns():
         pytest.param("scib", {"implementation": "scib"}, id="scib"),
     ],
 )
-def test_missing_package_names_the_command(monkeypatch, module, arguments):
+def test_missing_package_error_names_the_command(monkeypatch, module, arguments):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r'pip install "scbioformers\[bench\]"'):
         embedding_scores(*overlapping(60), **arguments)
 
 
-def test_agrees_with_scib():
+def test_implementation_scib_gives_the_same_scores():
     pytest.importorskip("scib")
     X, labels = overlapping()
     ours, theirs = embedding_scores(X, labels), embedding_scores(X, labels, implementation="scib")
@@ -190,8 +190,8 @@ def test_agrees_with_scib():
         assert theirs.to_dict()[name] == (None if score is None else pytest.approx(score, abs=1e-9)), name
 
 
-def test_agrees_with_scib_left_to_itself():
-    # with its own clusters, on the embedding's own graph: clear clouds, whose clusters do not hang on the seed
+def test_scores_are_close_to_those_of_scib_with_its_own_clusters():
+    # scib clusters the graph of the embedding; the clusters are clear, so they do not depend on the seed
     scib = pytest.importorskip("scib")
     import scanpy as sc
     from anndata import AnnData
@@ -222,7 +222,7 @@ def test_batch_scores_at_the_extremes():
     assert apart.kbet == 0.0
 
 
-def test_kbet_equals_a_slow_test_within_labels():
+def test_kbet_equals_a_slow_implementation_within_labels():
     pytest.importorskip("scib_metrics")
     X, labels = overlapping()
     rng = np.random.default_rng(2)
@@ -230,13 +230,13 @@ def test_kbet_equals_a_slow_test_within_labels():
     X = X + 0.6 * (batch == "two")[:, None]
     accepted = []
     for label in np.unique(labels):
-        own, second = X[labels == label], (batch == "two")[labels == label]
-        k = int(np.clip(len(own) / 2 // 4, 10, 70)) + 1
+        of_label, second = X[labels == label], (batch == "two")[labels == label]
+        k = int(np.clip(len(of_label) / 2 // 4, 10, 70)) + 1
         expected = k * np.array([1 - second.mean(), second.mean()])
         passed = 0
-        for cell in own:
-            among = second[np.argsort(np.linalg.norm(own - cell, axis=1))[:k]].sum()
-            passed += chi2.sf(np.sum((np.array([k - among, among]) - expected) ** 2 / expected), df=1) >= 0.05
-        accepted.append(passed / len(own))
+        for cell in of_label:
+            n_second = second[np.argsort(np.linalg.norm(of_label - cell, axis=1))[:k]].sum()
+            passed += chi2.sf(np.sum((np.array([k - n_second, n_second]) - expected) ** 2 / expected), df=1) >= 0.05
+        accepted.append(passed / len(of_label))
     assert 0.1 < np.mean(accepted) < 0.9
     assert embedding_scores(X, labels, batch=batch).kbet == pytest.approx(np.mean(accepted), abs=0.01)

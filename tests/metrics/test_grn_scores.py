@@ -1,4 +1,4 @@
-"""Scores of networks against hand-worked cases, other implementations, and what must not change them."""
+"""Scores of networks: hand-computed cases, comparison with other implementations, and invariances."""
 
 import itertools
 
@@ -17,7 +17,7 @@ TRUTH = pd.DataFrame({"source": ["A", "A", "B"], "target": ["B", "C", "C"], "wei
 
 
 def square(**edges):
-    """Weights of the genes; ``AB=1`` is an edge from A to B."""
+    """Return a 6 x 6 weight matrix; ``AB=1`` is an edge from A to B."""
     w = np.zeros((6, 6))
     for edge, weight in edges.items():
         w[GENES.index(edge[1]), GENES.index(edge[0])] = weight
@@ -37,8 +37,8 @@ def random_network(rng, n=30, n_regulators=8, share=0.15):
 # ranking and universe
 
 
-def test_hand_worked_ranking():
-    # universe: regulators A, B; genes that the truth names: A, B, C; pairs AB, AC, BA, BC, of which AB, AC, BC are true
+def test_ranking_by_hand():
+    # universe: regulators A, B and target genes A, B, C; ranked pairs AB, AC, BA, BC; true edges AB, AC, BC
     w = square(AB=4, BA=3, AC=-2, BC=-1, AD=99, CA=99, AA=99)
     found = bf.metrics.grn_scores(w, TRUTH, genes=GENES)
     assert (found.n_true, found.n_pairs, found.n_regulators, found.density) == (3, 4, 2, 0.75)
@@ -47,15 +47,15 @@ def test_hand_worked_ranking():
     assert found.early_precision == pytest.approx(2 / 3)
     assert found.epr == pytest.approx(2 / 3 / 0.75)
     assert found.n_recovered == 2
-    assert found.sign_accuracy == 1  # AB and AC; BC, with the wrong sign, is not recovered
+    assert found.sign_accuracy == 1  # AB and AC have the true sign; BC has the wrong sign but is not recovered
 
 
-def test_universe_of_all_genes_is_the_larger_one():
+def test_universe_data_ranks_more_pairs():
     w = square(AB=4, AD=3, AC=-2, BC=-1)
     found = bf.metrics.grn_scores(w, TRUTH, genes=GENES, universe="data")
     assert (found.n_true, found.n_pairs) == (3, 10)
     assert found.auprc == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
-    # D is no regulator of the truth, and F unknown to the data: both leave the score as it is
+    # an unknown regulator (ZZZ) and an unknown target (YYY) do not change the scores
     more = pd.concat([TRUTH, pd.DataFrame({"source": ["ZZZ", "A"], "target": ["B", "YYY"], "weight": [1, 1]})])
     assert bf.metrics.grn_scores(w, more, genes=GENES, universe="data") == found
 
@@ -67,12 +67,12 @@ def test_self_loops_and_duplicates_do_not_count():
 
 
 def test_ties_are_expanded():
-    # AB first; AC, BA and BC tied on ranks 2 to 4, of which two fit among the top three
+    # AB is first; AC, BA and BC are tied on ranks 2 to 4, and two of them fit into the top three
     found = bf.metrics.grn_scores(square(AB=2, AC=1, BA=1, BC=-1), TRUTH, genes=GENES)
     assert found.n_recovered == pytest.approx(1 + 2 * 2 / 3)
     assert found.early_precision == pytest.approx((1 + 4 / 3) / 3)
     assert found.auprc == pytest.approx((1 + 2 * 3 / 4) / 3)
-    # recovered: AB right, a share of 2/3 of AC wrong and of BC wrong
+    # recovered: AB with the true sign; 2/3 of AC and 2/3 of BC with the wrong sign
     assert found.sign_accuracy == pytest.approx(1 / (1 + 4 / 3))
 
 
@@ -87,21 +87,21 @@ def test_early_precision_is_the_mean_over_all_orders_of_tied_edges():
     assert found.early_precision == pytest.approx(np.mean([true[list(order[:3])].mean() for order in orders]))
 
 
-def test_equal_weights_are_chance():
+def test_equal_weights_score_at_chance():
     found = bf.metrics.grn_scores(np.ones((6, 6)), TRUTH, genes=GENES, universe="data")
     assert (found.auprc_ratio, found.epr) == pytest.approx((1, 1))
 
 
-def test_pairs_never_seen_come_after_those_of_weight_zero():
+def test_pairs_without_weight_rank_below_pairs_of_weight_zero():
     w = square(AB=1, AC=1)
-    w[2, 1] = np.nan  # B to C, true, now behind B to A, which has weight 0
+    w[2, 1] = np.nan  # the true edge B to C now ranks below B to A, which has weight 0
     found = bf.metrics.grn_scores(w, TRUTH, genes=GENES)
     assert found.auprc == pytest.approx((1 + 1 + 3 / 4) / 3)
     assert found.early_precision == pytest.approx(2 / 3)
     assert np.isnan(bf.metrics.grn_scores(np.full((6, 6), np.nan), TRUTH, genes=GENES).sign_accuracy)
 
 
-def test_agrees_with_scikit_learn_on_all_pairs_listed():
+def test_auprc_equals_scikit_learn_on_listed_pairs():
     rng = np.random.default_rng(3)
     names, regulators, truth = random_network(rng)
     w = rng.normal(size=(30, 8)).round(1)
@@ -142,7 +142,7 @@ def test_a_square_matrix_and_its_columns_score_the_same():
 
 
 @pytest.mark.parametrize("universe", ["truth", "data"])
-def test_random_weights_are_chance_on_average(universe):
+def test_random_weights_score_at_chance_on_average(universe):
     rng = np.random.default_rng(6)
     names, regulators, truth = random_network(rng, n=200)
     draws = [rng.normal(size=(200, 8)) for _ in range(200)]
@@ -152,7 +152,7 @@ def test_random_weights_are_chance_on_average(universe):
     assert np.mean([s.sign_accuracy for s in scores]) == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_truth_itself_scores_best():
+def test_true_weights_score_best():
     names, regulators, truth = random_network(np.random.default_rng(7))
     w = np.zeros((30, 8))
     for edge in truth.itertuples():
@@ -181,13 +181,13 @@ def test_contradictory_signs_count_as_edges_without_a_sign():
     assert (found.n_true, found.sign_accuracy) == (3, 1)
 
 
-# faults
+# errors
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": np.zeros((6, 5))}, r"\(6, 5\) do not fit 6 genes .* 6 regulators"),
+        ({"weights": np.zeros((6, 5))}, r"\(6, 5\) do not match 6 genes .* 6 regulators"),
         (
             {"weights": np.zeros((6, 1)), "regulators": ["stat1"], "genes": ["STAT1", *GENES[1:]]},
             "'stat1' .near 'stat1': STAT1",
@@ -197,11 +197,11 @@ def test_contradictory_signs_count_as_edges_without_a_sign():
         ({"truth": TRUTH.iloc[:0]}, "no edges"),
         ({"truth": pd.DataFrame({"source": ["A"], "target": ["A"]})}, "no edges"),
         ({"truth": pd.DataFrame({"Gene1": ["A"], "Gene2": ["B"]})}, "no column 'source', only .*Gene1"),
-        ({"truth": TRUTH.assign(source=["a", "a", "b"])}, "None of 3 true edges.*near 'a': A"),
-        ({"truth": TRUTH.assign(target=["b1", "c1", "c1"])}, "None of 3 true edges.*'b1'"),
+        ({"truth": TRUTH.assign(source=["a", "a", "b"])}, "None of the 3 true edges.*near 'a': A"),
+        ({"truth": TRUTH.assign(target=["b1", "c1", "c1"])}, "None of the 3 true edges.*'b1'"),
     ],
 )
-def test_bad_input_is_refused(changes, message):
+def test_bad_input_raises(changes, message):
     arguments = {"weights": np.zeros((6, 6)), "truth": TRUTH, "genes": GENES} | changes
     with pytest.raises(DataError, match=message):
         bf.metrics.grn_scores(**arguments)
@@ -220,7 +220,7 @@ def test_jaccard_by_hand():
     assert bf.metrics.jaccard_top(a, b, 1) == 0
     assert bf.metrics.jaccard_top(a, b, 2) == 0  # AB, AC against BC, AD
     assert bf.metrics.jaccard_top(a, b, 3) == 2 / 4  # AB, AC, AD against BC, AD, AB
-    assert bf.metrics.jaccard_top(a, b, 1000) == 2 / 4  # no more edges than there are
+    assert bf.metrics.jaccard_top(a, b, 1000) == 2 / 4  # `k` exceeds the number of edges
     assert bf.metrics.jaccard_top(a, a, 2) == 1
 
 
@@ -231,11 +231,11 @@ def test_jaccard_finds_self_loops_by_name():
         bf.metrics.jaccard_top(a, b, 1)
 
 
-def test_jaccard_of_nothing_and_ties():
+def test_jaccard_without_edges_and_with_ties():
     empty = np.full((3, 3), np.nan)
     assert np.isnan(bf.metrics.jaccard_top(empty, np.zeros((3, 3)), 2))
     assert bf.metrics.jaccard_top(empty, np.ones((3, 3)), 2) == 0
-    # of ties the first row's edges are taken: (0, 1) and (0, 2)
+    # among ties the edges of the first row are taken: (0, 1) and (0, 2)
     first = np.zeros((3, 3))
     first[0] = 7
     assert bf.metrics.jaccard_top(np.ones((3, 3)), first, 2) == 1
@@ -255,7 +255,7 @@ def test_degrees_are_preserved_and_edges_are_not():
     assert len(networks) == 20
     for null in networks:
         edges = set(zip(null["source"], null["target"], strict=True))
-        assert len(edges) == len(truth)  # none twice
+        assert len(edges) == len(truth)  # no duplicates
         assert all(source != target for source, target in edges)
         for end in ("source", "target"):
             assert null[end].value_counts().to_dict() == truth[end].value_counts().to_dict()
@@ -264,8 +264,8 @@ def test_degrees_are_preserved_and_edges_are_not():
         assert len(edges & original) < 0.5 * len(original)
 
 
-def test_all_networks_of_these_degrees_are_equally_likely():
-    # three regulators of one target each: the 6 matchings
+def test_all_networks_with_the_same_degrees_are_equally_likely():
+    # three regulators with one target each: 6 possible networks
     truth = pd.DataFrame({"source": list("ABC"), "target": list("XYZ")})
     drawn = ["".join(null["target"]) for null in bf.metrics.degree_preserving_null(truth, n=3000, rng=0)]
     counts = pd.Series(drawn).value_counts()
@@ -273,7 +273,7 @@ def test_all_networks_of_these_degrees_are_equally_likely():
     assert counts.between(*binom(3000, 1 / 6).interval(0.9999)).all()
 
 
-def test_null_is_reproducible_and_leaves_the_truth_alone():
+def test_null_is_reproducible_and_does_not_modify_the_truth():
     _, _, truth = random_network(np.random.default_rng(9))
     before = truth.copy()
     first, second, other = (
@@ -284,7 +284,7 @@ def test_null_is_reproducible_and_leaves_the_truth_alone():
     pd.testing.assert_frame_equal(truth, before)
 
 
-def test_degrees_alone_do_not_beat_their_null():
+def test_score_of_degrees_alone_does_not_exceed_the_null():
     rng = np.random.default_rng(10)
     names, regulators, truth = random_network(rng, n=80)
     in_degree = truth["target"].value_counts().reindex(names, fill_value=0).to_numpy()
@@ -296,7 +296,7 @@ def test_degrees_alone_do_not_beat_their_null():
     null = [score(edges) for edges in bf.metrics.degree_preserving_null(truth, n=50)]
     found = bf.metrics.compare_with_null(score(truth), null)
     density = bf.metrics.grn_scores(hubs, truth, genes=names, regulators=regulators, universe="data").density
-    assert found.mean > 1.2 * density  # hubs beat random pairs
+    assert found.mean > 1.2 * density  # hubs score above random pairs
     assert found.p > 0.05
     assert found.ratio == pytest.approx(1, abs=0.15)
 
@@ -312,7 +312,7 @@ def test_comparison_with_null_by_hand():
         bf.metrics.compare_with_null(1, [1], level=1)
 
 
-def test_null_refuses_what_is_no_network():
+def test_null_raises_without_edges_or_networks():
     with pytest.raises(DataError, match="no edges"):
         bf.metrics.degree_preserving_null(TRUTH.iloc[:0])
     with pytest.raises(ConfigError, match="`n`"):
@@ -322,7 +322,7 @@ def test_null_refuses_what_is_no_network():
 # enrichment
 
 
-def test_enrichment_agrees_with_fishers_test():
+def test_enrichment_equals_fishers_exact_test():
     rng = np.random.default_rng(11)
     background = [f"g{i}" for i in range(120)]
     groups = {f"p{i}": list(rng.choice(background, 15, replace=False)) for i in range(3)}
@@ -345,7 +345,7 @@ def test_repeated_genes_count_once():
     assert bf.metrics.enrichment({"p": ["A"]}, {}, list("AB")).empty
 
 
-def test_a_set_of_nearly_all_genes_is_no_evidence():
+def test_a_set_of_nearly_all_genes_is_not_significant():
     background = [f"g{i}" for i in range(100)]
     found = bf.metrics.enrichment({"top": background[:10]}, {"chip": set(background[:90])}, background)
     assert found["hits"][0] == 10
@@ -353,23 +353,23 @@ def test_a_set_of_nearly_all_genes_is_no_evidence():
 
 
 def test_top_targets_by_hand():
-    # A: top two B, C, both known; F is never seen, E has weight 0; the regulator itself is no target
+    # the top two targets of A are B and C, both known; F has no weight, E has weight 0; A itself is not a target
     w = square(AB=-3, AC=2, AD=1, AA=9, BC=1, BD=1, BE=1)
     w[5, 0] = np.nan
     truth = pd.DataFrame({"source": ["A", "A", "B", "D"], "target": ["B", "C", "E", "elsewhere"]})
     found = bf.metrics.edge_enrichment(w, truth, genes=GENES, k=(2, 4)).set_index(["k", "regulator"])
     assert found.index.tolist() == [(2, "A"), (2, "B"), (4, "A"), (4, "B")]
     assert found.loc[(2, "A"), ["size", "set_size", "hits"]].tolist() == [2, 2, 2]
-    assert found.loc[(2, "A"), "p"] == pytest.approx(1 / 10)  # one of the 10 pairs of 5 genes
-    assert found.loc[(4, "A"), "size"] == 3  # E and F are not drawn
+    assert found.loc[(2, "A"), "p"] == pytest.approx(1 / 10)  # 1 of the 10 pairs of 5 genes
+    assert found.loc[(4, "A"), "size"] == 3  # E and F are not targets
     assert found.loc[(4, "A"), "p"] == pytest.approx(3 / 10)
-    assert found.loc[(2, "B"), ["hits", "p"]].tolist() == [0, 1]  # of tied targets the first rows are drawn
+    assert found.loc[(2, "B"), ["hits", "p"]].tolist() == [0, 1]  # among tied targets the first rows are taken
     assert found.loc[(4, "B"), "p"] == pytest.approx(3 / 5)
     assert found.loc[(2, "A"), "p_adjusted"] == pytest.approx(2 / 10)
     assert found["genes"].tolist() == ["B, C", "", "B, C", "E"]  # the strongest first
 
 
-def test_the_background_limits_what_is_drawn():
+def test_background_limits_the_top_targets():
     w = square(AB=3, AC=2, AD=1)
     truth = pd.DataFrame({"source": ["A", "A"], "target": ["C", "B"]})
     found = bf.metrics.edge_enrichment(w, truth, genes=GENES, k=1, background=["A", "C", "D"])
@@ -379,7 +379,7 @@ def test_the_background_limits_what_is_drawn():
     assert none.columns.tolist() == found.columns.tolist()
 
 
-def test_enrichment_refuses_what_it_cannot_place():
+def test_enrichment_raises_on_unknown_genes_and_bad_k():
     with pytest.raises(DataError, match=r"outside the background: 'b' .*near 'b': B"):
         bf.metrics.enrichment({"p": ["A", "b"]}, {}, GENES)
     with pytest.raises(DataError, match="'p' has no genes"):

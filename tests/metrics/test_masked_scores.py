@@ -15,15 +15,15 @@ from scbioformers.metrics import masked_scores, poisson_loss, thin_counts
 SHARES = ("auroc", "sensitivity", "hel", "hel_gene_mean", "npv50", "zero_specificity", "macro_f1")
 
 
-def certain(predicted, n_bins):
-    """Half of the probability on the predicted bin, the other half even over the other bins."""
+def peaked(predicted, n_bins):
+    """Log-probabilities: 1/2 for the predicted bin, and 1/2 divided equally between the other bins."""
     p = np.full((len(predicted), n_bins), 0.5 / (n_bins - 1))
     p[np.arange(len(predicted)), predicted] = 0.5
     return np.log(p)
 
 
 def simulated(n=500, n_bins=7, seed=0, dtype=np.float64):
-    """Noisy predictions of skewed bins, with every level and many ties."""
+    """Noisy predictions of skewed bins, with all levels and many ties."""
     rng = np.random.default_rng(seed)
     y = rng.choice(n_bins, size=n, p=np.array([8, 4, 2, 1, 1, 1, 1]) / 18)
     logits = np.round(rng.normal(size=(n, n_bins)), 1) + 1.5 * np.eye(n_bins)[y]
@@ -35,13 +35,13 @@ def test_every_score_by_hand():
     y = np.array([0, 0, 0, 0, 1, 1, 1, 2, 4, 5])
     predicted = [0, 0, 0, 1, 1, 0, 3, 2, 5, 3]
     genes = ["a", "a", "b", "b", "a", "a", "b", "b", "a", "b"]
-    scores = masked_scores(certain(predicted, 6), y, genes, cutoff=2)
+    scores = masked_scores(peaked(predicted, 6), y, genes, cutoff=2)
     # 5 exact positions have probability 1/2 (1 bit), 5 others 1/10
     assert scores.nll_bits == pytest.approx((5 * 1 + 5 * np.log2(10)) / 10)
-    # P(0) is 1/2 for predicted 0 and 1/10 otherwise: of 4 x 6 pairs, 15 in order (3 zeros x 5), 1 x 5 + 3 x 1 ties
+    # P(0) is 1/2 for predicted 0 and 1/10 otherwise: of 4 x 6 pairs, 3 x 5 = 15 are in order, 1 x 5 + 3 x 1 tied
     assert scores.auroc == pytest.approx((15 + 8 / 2) / 24)
     assert scores.sensitivity == pytest.approx(2 / 6)
-    assert scores.hel == pytest.approx(1 / 2)  # 4 -> 5 is close, 5 -> 3 is not
+    assert scores.hel == pytest.approx(1 / 2)  # 4 predicted as 5 counts, 5 predicted as 3 does not
     assert scores.hel_gene_mean == pytest.approx((1 + 0) / 2)
     assert scores.zero_specificity == pytest.approx(3 / 4)
     assert scores.npv50 == pytest.approx((3 / 4) / (3 / 4 + 1 / 6))
@@ -53,15 +53,15 @@ def test_every_score_by_hand():
     assert scores.n == 10
 
 
-def test_genes_count_alike_in_their_mean():
-    y, predicted = [3, 3, 3, 3, 0], [3, 3, 3, 0, 0]  # gene 7 is right 3 times of 3, gene 2 never, 9 has none
-    scores = masked_scores(certain(predicted, 4), y, [7, 7, 7, 2, 9], cutoff=2)
+def test_genes_have_equal_weight_in_hel_gene_mean():
+    y, predicted = [3, 3, 3, 3, 0], [3, 3, 3, 0, 0]  # gene 7: 3 of 3 correct, gene 2: 0 of 1, gene 9: no high bin
+    scores = masked_scores(peaked(predicted, 4), y, [7, 7, 7, 2, 9], cutoff=2)
     assert scores.hel == pytest.approx(3 / 4)
     assert scores.hel_gene_mean == pytest.approx(1 / 2)
 
 
 def slow_scores(logs, y, genes, cutoff):
-    """The scores one position at a time."""
+    """The scores, computed one position at a time."""
     positions = list(zip(logs.tolist(), y.tolist(), genes.tolist(), strict=True))
     guess = [row.index(max(row)) for row, _, _ in positions]
     ranks = [(p, t) for (row, t, _) in positions for p in [1 - np.exp(row[0])]]
@@ -82,7 +82,7 @@ def slow_scores(logs, y, genes, cutoff):
         "auroc": sum(wins) / len(wins),
         "sensitivity": share(lambda g, t: g == t, lambda t: t > 0),
         "hel": share(lambda g, t: abs(g - t) <= 1, lambda t: t > cutoff),
-        "hel_gene_mean": np.mean([np.mean(each) for each in by_gene.values()]),
+        "hel_gene_mean": np.mean([np.mean(close) for close in by_gene.values()]),
         "npv50": spec / (spec + fnr),
         "zero_specificity": spec,
         "bin_mae": share(lambda g, t: abs(g - t), lambda t: True),
@@ -93,24 +93,24 @@ def slow_scores(logs, y, genes, cutoff):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_equal_slow_ones_and_sklearn(seed):
+def test_scores_equal_a_slow_implementation_and_sklearn(seed):
     logs, y, genes = simulated(200, seed=seed)
-    found = masked_scores(logs, y, genes, cutoff=3).to_dict()
+    scores = masked_scores(logs, y, genes, cutoff=3).to_dict()
     slow = slow_scores(logs, y, genes, 3)
-    assert {name: found[name] for name in slow} == pytest.approx(slow)
-    assert found["auroc"] == pytest.approx(roc_auc_score(y > 0, 1 - np.exp(logs[:, 0])))
+    assert {name: scores[name] for name in slow} == pytest.approx(slow)
+    assert scores["auroc"] == pytest.approx(roc_auc_score(y > 0, 1 - np.exp(logs[:, 0])))
     f1 = f1_score(y, logs.argmax(axis=1), labels=np.unique(y), average="macro", zero_division=0.0)
-    assert found["macro_f1"] == pytest.approx(f1)
+    assert scores["macro_f1"] == pytest.approx(f1)
 
 
-def test_npv50_is_the_predictive_value_where_half_are_zeros():
+def test_npv50_is_the_npv_with_equal_numbers_of_zeros_and_non_zeros():
     logs, y, genes = simulated()
     zeros, others = np.flatnonzero(y == 0), np.flatnonzero(y > 0)
     some = np.concatenate([zeros[:150], others[:150]])
     predicted = logs[some].argmax(axis=1)
     npv = np.mean(y[some][predicted == 0] == 0)
     assert masked_scores(logs[some], y[some], genes[some], cutoff=3).npv50 == pytest.approx(npv)
-    # hiding each non-zero three times over changes NPV, but not NPV-50
+    # masking each non-zero three times changes the NPV, but not npv50
     more = np.concatenate([zeros[:150], *[others[:150]] * 3])
     assert masked_scores(logs[more], y[more], genes[more], cutoff=3).npv50 == pytest.approx(npv)
 
@@ -139,11 +139,11 @@ def test_perfect_and_constant_predictions():
     assert scores.nll_bits == 0
     assert scores.bin_mae == 0
     assert [getattr(scores, name) for name in SHARES] == [1.0] * len(SHARES)
-    # as the paper's scores are fooled: a constant 1, where most non-zeros are 1; a constant 0
-    ones = masked_scores(certain([1] * 5, 6), [0, 0, 1, 1, 5], y, cutoff=2)
+    # constant predictions that score well in the paper's scores: 1, where most non-zeros are 1, and 0
+    ones = masked_scores(peaked([1] * 5, 6), [0, 0, 1, 1, 5], y, cutoff=2)
     assert (ones.sensitivity, ones.auroc) == (pytest.approx(2 / 3), 0.5)
     assert np.isnan(ones.npv50)
-    zeros = masked_scores(certain([0] * 5, 6), y, y, cutoff=2)
+    zeros = masked_scores(peaked([0] * 5, 6), y, y, cutoff=2)
     assert (zeros.npv50, zeros.sensitivity) == (0.5, 0)
     # certain and wrong
     assert masked_scores(perfect, y[::-1], y, cutoff=2).nll_bits == np.inf
@@ -159,16 +159,16 @@ def test_perfect_and_constant_predictions():
         pytest.param([0, 2], ["hel", "hel_gene_mean", "sensitivity_by_level_high"], id="no-high"),
     ],
 )
-def test_a_share_of_nothing_is_nan(y, missing):
-    values = masked_scores(certain([0, 1], 5), y, [0, 1], cutoff=3).to_dict()
+def test_a_share_of_an_empty_set_is_nan(y, missing):
+    values = masked_scores(peaked([0, 1], 5), y, [0, 1], cutoff=3).to_dict()
     assert all(np.isnan(values[name]) for name in missing)
     assert np.isfinite([values["nll_bits"], values["bin_mae"], values["macro_f1"]]).all()
 
 
-def test_equals_are_predicted_lowest_and_float32_agrees():
-    even = np.full((2, 4), np.log(0.25))
-    assert masked_scores(even, [0, 1], [0, 0], cutoff=2).zero_specificity == 1
-    assert masked_scores(even, [0, 1], [0, 0], cutoff=2).nll_bits == pytest.approx(2)
+def test_ties_predict_the_lowest_bin_and_float32_agrees():
+    uniform = np.full((2, 4), np.log(0.25))
+    assert masked_scores(uniform, [0, 1], [0, 0], cutoff=2).zero_specificity == 1
+    assert masked_scores(uniform, [0, 1], [0, 0], cutoff=2).nll_bits == pytest.approx(2)
     double, single = (masked_scores(*simulated(dtype=dtype), cutoff=3) for dtype in (np.float64, np.float32))
     assert single.to_dict() == pytest.approx(double.to_dict(), abs=1e-6)
 
@@ -189,26 +189,26 @@ def test_to_dict_is_flat():
         pytest.param(np.zeros((0, 3)), [], [], r"not \(0, 3\)", id="no-position"),
         pytest.param(np.eye(3), [0, 1, 2], [0, 0, 0], "position 0 sum to 4.718", id="logits"),
         pytest.param(np.full((1, 3), 1e4), [0], [0], "sum to inf", id="large-logits"),
-        pytest.param(certain([0, 1], 3) + np.array([[0], [np.nan]]), [0, 1], [0, 0], "position 1 sum to nan", id="nan"),
-        pytest.param(certain([0, 1], 3), [0], [0, 0], r"`target` has the shape \(1,\); expected \(2,\)", id="target"),
-        pytest.param(certain([0, 1], 3), [0, 1], [0], r"`genes` has the shape \(1,\)", id="genes"),
-        pytest.param(certain([0, 1], 3), [0.0, 1.0], [0, 0], "integer bins, found dtype float64", id="float"),
-        pytest.param(certain([0, 1], 3), [0, 3], [0, 0], "bins 0 to 3, but .* bins 0 to 2", id="bin-too-high"),
-        pytest.param(certain([0, 1], 3), [-1, 1], [0, 0], "bins -1 to 1", id="negative-bin"),
+        pytest.param(peaked([0, 1], 3) + np.array([[0], [np.nan]]), [0, 1], [0, 0], "position 1 sum to nan", id="nan"),
+        pytest.param(peaked([0, 1], 3), [0], [0, 0], r"`target` has the shape \(1,\); expected \(2,\)", id="target"),
+        pytest.param(peaked([0, 1], 3), [0, 1], [0], r"`genes` has the shape \(1,\)", id="genes"),
+        pytest.param(peaked([0, 1], 3), [0.0, 1.0], [0, 0], "integer bins, found dtype float64", id="float"),
+        pytest.param(peaked([0, 1], 3), [0, 3], [0, 0], "bins 0 to 3, but .* bins 0 to 2", id="bin-too-high"),
+        pytest.param(peaked([0, 1], 3), [-1, 1], [0, 0], "bins -1 to 1", id="negative-bin"),
     ],
 )
-def test_wrong_input(logs, y, genes, message):
+def test_bad_input_raises(logs, y, genes, message):
     with pytest.raises(DataError, match=message):
         masked_scores(logs, y, genes, cutoff=2)
 
 
-def test_wrong_cutoff():
+def test_bad_cutoff_raises():
     with pytest.raises(ConfigError, match="at least 1, found 0"):
-        masked_scores(certain([0], 3), [0], [0], cutoff=0)
+        masked_scores(peaked([0], 3), [0], [0], cutoff=0)
 
 
-def test_a_fault_in_a_later_block_is_found():
-    logs = certain(np.zeros(20_000, dtype=int), 3)
+def test_bad_probabilities_in_a_later_block_raise():
+    logs = peaked(np.zeros(20_000, dtype=int), 3)
     logs[15_000, 1] = 0
     with pytest.raises(DataError, match="position 15000"):
         masked_scores(logs, np.zeros(20_000, dtype=int), np.zeros(20_000), cutoff=2)
@@ -238,7 +238,7 @@ def test_thinned_parts_sum_to_the_counts(dtype):
 def test_thinning_is_binomial_and_parts_are_independent():
     counts = poisson_counts()
     kept, held = (part.toarray().ravel() for part in thin_counts(counts, 0.8, seed=1))
-    # 12,000 Poisson counts of mean 2: the parts are Poisson with means 1.6 and .4 (standard errors .012 and .006)
+    # 12,000 Poisson counts of mean 2: the parts are Poisson with means 1.6 and 0.4 (standard errors 0.012 and 0.006)
     assert kept.mean() == pytest.approx(1.6, abs=0.05)
     assert held.mean() == pytest.approx(0.4, abs=0.025)
     assert held.var() == pytest.approx(0.4, abs=0.03)
@@ -248,12 +248,12 @@ def test_thinning_is_binomial_and_parts_are_independent():
     assert kstest((drawn - 5000) / 50, "norm").pvalue > 1e-3
 
 
-def test_thinning_depends_on_seed_and_place_only():
+def test_thinning_depends_only_on_seed_row_column_and_count():
     counts = poisson_counts()
     first = thin_counts(counts, 0.5, seed=1)[0].toarray()
     np.testing.assert_array_equal(thin_counts(counts[:50], 0.5, seed=1)[0].toarray(), first[:50])
     assert (thin_counts(counts, 0.5, seed=2)[0].toarray() != first).any()
-    # duplicates and unsorted columns are the same counts
+    # duplicate entries and unsorted columns give the same counts
     messy = sparse.csr_matrix((np.array([1.0, 3, 2]), np.array([2, 0, 2]), np.array([0, 3])), shape=(1, 3))
     tidy = sparse.csr_matrix([[3.0, 0, 3]])
     np.testing.assert_array_equal(
@@ -262,20 +262,20 @@ def test_thinning_depends_on_seed_and_place_only():
     assert messy.nnz == 3
 
 
-def test_thinning_nothing():
+def test_thinning_an_empty_matrix():
     kept, held = thin_counts(sparse.csr_matrix((3, 4)), 0.5, seed=0)
     assert kept.shape == held.shape == (3, 4)
     assert kept.nnz == held.nnz == 0
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf])
-def test_only_counts_are_thinned(value):
+def test_thinning_other_values_than_counts_raises(value):
     with pytest.raises(DataError, match="negative or not whole"):
         thin_counts(sparse.csr_matrix([[1.0, value]]), 0.5, seed=0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, np.nan])
-def test_wrong_fraction(fraction):
+def test_bad_fraction_raises(fraction):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         thin_counts(poisson_counts(shape=(2, 2)), fraction, seed=0)
 
@@ -295,7 +295,7 @@ def test_poisson_loss_in_blocks_equals_a_dense_sum():
     assert poisson_loss(rate, sparse.csr_matrix(held)) == pytest.approx(dense)
 
 
-def test_poisson_loss_is_least_at_the_true_rate():
+def test_poisson_loss_is_lowest_at_the_true_rate():
     held = poisson_counts(0.4)
     losses = [poisson_loss(np.full(held.shape, rate), held) for rate in (0.3, 0.4, 0.5)]
     assert losses[1] < min(losses[0], losses[2])
@@ -310,6 +310,6 @@ def test_poisson_loss_is_least_at_the_true_rate():
         pytest.param([[1.0, 1.0], [1.0, np.inf]], "infinite", id="inf"),
     ],
 )
-def test_wrong_rates(rate, message):
+def test_bad_rates_raise(rate, message):
     with pytest.raises(DataError, match=message):
         poisson_loss(rate, poisson_counts(shape=(2, 2)))

@@ -1,4 +1,4 @@
-"""Scores of responses against values worked out by hand, and baselines against their definitions."""
+"""Scores of responses against values computed by hand, and baselines against their definitions."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 import scbioformers as bf
 from scbioformers.core import ConfigError, DataError
 
-NO = np.zeros((2, 4), bool)
 OBSERVED = np.array([[-2.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -2.0]])
 OWN = np.array([[True, False, False, False], [False, False, False, True]])
 
@@ -16,21 +15,21 @@ def score(predicted, **changes):
     return bf.metrics.perturbation(predicted, OBSERVED, **keywords)
 
 
-def test_off_target_leaves_the_target_out():
+def test_off_target_scores_leave_out_the_target():
     falls = bf.metrics.target_falls(OWN)
-    found = score(falls)
-    # (-1, 0, 0, 0) against (-2, 1, 0, 0): centred products by hand
-    np.testing.assert_allclose(found.delta[0], (0.75 * 1.75 + 0.25 * 1.75) / np.sqrt(0.75 * 4.75))
-    np.testing.assert_allclose(found.delta_off, [0, 0])
-    np.testing.assert_allclose(found.rmse, np.sqrt(2 / 4) * np.ones(2))
+    scores = score(falls)
+    # correlation of (-1, 0, 0, 0) and (-2, 1, 0, 0)
+    np.testing.assert_allclose(scores.delta[0], (0.75 * 1.75 + 0.25 * 1.75) / np.sqrt(0.75 * 4.75))
+    np.testing.assert_allclose(scores.delta_off, [0, 0])
+    np.testing.assert_allclose(scores.rmse, np.sqrt(2 / 4) * np.ones(2))
 
 
-def test_perfect_and_opposite():
+def test_perfect_and_opposite_predictions():
     assert score(OBSERVED).delta_off.tolist() == pytest.approx([1, 1])
     assert score(-OBSERVED).delta_off.tolist() == pytest.approx([-1, -1])
     assert score(OBSERVED).centroid.tolist() == [1, 1]
     assert score(OBSERVED[::-1]).centroid.tolist() == [0, 0]
-    assert score(np.zeros((2, 4))).centroid.tolist() == [0.5, 0.5]  # off both targets, both are as far
+    assert score(np.zeros((2, 4))).centroid.tolist() == [0.5, 0.5]  # without the two targets, both distances are equal
 
 
 def test_top_genes_follow_the_ranking():
@@ -40,22 +39,22 @@ def test_top_genes_follow_the_ranking():
     assert ranked.delta_de[0] == pytest.approx(-1)
 
 
-def test_systema_counts_from_the_perturbed_mean():
+def test_systema_uses_the_perturbed_mean_as_reference():
     mean = OBSERVED.mean(axis=0)
-    found = score(np.tile(mean, (2, 1)), perturbed_mean=mean)
-    np.testing.assert_allclose(found.systema, [0, 0])
+    scores = score(np.tile(mean, (2, 1)), perturbed_mean=mean)
+    np.testing.assert_allclose(scores.systema, [0, 0])
 
 
-def test_what_is_not_finite_is_refused():
+def test_values_that_are_not_finite_raise():
     with pytest.raises(DataError, match="`predicted` has 1 values"):
         score(np.where(np.arange(8).reshape(2, 4) == 3, np.nan, OBSERVED))
 
 
-def test_noise_makes_effects_neither_longer_nor_more_alike():
+def test_noise_does_not_increase_lengths_or_similarities():
     random = np.random.default_rng(0)
     truth = random.normal(size=(3, 4000))
     truth[1] = 0.6 * truth[0] + 0.8 * truth[1]
-    shared = 2 * random.normal(size=(2, 4000))  # noise of the controls of either half
+    shared = 2 * random.normal(size=(2, 4000))  # noise of the control cells of each half
     halves = [truth + noise + random.normal(size=truth.shape) for noise in shared]
     found = bf.metrics.similarity_between(*halves)
     assert found[0, 1] == pytest.approx(0.6, abs=0.15)
@@ -73,7 +72,7 @@ def test_split_half_and_bootstrap():
         bf.metrics.paired_bootstrap([1.0], [1.0], level=1)
 
 
-def test_linear_model_agrees_with_its_normal_equations():
+def test_linear_bilinear_solves_its_normal_equations():
     random = np.random.default_rng(1)
     effects, own = random.normal(size=(6, 9)), np.eye(6, 9, dtype=bool)
     new = np.eye(9, dtype=bool)[7:8]
@@ -84,8 +83,8 @@ def test_linear_model_agrees_with_its_normal_equations():
     p = own @ g
     w = np.linalg.inv(g.T @ g + 0.1 * np.eye(3)) @ g.T @ centred @ p @ np.linalg.inv(p.T @ p + 0.1 * np.eye(3))
     np.testing.assert_allclose(found[0], g @ w @ g[7] + effects.mean(axis=0))
-    nothing = bf.metrics.linear_bilinear(effects, own, np.zeros((1, 9), bool))
-    np.testing.assert_allclose(nothing[0], effects.mean(axis=0))
+    without_target = bf.metrics.linear_bilinear(effects, own, np.zeros((1, 9), bool))
+    np.testing.assert_allclose(without_target[0], effects.mean(axis=0))
 
 
 def test_simple_baselines():

@@ -146,7 +146,7 @@ def test_symlinked_file(directory, tmp_path, name):
         bf.BioFormer.load(directory)
 
 
-@pytest.mark.parametrize("schema", [0, 2, 99, "1", None])
+@pytest.mark.parametrize("schema", [0, 1, 99, "2", None])
 @pytest.mark.parametrize("where", ["manifest.json", "config.json"])
 def test_other_schema_names_both(directory, where, schema):
     if where == "config.json":
@@ -181,9 +181,10 @@ ABSURD = {
     "negative members": {"n_members": -1},
     "text for members": {"n_members": "two"},
     "bin": {"binnings": {"rna": {"max_bin": 10**12}}},
-    "no fields": {"fields": []},
-    "more fields": {"fields": [{"name": "x", "categories": [str(i) for i in range(1000)]}]},
-    "fields of another type": {"fields": 3},
+    "no batch": {"batch": None},
+    "more batches": {"batch": {"name": "x", "categories": [str(i) for i in range(1000)]}},
+    "more phenotypes": {"phenotypes": [{"name": "x", "categories": [str(i) for i in range(1000)]}]},
+    "phenotypes of another type": {"phenotypes": 3},
     "masking": {"masking": {"ratio": 5.0}},
     "unknown masking": {"masking": {"extra": 1}},
     "text for a share": {"masked_share": "some"},

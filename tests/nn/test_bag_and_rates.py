@@ -10,7 +10,7 @@ from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn import Sizes
 
-SIZES = Sizes(n_features=30, n_values=12, field_sizes=(3, 2))
+SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2,))
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 FIRST = len(SPECIALS)
 
@@ -100,12 +100,13 @@ def test_the_words_of_a_batch_are_its_distinct_tokens(external, network, batch):
     drawn = torch.randint(0, 3, batch.context_ids.shape, generator=random) if external else None
     # few features, so that cells share words
     ids = torch.where(batch.context_ids > 0, FIRST + batch.context_ids % 4, 0)
-    batch = replace(batch, context_ids=ids, context_bins=batch.context_bins % 3, context_external=drawn)
+    table = torch.randn(3, network.config.width, generator=random) if external else None
+    batch = replace(batch, context_ids=ids, context_bins=batch.context_bins % 3, context_external=drawn, external=table)
     with torch.no_grad():
         words, which = network.context_tokens(batch)
         expected = network.feature(batch.context_ids) + network.value(batch.context_bins)
         if drawn is not None:
-            expected = expected + network.external(drawn)
+            expected = expected + table[drawn]
     torch.testing.assert_close(words[which], expected)
     columns = [batch.context_ids, batch.context_bins, *([drawn] if external else [])]
     distinct = set(zip(*(x.flatten().tolist() for x in columns), strict=True))

@@ -12,7 +12,7 @@ from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn import Sizes, Transformer, initialise
 
-SIZES = Sizes(n_features=80, n_values=12, field_sizes=(3,))
+SIZES = Sizes(n_features=80, n_values=12, n_batches=3)
 CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
 CONFIGS = [
     pytest.param(CONFIG, id="default"),
@@ -144,9 +144,9 @@ def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_star
     batch = make_batch(n_cells=6, sizes=SIZES)
     codes = np.array([0, 1, 2, 0, 1, 2])
     cell = np.repeat(np.random.default_rng(0).normal(size=(2, SIZES.n_features)), 3, axis=0)
-    visible = torch.from_numpy((start.profile_mean + cell + start.field_means[0][codes]).astype(np.float32))
+    visible = torch.from_numpy((start.profile_mean + cell + start.batch_means[codes]).astype(np.float32))
     known = torch.ones_like(visible, dtype=torch.bool)
-    batch = replace(batch, visible=visible, known=known, fields=torch.from_numpy(codes)[:, None])
+    batch = replace(batch, visible=visible, known=known, batch_codes=torch.from_numpy(codes))
     with torch.no_grad():
         cls = network.query_tokens(batch, network.bag(batch))[0][:, 0].numpy()
     np.testing.assert_allclose(cls[:3] - cls[0], 0.0, atol=1e-4)
@@ -165,8 +165,15 @@ def test_any_number_of_components_will_do(n_components, make_start, make_batch):
     assert torch.isfinite(output.log_rate).all()
 
 
-def test_padding_and_no_external_token_start_as_nothing(make_network):
+def test_padding_starts_as_nothing(make_network):
     network = make_network(CONFIG, SIZES)
     assert not network.feature.weight[0].any()
-    assert not network.external.weight[0].any()
-    assert network.external.weight[1:].any(dim=1).all()
+
+
+def test_a_part_that_is_added_leaves_the_draws_of_the_others_as_they_are(make_network):
+    plain = make_network(CONFIG, replace(SIZES, n_batches=0), seed=5)
+    more = make_network(CONFIG, replace(SIZES, phenotype_sizes=(4,)), seed=5)
+    others = dict(more.named_parameters())
+    assert set(others) > {name for name, _ in plain.named_parameters()}
+    assert all(torch.equal(value, others[name]) for name, value in plain.named_parameters())
+    assert not torch.equal(plain.cls, make_network(CONFIG, SIZES, seed=6).cls)

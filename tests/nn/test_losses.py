@@ -138,3 +138,24 @@ def test_large_counts_stay_finite(network, output, batch):
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(output.log_rate.grad).all()
+
+
+@pytest.mark.parametrize("name", ["profile_counts", "profile_bins"])
+def test_an_absent_feature_has_no_likelihood(name, network, output, batch):
+    """Whatever stands in its column, the loss and its gradient are those of the other features."""
+    absent = [2, 7]
+    present = batch.present.clone()
+    present[:, absent] = False
+    counts = batch.target_counts.clamp(max=1) if name == "profile_bins" else batch.target_counts.clone()
+    counts[:, absent] = 0.0
+    batch = replace(batch, present=present, target_counts=counts)
+    rate = output.log_rate.detach().clone().requires_grad_()
+    loss = OBJECTIVES[name](network, replace(output, log_rate=rate), batch)
+    loss.backward()
+    assert not rate.grad[:, absent].any()
+    assert rate.grad[:, [0, 1, 3]].any()
+    other = rate.detach().clone()
+    other[:, absent] += 5.0
+    assert OBJECTIVES[name](network, replace(output, log_rate=other), batch).item() == pytest.approx(
+        loss.item(), rel=1e-6
+    )

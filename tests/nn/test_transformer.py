@@ -9,10 +9,12 @@ from scipy.special import softmax
 from torch.nn.functional import pad
 
 from scbioformers.config import ModelConfig
+from scbioformers.core import SPECIALS
 from scbioformers.nn import OBJECTIVES, Sizes
 from scbioformers.nn._transformer import Attention, TransformerBlock, ValueEmbedding
 
-SIZES = Sizes(n_features=30, n_values=12, field_sizes=(3, 2))
+FIRST = len(SPECIALS)
+SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2,))
 CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
 CONFIGS = [
     pytest.param(CONFIG, id="default"),
@@ -137,7 +139,7 @@ def test_a_block_is_pre_norm_so_its_updates_do_not_depend_on_the_scale_of_the_st
 def test_the_order_of_the_visible_features_carries_no_meaning(config, build, draw):
     network, batch = build(config), draw()
     order = torch.from_numpy(np.random.default_rng(0).permutation(batch.context_ids.shape[1]))
-    names = ("context_ids", "context_bins", "context_external")
+    names = ("context_ids", "context_bins")
     permuted = replace(batch, **{name: getattr(batch, name)[:, order] for name in names})
     before, after = run(network, batch), run(network, permuted)
     assert_close(after.context, before.context[:, order])
@@ -148,7 +150,7 @@ def test_the_order_of_the_visible_features_carries_no_meaning(config, build, dra
 @pytest.mark.parametrize("config", CONFIGS)
 def test_the_order_of_the_masked_features_carries_no_meaning(config, build, draw):
     network, batch = build(config), draw()
-    names = ("masked_ids", "masked_external", "target_bins")
+    names = ("masked_ids", "target_bins")
     flipped = replace(batch, **{name: getattr(batch, name).flip(1) for name in names})
     before, after = run(network, batch), run(network, flipped)
     assert_close(after.logits, before.logits.flip(1))
@@ -162,9 +164,7 @@ def test_padding_changes_nothing(config, build, draw):
         batch,
         context_ids=pad(batch.context_ids, (0, 4)),
         context_bins=pad(batch.context_bins, (0, 4), value=7),
-        context_external=pad(batch.context_external, (0, 4)),
         masked_ids=pad(batch.masked_ids, (0, 3)),
-        masked_external=pad(batch.masked_external, (0, 3)),
         target_bins=pad(batch.target_bins, (0, 3), value=-1),
     )
     n_context, n_masked = batch.context_ids.shape[1], batch.masked_ids.shape[1]
@@ -202,9 +202,12 @@ def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, externa
     """One block then projects the keys of each word of the batch once, and more update fewer tokens in the last."""
     network, batch = build(config), draw(full=full)
     random = torch.Generator().manual_seed(4)
-    for name in ("context_external", "masked_external"):
-        drawn = torch.randint(0, 3, getattr(batch, name).shape, generator=random)
-        batch = replace(batch, **{name: {"drawn": drawn, "none": torch.zeros_like(drawn)}.get(external)})
+    codes = torch.randint(0, 3, batch.context_ids.shape, generator=random)
+    if external != "no-tensor":
+        table = torch.randn(3, 16, generator=random, dtype=network.cls.dtype)
+        table[0] = 0.0
+        drawn = codes if external == "drawn" else torch.zeros_like(codes)
+        batch = replace(batch, context_external=drawn, external=table)
     whole = run(network, batch)
     with torch.no_grad():
         brief = network(batch)
@@ -255,7 +258,7 @@ def test_masked_features_do_not_influence_each_other_unless_they_are_attended_to
         masked_ids=torch.cat([batch.masked_ids[:, :2], batch.masked_ids[:, 2:].roll(1, dims=0)], dim=1),
         target_bins=batch.target_bins.roll(1, dims=0),
     )
-    fewer = replace(batch, **{n: getattr(batch, n)[:, :2] for n in ("masked_ids", "masked_external", "target_bins")})
+    fewer = replace(batch, **{n: getattr(batch, n)[:, :2] for n in ("masked_ids", "target_bins")})
     before = run(network, batch)
     for changed in (others, fewer):
         after = run(network, changed)
@@ -288,7 +291,7 @@ def test_the_visible_profile_reaches_cls_and_predictions_through_the_bag_alone(b
     beyond_the_context = torch.zeros_like(batch.visible)
     for cell, ids in enumerate(batch.context_ids):
         known = {int(j) for j in batch.known[cell].nonzero()}
-        beyond_the_context[cell, min(known - {int(i) - 4 for i in ids})] = 2.0
+        beyond_the_context[cell, min(known - {int(i) - FIRST for i in ids})] = 2.0
     other = replace(batch, visible=batch.visible + beyond_the_context)
     for bag in (True, False):
         network = build(replace(CONFIG, bag=bag))
@@ -300,43 +303,61 @@ def test_the_visible_profile_reaches_cls_and_predictions_through_the_bag_alone(b
 def test_bins_depth_and_fields_reach_the_predictions(build, draw):
     network, batch = build(), draw(full=True)
     before = run(network, batch)
+    external = torch.stack([torch.zeros(16), torch.linspace(-1, 1, 16)]).to(network.cls.dtype)
     for changed in (
         replace(batch, context_bins=(batch.context_bins + 1) % SIZES.n_values),
-        replace(batch, context_ids=4 + (batch.context_ids - 3) % SIZES.n_features),
+        replace(batch, context_ids=FIRST + (batch.context_ids - FIRST + 1) % SIZES.n_features),
         replace(batch, log_depth=batch.log_depth + 1),
         replace(batch, small_count_bins=batch.small_count_bins.roll(1, dims=1)),
-        replace(batch, fields=1 - batch.fields.clamp(max=1)),
-        replace(batch, context_external=torch.ones_like(batch.context_external)),
-        replace(batch, masked_external=torch.ones_like(batch.masked_external)),
+        replace(batch, batch_codes=1 - batch.batch_codes.clamp(max=1)),
+        replace(batch, phenotypes=1 - batch.phenotypes),
+        replace(batch, context_external=torch.ones_like(batch.context_ids), external=external),
     ):
         assert differs(run(network, changed).logits, before.logits)
 
 
-def test_the_decoded_profile_is_free_of_the_fields(build, draw):
+def test_the_decoded_profile_is_that_of_the_average_batch(build, draw):
     network, batch = build(), draw()
     with torch.no_grad():
         latent = network(batch).latent
-        rates = [network.decode(latent, torch.full_like(batch.fields, code)) for code in (0, 1)]
+        rates = [network.decode(latent, torch.full_like(batch.batch_codes, code)) for code in (0, 1)]
         profile = network.profile(latent)
-        for table in network.fields:
-            table.weight.copy_(table.weight.mean(dim=0).expand_as(table.weight))
-        averaged = network.decode(latent, batch.fields)
+        table = network.batch_condition
+        table.weight.copy_(table.weight.mean(dim=0).expand_as(table.weight))
+        averaged = network.decode(latent, batch.batch_codes)
     assert differs(*rates)
     assert_close(profile, torch.log1p(averaged.exp()))
 
 
+def test_a_phenotype_is_a_token_and_stays_in_the_profile_and_a_batch_is_none(build, draw):
+    """The phenotype reaches the latent through attention alone, the batch through the bag and the decoder alone."""
+    batch = draw(full=True)
+    other_phenotype = replace(batch, phenotypes=1 - batch.phenotypes)
+    other_batch = replace(batch, batch_codes=(batch.batch_codes + 1) % 3)
+    for attention in (True, False):
+        network = build(replace(CONFIG, attention=attention))
+        before, after = run(network, batch), run(network, other_phenotype)
+        assert differs(before.latent, after.latent) == attention
+        with torch.no_grad():
+            assert differs(network.profile(before.latent), network.profile(after.latent)) == attention
+    network = build(replace(CONFIG, bag=False))
+    before, after = run(network, batch), run(network, other_batch)
+    assert_close(before.latent, after.latent)
+    assert differs(before.log_rate, after.log_rate)
+
+
 def test_without_counts_the_decoded_profile_is_a_share_of_the_highest_bin(make_network, make_batch):
-    sizes = replace(SIZES, counts=False, field_sizes=())
+    sizes = replace(SIZES, counts=False, n_batches=0, phenotype_sizes=())
     network, batch = make_network(CONFIG, sizes), make_batch(sizes=sizes)
     output = run(network, batch)
     with torch.no_grad():
         torch.testing.assert_close(network.profile(output.latent), torch.sigmoid(output.log_rate))
 
 
-def test_no_external_tokens_at_all_start_as_the_token_none(make_network, make_batch):
+def test_the_external_token_none_is_no_external_token(make_network, make_batch):
     network, batch = make_network(CONFIG, SIZES), make_batch(sizes=SIZES)
-    without = replace(batch, context_external=None, masked_external=None)
-    assert torch.equal(run(network, batch).logits, run(network, without).logits)
+    none = replace(batch, context_external=torch.zeros_like(batch.context_ids), external=torch.zeros(2, 16))
+    assert_close(run(network, batch).logits, run(network, none).logits)
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------
@@ -401,7 +422,7 @@ def test_noise_on_the_latent_reaches_the_decoder_in_training_only(build, draw):
     assert torch.equal(output.latent, run(network, quiet).latent)
     assert torch.equal(output.logits, run(network, quiet).logits)
     with torch.no_grad():
-        assert_close(output.log_rate, network.decode(output.latent + 0.7 * noise, noisy.fields))
+        assert_close(output.log_rate, network.decode(output.latent + 0.7 * noise, noisy.batch_codes))
     assert differs(output.log_rate, run(network, quiet).log_rate)
 
 
@@ -434,15 +455,10 @@ def test_every_parameter_gets_a_gradient(config, build, draw):
     assert without_gradient(network, draw()) == expected
 
 
-def test_without_external_tokens_only_their_table_gets_no_gradient(build, draw):
-    batch = replace(draw(), context_external=None, masked_external=None)
-    assert without_gradient(build().train(), batch) == ["external.weight"]
-
-
-def test_the_external_token_none_is_not_learned(build, draw):
+def test_external_tokens_get_a_gradient_where_they_are(build, draw):
     network, batch = build().train(), draw()
-    external = torch.arange(batch.context_ids.numel()).view_as(batch.context_ids) % 3
-    without_gradient(network, replace(batch, context_external=external))
-    gradient = network.external.weight.grad
-    assert not gradient[0].any()
-    assert gradient[1:].any(dim=1).all()
+    codes = torch.arange(batch.context_ids.numel()).view_as(batch.context_ids) % 2
+    external = torch.zeros(3, 16, dtype=network.cls.dtype, requires_grad=True)
+    without_gradient(network, replace(batch, context_external=codes, external=external))
+    assert external.grad[1].any()
+    assert not external.grad[2].any()

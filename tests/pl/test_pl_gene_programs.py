@@ -1,4 +1,4 @@
-"""Scores of gene programs by group against a stored picture, from programs made by hand."""
+"""Figure of gene program scores: comparison with stored pictures, for programs that are written by hand."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
 
-HOSTILE = "CD4+/CD45RA+"
+SPECIAL = "CD4+/CD45RA+"
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +25,14 @@ def _style():
 
 
 def make(*, swap=False, array=False) -> ad.AnnData:
-    """40 cells of 3 types and 12 genes, in programs of 6 and 5; one gene is in none, two cells have no type."""
+    """40 cells of 3 types x 12 genes. Programs have 6 and 5 genes. One gene has no program, two cells have no type."""
     random = np.random.default_rng(0)
     labels = np.array(["1"] * 6 + ["2"] * 5 + [None], dtype=object)
     obs = pd.DataFrame(index=["twin"] * 2 + [f"c{i}" for i in range(38)])
-    obs["type"] = pd.Categorical([None, None, *random.choice([HOSTILE, "B", "A"], 38)], ["B", HOSTILE, "A", "unused"])
+    obs["type"] = pd.Categorical([None, None, *random.choice([SPECIAL, "B", "A"], 38)], ["B", SPECIAL, "A", "unused"])
     adata = ad.AnnData(np.ones((40, 12), np.float32), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(12)]))
     adata.var["gene_program"] = pd.Categorical(labels)
-    scores = random.normal(size=(40, 2)) + 2 * np.column_stack([obs["type"] == "B", obs["type"] == HOSTILE])
+    scores = random.normal(size=(40, 2)) + 2 * np.column_stack([obs["type"] == "B", obs["type"] == SPECIAL])
     scores = scores[:, ::-1] if swap else scores
     scores = scores * [1, 10]
     adata.obsm["gene_program_scores"] = scores if array else pd.DataFrame(scores, adata.obs_names, ["1", "2"])
@@ -40,7 +40,7 @@ def make(*, swap=False, array=False) -> ad.AnnData:
 
 
 def draw(adata, path: Path, **kwargs) -> Path:
-    """The colours alone: fonts differ from machine to machine."""
+    """Draw without text, because fonts differ between machines."""
     figure = bf.pl.gene_programs(adata, **kwargs).figure
     for ax in figure.axes:
         ax.set(xlabel="", ylabel="", title="", xticks=[], yticks=[])
@@ -62,7 +62,7 @@ def test_means_by_group():
     ax = bf.pl.gene_programs(adata, groupby="type")
     scores = adata.obsm["gene_program_scores"].to_numpy()
     scores = (scores - scores.mean(axis=0)) / scores.std(axis=0)
-    names = ["B", HOSTILE, "A"]  # in the order of the categories, without the one that no cell has
+    names = ["B", SPECIAL, "A"]  # in the order of the categories, without the unused category
     assert [label.get_text() for label in ax.get_xticklabels()] == names
     expected = [[scores[adata.obs["type"] == name, i].mean() for name in names] for i in (0, 1)]
     np.testing.assert_allclose(ax.images[0].get_array(), expected, rtol=1e-6)
@@ -70,7 +70,7 @@ def test_means_by_group():
     assert ax.get_xlabel() == "type"
 
 
-def test_a_rare_type_does_not_fade_the_others():
+def test_colour_scale_is_limited_for_outliers():
     adata = make()
     adata.obsm["gene_program_scores"] *= np.where(np.arange(40) == 39, 1000, 1)[:, None]
     adata.obs["type"] = pd.Categorical(np.where(np.arange(40) == 39, "rare", "A"))
@@ -79,7 +79,7 @@ def test_a_rare_type_does_not_fade_the_others():
     assert image.get_clim() == (-3, 3)
 
 
-def test_cells_stand_by_the_program_in_which_they_stand_out():
+def test_cells_are_sorted_by_their_highest_program():
     ax = bf.pl.gene_programs(make(), n_genes=6)
     values = np.asarray(ax.images[0].get_array())
     assert values.shape == (2, 40)
@@ -91,7 +91,7 @@ def test_cells_stand_by_the_program_in_which_they_stand_out():
     assert "40 cells" in ax.get_xlabel()
 
 
-def test_a_gene_subset_names_the_genes_that_are_left():
+def test_labels_of_a_gene_subset():
     ax = bf.pl.gene_programs(make()[:, ["G1", "G7", "G8", "G11"]].copy(), groupby="type")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1: G1", "2: G7, G8"]
 
@@ -105,18 +105,18 @@ def test_round_trip(tmp_path, format, difference):
     assert difference(found, "programs_by_group.png") is None
 
 
-def test_axes_of_the_caller_and_saving(tmp_path):
+def test_own_axes_and_saving(tmp_path):
     figure, mine = plt.subplots()
     assert bf.pl.gene_programs(make(), groupby="type", ax=mine, save=tmp_path / "x.png") is mine
     assert plt.get_fignums() == [figure.number]
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_refused():
+def test_errors():
     adata = make()
     with pytest.raises(MissingKeyError, match=r"var\['other'\].*Run `bf\.tl\.gene_programs\(adata\)` first"):
         bf.pl.gene_programs(adata, key="other")
-    with pytest.raises(MissingKeyError, match=r"obs\['types'\].*There: \['type'\]"):
+    with pytest.raises(MissingKeyError, match=r"no column 'types'.*`groupby=`: \['type'\]"):
         bf.pl.gene_programs(adata, groupby="types")
     adata.obs["empty"] = np.nan
     with pytest.raises(DataError, match="no value in any cell"):
@@ -134,5 +134,5 @@ def test_no_program():
     adata = make()
     adata.var["gene_program"] = pd.Categorical([None] * 12, [])
     adata.obsm["gene_program_scores"] = pd.DataFrame(index=adata.obs_names)
-    with pytest.raises(DataError, match="names no program"):
+    with pytest.raises(DataError, match="No gene is in a program"):
         bf.pl.gene_programs(adata, groupby="type")

@@ -1,4 +1,4 @@
-"""Heat maps and networks against stored pictures, from networks made by hand, and what they say in words."""
+"""Figures of networks: comparison with stored pictures, and their labels, for networks that are written by hand."""
 
 import warnings
 from pathlib import Path
@@ -17,8 +17,8 @@ from scbioformers.core import ConfigError, DataError, MissingKeyError
 from scbioformers.pl._layout import border, push_apart
 from scbioformers.results._slots import params_to_json, set_uns, set_varp
 
-HOSTILE = "CD4+/CD45RA+"
-NAMES = [HOSTILE, "B cell"]
+SPECIAL = "CD4+/CD45RA+"
+NAMES = [SPECIAL, "B cell"]
 GENES = ["TF1", "TF2", *(f"G{i}" for i in range(1, 15))]
 KNOWN = pd.DataFrame({"source": ["TF1", "TF2", "TF2"], "target": ["G1", "G3", "TF1"]})
 
@@ -33,12 +33,12 @@ def _style():
 
 
 def weights(seed: int) -> np.ndarray:
-    """(genes, genes), targets in rows, two regulators; G14 was never seen with TF1 in the first condition."""
-    found = np.full((16, 16), np.nan)
-    found[:, :2] = np.random.default_rng(seed).normal(scale=0.3, size=(16, 2))
-    found[15, 0] = np.nan if seed == 0 else 2.0
-    found[[0, 1], [0, 1]] = np.nan
-    return found
+    """(genes, genes), rows are targets. There are two regulators. G14 has no weight for TF1 in the first condition."""
+    values = np.full((16, 16), np.nan)
+    values[:, :2] = np.random.default_rng(seed).normal(scale=0.3, size=(16, 2))
+    values[15, 0] = np.nan if seed == 0 else 2.0
+    values[[0, 1], [0, 1]] = np.nan
+    return values
 
 
 def sparse(values: np.ndarray) -> sp.csr_matrix:
@@ -64,21 +64,22 @@ def edges(values: np.ndarray, condition: str) -> pd.DataFrame:
 
 def make(method="knockout", names=NAMES, reference="B cell", scale=1.0) -> ad.AnnData:
     adata = ad.AnnData(np.ones((2, 16), np.float32), var=pd.DataFrame(index=GENES))
-    found = {name: scale * weights(i) for i, name in enumerate(names or ["all cells"])}
+    by_condition = {name: scale * weights(i) for i, name in enumerate(names or ["all cells"])}
     if method == "attention":
-        found = {name: np.abs(values) for name, values in found.items()}
-    for name, values in found.items():
+        by_condition = {name: np.abs(values) for name, values in by_condition.items()}
+    for name, values in by_condition.items():
         set_varp(adata, f"grn.{name}" if names else "grn", sparse(values))
         if reference not in (None, name):
-            set_varp(adata, f"grn_difference.{name}", sparse(values - found[reference]))
-    params = {"method": method, "groupby": "x" if names else None, "reference": reference, "conditions": list(found)}
-    tables = [edges(values, name) for name, values in found.items()]
+            set_varp(adata, f"grn_difference.{name}", sparse(values - by_condition[reference]))
+    params = {"method": method, "groupby": "x" if names else None, "reference": reference}
+    params["conditions"] = list(by_condition)
+    tables = [edges(values, name) for name, values in by_condition.items()]
     set_uns(adata, "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
     return adata
 
 
 def draw_heatmap(adata, path: Path, regulator="TF1") -> Path:
-    """The colours alone: fonts differ from machine to machine."""
+    """Draw without text, because fonts differ between machines."""
     figure = bf.pl.attention_heatmap(adata, regulator, n_top=8)[0].figure
     for ax in figure.axes:
         ax.set(xlabel="", ylabel="", title="", xticks=[], yticks=[])
@@ -87,7 +88,7 @@ def draw_heatmap(adata, path: Path, regulator="TF1") -> Path:
 
 
 def draw_network(adata, path: Path, **kwargs) -> Path:
-    """On axes of a fixed size, without letters."""
+    """Draw on axes of a fixed size, without text."""
     figure = plt.figure(figsize=(5, 4))
     ax = figure.add_axes((0.02, 0.02, 0.96, 0.96))
     names = adata.uns["grn"]["edges"]["condition"]
@@ -106,8 +107,8 @@ def draw_network(adata, path: Path, **kwargs) -> Path:
 @pytest.mark.parametrize(
     ("name", "adata"),
     [
-        pytest.param("heatmap_signed.png", make(), id="signed, a difference, a pair never seen"),
-        pytest.param("heatmap_attention.png", make("attention", None, None), id="no sign, one condition"),
+        pytest.param("heatmap_signed.png", make(), id="signed, with a difference and a missing weight"),
+        pytest.param("heatmap_attention.png", make("attention", None, None), id="unsigned, one condition"),
     ],
 )
 def test_picture_of_a_heatmap(tmp_path, difference, name, adata):
@@ -118,7 +119,7 @@ def test_picture_of_a_heatmap(tmp_path, difference, name, adata):
     ("name", "adata"),
     [
         pytest.param("network_signed.png", make(), id="signed"),
-        pytest.param("network_attention.png", make("attention", None, None), id="no sign"),
+        pytest.param("network_attention.png", make("attention", None, None), id="unsigned"),
     ],
 )
 def test_picture_of_a_network(tmp_path, difference, name, adata):
@@ -142,7 +143,7 @@ def test_the_tolerance_can_fail_for_a_heatmap(tmp_path, difference, adata):
     ("adata", "kwargs"),
     [
         pytest.param(make(scale=-1.0), {}, id="other signs"),
-        pytest.param(make(), {"known": None}, id="nothing is known"),
+        pytest.param(make(), {"known": None}, id="no known edges"),
         pytest.param(make(), {"n_top": 17}, id="one edge less"),
         pytest.param(make("attention"), {}, id="no signs"),
     ],
@@ -155,28 +156,28 @@ def test_the_tolerance_can_fail_for_a_network(tmp_path, difference, adata, kwarg
 
 
 def bar(ax):
-    """The axes of its colour bar."""
+    """Axes of the colour bar."""
     return ax.images[0].colorbar.ax
 
 
-def test_the_genes_that_are_influenced_most():
+def test_heatmap_shows_the_strongest_targets():
     axes = bf.pl.attention_heatmap(make(), "TF1", n_top=3)
     first, second = (pd.Series(weights(i)[:, 0], GENES) for i in (0, 1))
     strongest = pd.concat([first.abs(), second.abs()], axis=1).max(axis=1).dropna().nlargest(3).index
     shown = [label.get_text() for label in axes[0].get_yticklabels()]
     assert shown == list(strongest)
-    assert shown[0] == "G14"  # never seen in one condition, but the strongest in the other
+    assert shown[0] == "G14"  # no weight in one condition, but the strongest in the other
     assert [label.get_text() for label in axes[0].get_xticklabels()] == NAMES
-    assert [label.get_text() for label in axes[1].get_xticklabels()] == [HOSTILE]
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == [SPECIAL]
     colours, differences = (ax.images[0].get_array() for ax in axes)
     expected = pd.concat([first, second], axis=1).loc[shown].to_numpy()
     np.testing.assert_allclose(colours.filled(np.nan), expected, rtol=1e-6)
     np.testing.assert_allclose(differences.filled(np.nan)[:, 0], expected[:, 0] - expected[:, 1], rtol=1e-5)
-    assert "grey: never seen together" in bar(axes[0]).get_ylabel()
-    assert [ax.get_title() for ax in axes] == ["targets of TF1", "less B cell"]
+    assert "grey: no weight" in bar(axes[0]).get_ylabel()
+    assert [ax.get_title() for ax in axes] == ["targets of TF1", "difference from B cell"]
 
 
-def test_zero_has_the_colour_of_nothing():
+def test_zero_has_the_neutral_colour():
     for ax in bf.pl.attention_heatmap(make(), "TF1"):
         low, high = ax.images[0].get_clim()
         assert low == -high
@@ -190,36 +191,36 @@ def test_the_colour_bar_names_the_weight(method, word):
     (ax,) = bf.pl.attention_heatmap(make(method, None, None), "TF2")
     assert word in bar(ax).get_ylabel()
     assert (ax.images[0].get_clim()[0] < 0) == (method != "attention")
-    assert "never" not in bar(ax).get_ylabel()  # all pairs were seen
+    assert "grey" not in bar(ax).get_ylabel()  # all pairs have a weight
 
 
 def test_one_condition_has_no_difference():
     adata = make()
     assert len(bf.pl.attention_heatmap(adata, "TF1", conditions=["B cell"])) == 1  # it is the reference
-    assert len(bf.pl.attention_heatmap(adata, "TF1", conditions=HOSTILE)) == 2
-    assert len(bf.pl.attention_heatmap(make(names=[HOSTILE], reference=None), "TF1")) == 1
+    assert len(bf.pl.attention_heatmap(adata, "TF1", conditions=SPECIAL)) == 2
+    assert len(bf.pl.attention_heatmap(make(names=[SPECIAL], reference=None), "TF1")) == 1
 
 
 def test_heatmap_of_a_subset():
     adata = make()[:, [g for g in GENES if g != "G14"]].copy()
     (ax, _) = bf.pl.attention_heatmap(adata, "TF1", n_top=50)
     assert len(ax.get_yticklabels()) == 14
-    assert "never" not in bar(ax).get_ylabel()
+    assert "grey" not in bar(ax).get_ylabel()
 
 
 @pytest.mark.parametrize(
     ("args", "kwargs", "error", "message"),
     [
-        (["tf1"], {}, DataError, r"'tf1' is not among the genes. Near names: \['TF1'"),
-        (["G1"], {}, DataError, r"'G1' was no regulator.*Run `bf\.tl\.grn\(adata, regulators=\['G1', …\]\)`"),
-        (["TF1"], {"conditions": ["T cell"]}, MissingKeyError, r"no network of 'T cell'.*CD4\+/CD45RA\+.*bf\.tl\.grn"),
+        (["tf1"], {}, DataError, r"'tf1' is not a gene of the data. Similar names: \['TF1'"),
+        (["G1"], {}, DataError, r"'G1' has no weights.*Run `bf\.tl\.grn\(adata, regulators=\['G1'\]\)`"),
+        (["TF1"], {"conditions": ["T cell"]}, MissingKeyError, r"no network for .* 'T cell'.*CD4\+/CD45RA\+"),
         (["TF1"], {"conditions": []}, ConfigError, "empty.*B cell"),
         (["TF1"], {"n_top": 0}, ConfigError, "`n_top` must be at least 1"),
-        (["TF1"], {"axes": [None]}, ConfigError, r"needs 2 \(weights, differences\), got 1"),
+        (["TF1"], {"axes": [None]}, ConfigError, r"must have length 2 \(weights and differences\), found 1"),
         (["TF1"], {"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),
     ],
 )
-def test_heatmap_refuses(args, kwargs, error, message):
+def test_heatmap_errors(args, kwargs, error, message):
     with pytest.raises(error, match=message):
         bf.pl.attention_heatmap(make(), *args, **kwargs)
     assert not plt.get_fignums()
@@ -234,8 +235,8 @@ def arrows(ax, zorder=2) -> list[FancyArrowPatch]:
 
 def test_width_is_strength_and_colour_is_sign():
     adata = make()
-    ax = bf.pl.grn_network(adata, condition=HOSTILE, n_top=10, known=KNOWN)
-    graph = bf.get.grn_graph(adata, condition=HOSTILE, n_top=10, known=KNOWN)
+    ax = bf.pl.grn_network(adata, condition=SPECIAL, n_top=10, known=KNOWN)
+    graph = bf.get.grn_graph(adata, condition=SPECIAL, n_top=10, known=KNOWN)
     weight = np.array([edge["weight"] for edge in graph.edges.values()])
     width = np.array([arrow.get_linewidth() for arrow in arrows(ax)])
     np.testing.assert_allclose(np.corrcoef(width, np.abs(weight))[0, 1], 1.0)
@@ -243,19 +244,19 @@ def test_width_is_strength_and_colour_is_sign():
     assert len(colours) == 2
     assert {(arrow.get_edgecolor(), w > 0) for arrow, w in zip(arrows(ax), weight, strict=True)} == set(
         zip(sorted(colours), [False, True], strict=True)
-    )  # blue has less red in it
+    )  # blue (negative) sorts first, because it has less red
     assert len(arrows(ax, zorder=1)) == sum(edge["known"] for edge in graph.edges.values()) > 0
     assert [text.get_text() for text in ax.texts] == list(graph.nodes)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert {"regulator", "target", "activation", "repression", "known"} < set(labels)
     assert f"{np.abs(weight).max():.2g}" in labels[-1]
-    assert ax.get_title() == f"10 strongest edges in {HOSTILE}"
+    assert ax.get_title() == f"10 strongest edges in {SPECIAL}"
 
 
 @pytest.mark.parametrize("figsize", [(6, 5), (3, 3)])
-def test_no_label_hides_another(figsize):
+def test_labels_do_not_overlap(figsize):
     figure, ax = plt.subplots(figsize=figsize)
-    bf.pl.grn_network(make(), condition=HOSTILE, n_top=30, ax=ax)
+    bf.pl.grn_network(make(), condition=SPECIAL, n_top=30, ax=ax)
     figure.draw_without_rendering()
     boxes = [text.get_bbox_patch().get_window_extent() for text in ax.texts]
     assert len(boxes) == 16
@@ -264,7 +265,7 @@ def test_no_label_hides_another(figsize):
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
-def test_the_same_picture_every_time(tmp_path):
+def test_layout_is_deterministic(tmp_path):
     pictures = [draw_network(make(), tmp_path / f"{i}.png").read_bytes() for i in range(2)]
     assert pictures[0] == pictures[1]
     np.random.seed(1)
@@ -285,37 +286,37 @@ def test_network_without_signs():
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        ({"condition": None}, ConfigError, r"pass `condition=`.*CD4\+/CD45RA\+"),
-        ({"condition": "T cell"}, MissingKeyError, r"no network of 'T cell'.*Run `bf\.tl\.grn"),
-        ({"regulators": ["TF11"]}, DataError, r"'TF11' is not among the genes. Near names: \['TF1'"),
-        ({"regulators": ["G1"]}, DataError, r"'G1' regulates nothing.*Run `bf\.tl\.grn\(adata, regulators=\['G1'\]"),
+        ({"condition": None}, ConfigError, r"`condition=`: .*CD4\+/CD45RA\+"),
+        ({"condition": "T cell"}, MissingKeyError, r"no network for the condition 'T cell'.*`condition=`"),
+        ({"regulators": ["TF11"]}, DataError, r"'TF11' is not a gene of the data. Similar names: \['TF1'"),
+        ({"regulators": ["G1"]}, DataError, r"'G1' is the regulator of none.*`bf\.tl\.grn\(adata, regulators=\['G1'\]"),
         ({"known": pd.DataFrame({"from": []})}, DataError, "'source' and 'target'"),
         ({"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),
     ],
 )
-def test_network_refuses(kwargs, error, message):
+def test_network_errors(kwargs, error, message):
     with pytest.raises(error, match=message):
-        bf.pl.grn_network(make(), **({"condition": HOSTILE} | kwargs))
+        bf.pl.grn_network(make(), **({"condition": SPECIAL} | kwargs))
     assert not plt.get_fignums()
 
 
 def test_no_edge_left():
     adata = make()[:, ["G1", "G2"]].copy()
-    with pytest.raises(DataError, match=r"no edge between these genes. Run `bf\.tl\.grn\(adata\)`"):
-        bf.pl.grn_network(adata, condition=HOSTILE)
+    with pytest.raises(DataError, match=r"no edge between the genes of adata. Run `bf\.tl\.grn\(adata\)`"):
+        bf.pl.grn_network(adata, condition=SPECIAL)
     assert not plt.get_fignums()
 
 
 # both
 
 
-def test_axes_of_the_caller_and_saving(tmp_path):
+def test_own_axes_and_saving(tmp_path):
     figure, mine = plt.subplots(1, 3)
     adata = make()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert bf.pl.attention_heatmap(adata, "TF1", axes=mine[:2], save=tmp_path / "1.png") == list(mine[:2])
-        assert bf.pl.grn_network(adata, condition=HOSTILE, ax=mine[2], save=tmp_path / "2.png") is mine[2]
+        assert bf.pl.grn_network(adata, condition=SPECIAL, ax=mine[2], save=tmp_path / "2.png") is mine[2]
     assert plt.get_fignums() == [figure.number]
     assert all((tmp_path / f"{i}.png").read_bytes().startswith(b"\x89PNG") for i in (1, 2))
 
@@ -324,12 +325,13 @@ def test_push_apart():
     random = np.random.default_rng(0)
     for at in (np.zeros((12, 2)), random.normal(scale=10, size=(40, 2))):
         size = random.uniform(5, 30, size=at.shape)
-        found = push_apart(at, size)
-        apart = np.abs(found[:, None] - found[None])
-        free = (apart >= (size[:, None] + size[None]) / 2 - 1e-6).any(axis=-1)
+        centres = push_apart(at, size)
+        distance = np.abs(centres[:, None] - centres[None])
+        free = (distance >= (size[:, None] + size[None]) / 2 - 1e-6).any(axis=-1)
         assert free[np.triu_indices(len(at), k=1)].all()
     far = np.array([[0.0, 0.0], [100.0, 0.0]])
-    np.testing.assert_allclose(push_apart(far, np.full((2, 2), 10.0)), far, atol=1e-5)  # what is apart stays
+    # boxes without overlap do not move
+    np.testing.assert_allclose(push_apart(far, np.full((2, 2), 10.0)), far, atol=1e-5)
 
 
 @pytest.mark.parametrize(

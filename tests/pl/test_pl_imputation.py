@@ -1,4 +1,4 @@
-"""Predicted against measured bins, and their reliability, against stored pictures, from evidence made by hand."""
+"""Figures of imputation and calibration: comparison with stored pictures, for results that are written by hand."""
 
 import warnings
 from pathlib import Path
@@ -27,7 +27,7 @@ def _style():
 
 
 def make(**changes) -> ad.AnnData:
-    """Data with evidence over 8 bins: none was measured in bin 5, nor beyond bin 6."""
+    """Data with results for 8 bins. No value was measured in bin 5 or above bin 6."""
     number = np.array([1000, 400, 200, 100, 50, 0, 10, 0])
     bins = np.arange(8)
     spread = np.exp(-np.abs(bins - (0.8 * bins[:, None] + 0.3)))
@@ -47,7 +47,7 @@ def make(**changes) -> ad.AnnData:
 
 
 def draw(name: str, adata, path: Path) -> Path:
-    """The marks alone: fonts differ from machine to machine."""
+    """Draw without text, because fonts differ between machines."""
     figure = FIGURES[name](adata).figure
     for ax in figure.axes:
         ax.set(xlabel="", ylabel="", title="", xticks=[])
@@ -91,7 +91,7 @@ def test_predictions_by_bin():
     assert image.origin == "lower"
     diagonal, mean = ax.lines
     np.testing.assert_allclose(diagonal.get_xydata(), [[0, 0], [6, 6]])
-    filled = np.array([0, 1, 2, 3, 4, 6])  # nothing was measured in bin 5
+    filled = np.array([0, 1, 2, 3, 4, 6])  # no value was measured in bin 5
     np.testing.assert_allclose(mean.get_xydata(), np.column_stack([(shares @ np.arange(8))[filled], filled]))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted bin", "measured bin")
     assert "1.250 bits" in ax.get_title()
@@ -100,7 +100,7 @@ def test_predictions_by_bin():
     assert right.get_yticks().tolist() == filled.tolist()
 
 
-def test_reliability():
+def test_calibration_curve():
     adata = make()
     ax = bf.pl.calibration(adata)
     evidence = adata.uns["imputed"]["evidence"]
@@ -109,15 +109,15 @@ def test_reliability():
     _, line = ax.lines
     np.testing.assert_allclose(line.get_xydata(), np.column_stack([predicted, observed]))
     error = np.average(np.abs(predicted - observed), weights=evidence["count"][filled])
-    assert ax.get_title() == f"calibration error {error:.3f}"
-    (bars,) = (each for each in ax.figure.axes if each is not ax)
+    assert ax.get_title() == f"expected calibration error: {error:.3f}"
+    (bars,) = (other for other in ax.figure.axes if other is not ax)
     assert [bar.get_height() for bar in bars.patches] == evidence["count"][filled].tolist()
     assert bars.get_yscale() == "log"
     assert ax.get_xlim() == ax.get_ylim() == (0, 1)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_axes_of_the_caller(name):
+def test_own_axes(name):
     figure, mine = plt.subplots()
     assert FIGURES[name](make(), ax=mine) is mine
     assert plt.get_fignums() == [figure.number]

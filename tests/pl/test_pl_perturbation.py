@@ -1,4 +1,4 @@
-"""Predicted against observed changes, and ranked perturbations, against stored pictures, from effects made by hand."""
+"""Figures of perturbations: comparison with stored pictures, for effects that are written by hand."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def _style():
 
 
 def make(effect_of_first=0.6 * OBSERVED, se=0.1) -> ad.AnnData:
-    """Eight predicted perturbations; the first goes most of the way of what was observed. Gene 50 is not modelled."""
+    """Eight predicted perturbations. The first has 0.6 times the observed effect. Gene 50 is not modelled."""
     genes = np.arange(N_GENES)
     others = [0.1 * k * np.cos(genes * k) for k in range(1, len(NAMES))]
     effect = np.column_stack([effect_of_first + 0.1 * np.cos(genes), *others])
@@ -47,7 +47,7 @@ def make(effect_of_first=0.6 * OBSERVED, se=0.1) -> ad.AnnData:
 
 
 def draw(name: str, adata, path: Path, **kwargs) -> Path:
-    """The marks and lines alone: fonts differ from machine to machine."""
+    """Draw without text, because fonts differ between machines."""
     ax = FIGURES[name](adata, **kwargs)
     ax.set(xlabel="", ylabel="", title="", xticks=[])
     ax.yaxis.set_major_locator(NullLocator())
@@ -85,12 +85,12 @@ def test_points_and_their_names():
     adata = make()
     ax = FIGURES["perturbation"](adata, n_top=20)
     effect = adata.varm["perturb_effect"][:, 0]
-    off, own = (collection.get_offsets() for collection in ax.collections)
+    others, own = (collection.get_offsets() for collection in ax.collections)
     np.testing.assert_allclose(own, [[OBSERVED[0], effect[0]]])
     kept = np.delete(np.arange(N_GENES), [0, 50])
-    np.testing.assert_allclose(sorted(off.tolist()), sorted(zip(OBSERVED[kept], effect[kept], strict=True)))
+    np.testing.assert_allclose(sorted(others.tolist()), sorted(zip(OBSERVED[kept], effect[kept], strict=True)))
     r = np.corrcoef(OBSERVED[kept], effect[kept])[0, 1]
-    assert ax.get_title() == f"G0: r = {r:.2f} off target"
+    assert ax.get_title() == f"G0: r = {r:.2f} (other genes)"
     measured = np.delete(np.arange(N_GENES), 50)
     top = measured[np.argsort(-np.abs(OBSERVED[measured]))[:20]]
     assert {text.get_text() for text in ax.texts} == {f"G{i}" for i in top}
@@ -103,7 +103,7 @@ def test_names_do_not_overlap(n_top):
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == n_top
     frame = ax.get_window_extent()
-    line = 6.5 / 72 * ax.figure.dpi  # letters are lower than their line
+    line = 6.5 / 72 * ax.figure.dpi  # the height of a line is larger than that of its letters
     for i, box in enumerate(boxes):
         for other in boxes[:i]:
             assert abs(box.y0 + box.y1 - other.y0 - other.y1) / 2 > line or box.x1 < other.x0 or other.x1 < box.x0
@@ -121,14 +121,14 @@ def test_screen_is_ranked():
     np.testing.assert_allclose(np.asarray(marks.get_xdata(), float), table["size"])
     ends = np.array([segment[:, 0] for segment in bars.get_segments()], dtype=float)
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * 1.96 * table["size_se"])
-    assert ax.yaxis_inverted()  # the largest on top
-    # by hand: root mean square of the last one over what it does not perturb
+    assert ax.yaxis_inverted()  # the largest is at the top
+    # root mean square of the last effect, without the perturbed gene and the gene that is not modelled
     effect = np.delete(adata.varm["perturb_effect"][:, -1], [8, 50])
     assert table.set_index("perturbation").loc["G8", "size"] == pytest.approx(np.sqrt((effect**2).mean()))
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_axes_of_the_caller(name):
+def test_own_axes(name):
     figure, mine = plt.subplots()
     assert FIGURES[name](make(), ax=mine) is mine
     assert plt.get_fignums() == [figure.number]
@@ -149,7 +149,7 @@ def test_nothing_predicted(name):
     assert not plt.get_fignums()
 
 
-def test_what_cannot_be_drawn():
+def test_errors():
     with pytest.raises(DataError, match="one value for each of 60 genes"):
         bf.pl.perturbation(make(), OBSERVED[:5], name="G0")
     with pytest.raises(MissingKeyError, match="'G9' was not predicted"):

@@ -1,4 +1,4 @@
-"""The learning curves against a stored picture, drawn from a history made by hand."""
+"""Learning curves: comparison with stored pictures, for a history that is written by hand."""
 
 import warnings
 from pathlib import Path
@@ -26,7 +26,7 @@ def _style():
 
 
 def make(n_members: int = 1, **changes) -> ad.AnnData:
-    """Data whose fit had five epochs, the first without a look at held-out cells."""
+    """Data with a fit of five epochs. The first epoch has no validation."""
     tables = []
     for member in range(n_members):
         epoch = np.arange(1, 6)
@@ -48,7 +48,7 @@ def make(n_members: int = 1, **changes) -> ad.AnnData:
 
 
 def draw(adata, path: Path) -> Path:
-    """The curves alone: fonts differ from machine to machine."""
+    """Draw without text, because fonts differ between machines."""
     axes = bf.pl.training(adata)
     figure = axes[0].figure
     remove_ticks_and_titles(figure)
@@ -93,7 +93,7 @@ def test_curves_and_labels():
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["training", "held-out cells"]
 
 
-def test_members_are_told_apart():
+def test_labels_of_members():
     first, _ = bf.pl.training(make(2))
     labels = [text.get_text() for text in first.get_legend().get_texts()]
     assert len(set(labels)) == 4
@@ -102,7 +102,7 @@ def test_members_are_told_apart():
     assert colors[0] == colors[1] != colors[2] == colors[3]
 
 
-def test_axes_of_the_caller():
+def test_own_axes():
     figure, mine = plt.subplots(1, 2)
     axes = bf.pl.training(make(), axes=mine)
     assert list(axes) == list(mine)

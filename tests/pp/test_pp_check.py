@@ -1,4 +1,4 @@
-"""The report on data before a fit."""
+"""The report of ``bf.pp.check``."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def test_counts():
         "60 cells x 20 genes in adata.X: raw counts",
         "5 genes",
         "1 cells, 0 genes",
-        "a fit",
+        "fit time",
         "Empty cells: 1",
     ):
         assert part in text
@@ -42,7 +42,7 @@ def test_estimates_grow_with_cells_and_genes():
     assert small.gigabytes < more_cells.gigabytes and small.gigabytes < more_genes.gigabytes
 
 
-def test_many_genes_suggest_a_choice_and_the_suggestion_runs():
+def test_gene_selection_is_suggested_for_many_genes_and_the_suggested_call_works():
     pytest.importorskip("skmisc")
     adata = make(40, 5100)
     adata.layers["my counts"] = adata.X.copy()
@@ -55,7 +55,7 @@ def test_many_genes_suggest_a_choice_and_the_suggestion_runs():
     assert pp.check(adata, layer="my counts").next_calls == ("bf.tl.fit(adata, layer='my counts')",)
 
 
-def test_row4_log_data():
+def test_log_data():
     adata = make(200, 50)
     adata.layers["it's"] = adata.X.copy()
     sc.pp.normalize_total(adata)
@@ -63,12 +63,12 @@ def test_row4_log_data():
     report = pp.check(adata)
     assert len(report.problems) == 1 and "log scale" in report.problems[0]
     assert report.next_calls == ("""bf.pp.check(adata, layer="it's")""",)
-    assert "a fit" not in repr(report) and "Problem: " in repr(report)
+    assert "fit time" not in repr(report) and "Problem: " in repr(report)
     del adata.layers["it's"]
-    assert pp.check(adata).next_calls == ("bf.tl.fit(adata, binning='segment')  # ranks need no counts",)
+    assert pp.check(adata).next_calls == ("bf.tl.fit(adata, binning='segment')  # ranks do not require counts",)
 
 
-def test_row4_counts_in_raw():
+def test_counts_in_raw():
     adata = make(200, 50)
     adata.raw = adata
     adata = adata[:, ::2].copy()
@@ -79,16 +79,16 @@ def test_row4_counts_in_raw():
     assert not pp.check(adata, layer="counts").problems
 
 
-def test_unusable_data_is_described_not_refused():
+def test_unusable_data_does_not_raise_an_error():
     adata = make()
     adata.X.data[3] = np.nan
     report = pp.check(adata)
     assert "1 NaN or infinite" in report.problems[0] and "again" in report.next_calls[0]
-    assert "0 cells" in pp.check(ad.AnnData(np.zeros((0, 3)))).problems[0]  # row 23
+    assert "0 cells" in pp.check(ad.AnnData(np.zeros((0, 3)))).problems[0]
     assert "0 cells" in repr(pp.check(ad.AnnData(np.zeros((0, 3)))))
 
 
-def test_row45_transposed():
+def test_transposed():
     adata = ad.AnnData(make().X, obs={"i": range(60)})
     adata.obs_names = ["ACTB", "GAPDH", "B2M", *(f"g{i}" for i in range(57))]
     report = pp.check(adata)
@@ -105,14 +105,14 @@ def test_mask_var_appears_in_the_call():
         pp.check(adata, mask_var="other")
 
 
-def test_row46_and_row31():
+def test_wrong_type_and_missing_layer():
     with pytest.raises(DataError, match="Expected an AnnData"):
         pp.check(np.ones((2, 2)))
     with pytest.raises(MissingKeyError, match="layers"):
         pp.check(make(), layer="counts")
 
 
-def test_backed_equals_memory_and_nothing_is_written(tmp_path):
+def test_backed_data_gives_the_same_report_and_is_not_changed(tmp_path):
     adata = make()
     adata.obs["x"] = "y"
     adata.write_h5ad(tmp_path / "x.h5ad")

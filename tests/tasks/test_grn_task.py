@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from tqdm.auto import tqdm
 
 import scbioformers as bf
-from scbioformers.core import ConfigError
+from scbioformers.core import SPECIALS, ConfigError
 from scbioformers.data import AnnDataSource, Block
 from scbioformers.model import make_batches
 from scbioformers.tasks import EdgeScorer, draw_conditions
@@ -122,7 +122,7 @@ def naive_attention(model, cells, layers, heads):
     total, count, naive = np.zeros((n, n)), np.zeros((n, n), int), Naive(model.members[0])
     for i in range(len(cells.depth)):
         (batch,) = make_batches(model, cells.take(np.array([i])), 1)
-        genes = batch.context_ids[0].numpy() - 4
+        genes = batch.context_ids[0].numpy() - len(SPECIALS)
         if not (genes >= 0).all():  # nothing is expressed
             continue
         read = naive.attention(batch, model.config.n_layers)[layers][:, heads].mean(axis=(0, 1))
@@ -226,7 +226,7 @@ def test_knocked_out_in_a_few_cells_of_those_that_express_it(fit, monkeypatch):
 def test_embedding_of_the_input(fit):
     model, cells = fit
     pairs = weigh(ask(model, "embedding", contextual=False), cells)
-    table = model.members[0].feature.weight[4:].detach().numpy()
+    table = model.members[0].feature.weight[len(SPECIALS) :].detach().numpy()
     expected = cosine_similarity(table - table.mean(axis=0))
     np.fill_diagonal(expected, np.nan)
     np.testing.assert_allclose(pairs.weight, expected, atol=1e-5)
@@ -241,8 +241,9 @@ def test_contextual_embedding_is_the_mean_jacobian(fit):
     for i in range(30):
         (batch,) = make_batches(model, cells.take(np.array([i])), 1)
         latent = network(batch).latent.detach()
-        # without the fields: what is told of a cell shifts the decoder after its activation
-        jacobian = torch.autograd.functional.jacobian(lambda z, batch=batch: network.decode(z, batch.fields)[0], latent)
+        # the batch shifts the decoder after its activation, and so is no part of the Jacobian
+        decode = lambda z, codes=batch.batch_codes: network.decode(z, codes)[0]  # noqa: E731
+        jacobian = torch.autograd.functional.jacobian(decode, latent)
         rows.append(jacobian[:, 0].double().numpy())
     np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Embedding cells: where the model comes from, what data it takes, what is written."""
+"""Embedding of cells: sources of the model, accepted data, and results."""
 
 import logging
 import re
@@ -35,7 +35,7 @@ def log1p(adata):
     return adata
 
 
-# what is written
+# results
 
 
 def test_fields(fitted, model):
@@ -81,10 +81,10 @@ def test_round_trip(fitted, tmp_path):
     assert np.array_equal(ad.read_h5ad(tmp_path / "x.h5ad").obsm["X_bioformer"], fitted.obsm["X_bioformer"])
 
 
-# where the model comes from
+# sources of the model
 
 
-def test_model_from_anywhere(fitted, simulated, model, expected, tmp_path):
+def test_all_sources_of_the_model(fitted, simulated, model, expected, tmp_path):
     directory = model.save(tmp_path / "model")
     for source in (model, fitted, directory, str(directory)):
         bf.tl.embed(simulated, model=source)
@@ -130,7 +130,7 @@ def test_not_an_anndata(model):
         bf.tl.embed(np.ones((3, 40)), model=model)
 
 
-# which data it takes
+# accepted data
 
 
 @pytest.mark.parametrize("n_empty", [1, 60])
@@ -161,7 +161,7 @@ def test_cell_without_a_modelled_count_is_empty(simulated, tiny_config):
     assert np.isfinite(simulated.obsm["X_bioformer"]).all()
 
 
-def test_flag_of_an_earlier_call_does_not_stay(fitted):
+def test_flag_of_an_earlier_call_is_replaced(fitted):
     fitted.obs["bioformer_empty"] = True
     bf.tl.embed(fitted)
     assert not fitted.obs["bioformer_empty"].any()
@@ -181,7 +181,7 @@ def test_cells_over_max_tokens_are_reported(simulated, model, tokens):
     bf.tl.embed(simulated, model=replace(few, config=replace(few.config, max_tokens=longest)))
 
 
-def test_other_scales_are_refused(model, simulated):
+def test_other_scales_raise_an_error(model, simulated):
     logged = log1p(simulated.copy())
     with pytest.raises(DataError, match=r"log scale.*expected raw counts"):
         bf.tl.embed(logged, model=model)
@@ -197,10 +197,10 @@ def test_other_scales_are_refused(model, simulated):
     broken.X.data[5] = np.nan
     with pytest.raises(DataError, match="1 NaN or infinite"):
         bf.tl.embed(broken, model=model)
-    assert not any("X_bioformer" in each.obsm for each in (logged, normalized, centred, broken))
+    assert not any("X_bioformer" in adata.obsm for adata in (logged, normalized, centred, broken))
 
 
-def test_estimated_counts_stay_accepted(simulated, tiny_config):
+def test_estimated_counts_are_accepted_after_a_fit_to_estimated_counts(simulated, tiny_config):
     simulated.X = simulated.X * 0.75
     bf.tl.fit(simulated, allow_non_integer=True, config=tiny_config, train=TRAIN)
     bf.tl.embed(simulated)
@@ -214,7 +214,7 @@ def test_layer_of_the_fit_is_the_default(simulated, tiny_config):
     bf.tl.fit(simulated, layer="counts", config=tiny_config, train=TRAIN)
     bf.tl.embed(simulated)
     assert params_from_json(simulated.uns["X_bioformer"]["params"])["layer"] == "counts"
-    bf.tl.embed(counts, model=simulated)  # has no such layer, and counts in X
+    bf.tl.embed(counts, model=simulated)  # has no layer "counts", but counts in X
     assert np.array_equal(counts.obsm["X_bioformer"], simulated.obsm["X_bioformer"])
     simulated.layers["other"] = simulated.layers["counts"][::-1]
     bf.tl.embed(simulated, layer="other")
@@ -224,7 +224,7 @@ def test_layer_of_the_fit_is_the_default(simulated, tiny_config):
 
 
 def test_few_cells_without_a_warning(fitted, expected):
-    """That no cell expresses some gene means nothing where nothing is learned."""
+    """Genes without a count are not a problem if nothing is fitted."""
     few = fitted[[3, 8]].copy()
     bf.tl.embed(few)
     np.testing.assert_allclose(few.obsm["X_bioformer"], expected[[3, 8]], rtol=0, atol=1e-5)
@@ -264,7 +264,7 @@ def test_missing_genes_are_reported_once(fitted, model):
     assert len(caught) == 1
 
 
-def test_members_share_the_embedding(simulated, tiny_config):
+def test_embedding_of_an_ensemble(simulated, tiny_config):
     bf.tl.fit(simulated, n_models=2, config=replace(tiny_config, n_latent=4), train=TRAIN)
     for use, width in (("profile", 8), ("latent", 8), ("cls", 32), ("mean", 32)):
         bf.tl.embed(simulated, use=use)
@@ -275,9 +275,9 @@ def test_members_share_the_embedding(simulated, tiny_config):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu", "auto"])
-def test_absent_device(fitted, name):
+def test_missing_device(fitted, name):
     if torch.cuda.is_available():
-        pytest.skip("it is here")
+        pytest.skip("the device is available")
     with pytest.raises(ConfigError, match=f"The device '{name}' was asked for and there is none here; use 'cpu'"):
         bf.tl.embed(fitted, device=name)
 

@@ -1,4 +1,4 @@
-"""What a fit leaves in the data, and that nothing but seed and data decide it."""
+"""Fit: the stored results, and that they depend on the seed and the data only."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SLASHED = ["CD4+/CD25 T Reg", "naïve/β", "", "B"]
 
 @pytest.fixture
 def fit(tiny_config):
-    """`bf.tl.fit` of a tiny model in three steps; `train=` gives what differs in the training."""
+    """`bf.tl.fit` with a tiny model and three steps. `train=` changes parameters of the training."""
 
     def fit(adata, *, train=None, **kwargs):
         return bf.tl.fit(adata, **{"config": tiny_config, "train": replace(TRAIN, **(train or {})), **kwargs})
@@ -46,7 +46,7 @@ def assert_same_fit(found, expected):
     assert bf.get.params(found) == bf.get.params(expected)
 
 
-# what is written
+# results
 
 
 def test_fields(simulated, fit):
@@ -78,11 +78,11 @@ def test_copy(simulated, fit):
     assert_same_fit(copied, simulated)
 
 
-def test_params_hold_every_argument_with_the_defaults_filled_in(simulated, fit, tiny_config):
-    fit(simulated, batch_key="batch", obs_tokens=["cell_type"], rng=5)
+def test_params_include_the_default_values(simulated, fit, tiny_config):
+    fit(simulated, batch_key="batch", phenotype_keys=["cell_type"], rng=5)
     params = bf.get.params(simulated)
     assert params["batch_key"] == "batch"
-    assert params["obs_tokens"] == ["cell_type"]
+    assert params["phenotype_keys"] == ["cell_type"]
     assert params["seed"] == 5
     assert params["n_models"] == 1
     assert bf.ModelConfig.from_dict(params["config"]) == tiny_config
@@ -110,7 +110,7 @@ def test_training_lowers_the_loss(simulated, fit):
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0] - 0.05
 
 
-def test_no_step_leaves_the_initial_model(simulated, fit, tmp_path):
+def test_no_step_stores_the_initial_model(simulated, fit, tmp_path):
     fit(simulated, train={"max_steps": 0})
     assert bf.get.history(simulated).empty
     assert np.isfinite(embedded(simulated)).all()
@@ -118,7 +118,7 @@ def test_no_step_leaves_the_initial_model(simulated, fit, tmp_path):
     assert bits(ad.read_h5ad(tmp_path / "x.h5ad")) == bits(simulated)
 
 
-def test_max_epochs_is_a_shortcut(simulated, fit, tiny_config):
+def test_max_epochs_replaces_that_of_train(simulated, fit, tiny_config):
     short = bf.tl.fit(simulated, config=tiny_config, train=replace(TRAIN, max_steps=None), max_epochs=2, copy=True)
     long = fit(simulated, train={"max_steps": None, "max_epochs": 2}, copy=True)
     assert_same_fit(short, long)
@@ -142,13 +142,13 @@ def test_another_seed_differs(simulated, fit):
     assert not np.allclose(embedded(first), embedded(second), atol=1e-3)
 
 
-def test_no_seed_is_a_fresh_one_that_can_be_repeated(simulated, fit):
+def test_rng_none_draws_a_new_seed_that_is_stored(simulated, fit):
     first, second = fit(simulated, rng=None, copy=True), fit(simulated, rng=None, copy=True)
     assert bits(first) != bits(second)
     assert bits(fit(simulated, rng=bf.get.params(first)["seed"], copy=True)) == bits(first)
 
 
-# the same data in other clothes
+# the same data in other formats
 
 
 def test_dtype_and_format_do_not_matter(simulated, fit):
@@ -173,7 +173,7 @@ def test_view(simulated, fit):
 
 @pytest.fixture
 def on_disk(simulated, tmp_path):
-    """Openers of the same data, and the files."""
+    """Functions that open the same data in two formats, and the path of the h5ad file."""
     simulated.write_h5ad(tmp_path / "x.h5ad")
     simulated.write_zarr(tmp_path / "x.zarr")
     openers = {
@@ -209,13 +209,13 @@ def test_copy_of_backed_data_is_in_memory(simulated, fit, on_disk):
     assert bits(copied) == bits(fit(simulated, copy=True))
 
 
-# the fitted data through files
+# round trips
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
 def test_round_trip(simulated, fit, tmp_path, kind):
     simulated.obs["label"] = pd.Categorical(np.resize(SLASHED, 60))
-    fit(simulated, batch_key="batch", obs_tokens=["label"])
+    fit(simulated, batch_key="batch", phenotype_keys=["label"])
     bf.tl.embed(simulated)
     path = tmp_path / f"x.{kind}"
     getattr(simulated, f"write_{kind}")(path)
@@ -248,14 +248,14 @@ def test_save_dir_may_be_relative(simulated, fit, tmp_path, monkeypatch):
     assert embedded(simulated).shape[0] == 60
 
 
-def test_another_model_in_the_directory_is_noticed(simulated, fit, tmp_path):
+def test_another_model_in_the_directory_raises_an_error(simulated, fit, tmp_path):
     fit(simulated, save_dir=tmp_path / "model")
     fit(simulated, save_dir=tmp_path / "model", rng=1, copy=True)
     with pytest.raises(ModelFormatError, match="another model than the one fitted here"):
         bf.tl.embed(simulated)
 
 
-def test_directory_gone(simulated, fit, tmp_path):
+def test_missing_directory(simulated, fit, tmp_path):
     fit(simulated, save_dir=tmp_path / "model")
     os.rename(tmp_path / "model", tmp_path / "moved")
     with pytest.raises(ModelFormatError, match=r"Did not find .*model"):
@@ -264,7 +264,7 @@ def test_directory_gone(simulated, fit, tmp_path):
 
 
 def test_large_model_needs_save_dir_before_any_work(simulated, fit, monkeypatch):
-    monkeypatch.setattr(_fit, "fit_model", lambda *args, **kwargs: pytest.fail("it started to work"))
+    monkeypatch.setattr(_fit, "fit_model", lambda *args, **kwargs: pytest.fail("the fit has started"))
     before = set(simulated.uns)
     with pytest.raises(ConfigError, match=r"takes \d+ MB, more than the 32 MB .*save_dir"):
         fit(simulated, config=bf.ModelConfig(width=1024))
@@ -272,14 +272,14 @@ def test_large_model_needs_save_dir_before_any_work(simulated, fit, monkeypatch)
 
 
 def test_size_is_known_before_any_work(simulated, fit, monkeypatch):
-    said = []
-    monkeypatch.setattr(_fit, "check_size", lambda n_bytes, save_dir: said.append(n_bytes))
-    found = [len(bits(fit(simulated, n_models=n_models, copy=True))) for n_models in (1, 2)]
-    assert said[1] == 2 * said[0]
-    assert found[0] / 2 < said[0] < 4 * found[0]  # the number of bins is not known yet
+    estimates = []
+    monkeypatch.setattr(_fit, "check_size", lambda n_bytes, save_dir: estimates.append(n_bytes))
+    sizes = [len(bits(fit(simulated, n_models=n_models, copy=True))) for n_models in (1, 2)]
+    assert estimates[1] == 2 * estimates[0]
+    assert sizes[0] / 2 < estimates[0] < 4 * sizes[0]  # the number of bins is not known yet
 
 
-# what is modelled
+# genes and columns
 
 
 def test_mask_var(simulated, fit):
@@ -288,7 +288,7 @@ def test_mask_var(simulated, fit):
     model = bf.get.model(simulated)
     assert model.vocabulary.feature_names() == list(simulated.var_names[::3])
     x = simulated.X.toarray()
-    assert model.binnings["rna"].mean_depth == pytest.approx(x.sum(axis=1).mean())  # over all genes, in all cells
+    assert model.binnings["rna"].mean_depth == pytest.approx(x.sum(axis=1).mean())  # over all genes and all cells
     depth = x.sum(axis=1)
     np.testing.assert_allclose(model.gene_mean, (x[:, ::3] / depth[:, None]).mean(axis=0) * depth.mean(), rtol=1e-5)
     as_bools = fit(simulated, mask_var=simulated.var["mine"].to_numpy(), train={"validation_fraction": 0.0}, copy=True)
@@ -312,7 +312,7 @@ def test_layer(simulated, fit):
     sc.pp.log1p(simulated)
     with pytest.raises(DataError, match=r"log scale.*layer='counts'"):
         fit(simulated)
-    torch.set_num_threads(1)  # numba's threads in scanpy change the number that torch shares with them
+    torch.set_num_threads(1)  # scanpy changes the number of threads of numba, which torch shares
     fit(simulated, layer="counts")
     pairs = zip(*(bf.get.model(adata).members[0].parameters() for adata in (expected, simulated)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -322,7 +322,7 @@ def test_layer(simulated, fit):
 
 def test_batch_and_tokens(simulated, fit):
     simulated.obs["label"] = pd.Categorical(np.resize(SLASHED, 60), categories=[*SLASHED, "unused"])
-    fit(simulated, batch_key="batch", obs_tokens=["label"])
+    fit(simulated, batch_key="batch", phenotype_keys=["label"])
     fields = bf.get.model(simulated).fields
     assert [field.name for field in fields] == ["batch", "label"]
     assert fields[1].categories == tuple(SLASHED)
@@ -338,6 +338,30 @@ def test_batch_and_tokens(simulated, fit):
         bf.tl.embed(moved)
 
 
+def test_a_phenotype_stays_in_the_embedding_and_a_batch_does_not(simulated):
+    """The counts are the same and the category changes. This changes the embedding if the category is a phenotype."""
+    config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8, latent_noise=0.0)
+    train = bf.TrainConfig(max_steps=30, progress_bar=False)
+    moved = simulated.copy()
+    moved.obs["batch"] = np.where(simulated.obs["batch"] == "batch_1", "batch_2", "batch_1")
+    shift = {}
+    for role in ({"batch_key": "batch"}, {"phenotype_keys": ["batch"]}):
+        adata = simulated.copy()
+        bf.tl.fit(adata, config=config, train=train, **role)
+        model = bf.get.model(adata)
+        assert (model.batch is None) == ("phenotype_keys" in role)
+        embeddings = [bf.tl.embed(each, model=model, copy=True).obsm["X_bioformer"] for each in (adata, moved)]
+        shift[next(iter(role))] = np.abs(embeddings[0] - embeddings[1]).max()
+        assert len(model.members[0].phenotypes) == ("phenotype_keys" in role)
+    assert shift["phenotype_keys"] > 1e-4
+
+
+@pytest.mark.parametrize("names", [["batch"], ["cell_type", "cell_type"]], ids=["the batch", "twice"])
+def test_a_column_has_one_role(simulated, fit, names):
+    with pytest.raises(ConfigError, match=r"batch_key.*phenotype_keys"):
+        fit(simulated, batch_key="batch", phenotype_keys=names)
+
+
 def test_numeric_batch_is_reported(simulated, fit):
     simulated.obs["lane"] = np.arange(60) % 3
     with pytest.warns(BioformersWarning, match="numeric: each of its 3 values"):
@@ -345,7 +369,7 @@ def test_numeric_batch_is_reported(simulated, fit):
 
 
 def test_members(simulated, fit):
-    whole = {"validation_fraction": 0.0}  # the split belongs to the ensemble, not to a member
+    whole = {"validation_fraction": 0.0}  # without validation, because all members share one split
     fit(simulated, n_models=2, rng=3, train=whole)
     members = bf.get.model(simulated).members
     assert sorted(set(bf.get.history(simulated)["member"])) == [0, 1]
@@ -358,7 +382,7 @@ def test_members(simulated, fit):
 # other scales
 
 
-def test_segment_bins_take_log_data(simulated, fit):
+def test_segment_bins_accept_log_data(simulated, fit):
     sc.pp.log1p(simulated)
     with pytest.raises(DataError, match="binning='segment'"):
         fit(simulated)
@@ -372,7 +396,7 @@ def test_segment_bins_take_log_data(simulated, fit):
     assert len(np.unique(values.round(5), axis=0)) == 60
 
 
-def test_segment_bins_take_centred_data(simulated, fit):
+def test_segment_bins_accept_centred_data(simulated, fit):
     x = np.log1p(simulated.X.toarray())
     simulated.X = x - x.mean(axis=0)
     fit(simulated, binning=bf.Binning(kind="segment", n_bins=10))
@@ -383,13 +407,13 @@ def test_segment_bins_take_centred_data(simulated, fit):
     assert len(np.unique(values.round(5), axis=0)) == 60
 
 
-def test_segment_bins_of_counts_keep_the_count_objective(simulated, fit):
+def test_segment_bins_of_counts_use_the_objective_of_counts(simulated, fit):
     fit(simulated, binning="segment")
     assert bf.get.model(simulated).reading.counts
     assert "train_profile_counts" in bf.get.history(simulated)
 
 
-def test_non_integers_need_the_opt_out(simulated, fit):
+def test_values_that_are_not_integers_need_allow_non_integer(simulated, fit):
     simulated.X = simulated.X * 0.75
     with pytest.raises(DataError, match=r"not integers.*allow_non_integer=True"):
         fit(simulated)
@@ -423,7 +447,7 @@ def test_configurations(simulated, fit, tiny_config, changes):
     [
         ({"config": "huge"}, r"No preset 'huge'; there are \['paper', 'small'\]"),
         ({"binning": "quantile"}, r"'value' or 'segment'"),
-        ({"n_models": 0}, r"`n_models` must be at least 1, got 0"),
+        ({"n_models": 0}, r"`n_models` must be at least 1, found 0"),
         ({"rng": -1}, r"`rng` must be an integer"),
     ],
 )
@@ -434,10 +458,10 @@ def test_wrong_arguments(simulated, fit, arguments, message):
 
 
 @pytest.mark.parametrize(("config", "lr", "decay"), [("small", 2e-3, 1.0), ("paper", 2e-4, 0.01)])
-def test_a_preset_brings_its_own_pace(simulated, tmp_path, config, lr, decay):
+def test_presets_have_their_own_training_parameters(simulated, tmp_path, config, lr, decay):
     adata = simulated[:8].copy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BioformersWarning)  # genes that eight cells do not express
+        warnings.simplefilter("ignore", BioformersWarning)  # about genes that are not expressed in eight cells
         bf.tl.fit(adata, config=config, max_epochs=1, save_dir=tmp_path / "model")
     train = bf.get.params(adata)["train"]
     assert (train["lr"], train["weight_decay"]) == (lr, decay)

@@ -1,4 +1,4 @@
-"""A fit under bad conditions: little data, a loss that is not a number, Ctrl-C, company, nothing left behind."""
+"""Fit under difficult conditions: few cells, a NaN loss, Ctrl-C, parallel fits, and no side effects."""
 
 import os
 import random
@@ -25,7 +25,7 @@ TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
 
 @pytest.fixture
 def fit(tiny_config):
-    """`bf.tl.fit` of a tiny model in three steps; `train=` gives what differs in the training."""
+    """`bf.tl.fit` with a tiny model and three steps. `train=` changes parameters of the training."""
 
     def fit(adata, *, train=None, **kwargs):
         return bf.tl.fit(adata, **{"config": tiny_config, "train": replace(TRAIN, **(train or {})), **kwargs})
@@ -42,11 +42,11 @@ def embedded(adata) -> np.ndarray:
 
 
 def expressed(adata):
-    """The genes that some cell of few expresses, so that the others do not raise a warning."""
+    """The data without genes that have no count, because these raise a warning."""
     return adata[:, np.asarray(adata.X.sum(axis=0)).ravel() > 0].copy()
 
 
-# little data
+# few cells
 
 
 @pytest.mark.parametrize("n_cells", [1, 2, 3])
@@ -99,7 +99,7 @@ def test_empty_cells_are_skipped_and_reported(simulated, fit, caplog):
     np.testing.assert_allclose(model.gene_mean, other.gene_mean, rtol=1e-6)
 
 
-def test_nothing_modelled_is_expressed(simulated, fit):
+def test_no_modelled_gene_is_expressed(simulated, fit):
     x = simulated.X.toarray()
     x[:, :3] = 0
     simulated.X = x
@@ -110,7 +110,7 @@ def test_nothing_modelled_is_expressed(simulated, fit):
         fit(simulated, mask_var=np.arange(40) < 3)
 
 
-def test_unmodelled_zero_genes_are_none_of_the_users_business(simulated, fit):
+def test_zero_genes_that_are_not_modelled_raise_no_warning(simulated, fit):
     x = simulated.X.toarray()
     x[:, 3] = 0
     simulated.X = x
@@ -118,11 +118,11 @@ def test_unmodelled_zero_genes_are_none_of_the_users_business(simulated, fit):
     assert len(bf.get.model(simulated).vocabulary) == 39
 
 
-# objectives that act, to reach a certain step of a certain fit
+# objectives with side effects at chosen training steps
 
 
 class Spy:
-    """Stands in for an objective: acts at given training steps, and says which validation loss each epoch gets."""
+    """Replaces an objective. It runs actions at given training steps, and returns given validation losses."""
 
     def __init__(self, validation, actions=None) -> None:
         self.objective, self.validation, self.actions = OBJECTIVES["masked_bins"], validation, actions or {}
@@ -215,7 +215,7 @@ def test_nan_loss_before_any_validation(simulated, fit, spy_on, train):
 
 @pytest.fixture
 def handler():
-    """The handler of Ctrl-C that must be there again after a fit."""
+    """The handler of Ctrl-C, which a fit must restore."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, former)
@@ -242,7 +242,7 @@ def test_interrupt_from_outside(simulated, fit, handler, monkeypatch):
     objective = OBJECTIVES["masked_bins"]
 
     def timed(*args):
-        if timer.ident is None:  # the first step; before it, Ctrl-C ends everything, as it should
+        if timer.ident is None:  # the first step; before it, Ctrl-C must end the program
             timer.start()
         return objective(*args)
 
@@ -270,23 +270,23 @@ def test_second_interrupt_aborts(simulated, fit, spy_on, handler):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu", "mps"])
-def test_absent_accelerator(simulated, fit, name):
+def test_missing_accelerator(simulated, fit, name):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
-        pytest.skip("it is here")
+        pytest.skip("the device is available")
     with pytest.raises(ConfigError, match=f"The device '{name}' was asked for and there is none here; use 'cpu'"):
         fit(simulated, train={"accelerator": name})
     assert "bioformer" not in simulated.uns
 
 
-def test_absent_accelerator_is_noticed_before_any_work(simulated, fit, monkeypatch):
+def test_missing_accelerator_raises_an_error_before_any_work(simulated, fit, monkeypatch):
     if torch.cuda.is_available():
-        pytest.skip("it is here")
-    monkeypatch.setattr(BlockSource, "read", lambda *args: pytest.fail("it started to read"))
+        pytest.skip("the device is available")
+    monkeypatch.setattr(BlockSource, "read", lambda *args: pytest.fail("the data was read"))
     with pytest.raises(ConfigError, match="The device 'cuda'"):
         fit(simulated, train={"accelerator": "cuda"})
 
 
-# nothing left behind
+# no side effects
 
 
 def digest(adata) -> list:
@@ -306,7 +306,7 @@ def digest(adata) -> list:
     ]
 
 
-def surroundings() -> dict:
+def global_state() -> dict:
     state = np.random.get_state()
     return {
         "numpy": (state[0], state[1].tobytes(), *state[2:]),
@@ -324,20 +324,20 @@ def surroundings() -> dict:
     }
 
 
-def test_surroundings_and_input_are_left_alone(simulated, fit, tmp_path, monkeypatch, tiny_config):
+def test_global_state_and_input_are_not_changed(simulated, fit, tmp_path, monkeypatch, tiny_config):
     monkeypatch.chdir(tmp_path)
     simulated.X = sp.csr_matrix(simulated.X)
-    data, around = digest(simulated), surroundings()
+    data, state = digest(simulated), global_state()
     fitted = fit(simulated, config=replace(tiny_config, dropout=0.1), batch_key="batch", copy=True)
     assert digest(simulated) == data
-    assert surroundings() == around
+    assert global_state() == state
     data = digest(fitted)
     bf.tl.embed(fitted, copy=True)
     assert digest(fitted) == data
-    assert surroundings() == around
+    assert global_state() == state
 
 
-def test_global_states_do_not_matter(simulated, fit, tiny_config):
+def test_global_random_states_do_not_change_the_result(simulated, fit, tiny_config):
     found = []
     with torch.random.fork_rng():
         for seed in (1, 2):
@@ -356,8 +356,8 @@ def test_nothing_is_printed(simulated, fit, capfd, caplog, recwarn):
     assert not recwarn.list
 
 
-def fits(fit, adata, config, *, at_once: bool) -> dict[int, bytes]:
-    """Bits of two fits with different seeds, one after the other or in two threads."""
+def fits(fit, adata, config, *, parallel: bool) -> dict[int, bytes]:
+    """Bytes of two fits with different seeds, one after the other or in parallel threads."""
     results = {}
 
     def run(rng):
@@ -366,7 +366,7 @@ def fits(fit, adata, config, *, at_once: bool) -> dict[int, bytes]:
     threads = [threading.Thread(target=run, args=(rng,)) for rng in (0, 1)]
     for thread in threads:
         thread.start()
-        if not at_once:
+        if not parallel:
             thread.join(60)
     for thread in threads:
         thread.join(60)
@@ -374,7 +374,7 @@ def fits(fit, adata, config, *, at_once: bool) -> dict[int, bytes]:
     return results
 
 
-def test_two_fits_at_once_are_as_alone(simulated, fit, tiny_config):
-    with warnings.catch_warnings():  # the filters belong to the process: two threads may leave them changed
-        expected = fits(fit, simulated, tiny_config, at_once=False)
-        assert fits(fit, simulated, tiny_config, at_once=True) == expected
+def test_parallel_fits_give_the_same_results(simulated, fit, tiny_config):
+    with warnings.catch_warnings():  # warning filters are global, so two threads may change them
+        expected = fits(fit, simulated, tiny_config, parallel=False)
+        assert fits(fit, simulated, tiny_config, parallel=True) == expected

@@ -1,4 +1,4 @@
-"""Gene programs of a fitted model: what is found, what is written and read back, and what is refused."""
+"""Gene programs and their enrichment: results, storage, and errors."""
 
 import anndata as ad
 import numpy as np
@@ -24,12 +24,12 @@ def _programs_once() -> ad.AnnData:
 
 @pytest.fixture
 def adata(_programs_once) -> ad.AnnData:
-    """400 cells of a network of five regulators, two members, with their programs; a copy."""
+    """Copy of 400 simulated cells with five regulators, an ensemble of two members, and gene programs."""
     return _programs_once.copy()
 
 
 def shared_regulator(adata: ad.AnnData) -> np.ndarray:
-    """Whether two genes have a regulator in common that moves both the same way."""
+    """(genes, genes), True if two genes have a common regulator whose weights have the same sign."""
     edges, names = adata.uns["grn_true"], list(adata.var_names)
     sign = np.zeros((adata.n_vars, 5))
     for source, target, weight in edges[["source", "target", "weight"]].itertuples(index=False):
@@ -38,7 +38,7 @@ def shared_regulator(adata: ad.AnnData) -> np.ndarray:
 
 
 @pytest.mark.parametrize("use", ["embedding", "attention"])
-def test_genes_of_a_program_share_their_regulator(adata, use):
+def test_genes_of_a_program_share_a_regulator(adata, use):
     bf.tl.gene_programs(adata, use=use, **QUIET)
     label = adata.var["gene_program"].cat.codes.to_numpy()
     shared, pairs = shared_regulator(adata), np.triu_indices(100, 1)
@@ -85,13 +85,13 @@ def test_read_back(adata):
     assert list(scores.index) == list(adata.obs_names)
     left = bf.get.gene_programs(adata[:, 50:])
     assert set(left["gene"]) == set(column.index[50:]) & set(table["gene"])
-    with pytest.raises(MissingKeyError, match=r"no program '99'. There: \['1'"):
+    with pytest.raises(MissingKeyError, match=r"no program '99'. .*`program=`: \['1'"):
         bf.get.gene_programs(adata, program="99")
     with pytest.raises(MissingKeyError, match=r"bf\.tl\.gene_programs"):
         bf.get.gene_programs(adata, key="other")
 
 
-def test_same_seed_same_programs_whatever_the_order_of_the_genes(adata):
+def test_programs_depend_neither_on_the_call_nor_on_the_order_of_the_genes(adata):
     again = bf.tl.gene_programs(adata, copy=True, **QUIET)
     pd.testing.assert_frame_equal(bf.get.gene_programs(again), bf.get.gene_programs(adata))
     assert np.array_equal(again.obsm["gene_program_scores"], adata.obsm["gene_program_scores"])
@@ -101,7 +101,7 @@ def test_same_seed_same_programs_whatever_the_order_of_the_genes(adata):
 
 
 def test_min_genes_and_resolution(adata):
-    with pytest.warns(BioformersWarning, match="lower `min_genes`"):  # members have none of that size
+    with pytest.warns(BioformersWarning, match="smaller `min_genes`"):  # members have no programs of this size
         bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
     assert adata.var["gene_program"].value_counts().min() >= 12
     coarse = adata.var["gene_program"].nunique()
@@ -170,8 +170,8 @@ def test_wrong_arguments_write_nothing(fitted, kwargs, error, message):
     assert set(fitted.var) == set(before.var)
 
 
-def test_one_cell_is_refused(fitted):
-    with pytest.raises(DataError, match="at least 2 cells; there are 1"):
+def test_one_cell_raises_an_error(fitted):
+    with pytest.raises(DataError, match="at least 2 cells, found 1"):
         bf.tl.gene_programs(fitted[:1].copy(), **QUIET)
 
 
@@ -182,12 +182,12 @@ def test_attention_of_a_model_without_it(simulated):
         bf.tl.gene_programs(simulated, use="attention", **QUIET)
 
 
-def test_programs_that_no_member_supports_are_warned_of():
-    """As those of models that were never trained."""
+def test_programs_without_support_raise_a_warning():
+    """The models are not trained, so their programs are random."""
     adata = bf.datasets.simulate(200, 600, rng=0)
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, svd_init=False)
     bf.tl.fit(adata, config=config, train=bf.TrainConfig(max_steps=0, progress_bar=False), n_models=3)
-    with pytest.warns(BioformersWarning, match="support 0"):
+    with pytest.warns(BioformersWarning, match="support of all programs is 0"):
         bf.tl.gene_programs(adata, **QUIET)
     assert (bf.get.gene_programs(adata)["support"] == 0).all()
 
@@ -210,7 +210,7 @@ def test_programs_are_enriched_for_the_targets_of_a_regulator(adata):
     assert bf.get.program_enrichment(adata, program="1")["program"].eq("1").all()
 
 
-def test_enrichment_of_any_kind_of_sets(adata):
+def test_enrichment_of_all_types_of_gene_sets(adata):
     genes = bf.get.gene_programs(adata, program="1")["gene"].tolist()
     adata.var["mine"] = pd.Categorical(["yes" if name in genes else None for name in adata.var_names])
     tables = []
@@ -240,22 +240,22 @@ def test_enrichment_tests_only_sets_of_the_right_size(adata):
     sets = {"small": ["G1", "G2"], "right": [f"G{i}" for i in range(1, 8)], "large": [f"G{i}" for i in range(1, 60)]}
     bf.tl.program_enrichment(adata, sets, min_genes=3, max_genes=50)
     assert set(bf.get.program_enrichment(adata)["gene_set"]) == {"right"}
-    with pytest.raises(DataError, match="None of 3 gene sets has 90 to 95 modelled genes; they have 2 to 59"):
+    with pytest.raises(DataError, match="No gene set has 90 to 95 modelled genes; the 3 sets have 2 to 59"):
         bf.tl.program_enrichment(adata, sets, min_genes=90, max_genes=95)
 
 
 @pytest.mark.parametrize(
     ("sets", "error", "message"),
     [
-        pytest.param(["tf1"], DataError, r"not among the 100 modelled: 'tf1' \(near 'tf1': TF1", id="list"),
-        pytest.param({"a": ["G1000"]}, DataError, r"None of the genes of 1 sets.*near 'G1000': G", id="dict"),
-        pytest.param({}, DataError, "There are no gene sets", id="empty"),
-        pytest.param("nothing", DataError, r"no gene sets: adata\.var\['nothing'\] has no value", id="empty column"),
+        pytest.param(["tf1"], DataError, r"not among the 100 modelled genes: 'tf1' \(near 'tf1': TF1", id="list"),
+        pytest.param({"a": ["G1000"]}, DataError, r"No gene of the 1 gene sets.*near 'G1000': G", id="dict"),
+        pytest.param({}, DataError, "`gene_sets` is empty", id="empty"),
+        pytest.param("nothing", DataError, r"adata\.var\['nothing'\] has no value in any gene", id="empty column"),
         pytest.param(
-            pd.DataFrame({"term": ["a"]}), DataError, r"no column 'source', only \['term'\]\. Rename", id="table"
+            pd.DataFrame({"term": ["a"]}), DataError, r"no column 'source', found \['term'\]\. Rename", id="table"
         ),
         pytest.param("celltype", MissingKeyError, r"adata\.var\['celltype'\]", id="column"),
-        pytest.param(3, ConfigError, "got int", id="number"),
+        pytest.param(3, ConfigError, "found int", id="number"),
     ],
 )
 def test_wrong_gene_sets(adata, sets, error, message):

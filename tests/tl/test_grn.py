@@ -1,4 +1,4 @@
-"""Networks of conditions: what is written, what it does not depend on, and what is refused."""
+"""Gene regulatory networks: results, invariances, conditions, and errors."""
 
 import warnings
 
@@ -17,18 +17,18 @@ from scbioformers.tasks import EdgeScorer
 from scbioformers.tasks._grn import sum_attention
 
 METHODS = ("knockout", "embedding", "attention")
-HOSTILE = "CD4+/CD45RA+"
+SPECIAL = "CD4+/CD45RA+"
 CONFIG = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
 TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
 
 
 @pytest.fixture(scope="module")
 def fitted_once() -> ad.AnnData:
-    """90 cells of 4 conditions (40, 25, 20, 3) and two without; genes G1 and G2 are never expressed together."""
+    """90 cells: 4 conditions (40, 25, 20 and 3 cells), 2 cells without. No cell expresses both G1 and G2."""
     adata = bf.datasets.simulate(90, 25, n_regulators=5, rng=0)
-    names = [HOSTILE] * 40 + ["count"] * 25 + ["."] * 20 + ["few"] * 3 + [None] * 2
+    names = [SPECIAL] * 40 + ["count"] * 25 + ["."] * 20 + ["few"] * 3 + [None] * 2
     order = np.random.default_rng(0).permutation(90)
-    adata.obs["condition"] = pd.Categorical(np.array(names, dtype=object)[order], [HOSTILE, "count", ".", "few"])
+    adata.obs["condition"] = pd.Categorical(np.array(names, dtype=object)[order], [SPECIAL, "count", ".", "few"])
     x = adata.X.toarray()
     at = adata.var_names.get_indexer(["G1", "G2"])
     x[:, at] = np.maximum(x[:, at], 1) * np.array([np.arange(90) % 2, (np.arange(90) + 1) % 2]).T
@@ -43,14 +43,14 @@ def fitted(fitted_once) -> ad.AnnData:
 
 
 def grn(adata, **kwargs):
-    """A copy with the network; the warning of the condition that is too small is not the subject."""
+    """A copy with the network. The warning about a small condition is ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BioformersWarning)
         return bf.tl.grn(adata, copy=True, progress_bar=False, **kwargs)
 
 
 def same(one: ad.AnnData, other: ad.AnnData, *, exact=True) -> None:
-    """All that was written is the same."""
+    """Assert that the stored networks are the same."""
     names = {name for name in one.varp if name.startswith("grn")}
     assert names == {name for name in other.varp if name.startswith("grn")}
     for name in names:
@@ -61,18 +61,18 @@ def same(one: ad.AnnData, other: ad.AnnData, *, exact=True) -> None:
         pd.testing.assert_frame_equal(bf.get.grn(one), bf.get.grn(other))
 
 
-# what is written
+# results
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_are_those_of_the_members(fitted, method):
+def test_weights_are_means_over_the_members(fitted, method):
     regulators = ["TF1", "TF4", "G1"]
     found = grn(fitted, method=method, regulators=regulators, n_cells=None)
     model = bf.get.model(fitted)
     chosen = np.array([model.vocabulary.feature_names().index(gene) for gene in regulators])
-    asked, cells = EdgeScorer(model, method, chosen), AnnDataSource(fitted).read(0, 90)
-    pairs = [asked.score(network, cells, 0, tqdm(disable=True)) for network in model.members]
-    expected = np.mean([each.weight for each in pairs], axis=0)
+    scorer, cells = EdgeScorer(model, method, chosen), AnnDataSource(fitted).read(0, 90)
+    pairs = [scorer.score(network, cells, 0, tqdm(disable=True)) for network in model.members]
+    expected = np.mean([member.weight for member in pairs], axis=0)
     table = bf.get.grn_matrix(found).reindex(index=model.vocabulary.feature_names(), columns=regulators)
     np.testing.assert_allclose(table, expected, atol=1e-6)
     count = found.varp["grn_count"].toarray()[:, fitted.var_names.get_indexer(regulators)]
@@ -84,7 +84,7 @@ def test_weights_are_those_of_the_members(fitted, method):
 
 
 def test_attention_that_each_regulator_receives(fitted):
-    """By hand: what it is paid in each cell by the genes that are expressed there, mean over cells and members."""
+    """Compare with a loop over cells: sum over the expressed genes, mean over cells and members."""
     regulators = ["TF1", "G1"]
     found = grn(fitted, method="attention", regulators=regulators, groupby="condition", n_cells=None)
     model, rows = bf.get.model(fitted), np.flatnonzero(fitted.obs["condition"] == ".")
@@ -96,12 +96,12 @@ def test_attention_that_each_regulator_receives(fitted):
                 model, network, AnnDataSource(fitted).read(row, row + 1), None, None, tqdm(disable=True)
             )
             received += total.sum(axis=0)[at] / len(rows) / 2
-    stored = {name: get_slot(found, "var", f"grn_attention.{name}", hint="") for name in (HOSTILE, "count", ".")}
+    stored = {name: get_slot(found, "var", f"grn_attention.{name}", hint="") for name in (SPECIAL, "count", ".")}
     np.testing.assert_allclose(stored["."][regulators], received, rtol=1e-4)
-    assert [paid.notna().sum() for paid in stored.values()] == [2, 2, 2]
+    assert [column.notna().sum() for column in stored.values()] == [2, 2, 2]
 
 
-def test_support_is_the_share_of_members_that_hold_an_edge(fitted):
+def test_support_is_the_share_of_members_with_the_edge(fitted):
     found = grn(fitted, top_k=10, n_cells=None)
     model, held = bf.get.model(fitted), []
     for member in range(2):
@@ -113,14 +113,14 @@ def test_support_is_the_share_of_members_that_hold_an_edge(fitted):
     edges = bf.get.grn(found)
     assert len(edges) == 10
     for edge in edges.itertuples():
-        assert edge.support == sum((edge.source, edge.target) in each for each in held) / 2
+        assert edge.support == sum((edge.source, edge.target) in member_edges for member_edges in held) / 2
     assert 0 < len(held[0] & held[1]) < 10
 
 
 def test_the_table_holds_the_strongest_edges_of_each_condition(fitted):
     found = grn(fitted, groupby="condition", top_k=30, n_cells=None)
     edges = bf.get.grn(found)
-    assert edges.groupby("condition").size().to_dict() == {HOSTILE: 30, "count": 30, ".": 30}
+    assert edges.groupby("condition").size().to_dict() == {SPECIAL: 30, "count": 30, ".": 30}
     for name, rows in edges.groupby("condition"):
         matrix = bf.get.grn_matrix(found, condition=name)
         assert rows["rank"].tolist() == list(range(1, 31))
@@ -128,14 +128,14 @@ def test_the_table_holds_the_strongest_edges_of_each_condition(fitted):
         np.testing.assert_allclose(rows["weight"], weights, rtol=1e-6)
         assert (rows["source"] != rows["target"]).all()
     params = params_from_json(found.uns["grn"]["params"])
-    assert params["conditions"] == [HOSTILE, "count", "."]
+    assert params["conditions"] == [SPECIAL, "count", "."]
     assert params["n_cells"] == 20
     assert params["model_hash"] == bf.get.model(fitted).hash
 
 
 def test_difference_from_the_reference(fitted):
     found = grn(fitted, groupby="condition", reference="count", method="attention", n_cells=None)
-    for name in (HOSTILE, "."):
+    for name in (SPECIAL, "."):
         one, two = (bf.get.grn_matrix(found, condition=each) for each in (name, "count"))
         difference = bf.get.grn_matrix(found, condition=name, difference=True)
         expected = (one - two).reindex(index=difference.index, columns=difference.columns)
@@ -144,7 +144,7 @@ def test_difference_from_the_reference(fitted):
     assert sum("difference" in key for key in found.varp) == 2
 
 
-def test_nothing_of_an_earlier_network_of_that_name_is_left(fitted):
+def test_earlier_networks_of_the_same_key_are_removed(fitted):
     found = grn(fitted, method="attention", groupby="condition", reference="count")
     found.varp["grn_mine"] = found.varp["grn.count"]
     bf.tl.grn(found, method="attention", key_added="other", progress_bar=False)
@@ -156,7 +156,7 @@ def test_nothing_of_an_earlier_network_of_that_name_is_left(fitted):
     assert not bf.get.grn(found).empty
 
 
-def test_never_seen_together(fitted):
+def test_genes_that_are_never_expressed_together_have_no_weight(fitted):
     found = grn(fitted, method="attention", n_cells=None)
     a, b = fitted.var_names.get_indexer(["G1", "G2"])
     weight, count = found.varp["grn"].tocoo(), found.varp["grn_count"]
@@ -175,49 +175,49 @@ def test_never_seen_together(fitted):
 
 def test_equal_numbers_of_cells(fitted):
     found = grn(fitted, groupby="condition", method="embedding", n_cells=None)
-    for name in (HOSTILE, "count", "."):
+    for name in (SPECIAL, "count", "."):
         assert set(bf.get.grn(found, condition=name)["count"]) == {20}
     found = grn(fitted, groupby="condition", method="embedding", n_cells=12)
     assert set(bf.get.grn(found)["count"]) == {12}
 
 
-# what it does not depend on
+# invariances
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same(fitted, method):
+def test_the_same_seed_gives_the_same_network(fitted, method):
     kwargs = {"method": method, "groupby": "condition", "n_cells": 12, "regulators": ["TF1", "TF2"]}
     first = grn(fitted, rng=1, **kwargs)
     state = np.random.get_state()[1].copy()
     same(first, grn(fitted, rng=1, **kwargs))
     assert np.array_equal(np.random.get_state()[1], state)
-    other = bf.get.grn_matrix(grn(fitted, rng=2, **kwargs), condition=HOSTILE)
-    assert not np.array_equal(other, bf.get.grn_matrix(first, condition=HOSTILE), equal_nan=True)
+    other = bf.get.grn_matrix(grn(fitted, rng=2, **kwargs), condition=SPECIAL)
+    assert not np.array_equal(other, bf.get.grn_matrix(first, condition=SPECIAL), equal_nan=True)
 
 
 def test_the_order_of_conditions_cells_genes_and_regulators(fitted):
     kwargs = {"groupby": "condition", "n_cells": 20, "regulators": ["TF1", "TF2"], "reference": "count"}
     expected = grn(fitted, **kwargs)
     turned = fitted.copy()
-    turned.obs["condition"] = turned.obs["condition"].cat.reorder_categories(["few", ".", "count", HOSTILE])
+    turned.obs["condition"] = turned.obs["condition"].cat.reorder_categories(["few", ".", "count", SPECIAL])
     found = grn(turned, **kwargs)
-    for name in (HOSTILE, "count", "."):
+    for name in (SPECIAL, "count", "."):
         one, two = (bf.get.grn_matrix(each, condition=name) for each in (found, expected))
         pd.testing.assert_frame_equal(one, two)
-    same(grn(fitted, **(kwargs | {"regulators": ["TF2", "TF1", "TF2"]})), expected)  # each counts once
+    same(grn(fitted, **(kwargs | {"regulators": ["TF2", "TF1", "TF2"]})), expected)  # duplicates have no effect
     shuffled = fitted[:, np.random.default_rng(0).permutation(25)].copy()
-    for name in (HOSTILE, "count", "."):
+    for name in (SPECIAL, "count", "."):
         one, two = (bf.get.grn_matrix(each, condition=name) for each in (grn(shuffled, **kwargs), expected))
         np.testing.assert_allclose(one.loc[two.index, two.columns], two, atol=1e-6)
 
 
 def test_names_of_conditions_survive_files(fitted, tmp_path):
-    found = grn(fitted, groupby="condition", reference=HOSTILE, regulators=["TF1"])
+    found = grn(fitted, groupby="condition", reference=SPECIAL, regulators=["TF1"])
     for format in ("h5ad", "zarr"):
         path = tmp_path / f"x.{format}"
         getattr(found, f"write_{format}")(path)
         read = getattr(ad, f"read_{format}")(path)
-        for name in (HOSTILE, "count", "."):
+        for name in (SPECIAL, "count", "."):
             one, two = (bf.get.grn_matrix(each, condition=name) for each in (read, found))
             pd.testing.assert_frame_equal(one, two)
             one, two = (bf.get.grn(each, condition=name) for each in (read, found))
@@ -235,7 +235,7 @@ def test_backed(fitted, tmp_path):
     assert (tmp_path / "x.h5ad").read_bytes() == before
 
 
-def test_a_view_becomes_an_object_without_a_warning(fitted):
+def test_a_view_is_copied_without_a_warning(fitted):
     view = fitted[:50]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -245,7 +245,7 @@ def test_a_view_becomes_an_object_without_a_warning(fitted):
     assert "grn" not in fitted.varp
 
 
-def test_a_copy_leaves_the_input_alone(fitted):
+def test_a_copy_does_not_change_the_input(fitted):
     before = fitted.copy()
     grn(fitted, groupby="condition", reference="count")
     assert set(fitted.varp) == set(before.varp)
@@ -255,7 +255,7 @@ def test_a_copy_leaves_the_input_alone(fitted):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_genes_that_the_data_lacks(fitted, method):
+def test_genes_that_are_not_measured(fitted, method):
     query = fitted[:, [g for g in fitted.var_names if g not in ("TF2", "G3")]].copy()
     del query.uns["bioformer"]
     found = grn(query, model=fitted, method=method, n_cells=None)
@@ -269,7 +269,7 @@ def test_genes_that_the_data_lacks(fitted, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_genes_that_the_model_does_not_know(fitted, method):
+def test_genes_that_are_not_modelled(fitted, method):
     extra = ad.AnnData(sp.csr_matrix(np.ones((90, 2))), obs=fitted.obs[[]], var=pd.DataFrame(index=["new/1", "new2"]))
     wider = ad.concat([extra, fitted], axis=1, merge="first")
     found = grn(wider, model=fitted, method=method, regulators=["TF1"], n_cells=None)
@@ -282,37 +282,37 @@ def test_genes_that_the_model_does_not_know(fitted, method):
 # conditions
 
 
-def test_too_few_cells_are_warned_of_and_left_out(fitted):
+def test_small_conditions_are_skipped_with_a_warning(fitted):
     with pytest.warns(BioformersWarning, match=r"fewer than 10 cells: \{'few': 3\}"):
         bf.tl.grn(fitted, groupby="condition", regulators=["TF1"], progress_bar=False)
     assert not any("few" in name for name in fitted.varp)
-    assert set(bf.get.grn(fitted)["condition"]) == {HOSTILE, "count", "."}
-    with pytest.raises(MissingKeyError, match="no network of 'few'"):
+    assert set(bf.get.grn(fitted)["condition"]) == {SPECIAL, "count", "."}
+    with pytest.raises(MissingKeyError, match="no network for the condition 'few'"):
         bf.get.grn(fitted, condition="few")
 
 
-def test_cells_without_a_condition_do_not_count(fitted):
+def test_cells_without_a_condition_are_ignored(fitted):
     kwargs = {"groupby": "condition", "n_cells": None, "method": "attention"}
     kept = fitted[fitted.obs["condition"].notna()].copy()
     one, two = grn(fitted, **kwargs), grn(kept, **kwargs)
     for name in ("grn_count.count", "grn_count.."):
         assert name in one.varp
         assert one.varp[name].sum() > 0
-    smallest = "."  # all of its cells are read, whoever else is there
+    smallest = "."  # all of its cells are used
     pd.testing.assert_frame_equal(
         bf.get.grn_matrix(one, condition=smallest), bf.get.grn_matrix(two, condition=smallest), atol=1e-6
     )
 
 
-# refused
+# errors
 
 
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
         ({"groupby": "kind"}, MissingKeyError, r"obs\['kind'\].*condition"),
-        ({"reference": "count"}, ConfigError, "categories of `groupby`, which was not given"),
-        ({"groupby": "condition", "reference": "B"}, DataError, r"'B' is no category.*CD4\+/CD45RA\+"),
+        ({"reference": "count"}, ConfigError, "`reference` requires `groupby`"),
+        ({"groupby": "condition", "reference": "B"}, DataError, r"'B' is not a category.*CD4\+/CD45RA\+"),
         ({"groupby": "condition", "reference": "few"}, DataError, r"at least 10 cells.*'few': 3"),
         ({"groupby": "cell"}, DataError, "at least 10 cells of a condition"),
         ({"regulators": ["tf1", "TF2"]}, DataError, r"does not know \['tf1'\].*Near names: \['TF1'"),
@@ -323,7 +323,7 @@ def test_cells_without_a_condition_do_not_count(fitted):
         ({"key": "other"}, MissingKeyError, r"Run `bf\.tl\.fit\(adata\)` first"),
     ],
 )
-def test_refused(fitted, kwargs, error, message):
+def test_errors(fitted, kwargs, error, message):
     fitted.obs["cell"] = fitted.obs_names
     with pytest.raises(error, match=message):
         bf.tl.grn(fitted, progress_bar=False, **kwargs)
@@ -331,8 +331,8 @@ def test_refused(fitted, kwargs, error, message):
     assert "grn" not in fitted.uns
 
 
-def test_too_few_cells_at_all(fitted):
-    with pytest.raises(DataError, match="at least 10 cells; there are 9"):
+def test_too_few_cells(fitted):
+    with pytest.raises(DataError, match="at least 10 cells, found 9"):
         bf.tl.grn(fitted[:9].copy())
 
 
@@ -342,4 +342,4 @@ def test_a_model_without_attention(simulated):
     with pytest.raises(ConfigError, match=r"fitted without attention.*Pass `method=`"):
         bf.tl.grn(simulated, method="attention")
     bf.tl.grn(simulated, regulators=["TF1"], progress_bar=False)
-    assert bf.get.grn_matrix(simulated).shape == (39, 1)  # not of the gene with itself
+    assert bf.get.grn_matrix(simulated).shape == (39, 1)  # without the pair of TF1 with itself

@@ -1,4 +1,4 @@
-"""Imputing: nothing masked leaks, what was measured is kept, what is written and where, and what is refused."""
+"""Imputation: masked values do not leak, measured values are kept, results, and errors."""
 
 import logging
 import re
@@ -35,7 +35,7 @@ def mask() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def segment() -> ad.AnnData:
-    """Log-normalised data with a model of segment bins."""
+    """Log-normalised data and a model with segment bins."""
     adata = bf.datasets.simulate(60, 40, n_regulators=5, n_types=3, n_batches=2, rng=0)
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)
@@ -45,7 +45,7 @@ def segment() -> ad.AnnData:
 
 
 def impute(adata, **kwargs):
-    """The imputed layer, and nothing else of what is written."""
+    """Return the imputed layer."""
     return bf.tl.impute(adata, copy=True, progress_bar=False, **kwargs).layers["imputed"]
 
 
@@ -56,30 +56,30 @@ def with_x(adata, x) -> ad.AnnData:
 
 
 def with_genes(adata, names) -> ad.AnnData:
-    """With further genes in front, of which no model knows."""
+    """Add genes that are not modelled, before the others."""
     var, obs = pd.DataFrame(index=names), adata.obs[[]]
     extra = ad.AnnData(sp.csr_matrix(np.ones((adata.n_obs, len(names)), np.float32)), obs=obs, var=var)
     return ad.concat([extra, adata], axis=1, merge="first")
 
 
 def fold_of(gene: int) -> np.ndarray:
-    """The genes that are masked together with this one."""
+    """Genes that are masked together with this gene, including the gene itself."""
     block = AnnDataSource(ad.AnnData(np.ones((1, 40)))).read(0, 1)
-    (fold,) = [each.indices for each in folds(40, 7)(block) if gene in each.indices]
+    (fold,) = [mask.indices for mask in folds(40, 7)(block) if gene in mask.indices]
     return fold
 
 
-# nothing leaks
+# no leakage
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
 @pytest.mark.parametrize("tokens", ["expressed", "all"])
-def test_a_value_takes_no_part_in_its_own_prediction(simulated, model, tokens, batch_size):
+def test_a_value_is_not_used_for_its_own_prediction(simulated, model, tokens, batch_size):
     model = replace(model, config=replace(model.config, tokens=tokens))
     x = simulated.X.toarray()
     expressed, zeros = np.argwhere(x > 0), np.argwhere(x == 0)
     changes = [
-        (*expressed[100], 0),  # the cell gets shorter, and shallower
+        (*expressed[100], 0),  # the cell has fewer expressed genes and a smaller depth
         (*expressed[300], 500),
         (*zeros[50], 1),
         (*zeros[900], 200),
@@ -95,12 +95,12 @@ def test_a_value_takes_no_part_in_its_own_prediction(simulated, model, tokens, b
         for layer in ("imputed", "imputed_std"):
             assert np.array_equal(after.layers[layer][:, fold], before.layers[layer][:, fold])
         found, expected = after.layers["imputed"], before.layers["imputed"]
-        assert (found[cell, others] != expected[cell, others]).all()  # it does tell of the others
+        assert (found[cell, others] != expected[cell, others]).all()  # the predictions of other genes change
         others = np.arange(60) != cell
         np.testing.assert_allclose(found[others], expected[others], rtol=0, atol=1e-5)
 
 
-def test_a_whole_fold_of_a_cell_takes_no_part_in_its_prediction(simulated, model):
+def test_a_fold_is_not_used_for_its_own_prediction(simulated, model):
     x, fold = simulated.X.toarray(), fold_of(0)
     x[:, fold] = np.random.default_rng(1).poisson(4, size=(60, len(fold)))
     before, after = impute(simulated, model=model), impute(with_x(simulated, x), model=model)
@@ -110,32 +110,32 @@ def test_a_whole_fold_of_a_cell_takes_no_part_in_its_prediction(simulated, model
 
 @pytest.mark.parametrize("batch_size", [64, 7])
 @pytest.mark.parametrize(("tokens", "output"), [("expressed", "counts"), ("all", "log1p"), ("expressed", "bins")])
-def test_what_is_under_the_mask_is_not_looked_at(simulated, model, mask, tokens, output, batch_size):
-    """Neither for what is filled nor for the depth of what is kept."""
+def test_masked_values_are_not_used(simulated, model, mask, tokens, output, batch_size):
+    """They change neither the predictions nor the depth of the kept values."""
     model = replace(model, config=replace(model.config, tokens=tokens))
     expected = impute(simulated, model=model, mask=mask, output=output, batch_size=batch_size)
-    for masked in (np.random.default_rng(1).poisson(4, size=mask.sum()), 0, 1000):
+    for values in (np.random.default_rng(1).poisson(4, size=mask.sum()), 0, 1000):
         x = simulated.X.toarray()
-        x[mask] = masked
+        x[mask] = values
         found = impute(with_x(simulated, x), model=model, mask=mask, output=output, batch_size=batch_size)
         assert np.array_equal(found, expected)
 
 
-def test_ranks_tell_nothing_of_what_is_hidden(segment, mask):
+def test_masked_values_do_not_change_ranks(segment, mask):
     expected = impute(segment, mask=mask, output="bins", batch_size=7)
     x = segment.X.toarray()
     x[mask] = np.random.default_rng(1).random(mask.sum()) * 3
     assert np.array_equal(impute(with_x(segment, x), mask=mask, output="bins", batch_size=7), expected)
 
 
-# what is predicted
+# predictions
 
 
 @pytest.mark.parametrize("output", ["counts", "log1p", "bins"])
-def test_fill_keeps_what_was_measured(simulated, model, mask, output):
+def test_measured_values_are_kept(simulated, model, mask, output):
     filled, denoised = impute(simulated, model=model, mask=mask, output=output), impute(simulated, model=model)
     x, binning = simulated.X.toarray().astype(float), model.binnings["rna"]
-    # the depth that the rest tells of the whole cell
+    # the depth of the whole cell, estimated from the values that are not masked
     unseen = (mask * model.gene_mean).sum(axis=1)
     depth = (x * ~mask).sum(axis=1) / (1 - unseen / binning.mean_depth)
     normalized = x * binning.mean_depth / depth[:, None]
@@ -148,46 +148,48 @@ def test_fill_keeps_what_was_measured(simulated, model, mask, output):
     assert not np.array_equal(filled[mask], denoised[mask])
 
 
-def test_masks_of_any_kind(simulated, model, mask):
+def test_types_of_masks(simulated, model, mask):
     expected = impute(simulated, model=model, mask=mask)
     stored_false = sp.csr_matrix(np.ones((60, 40), bool))
     stored_false.data = mask.ravel()
     kinds = [sp.csr_matrix(mask), sp.csc_matrix(mask), sp.coo_matrix(mask), sp.csr_array(mask), stored_false]
     for each in (*kinds, pd.DataFrame(mask, simulated.obs_names, simulated.var_names), mask.tolist()):
         assert np.array_equal(impute(simulated, model=model, mask=each), expected)
-    assert stored_false.nnz == 2400  # nobody changed it
+    assert stored_false.nnz == 2400  # the mask is not changed
 
 
-def test_masks_of_nothing_and_of_everything(simulated, model):
+def test_empty_and_full_masks(simulated, model):
     nothing = impute(simulated, model=model, mask=np.zeros((60, 40), bool))
     assert np.array_equal(nothing, simulated.X.toarray())
     x = np.random.default_rng(0).poisson(1, size=(60, 40))
     everything = impute(simulated, model=model, mask=np.ones((60, 40), bool))
     assert np.array_equal(impute(with_x(simulated, x), model=model, mask=np.ones((60, 40), bool)), everything)
-    np.testing.assert_allclose(everything, everything[[0] * 60], rtol=1e-5)  # nothing tells the cells apart
+    np.testing.assert_allclose(everything, everything[[0] * 60], rtol=1e-5)  # the cells are equal without their values
 
 
 def test_genes(simulated, model, mask, caplog):
     genes = list(simulated.var_names[[30, 2, 11]])
-    asked = simulated.var_names.isin(genes)
+    requested = simulated.var_names.isin(genes)
     denoised, filled = impute(simulated, model=model), impute(simulated, model=model, mask=mask)
     found = impute(simulated, model=model, genes=genes)
-    np.testing.assert_allclose(found[:, asked], impute_folds_apart(simulated, model, genes)[:, asked], rtol=1e-5)
-    assert np.isnan(found[:, ~asked]).all()
-    assert not np.array_equal(found[:, asked], denoised[:, asked])  # fewer are masked with them
+    np.testing.assert_allclose(
+        found[:, requested], impute_folds_separately(simulated, model, genes)[:, requested], rtol=1e-5
+    )
+    assert np.isnan(found[:, ~requested]).all()
+    assert not np.array_equal(found[:, requested], denoised[:, requested])  # fewer genes are masked with them
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         found = impute(simulated, model=model, genes=genes, mask=mask)
-    assert f"{mask[:, ~asked].sum()} masked positions" in caplog.text
-    assert np.isnan(found[:, ~asked]).all()
-    measured = asked & ~mask
+    assert f"{mask[:, ~requested].sum()} masked values" in caplog.text
+    assert np.isnan(found[:, ~requested]).all()
+    measured = requested & ~mask
     assert np.array_equal(found[measured], simulated.X.toarray()[measured])
-    assert not np.array_equal(found[:, asked], filled[:, asked])
+    assert not np.array_equal(found[:, requested], filled[:, requested])
     one = impute(simulated, model=model, genes=genes[0])
     assert np.isfinite(one[:, simulated.var_names == genes[0]]).all()
 
 
-def impute_folds_apart(adata, model, genes):
-    """Genes of one fold together, by masks: what is masked is predicted whatever else is asked for elsewhere."""
+def impute_folds_separately(adata, model, genes):
+    """Impute each requested gene with a mask of the requested genes of its fold."""
     result = np.full(adata.shape, np.nan, np.float32)
     indices = adata.var_names.get_indexer(genes)
     for gene in indices:
@@ -207,12 +209,12 @@ def test_deviation_and_quantiles(simulated, model):
     assert (low <= middle).all()
     assert (middle <= high).all()
     assert (low < high).any()
-    within = np.abs(result["imputed"] - middle) <= result["imputed_std"] * 1.0001  # of any distribution
+    within = np.abs(result["imputed"] - middle) <= result["imputed_std"] * 1.0001  # true for any distribution
     assert within.all()
 
 
 @pytest.mark.parametrize("output", ["counts", "log1p"])
-def test_posterior_of_each_cell_by_itself(ensemble, output):
+def test_posterior_equals_a_loop_over_cells(ensemble, output):
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
     found = impute(adata, model=ensemble, posterior=True, output=output)
     query = open_query(adata, ensemble, layer=None, key="bioformer")
@@ -231,7 +233,7 @@ def test_posterior_of_each_cell_by_itself(ensemble, output):
     np.testing.assert_allclose(found[:, columns], slow, rtol=1e-4)
 
 
-def test_posterior_brings_no_evidence(simulated, model):
+def test_posterior_stores_no_evidence(simulated, model):
     result = bf.tl.impute(simulated, model=model, posterior=True, copy=True, progress_bar=False)
     assert set(result.uns["imputed"]) == {"params"}
     assert params_from_json(result.uns["imputed"]["params"])["posterior"]
@@ -242,17 +244,17 @@ def test_posterior_brings_no_evidence(simulated, model):
     [{"output": "bins"}, {"mask": np.zeros((60, 40), bool)}, {"std": True}, {"quantiles": (0.5,)}],
     ids=["bins", "mask", "std", "quantiles"],
 )
-def test_posterior_is_of_measured_counts(simulated, model, wrong):
-    with pytest.raises(ConfigError, match=r"'counts' or 'log1p'.*without `mask`"):
+def test_posterior_with_conflicting_arguments(simulated, model, wrong):
+    with pytest.raises(ConfigError, match=r"'counts' or 'log1p'.*cannot be combined with `mask`"):
         impute(simulated, model=model, posterior=True, **wrong)
 
 
-def test_no_posterior_of_ranks(segment):
+def test_posterior_of_segment_bins(segment):
     with pytest.raises(ConfigError, match="segment bins"):
         impute(segment, posterior=True)
 
 
-def test_deviation_and_quantiles_of_what_was_filled(simulated, model, mask):
+def test_deviation_and_quantiles_of_masked_values(simulated, model, mask):
     result = bf.tl.impute(
         simulated, model=model, mask=mask, std=True, quantiles=(0.5,), copy=True, progress_bar=False
     ).layers
@@ -261,7 +263,7 @@ def test_deviation_and_quantiles_of_what_was_filled(simulated, model, mask):
     assert np.isfinite(result["imputed"]).all()
 
 
-def test_an_ensemble_adds_the_disagreement_of_its_members(ensemble):
+def test_variance_of_an_ensemble_includes_the_variance_between_members(ensemble):
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
 
     def moments(model):
@@ -269,15 +271,15 @@ def test_an_ensemble_adds_the_disagreement_of_its_members(ensemble):
         return found["imputed"].astype(float), found["imputed_std"].astype(float) ** 2
 
     mean, variance = moments(ensemble)
-    means, variances = zip(*(moments(replace(ensemble, members=(each,))) for each in ensemble.members), strict=True)
+    means, variances = zip(*(moments(replace(ensemble, members=(member,))) for member in ensemble.members), strict=True)
     assert not np.allclose(means[0], means[1])
     np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(variance, np.mean(variances, axis=0) + np.var(means, axis=0), rtol=1e-3, atol=1e-4)
     assert variance.mean() > np.mean(variances)
 
 
-def test_predictions_are_of_the_size_of_the_data(simulated, model):
-    """Training masks as many expressed genes as zeros: taken at face value, predictions would be far too high."""
+def test_mean_of_the_predictions(simulated, model):
+    """Training masks as many expressed genes as zeros. Without a correction, the predictions would be too high."""
     found, x = impute(simulated, model=model), simulated.X.toarray()
     assert found.mean() == pytest.approx(x.mean(), rel=0.2)
     assert np.corrcoef(np.log1p(found.mean(axis=0)), np.log1p(x.mean(axis=0)))[0, 1] > 0.9
@@ -286,10 +288,10 @@ def test_predictions_are_of_the_size_of_the_data(simulated, model):
     assert abs(np.corrcoef(log1p.sum(axis=1), x.sum(axis=1))[0, 1]) < 0.9
 
 
-# which data it takes
+# accepted data
 
 
-def test_permuted_genes_give_the_same_bits(simulated, model, mask):
+def test_permuted_genes_give_the_same_result(simulated, model, mask):
     order = np.random.default_rng(0).permutation(40)
     permuted = simulated[:, order].copy()
     assert np.array_equal(impute(permuted, model=model), impute(simulated, model=model)[:, order])
@@ -297,7 +299,7 @@ def test_permuted_genes_give_the_same_bits(simulated, model, mask):
     assert np.array_equal(impute(permuted, model=model, mask=mask[:, order]), filled[:, order])
 
 
-def test_genes_that_the_model_does_not_know_are_nan(simulated, model, mask, caplog):
+def test_genes_that_are_not_modelled_are_nan(simulated, model, mask, caplog):
     wider = with_genes(simulated, ["new1", "new2"])
     found = impute(wider, model=model)
     assert found.shape == (60, 42)
@@ -306,7 +308,7 @@ def test_genes_that_the_model_does_not_know_are_nan(simulated, model, mask, capl
     wide_mask = np.hstack([np.ones((60, 2), bool), mask])
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         found = impute(wider, model=model, mask=wide_mask)
-    assert "120 masked positions are of genes that are not modelled" in caplog.text
+    assert "120 masked values are in genes that are not modelled" in caplog.text
     assert np.isnan(found[:, :2]).all()
     assert np.array_equal(found[:, 2:][~mask], simulated.X.toarray()[~mask])
 
@@ -390,7 +392,7 @@ def test_segment_bins(segment, mask):
     assert (np.mod(found[~mask], 1) == 0).all()
 
 
-# what is written
+# results
 
 
 def test_fields(fitted, model):
@@ -403,17 +405,17 @@ def test_fields(fitted, model):
     assert (values >= 0).all()
     assert set(fitted.uns) == set(before.uns) | {"imputed"}
     params = params_from_json(fitted.uns["imputed"]["params"])
-    asked = {"output": "counts", "layer": None, "masked": False, "posterior": False, "out": None}
-    assert params == {"model_hash": model.hash, **asked}
+    arguments = {"output": "counts", "layer": None, "masked": False, "posterior": False, "out": None}
+    assert params == {"model_hash": model.hash, **arguments}
     assert set(fitted.uns["imputed"]) == {"params", "evidence"}
     assert (fitted.X != before.X).nnz == 0
     pd.testing.assert_frame_equal(fitted.obs, before.obs)
     pd.testing.assert_frame_equal(fitted.var, before.var)
 
 
-def test_a_mask_leaves_no_evidence(fitted, mask):
+def test_a_mask_removes_the_evidence(fitted, mask):
     bf.tl.impute(fitted, progress_bar=False)
-    bf.tl.impute(fitted, mask=mask, output="log1p", progress_bar=False)  # and none of the former call
+    bf.tl.impute(fitted, mask=mask, output="log1p", progress_bar=False)  # the evidence of the first call is removed
     assert set(fitted.uns["imputed"]) == {"params"}
     params = params_from_json(fitted.uns["imputed"]["params"])
     assert params["masked"]
@@ -475,7 +477,7 @@ def test_out(simulated, model, mask, tmp_path, masked):
     assert ("evidence" in wider.uns["imputed"]) == (not masked)
     found = ad.read_zarr(tmp_path / "x.zarr")
     assert list(found.obs_names) == list(wider.obs_names)
-    assert sorted(found.var_names) == sorted(simulated.var_names)  # the modelled ones alone
+    assert sorted(found.var_names) == sorted(simulated.var_names)  # only the modelled genes
     assert set(found.layers) - {None} == {"imputed", "imputed_std", "imputed_q10"}
     for name in ("imputed", "imputed_std", "imputed_q10"):
         assert found.layers[name].dtype == np.float32
@@ -494,14 +496,14 @@ def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("error")
 def test_out_writes_without_a_warning(simulated, model, tmp_path):
     with warnings.catch_warnings():
-        # anndata 0.13 asks pandas 3.1 for options that this has deprecated
+        # anndata 0.13 uses options that are deprecated in pandas 3.1
         warnings.filterwarnings("ignore", r"The '\S+' option is deprecated", DeprecationWarning)
         for _ in range(2):
             bf.tl.impute(simulated, model=model, out=tmp_path / "x.zarr", progress_bar=False)
         assert np.isfinite(ad.read_zarr(tmp_path / "x.zarr").layers["imputed"]).all()
 
 
-def test_out_under_a_name_with_a_slash_and_again(simulated, model, tmp_path, caplog):
+def test_out_with_a_slash_in_the_key_and_a_second_time(simulated, model, tmp_path, caplog):
     kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b", "progress_bar": False}
     bf.tl.impute(simulated, std=True, **kwargs)
     assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb", "a%2Fb_std"}
@@ -511,7 +513,7 @@ def test_out_under_a_name_with_a_slash_and_again(simulated, model, tmp_path, cap
     assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb"}
 
 
-def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
+def test_out_replaces_only_zarr_stores(simulated, model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(ConfigError, match="exists and is no zarr store"):
@@ -520,7 +522,7 @@ def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
     assert "imputed" not in simulated.uns
 
 
-# what is refused
+# errors
 
 
 @pytest.mark.parametrize(
@@ -529,7 +531,9 @@ def test_out_replaces_nothing_but_a_zarr_store(simulated, model, tmp_path):
         pytest.param({"mask": np.ones((60, 39), bool)}, DataError, r"of the shape.*\(60, 40\).*\(60, 39\)", id="shape"),
         pytest.param({"mask": np.ones((60, 40))}, DataError, r"found float64 \(60, 40\)", id="dtype"),
         pytest.param({"mask": sp.csr_matrix((60, 40))}, DataError, "found float64", id="sparse-dtype"),
-        pytest.param({"mask": "masked"}, DataError, r"`mask` must be bool.*True marks what to fill", id="name"),
+        pytest.param(
+            {"mask": "masked"}, DataError, r"`mask` must be a bool array.*True marks the values to predict", id="name"
+        ),
         pytest.param({"genes": ["TF1", "G100"]}, DataError, r"not know \['G100'\].*Near names: \['G10'", id="gene"),
         pytest.param({"genes": ["tf2"]}, DataError, r"does not know \['tf2'\].*Near names: \['TF2'", id="case"),
         pytest.param({"genes": []}, DataError, "`genes` is empty", id="no-gene"),
@@ -553,7 +557,7 @@ def test_wrong_arguments_write_nothing(fitted, kwargs, error, message, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_other_scales_are_refused(simulated, model):
+def test_other_scales_raise_an_error(simulated, model):
     logged, centred, broken = simulated.copy(), simulated.copy(), simulated.copy()
     sc.pp.normalize_total(logged)
     sc.pp.log1p(logged)
@@ -571,21 +575,21 @@ def test_other_scales_are_refused(simulated, model):
 
 
 @pytest.mark.parametrize("output", ["counts", "log1p"])
-def test_ranks_tell_no_counts(segment, output):
-    with pytest.raises(ConfigError, match=rf"segment bins, ranks that do not tell '{output}': pass `output='bins'`"):
+def test_segment_bins_require_output_bins(segment, output):
+    with pytest.raises(ConfigError, match=rf"segment bins.*cannot predict '{output}'. Pass `output='bins'`"):
         bf.tl.impute(segment, output=output, progress_bar=False)
     assert "imputed" not in segment.layers
     assert "imputed" not in segment.uns
 
 
-def test_other_genes_are_refused(simulated, model):
+def test_too_few_genes_of_the_model(simulated, model):
     few = simulated[:, :15].copy()
     with pytest.raises(DataError, match="15 of the model's 40 genes"):
         bf.tl.impute(few, model=model, progress_bar=False)
     assert "imputed" not in few.layers
 
 
-def test_a_column_that_the_model_needs(ensemble):
+def test_missing_column(ensemble):
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
     del adata.obs["batch"]
     with pytest.raises(MissingKeyError, match="batch"):

@@ -15,7 +15,16 @@ from scbioformers.data import AnnDataSource, Block
 from scbioformers.tokens import Tokenizer
 
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
-INPUTS = ["context_ids", "context_bins", "masked_ids", "visible", "known", "log_depth", "small_count_bins", "fields"]
+INPUTS = [
+    "context_ids",
+    "context_bins",
+    "masked_ids",
+    "visible",
+    "known",
+    "log_depth",
+    "small_count_bins",
+    "phenotypes",
+]
 ALL = 10_000  # a budget that covers every cell
 
 LAYOUTS = [
@@ -126,7 +135,7 @@ def test_asked_cells_are_read_as_one_would_by_hand(layout, absent, drawn, make_b
         assert batch.known[row].tolist() == expected[3]
         assert batch.log_depth[row].item() == pytest.approx(expected[4], abs=1e-6)
         assert batch.small_count_bins[row].tolist() == expected[5]
-    assert batch.fields.tolist() == block.fields.tolist()
+    assert batch.phenotypes.tolist() == block.fields.tolist()
 
 
 # --- what is asked is masked ---------------------------------------------------------------------------------------
@@ -241,7 +250,7 @@ def test_a_cell_answers_the_same_in_any_batch(make_block, make_tokenizer):
     for ids, values in (("context_ids", "context_bins"), ("masked_ids", "target_bins")):
         of_all = tokens(getattr(together, ids), getattr(together, values))
         assert tokens(getattr(apart, ids), getattr(apart, values)) == [of_all[i] for i in some]
-    for name in ("rows", "known", "fields", "target_counts", "size_factor"):
+    for name in ("rows", "known", "phenotypes", "target_counts", "size_factor"):
         assert torch.equal(getattr(apart, name), getattr(together, name)[some]), name
     for name in ("visible", "log_depth"):
         torch.testing.assert_close(getattr(apart, name), getattr(together, name)[some], rtol=1e-6, atol=1e-7)

@@ -27,7 +27,7 @@ def run(masking, x, rows=None, *, seed=5, epoch=2):
     x = sp.csr_matrix(x)
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     masked, zero_indptr, zeros = masking.choose(
-        x.indptr.astype(np.int64), x.indices.astype(np.int32), rows, x.shape[1], seed=seed, epoch=epoch
+        x.indptr.astype(np.int64), x.indices.astype(np.int32), rows, np.ones(x.shape[1], bool), seed=seed, epoch=epoch
     )
     assert masked.shape == (x.nnz,)
     expressed = [x.indices[a:b][masked[a:b]].tolist() for a, b in pairwise(x.indptr)]
@@ -221,3 +221,19 @@ def test_odds_are_finite_and_positive_for_any_cell(masking):
     assert np.isfinite(odds).all()
     assert (odds > 0).all()
     assert masking.odds(np.array([]), 50).shape == (0,)
+
+
+def test_absent_features_are_never_masked():
+    """They are no zeros: the numbers of a mask are those of the features that were measured."""
+    random = np.random.default_rng(1)
+    present = random.random(50) < 0.6
+    x = sp.csr_matrix((random.random((40, 50)) < 0.3) & present, dtype=float)
+    for masking in (Masking(), Masking(rule="paper", ratio=0.4)):
+        masked, zero_indptr, zeros = masking.choose(
+            x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(40), present, seed=0, epoch=0
+        )
+        assert present[zeros].all()
+        for row, n_expressed in enumerate(np.diff(x.indptr)):
+            entries = slice(x.indptr[row], x.indptr[row + 1])
+            wanted = masking.counts(int(n_expressed), int(present.sum()))
+            assert (int(masked[entries].sum()), int(zero_indptr[row + 1] - zero_indptr[row])) == wanted

@@ -15,12 +15,19 @@ MASKINGS = [
     pytest.param(Masking(rule="paper", ratio=0.6, nonzero_share=0.75), id="paper-capped"),
 ]
 
+PRESENT = np.ones(N_FEATURES, bool)
+
 
 def drawn(masking, n_expressed, n_cells=2000):
     """How often each expressed feature and each zero was masked, over cells that express the first features."""
     x = sp.csr_matrix(np.tile(np.arange(N_FEATURES) < n_expressed, (n_cells, 1)).astype(float))
     masked, _, zeros = masking.choose(
-        x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(n_cells), N_FEATURES, seed=1, epoch=0
+        x.indptr.astype(np.int64),
+        x.indices.astype(np.int32),
+        np.arange(n_cells),
+        np.ones(N_FEATURES, bool),
+        seed=1,
+        epoch=0,
     )
     times = np.bincount(np.concatenate((x.indices[masked], zeros)), minlength=N_FEATURES) / n_cells
     return times[:n_expressed], times[n_expressed:]
@@ -80,7 +87,12 @@ def test_shares_are_those_of_masks_that_were_drawn():
     masking, random = Masking(ratio=0.3), np.random.default_rng(2)
     x = sp.csr_matrix(random.random((300, N_FEATURES)) < random.uniform(0.1, 0.8, (300, 1)), dtype=float)
     masked, _, zeros = masking.choose(
-        x.indptr.astype(np.int64), x.indices.astype(np.int32), np.arange(300), N_FEATURES, seed=1, epoch=0
+        x.indptr.astype(np.int64),
+        x.indices.astype(np.int32),
+        np.arange(300),
+        np.ones(N_FEATURES, bool),
+        seed=1,
+        epoch=0,
     )
     expected = masked.sum() / x.nnz, zeros.size / (x.shape[0] * N_FEATURES - x.nnz)
     assert masking.shares(np.diff(x.indptr), N_FEATURES) == pytest.approx(expected)

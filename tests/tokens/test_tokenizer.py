@@ -14,8 +14,8 @@ from scbioformers.core import SPECIALS
 from scbioformers.data import AnnDataSource, Block
 
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
-INPUTS = ["context_ids", "context_bins", "context_external", "masked_ids", "masked_external", "visible", "known",
-          "log_depth", "small_count_bins", "fields"]  # fmt: skip
+INPUTS = ["context_ids", "context_bins", "masked_ids", "visible", "known",
+          "log_depth", "small_count_bins", "batch_codes", "phenotypes"]  # fmt: skip
 ALL = 10_000  # a budget that covers every cell
 
 LAYOUTS = [
@@ -209,17 +209,18 @@ def test_profiles_are_log1p_at_the_mean_depth(make_block, make_tokenizer):
 
 def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     block = make_block(n_fields=2)
-    batch = train(make_tokenizer(block), block, rows=np.arange(12) + 70)
+    batch = train(make_tokenizer(block, has_batches=True), block, rows=np.arange(12) + 70)
     assert len(batch) == 12
     assert batch.rows.tolist() == list(range(70, 82))
-    assert batch.fields.tolist() == block.fields.tolist()
+    assert batch.batch_codes.tolist() == block.fields[:, 0].tolist()
+    assert batch.phenotypes.tolist() == block.fields[:, 1:].tolist()
     floats = {"visible", "log_depth", "target_counts", "size_factor"}
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     # there are no external tokens where nothing is perturbed
-    assert tensors.pop("context_external") is tensors.pop("masked_external") is None
+    assert tensors.pop("context_external") is tensors.pop("external") is None
     assert tensors.pop("noise") is None
     assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
-    assert {name for name, x in tensors.items() if x.dtype == torch.bool} == {"known"}
+    assert {name for name, x in tensors.items() if x.dtype == torch.bool} == {"known", "present"}
     assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64, torch.bool}
     assert batch.context_ids.shape == batch.context_bins.shape
     assert batch.masked_ids.shape == batch.target_bins.shape

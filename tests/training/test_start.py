@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbioformers.config import Binning, Masking, ModelConfig
-from scbioformers.core import bin_normalized
+from scbioformers.core import SPECIALS, bin_normalized
 from scbioformers.data import AnnDataSource, Block, Statistics, scan
 from scbioformers.nn import Sizes, Transformer, initialise
 from scbioformers.tokens import Tokenizer
@@ -30,8 +30,8 @@ def data(simulated):
     return source.read(0, 60), statistics, Tokenizer(binning, statistics.gene_mean, Masking())
 
 
-def start_of(sample, statistics, tokenizer, *, field_sizes=(), seed=0):
-    return compute_initial_values(sample, statistics, tokenizer, field_sizes, seed)
+def start_of(sample, statistics, tokenizer, *, n_batches=0, seed=0):
+    return compute_initial_values(sample, statistics, tokenizer, n_batches, seed)
 
 
 def slow_log_bins(x, bins, masking, n_values):
@@ -75,7 +75,7 @@ def test_log_bins_predict_what_is_found_under_the_masks(masking, make_block, mak
     for epoch in range(20):
         batch = tokenizer.training_batch(sample, np.arange(300), seed=0, epoch=epoch, n_context=99, n_masked=99)
         scored = (batch.masked_ids > 0).numpy()
-        np.add.at(seen, (batch.masked_ids.numpy()[scored] - 4, batch.target_bins.numpy()[scored]), 1)
+        np.add.at(seen, (batch.masked_ids.numpy()[scored] - len(SPECIALS), batch.target_bins.numpy()[scored]), 1)
     predicted = np.exp(start.log_bins)
     # features that are nearly always or never expressed are masked at rates of their own, hence the margin
     distance = 0.5 * np.abs(seen / seen.sum(axis=1, keepdims=True) - predicted).sum(axis=1)
@@ -196,43 +196,37 @@ def test_without_counts_the_rate_is_the_logit_of_the_mean_share_of_the_highest_b
     assert np.isfinite(start.rate).all()
 
 
-# --- obs fields ----------------------------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------------------
 
 
 def profiles_of(sample, tokenizer):
     return tokenizer.profiles(sample).toarray()
 
 
-def test_field_means_are_how_a_category_departs_from_all_cells(data):
+def test_batch_means_are_how_a_batch_departs_from_all_cells(data):
     sample, statistics, tokenizer = data
     codes = np.random.default_rng(0).integers(0, 3, size=60)
-    start = start_of(replace(sample, fields=codes[:, None].astype(np.int32)), statistics, tokenizer, field_sizes=(3,))
+    start = start_of(replace(sample, fields=codes[:, None].astype(np.int32)), statistics, tokenizer, n_batches=3)
     profiles = profiles_of(sample, tokenizer)
-    (means,) = start.field_means
+    means = start.batch_means
     for category in range(3):
         expected = profiles[codes == category].mean(axis=0) - profiles.mean(axis=0)
         np.testing.assert_allclose(means[category], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_field_explains_what_the_first_has_left(data):
+def test_a_phenotype_has_no_part_in_the_batch_means(data):
     sample, statistics, tokenizer = data
-    first = np.arange(60) % 2
-    second = np.where(np.arange(60) < 50, first, 1 - first)  # confounded, but for ten cells
-    fields = np.stack([first, second], axis=1).astype(np.int32)
-    start = start_of(replace(sample, fields=fields), statistics, tokenizer, field_sizes=(2, 2))
-    profiles = profiles_of(sample, tokenizer)
-    left = profiles - profiles.mean(axis=0)
-    left = left - np.stack([left[first == category].mean(axis=0) for category in (0, 1)])[first]
-    for category in range(2):
-        expected = left[second == category].mean(axis=0)
-        np.testing.assert_allclose(start.field_means[1][category], expected, rtol=1e-4, atol=1e-5)
+    codes = np.random.default_rng(0).integers(0, 2, size=(60, 2)).astype(np.int32)
+    both = start_of(replace(sample, fields=codes), statistics, tokenizer, n_batches=2)
+    alone = start_of(replace(sample, fields=codes[:, :1]), statistics, tokenizer, n_batches=2)
+    np.testing.assert_array_equal(both.batch_means, alone.batch_means)
 
 
 def test_a_category_without_cells_departs_from_nothing(data):
     sample, statistics, tokenizer = data
     fields = np.zeros((60, 1), np.int32)
-    start = start_of(replace(sample, fields=fields), statistics, tokenizer, field_sizes=(2,))
-    np.testing.assert_allclose(start.field_means[0], 0.0, atol=1e-6)
+    start = start_of(replace(sample, fields=fields), statistics, tokenizer, n_batches=2)
+    np.testing.assert_allclose(start.batch_means, 0.0, atol=1e-6)
 
 
 # --- components ----------------------------------------------------------------------------------------------------

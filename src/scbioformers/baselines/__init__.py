@@ -1,4 +1,4 @@
-"""Simple methods that a model has to beat, on plain arrays."""
+"""Simple baselines that a model should outperform, on plain arrays."""
 
 from scbioformers.baselines._grn import expression_edges, genie3_edges, pearson_edges, spearman_edges
 from scbioformers.baselines._masked import bin_histogram, bin_masses, constant_bin, negative_binomial

@@ -1,6 +1,6 @@
-"""What a gene regulatory network has to beat: from expression, cells x genes, to edge weights, targets x regulators.
+"""Baselines of gene regulatory networks: from expression (cells x genes) to edge weights (targets x regulators).
 
-Regulators are columns of the expression, by default all of them; self-loops have weight 0.
+Regulators are given as columns of the expression; by default all columns are regulators. Self-loops have weight 0.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None =
     Parameters
     ----------
     X
-        (n_cells, n_genes), log-normalised expression, dense or sparse (which stays sparse).
+        (n_cells, n_genes), log-normalised expression, dense or sparse. Sparse input stays sparse.
     regulators
-        Columns of the regulators; by default all.
+        Column numbers of the regulators; by default all columns.
 
     Returns
     -------
     float64 (n_genes, n_regulators), signed; 0 for genes that do not vary.
+
+    Raises
+    ------
+    DataError
+        If the expression is not finite, or `regulators` are not distinct column numbers.
 
     Examples
     --------
@@ -48,18 +53,23 @@ def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None =
 
 
 def spearman_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
-    """Spearman correlation of every gene with every regulator, tied cells at their mean rank.
+    """Spearman correlation of every gene with every regulator. Tied cells get their mean rank.
 
     Parameters
     ----------
     X
-        (n_cells, n_genes), dense or sparse (which stays sparse).
+        (n_cells, n_genes), expression, dense or sparse. Sparse input stays sparse.
     regulators
-        Columns of the regulators; by default all.
+        Column numbers of the regulators; by default all columns.
 
     Returns
     -------
     float64 (n_genes, n_regulators), signed; 0 for genes that do not vary.
+
+    Raises
+    ------
+    DataError
+        If the expression is not finite, or `regulators` are not distinct column numbers.
 
     Examples
     --------
@@ -74,7 +84,7 @@ def spearman_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None 
     for gene in range(matrix.shape[1]):
         values = matrix.data[matrix.indptr[gene] : matrix.indptr[gene + 1]]
         n_zeros, n_negative = matrix.shape[0] - len(values), int((values < 0).sum())
-        # a correlation does not see a shift: counted from the rank of the zeros, ranks are as sparse as the values
+        # a correlation does not change with a shift: ranks minus the rank of the zeros are as sparse as the values
         rank = rankdata(values) + n_zeros * (values > 0) - (n_negative + (n_zeros + 1) / 2)
         ranks.data[matrix.indptr[gene] : matrix.indptr[gene + 1]] = rank
     return _correlations(ranks, columns)
@@ -91,27 +101,27 @@ def genie3_edges(
     seed: int = 0,
     progress_bar: bool = False,
 ) -> Array:
-    """GENIE3: how much each regulator explains of a gene's variance, in trees grown on all regulators.
+    """GENIE3: variance of each gene that each regulator explains, in trees on all regulators (Huynh-Thu et al. 2010).
 
-    Genes are scaled to unit variance, so that weights of different genes can be ranked together; a tree tries the
-    square root of the number of regulators at each split.
+    Genes are scaled to unit variance, so that weights of different genes can be ranked together. At each split, a tree
+    tries a number of regulators equal to the square root of their total number.
 
     Parameters
     ----------
     X
         (n_cells, n_genes), log-normalised expression, dense or sparse.
     regulators
-        Columns of the regulators; by default all.
+        Column numbers of the regulators; by default all columns.
     targets
-        Columns of the genes to explain; the others' weights are 0. By default all.
+        Column numbers of the genes to explain; by default all columns. The weights of other genes are 0.
     forest
-        ``"extra_trees"`` (random thresholds, faster) or ``"random_forest"`` (as published).
+        Kind of trees: ``"extra_trees"`` (random thresholds, faster) or ``"random_forest"`` (as published).
     n_trees
-        Trees for each gene.
+        Number of trees for each gene.
     n_jobs
-        Threads, each with genes of its own. The result does not depend on them.
+        Number of threads. The result does not depend on it.
     seed
-        Of the trees; each gene has its own.
+        Seed of the trees. The random state of a gene depends on the seed and its column number.
     progress_bar
         Show a progress bar.
 
@@ -124,7 +134,7 @@ def genie3_edges(
     ConfigError
         If `forest` is unknown, or `n_trees` or `n_jobs` is below 1.
     DataError
-        If the expression is not finite, or regulators are no columns.
+        If the expression is not finite, or `regulators` or `targets` are not distinct column numbers.
 
     Examples
     --------
@@ -136,7 +146,7 @@ def genie3_edges(
     True
     """
     if forest not in FORESTS:
-        raise ConfigError(f"`forest` is one of {tuple(FORESTS)}, got {forest!r}.")
+        raise ConfigError(f"`forest` must be one of {tuple(FORESTS)}, got {forest!r}.")
     if min(n_trees, n_jobs) < 1:
         raise ConfigError(f"`n_trees` and `n_jobs` must be at least 1, got {n_trees} and {n_jobs}.")
     matrix, columns = _read(X, regulators)
@@ -146,37 +156,37 @@ def genie3_edges(
         importances = np.zeros(len(columns))
         others = np.flatnonzero(columns != gene)
         y = _dense(matrix[:, [gene]]).ravel()
-        if len(others) and np.ptp(y) > 0:  # the deviation of equal values can be rounding
+        if len(others) and np.ptp(y) > 0:  # rounding can give equal values a deviation above 0
             model = FORESTS[forest](n_trees, max_features="sqrt", random_state=np.random.RandomState([seed, gene]))
             model.fit(inputs[:, others], y / y.std())
-            # scikit-learn's own importances sum to 1 for each gene, however little was explained
+            # without this argument, importances sum to 1 for each gene, even if little variance is explained
             trees = [tree.tree_.compute_feature_importances(normalize=False) for tree in model.estimators_]
             importances[others] = np.mean(trees, axis=0)
         return importances
 
     explained = np.arange(matrix.shape[1]) if targets is None else _columns(targets, matrix.shape[1])
-    found = np.zeros((matrix.shape[1], len(columns)))
+    weights = np.zeros((matrix.shape[1], len(columns)))
     with ThreadPoolExecutor(n_jobs) as pool:
         rows = pool.map(explain, explained)
         bar = tqdm(rows, total=len(explained), desc="Growing trees", unit="gene", disable=not progress_bar)
         for gene, row in zip(explained, bar, strict=True):
-            found[gene] = row
-    return found
+            weights[gene] = row
+    return weights
 
 
 def expression_edges(
     X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None, *, of: str = "product"
 ) -> Array:
-    """Mean expression alone, which knows nothing of any pair.
+    """Edge weights from mean expression alone, without information about pairs of genes.
 
     Parameters
     ----------
     X
         (n_cells, n_genes), not negative, dense or sparse.
     regulators
-        Columns of the regulators; by default all.
+        Column numbers of the regulators; by default all columns.
     of
-        Whose mean: the ``"target"``'s, the ``"regulator"``'s, or the ``"product"`` of both.
+        Mean to use: that of the ``"target"``, that of the ``"regulator"``, or the ``"product"`` of both.
 
     Returns
     -------
@@ -185,9 +195,9 @@ def expression_edges(
     Raises
     ------
     ConfigError
-        If `of` is none of the three.
+        If `of` is not one of the three.
     DataError
-        If the expression is not finite, or regulators are no columns.
+        If the expression is not finite, or `regulators` are not distinct column numbers.
 
     Examples
     --------
@@ -199,7 +209,7 @@ def expression_edges(
            [3., 0.]])
     """
     if of not in EXPRESSIONS:
-        raise ConfigError(f"`of` is one of {EXPRESSIONS}, got {of!r}.")
+        raise ConfigError(f"`of` must be one of {EXPRESSIONS}, got {of!r}.")
     matrix, columns = _read(X, regulators)
     mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
     target, regulator = np.ones_like(mean) if of == "regulator" else mean, mean[columns]
@@ -223,11 +233,11 @@ def _read(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None) -> tuple
     return matrix, all_columns if regulators is None else _columns(regulators, matrix.shape[1])
 
 
-def _columns(given: ArrayLike, n_genes: int) -> NDArray[np.int64]:
-    columns = np.asarray(given)
+def _columns(numbers: ArrayLike, n_genes: int) -> NDArray[np.int64]:
+    columns = np.asarray(numbers)
     if columns.ndim != 1 or columns.dtype.kind not in "iu" or len(np.unique(columns)) != len(columns):
         raise DataError(
-            "Regulators and targets are distinct numbers of columns; find them by `var_names.get_indexer(names)`."
+            "Regulators and targets must be distinct column numbers. Get them by `var_names.get_indexer(names)`."
         )
     if not len(columns) or columns.min() < 0 or columns.max() >= n_genes:
         raise DataError(
@@ -245,7 +255,7 @@ def _correlations(matrix: Matrix, columns: NDArray[np.int64]) -> Array:
     else:
         product = _dense(matrix.T @ matrix[:, columns]) - n * np.outer(mean, mean[columns])
         square = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel() - n * mean**2
-    # what rounding leaves of a gene that does not vary is no variance
+    # rounding can give a constant gene a variance slightly above 0
     norm = np.sqrt(np.where(square > 1e-12 * n * (1 + mean**2), square, np.inf))
     return _without_self_loops(np.clip(product / np.outer(norm, norm[columns]), -1, 1), columns)
 

@@ -1,7 +1,7 @@
-"""Baselines of masked expression that need no regression by gene: histograms, counts, neighbours, low rank.
+"""Baselines of masked expression without information from other genes: constant, histogram, negative binomial.
 
-Each takes the training cells, with masks drawn by the rule of the test mask, and the test cells, and returns the log
-probability of every bin at every masked test entry. None reads the bins of the test cells.
+Each baseline takes training cells, with masks drawn by the rule of the test mask, and test cells. It returns the log
+probability of every bin at every masked test entry. It does not read the bins of the test cells.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
     value
-        The bin.
+        The predicted bin.
     floor
-        Probability, above 0 and below 1, that all other bins share alike, so that the likelihood stays finite.
+        Total probability of the other bins, above 0 and below 1, divided equally between them. It keeps the likelihood
+        finite.
 
     Returns
     -------
@@ -57,15 +58,15 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
 
 
 def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
-    """Predict how often each bin of the gene is masked by such masks, whatever the cell.
+    """Predict the frequency of each bin among the masked values of the gene. It is the same for every cell.
 
-    The gene's histogram is that of all training cells, each entry counted by its chance to be masked, and shrunk
-    towards that of all genes.
+    The histogram of a gene counts its values in all training cells, each weighted by its chance to be masked. The
+    histogram is shrunk towards that of all genes.
 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
 
@@ -75,7 +76,7 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
 
     Examples
     --------
-    Two cells of three genes; the mask masks one expressed gene and one zero of each.
+    Two cells of three genes. In each cell one expressed gene and one zero are masked.
 
     >>> import numpy as np
     >>> from scipy.sparse import csr_matrix
@@ -97,16 +98,16 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
 
 
 def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
-    """Predict negative binomial counts, summed within the bins, from the gene's mean and the cell's depth.
+    """Predict negative binomial counts, summed within the bins, from the mean of the gene and the depth of the cell.
 
-    The mean is the gene's share of all training counts times the estimated depth of the cell, over whose error the
-    probabilities are averaged; the dispersion is that of the highest likelihood. The probability of zero is weighted
-    by how much rarer or more often than other entries such masks hide zeros.
+    The mean is the gene's share of all training counts times the estimated depth of the cell. The probabilities are
+    averaged over the error of the estimated depth. The dispersion has the maximum likelihood. The probability of zero
+    is multiplied by the odds of the mask: the chance of a zero to be masked divided by that of an expressed entry.
 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
 
@@ -133,7 +134,7 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
 
 
 def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
-    """(M,) dispersion (variance = mean + dispersion * mean**2) of the highest likelihood, from a grid."""
+    """(M,) maximum-likelihood dispersion on a grid, with variance = mean + dispersion * mean**2."""
     columns = counts.tocsc()
     genes = np.repeat(np.arange(rate.size), np.diff(columns.indptr))
     mean, x = rate[genes] * depth[columns.indices], columns.data.astype(np.float64)
@@ -141,7 +142,7 @@ def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
     likelihood = np.zeros((grid.size, rate.size))
     for k, dispersion in enumerate(grid):
         size = 1 / dispersion
-        for start in range(0, depth.size, _CHUNK):  # as if all entries were zero
+        for start in range(0, depth.size, _CHUNK):  # as if all entries were zero; corrected below
             means = depth[start : start + _CHUNK, None] * rate
             likelihood[k] -= size * np.log1p(dispersion * means).sum(axis=0)
         nonzero = gammaln(x + size) - gammaln(size) - gammaln(x + 1)
@@ -151,7 +152,7 @@ def _dispersion(counts: csr_matrix, depth: Array, rate: Array) -> Array:
 
 
 def bin_masses(binning: Binning, rate: Array, dispersion: Array, depths: Array) -> Array:
-    """(n, V) negative binomial mass of each bin, the mean over the (n, D) depths that the cell may have."""
+    """(n, V) negative binomial probability of each bin, averaged over the (n, D) possible depths of the cell."""
     _, highest = count_range(binning, depths.ravel() / float(binning.mean_depth or 1.0))
     size = (1 / dispersion)[:, None, None]
     mean = (rate[:, None] * depths)[:, :, None]

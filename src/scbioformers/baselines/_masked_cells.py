@@ -1,4 +1,4 @@
-"""Cells of which some genes are masked: what the baselines of masked expression read and what they predict."""
+"""Cells with masked genes: the input and the targets of the baselines of masked expression."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scbioformers.core import DataError, validation_rows
 
 @dataclass(frozen=True, eq=False)
 class MaskedCells:
-    """N cells of M genes, of which H entries are masked.
+    """N cells of M genes, with H masked entries in total.
 
     Raises
     ------
     DataError
-        If the shapes disagree, or the masked entries lie outside the matrix or are not sorted by cell.
+        If the shapes do not match, or the masked entries are outside the matrix or not sorted by cell.
 
     Examples
     --------
@@ -33,15 +33,16 @@ class MaskedCells:
     """
 
     visible: csr_matrix
-    """(N, M) counts, the masked entries removed."""
+    """(N, M) counts without the masked entries."""
     depth: NDArray[np.float64]
-    """(N,) visible depth: that of the whole transcriptome less the masked counts."""
+    """(N,) visible depth: counts of the whole transcriptome minus the masked counts."""
     cells: NDArray[np.int64]
     """(H,) row of each masked entry, ascending."""
     genes: NDArray[np.int64]
     """(H,) column of each masked entry."""
     bins: NDArray[np.int64]
-    """(H,) true bin of each masked entry, by the full depth. No baseline reads those of the cells it predicts."""
+    """(H,) true bin of each masked entry, computed with the full depth. A baseline does not read the bins of the cells
+    that it predicts."""
 
     def __post_init__(self) -> None:
         n, m = self.visible.shape
@@ -54,7 +55,7 @@ class MaskedCells:
             raise DataError("The masked entries must be sorted by cell.")
         for name, values, limit in (("cells", self.cells, n), ("genes", self.genes, m)):
             if values.size and not 0 <= values.min() <= values.max() < limit:
-                raise DataError(f"`{name}` of the masked entries must lie from 0 to {limit - 1}.")
+                raise DataError(f"`{name}` of the masked entries must be from 0 to {limit - 1}.")
 
     def take(self, rows: NDArray[np.bool_]) -> MaskedCells:
         """Return the cells where ``rows`` is True."""
@@ -82,12 +83,12 @@ def stack(parts: Sequence[MaskedCells]) -> MaskedCells:
 
 @dataclass(frozen=True, eq=False)
 class TrainingCells:
-    """What a baseline is fitted to: whole cells, and several draws of the mask under which it will be asked.
+    """Training data of a baseline: complete cells, and several random draws of the test mask over them.
 
     Raises
     ------
     DataError
-        If there is no draw, or a draw is not of these cells.
+        If there is no draw, or the shape of a draw is not that of the counts.
 
     Examples
     --------
@@ -95,13 +96,13 @@ class TrainingCells:
     """
 
     counts: csr_matrix
-    """(N, M) counts, nothing masked."""
+    """(N, M) complete counts."""
     depth: NDArray[np.float64]
-    """(N,) depth of the whole transcriptome, in counts."""
+    """(N,) full depth: counts of the whole transcriptome."""
     binning: Binning
     """Value bins, frozen on the training cells."""
     draws: tuple[MaskedCells, ...]
-    """The same cells under masks drawn by the rule of the test mask, each draw afresh."""
+    """The same cells under independent masks, drawn by the rule of the test mask."""
 
     def __post_init__(self) -> None:
         if not self.draws or any(draw.visible.shape != self.counts.shape for draw in self.draws):
@@ -115,7 +116,7 @@ class TrainingCells:
 
     @property
     def depth_ratio(self) -> float:
-        """Full over visible depth: what turns the visible depth of a cell into an estimate of its full depth."""
+        """Full depth divided by visible depth. This factor converts a visible depth to an estimated full depth."""
         return float(len(self.draws) * self.depth.sum() / sum(draw.depth.sum() for draw in self.draws))
 
     def take(self, rows: NDArray[np.bool_]) -> TrainingCells:
@@ -124,12 +125,12 @@ class TrainingCells:
         return TrainingCells(self.counts[np.flatnonzero(rows)], self.depth[rows], self.binning, draws)
 
     def split(self, fraction: float = 0.15, seed: int = 0) -> tuple[TrainingCells, MaskedCells]:
-        """Cells to fit to, and the masked remainder on which to choose between hyper-parameters."""
+        """Return the cells for the fit, and the other cells, masked, for the choice of hyper-parameters."""
         held_out = validation_rows(self.depth.size, fraction, seed)
         return self.take(~held_out), stack([draw.take(held_out) for draw in self.draws[:2]])
 
     def sample(self, max_entries: int) -> tuple[MaskedCells, NDArray[np.int64]]:
-        """Masked cells with about that many masked entries, or all, and the row (n,) of each among the whole cells."""
+        """Return masked cells with about ``max_entries`` masked entries, and the row (n,) of each in `counts`."""
         masked = self.together
         step = max(1, -(-masked.bins.size // max_entries))
         rows = np.arange(masked.depth.size) % step == 0

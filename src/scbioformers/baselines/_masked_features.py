@@ -1,7 +1,7 @@
-"""What the baselines of masked expression know of a masked entry: its gene, and its cell's depth and profile.
+"""Features of a masked entry for the baselines: its gene, and the depth and the profile of its cell.
 
-The value bin of a count depends on the depth of its cell, in steps: a count of 1 in a cell of half the mean depth is in
-bin 2. So every baseline but the plain histogram is told the depth, as an estimate from what is visible.
+The value bin of a count depends on the depth of its cell. For example, a count of 1 in a cell with half the mean depth
+is in bin 2. Therefore most baselines are conditioned on the depth, which is estimated from the visible counts.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Array = NDArray[np.float64]
 _MAX_COMPONENTS = 40
 
 
-def hidden_per_cell(cells: MaskedCells) -> NDArray[np.int64]:
+def masked_per_cell(cells: MaskedCells) -> NDArray[np.int64]:
     """(N,) number of masked entries of each cell."""
     return np.bincount(cells.cells, minlength=cells.depth.size)
 
 
 def log_histogram(train: TrainingCells, pseudo_count: float = 5.0) -> Array:
-    """(M, V) log probability of each bin of each gene where it is masked, shrunk towards that of all genes.
+    """(M, V) log probability of each bin of each gene where it is masked, shrunk towards the histogram of all genes.
 
-    Instead of counting the bins that the draws happen to hide, every training entry counts by its chance to be masked:
-    the mean over infinitely many draws.
+    Every training entry is weighted by its chance to be masked. This equals the mean over infinitely many masks and is
+    more precise than counting the masked bins of a few masks.
     """
     n_values, (n, n_features) = train.binning.n_values, train.counts.shape
     counts, masked = train.counts, train.together
     bins = bin_rows(train.binning, counts.data, counts.indptr, train.depth)
     n_expressed, n_draws = np.diff(counts.indptr), len(train.draws)
     expressed = np.bincount(masked.cells % n, weights=masked.bins > 0, minlength=n) / n_draws
-    zero = hidden_per_cell(masked).reshape(n_draws, n).mean(axis=0) - expressed
+    zero = masked_per_cell(masked).reshape(n_draws, n).mean(axis=0) - expressed
     chance = np.repeat(expressed / np.maximum(n_expressed, 1), n_expressed)
     chance_of_zero = zero / np.maximum(n_features - n_expressed, 1)
     genes = counts.indices.astype(np.int64)
@@ -47,7 +47,7 @@ def log_histogram(train: TrainingCells, pseudo_count: float = 5.0) -> Array:
     table = table.reshape(n_features, n_values)
     visible_zero = np.bincount(genes, weights=np.repeat(chance_of_zero, n_expressed), minlength=n_features)
     table[:, 0] += np.maximum(chance_of_zero.sum() - visible_zero, 0.0)
-    # half an entry in all for each bin, so that one never seen is not impossible
+    # half an entry over all draws for each bin, so that a bin that does not occur has a probability above 0
     pooled = table.sum(axis=0) + 0.5 / n_draws
     table += pseudo_count * pooled / pooled.sum()
     return np.log(table / table.sum(axis=1, keepdims=True))
@@ -55,14 +55,15 @@ def log_histogram(train: TrainingCells, pseudo_count: float = 5.0) -> Array:
 
 @dataclass(frozen=True)
 class DepthModel:
-    """Full depth of a cell from its visible depth, and how far off that is."""
+    """Estimate of the full depth of a cell from its visible depth, with the distribution of its error."""
 
     gene_share: Array
-    """(M,) mean share of a cell's depth that the gene has where it is masked."""
+    """(M,) share of the gene in the full depth of a cell, mean over the entries where it is masked."""
     weights: Array
-    """(3,) of the regression of log(full / visible depth) on 1, the sum of the shares masked, log(entries masked)."""
+    """(3,) weights of a regression of log(full / visible depth). The predictors are 1, the summed shares of the masked
+    genes, and log(1 + number of masked entries)."""
     spread: Array
-    """(7,) equally likely ratios of the true depth to the estimate."""
+    """(7,) equally likely ratios of true depth to estimated depth."""
 
     @classmethod
     def fit(cls, train: TrainingCells) -> DepthModel:
@@ -83,18 +84,19 @@ class DepthModel:
 
 def _depth_terms(shares: Array, cells: MaskedCells) -> Array:
     masked = np.bincount(cells.cells, weights=shares[cells.genes], minlength=cells.depth.size)
-    return np.column_stack([np.ones(masked.size), masked, np.log1p(hidden_per_cell(cells))])
+    return np.column_stack([np.ones(masked.size), masked, np.log1p(masked_per_cell(cells))])
 
 
 def zero_odds(train: TrainingCells, cells: MaskedCells) -> Array:
-    """(N,) chance of a zero to be masked over that of an expressed entry, a log-linear rule read off the draws.
+    """(N,) chance of a zero to be masked divided by that of an expressed entry.
 
-    The rule takes the numbers visible and masked: under the default mask the odds are near expressed over zeros.
+    The odds are a log-linear function of the numbers of visible and masked entries, fitted to the draws. Under the
+    default mask they are close to the number of expressed entries divided by the number of zeros.
     """
     drawn, n_features = train.together, train.counts.shape[1]
     n_expressed = np.tile(np.diff(train.counts.indptr), len(train.draws))
     expressed = np.bincount(drawn.cells, weights=drawn.bins > 0, minlength=n_expressed.size)
-    zero = hidden_per_cell(drawn) - expressed
+    zero = masked_per_cell(drawn) - expressed
     both = (expressed > 0) & (zero > 0)
     chance = expressed[both] / n_expressed[both]
     chance_of_zero = zero[both] / (n_features - n_expressed[both])
@@ -104,12 +106,12 @@ def zero_odds(train: TrainingCells, cells: MaskedCells) -> Array:
 
 def _odds_terms(cells: MaskedCells) -> Array:
     n, n_features = np.diff(cells.visible.indptr), cells.visible.shape[1]
-    masked = hidden_per_cell(cells)
+    masked = masked_per_cell(cells)
     return np.column_stack([np.ones(n.size), np.log1p(n), np.log(n_features + 1 - n), np.log1p(masked)])
 
 
 def value_basis(binning: Binning) -> Array:
-    """(V, 2) of each bin: whether it is above 0, and its log2 level above that of bin 1."""
+    """(V, 2) features of each bin: whether it is above 0, and its log2 level minus that of bin 1."""
     lower, upper = binning.edges()
     level = 0.5 * np.log2(np.maximum(lower, 0.5) * np.maximum(upper, 0.5))
     above = np.arange(level.size) > 0
@@ -118,22 +120,22 @@ def value_basis(binning: Binning) -> Array:
 
 @dataclass(frozen=True)
 class Components:
-    """Probabilistic PCA (Tipping and Bishop 1999) of the log-normalised profiles of whole training cells."""
+    """Probabilistic PCA (Tipping and Bishop 1999) of the log-normalised profiles of complete training cells."""
 
     target: float
-    """Depth to which profiles are scaled."""
+    """Depth to which profiles are scaled, in counts."""
     mean: Array
-    """(M,)"""
+    """(M,) mean profile."""
     axes: Array
-    """(M, K) orthonormal, by falling variance."""
+    """(M, K) orthonormal components, in the order of decreasing variance."""
     variance: Array
-    """(K,)"""
+    """(K,) variance of each component."""
     total: float
-    """Variance of all genes."""
+    """Total variance, summed over the genes."""
 
     @classmethod
     def fit(cls, train: TrainingCells, n_components: int = _MAX_COMPONENTS) -> Components:
-        """Fit to the whole training cells, at most as many components as they allow."""
+        """Fit to the complete training cells. The number of components is limited by their shape."""
         target = float(train.binning.mean_depth or 1.0)
         profiles = _log_profiles(train.counts, train.depth, target)
         n_components = min(n_components, min(profiles.shape) - 1)
@@ -143,16 +145,16 @@ class Components:
         return cls(target, mean, pca.components_.T.astype(np.float64), pca.explained_variance_, total)
 
     def profiles(self, counts: csr_matrix, depth: Array) -> csr_matrix:
-        """(N, M) log-normalised profiles of cells of that depth."""
+        """(N, M) log-normalised profiles of cells with the depths (N,)."""
         return _log_profiles(counts, depth, self.target)
 
     def loadings(self, k: int) -> tuple[Array, float]:
-        """(M, k) loadings of independent standard normal scores, and the variance of the noise."""
+        """(M, k) loadings for independent standard normal scores, and the noise variance."""
         noise = max(self.total - self.variance[:k].sum(), 1e-9) / max(self.mean.size - k, 1)
         return self.axes[:, :k] * np.sqrt(np.maximum(self.variance[:k] - noise, 0.0)), noise
 
     def scores(self, k: int, cells: MaskedCells, depth: Array) -> Array:
-        """(N, k) expected scores of each cell given its visible entries alone; a masked entry is no zero."""
+        """(N, k) expected scores of each cell given its visible entries. Masked entries count as missing, not as 0."""
         loadings, noise = self.loadings(k)
         projected = _log_profiles(cells.visible, depth, self.target) @ loadings - self.mean @ loadings
         precision = loadings.T @ loadings + noise * np.eye(k)
@@ -166,7 +168,7 @@ class Components:
         return out
 
     def whole_scores(self, k: int, counts: csr_matrix, depth: Array) -> Array:
-        """(N, k) expected scores of cells of which nothing is masked."""
+        """(N, k) expected scores of cells without masked entries."""
         loadings, noise = self.loadings(k)
         projected = _log_profiles(counts, depth, self.target) @ loadings - self.mean @ loadings
         return np.linalg.solve(loadings.T @ loadings + noise * np.eye(k), projected.T).T

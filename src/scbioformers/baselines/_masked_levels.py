@@ -1,4 +1,4 @@
-"""Baselines that predict the level of a masked entry from its cell's profile: by low rank and by neighbours."""
+"""Baselines that predict a masked entry from its expected level given the profile: low rank and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from scbioformers.core import ConfigError
 T = TypeVar("T")
 
 _RANKS, _NEIGHBORS, _NEIGHBOR_RANK = (3, 5, 10, 20, 40), (15, 30, 60, 120), 10
-_MAX_ENTRIES = 250_000  # plenty for the weights that all genes share
+_MAX_ENTRIES = 250_000  # enough to fit the weights that all genes share
 _CHUNK = 1024
-_LEVEL_FLOOR = 0.02  # log1p of the least mean level that is told from zero
+_LEVEL_FLOOR = 0.02  # lower limit of log1p levels, for the square root and the logarithm
 
 
 def best(candidates: Sequence[T], predict: Callable[[T], NDArray[Any]], validation: MaskedCells) -> T:
@@ -31,14 +31,14 @@ def best(candidates: Sequence[T], predict: Callable[[T], NDArray[Any]], validati
 
 
 def _level_features(expected: Array, mean: Array) -> Array:
-    """(n, 5) of the expected log level of entries and the mean of their genes, on scales that differ near zero."""
+    """(n, 5) features of the expected log level of entries and the mean log level of their genes, on several scales."""
     change = expected - mean
-    now, usual = np.maximum(expected, _LEVEL_FLOOR), np.maximum(mean, _LEVEL_FLOOR)
-    return np.column_stack([change, change**2, change * mean, np.sqrt(now) - np.sqrt(usual), np.log(now / usual)])
+    level, usual = np.maximum(expected, _LEVEL_FLOOR), np.maximum(mean, _LEVEL_FLOOR)
+    return np.column_stack([change, change**2, change * mean, np.sqrt(level) - np.sqrt(usual), np.log(level / usual)])
 
 
-class _Leveled(ABC):
-    """A histogram for each gene, tilted by the depth and by the level that a cell's profile lets expect."""
+class _LevelBaseline(ABC):
+    """Histogram of each gene, tilted by the depth of the cell and the expected level given its profile."""
 
     def __init__(self, train: TrainingCells) -> None:
         self.train = train
@@ -48,17 +48,17 @@ class _Leveled(ABC):
 
     @abstractmethod
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
-        """(H,) expected log level of the masked entries; ``rows`` are those of the cells among the training cells."""
+        """(H,) expected log levels of the masked entries. For training cells, ``rows`` are their training rows."""
 
     def fit(self, k: int) -> Tilt:
-        """Fit the weights that all genes share."""
+        """Fit the tilt, whose weights all genes share."""
         cells, rows = self.train.sample(_MAX_ENTRIES)
         features = _level_features(self.levels(k, cells, rows), self.components.mean[cells.genes])
         depth, basis = self.depth.estimate(cells)[cells.cells], value_basis(self.train.binning)
         return Tilt.fit(self.histogram[cells.genes], depth, features, cells.bins, basis)
 
     def logits(self, tilt: Tilt, depth: Array, genes: NDArray[np.int64], levels: Array) -> Array:
-        """(n, V) of entries, given the depth of their cells and their levels."""
+        """(n, V) logits of entries, given the depths of their cells and their expected levels."""
         features = _level_features(levels, self.components.mean[genes])
         return tilt.logits(self.histogram[genes], depth, features)
 
@@ -68,8 +68,8 @@ class _Leveled(ABC):
         return log_softmax(self.logits(self.fit(k), depth, cells.genes, self.levels(k, cells)), axis=1)
 
 
-class LowRank(_Leveled):
-    """Levels by the k leading components."""
+class LowRank(_LevelBaseline):
+    """Expected levels from the k leading components."""
 
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
         scores, loadings = self.components.scores(k, cells, self.depth.estimate(cells)), self.components.loadings(k)[0]
@@ -77,8 +77,8 @@ class LowRank(_Leveled):
         return self.components.mean[cells.genes] + change
 
 
-class Neighbors(_Leveled):
-    """Levels by the mean of the k nearest training cells, in the space of the leading components."""
+class Neighbors(_LevelBaseline):
+    """Expected levels: mean of the k nearest training cells, in the space of the leading components."""
 
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
         rank = min(_NEIGHBOR_RANK, self.components.variance.size)
@@ -103,19 +103,19 @@ class Neighbors(_Leveled):
 
 
 def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int | None = None) -> NDArray[np.float32]:
-    """Predict by the nearest training cells.
+    """Predict from the nearest training cells.
 
-    The mean log-normalised level of the gene among the neighbours, and the depth of the cell, tilt the gene's
-    histogram, by a multinomial logistic regression that all genes share.
+    The histogram of the gene is tilted by a multinomial logistic regression whose weights all genes share. Its
+    predictors are the mean log-normalised level of the gene among the neighbours and the depth of the cell.
 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
     n_neighbors
-        By default the best of 15, 30, 60 and 120 for training cells that are held out.
+        Number of neighbours; by default the best of 15, 30, 60 and 120 on held-out training cells.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int |
     Raises
     ------
     ConfigError
-        If `n_neighbors` is below 1 or more than there are other training cells.
+        If `n_neighbors` is below 1, or not below the number of training cells.
 
     Examples
     --------
@@ -136,24 +136,24 @@ def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int |
         usable = [k for k in _NEIGHBORS if k < fit.depth.size] or [1]
         n_neighbors = best(usable, lambda k: model.predict(k, validation), validation)
     if not 1 <= n_neighbors < train.depth.size:
-        raise ConfigError(f"n_neighbors={n_neighbors} is outside 1…{train.depth.size - 1}, what the cells allow.")
+        raise ConfigError(f"n_neighbors={n_neighbors} is outside 1…{train.depth.size - 1}, the range for these cells.")
     return Neighbors(train).predict(n_neighbors, test).astype(np.float32)
 
 
 def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None) -> NDArray[np.float32]:
-    """Predict by probabilistic PCA (Tipping and Bishop 1999) of the log-normalised profiles.
+    """Predict from a probabilistic PCA (Tipping and Bishop 1999) of the log-normalised profiles.
 
-    The level that the components expect given the visible entries, and the depth of the cell, tilt the gene's
-    histogram, by a multinomial logistic regression that all genes share.
+    The histogram of the gene is tilted by a multinomial logistic regression whose weights all genes share. Its
+    predictors are the expected level of the gene given the visible entries and the depth of the cell.
 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
     rank
-        Number of components; by default the best of 3, 5, 10, 20 and 40 for training cells that are held out.
+        Number of components; by default the best of 3, 5, 10, 20 and 40 on held-out training cells.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None
     Raises
     ------
     ConfigError
-        If `rank` is below 1 or more than the components that can be had.
+        If `rank` is below 1 or above the number of available components.
 
     Examples
     --------
@@ -178,6 +178,6 @@ def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None
 
 
 def best_rank(model: LowRank, validation: MaskedCells) -> int:
-    """Return the rank of the best predictions for cells that the model was not fitted to."""
+    """Return the rank with the best predictions for held-out cells."""
     usable = [k for k in _RANKS if k <= model.components.variance.size] or [1]
     return best(usable, lambda k: model.predict(k, validation), validation)

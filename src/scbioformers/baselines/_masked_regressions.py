@@ -1,4 +1,4 @@
-"""Baselines of masked expression with a regression for each gene."""
+"""Baselines of masked expression with one regression for each gene."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from scbioformers.baselines._masked_tilt import Tilt
 from scbioformers.config import bin_rows
 from scbioformers.core import ConfigError
 
-_GRID = ((5, 30.0), (5, 100.0), (10, 100.0), (10, 300.0), (20, 300.0))  # components, ridge
+_GRID = ((5, 30.0), (5, 100.0), (10, 100.0), (10, 300.0), (20, 300.0))  # number of components, ridge penalty
 _INTERCEPT_RIDGE = 5.0
 _PSEUDO_COUNT = 5.0
 _MAX_NEWTON_STEPS, _TOLERANCE = 20, 1e-5
 
 
 def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors: int = 300) -> Array:
-    """Bins as the paper's linear regression predicts them, before they are rounded (paper, section 3.2).
+    """Predicted bins of the paper's linear regression, before rounding (paper, section 3.2).
 
-    For each gene, ordinary least squares on the value bins of the ``n_predictors`` genes of the highest Pearson
-    correlation with it in the training cells. In the test cells a masked gene reads as 0, as in the paper.
+    Each gene has an ordinary least-squares regression on value bins of other genes. The predictors are the
+    ``n_predictors`` genes with the highest Pearson correlation with it in the training cells. In the test cells, masked
+    genes have the value 0, as in the paper.
 
     Parameters
     ----------
     train, test
-        Whole training cells, whose masks are not used; masked cells to predict, whose bins are not read.
+        Training cells, whose masks are not used, and masked cells to predict, whose bins are not read.
     n_predictors
-        `k` of the paper, at most M - 1.
+        Number of predictors (`k` in the paper). If it is above M - 1, M - 1 predictors are used.
 
     Returns
     -------
-    float64 (H,), at every masked entry of the test cells.
+    float64 (H,), predicted bin of every masked entry of ``test``.
 
     Raises
     ------
@@ -52,13 +53,13 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     if n_predictors < 1:
         raise ConfigError(f"n_predictors={n_predictors} must be at least 1.")
     X = _dense_bins(train, train.counts, train.depth, 1.0)
-    read = _dense_bins(train, test.visible, test.depth, 1 / train.depth_ratio)
+    visible_bins = _dense_bins(train, test.visible, test.depth, 1 / train.depth_ratio)
     mean = X.mean(axis=0)
     X -= mean
     gram = X.T @ X
     scale = np.sqrt(np.diag(gram))
     correlation = gram / np.maximum(np.outer(scale, scale), 1e-12)
-    # neither the gene itself nor one that is the same in all cells is a predictor
+    # genes that are constant over the cells, and the gene itself, are not predictors
     correlation[:, scale < 1e-6] = -2.0
     np.fill_diagonal(correlation, -3.0)
     k = min(n_predictors, mean.size - 1)
@@ -74,7 +75,7 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
         system[np.diag_indices(k)] += 1e-6 * system.trace() / k + 1e-9
         slopes = cho_solve(cho_factor(system, lower=True, overwrite_a=True), gram[predictors, j])
         cells = test.cells[entries][:, None]
-        out[entries] = mean[j] + (read[cells, predictors] - mean[predictors]) @ slopes
+        out[entries] = mean[j] + (visible_bins[cells, predictors] - mean[predictors]) @ slopes
     return out
 
 
@@ -87,25 +88,32 @@ def _dense_bins(train: TrainingCells, counts: csr_matrix, depth: Array, depth_sh
 def linear_regression(
     train: TrainingCells, test: MaskedCells, *, n_predictors: int = 300, floor: float = 0.01
 ) -> NDArray[np.float32]:
-    """Predict by the paper's linear regression, as probabilities (paper, section 3.2).
+    """Predict probabilities from the paper's linear regression (paper, section 3.2).
 
-    A normal density around :func:`linear_predictions`, whose most likely bin is the rounded one. Its width is that of
-    the residuals of the gene at the masked entries of the first draw of the training cells.
+    The probabilities are those of a normal distribution around :func:`linear_predictions`. Its most probable bin is the
+    rounded prediction. Its standard deviation is estimated from the residuals of the gene at the masked entries of the
+    first draw of the training cells.
 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
     n_predictors
-        `k` of the paper.
+        Number of predictors (`k` in the paper).
     floor
-        Probability, above 0 and below 1, that all bins share alike, so that the likelihood stays finite.
+        Total probability, above 0 and below 1, that is divided equally between all bins. It keeps the likelihood
+        finite.
 
     Returns
     -------
     float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
+
+    Raises
+    ------
+    ConfigError
+        If `n_predictors` is below 1.
 
     Examples
     --------
@@ -113,15 +121,15 @@ def linear_regression(
     """
     n_values, draw = train.binning.n_values, train.draws[0]
     predicted = linear_predictions(train, stack([draw, test]), n_predictors=n_predictors)
-    known, asked = np.split(np.clip(predicted, 0, n_values - 1), [draw.bins.size])
-    squares = (draw.bins - known) ** 2
+    of_draw, of_test = np.split(np.clip(predicted, 0, n_values - 1), [draw.bins.size])
+    squares = (draw.bins - of_draw) ** 2
     n_features = train.counts.shape[1]
     by_gene = np.bincount(draw.genes, weights=squares, minlength=n_features)
     n = np.bincount(draw.genes, minlength=n_features)
     variance = (by_gene + _PSEUDO_COUNT * squares.mean()) / (n + _PSEUDO_COUNT)
     sd = np.sqrt(np.maximum(variance, 1e-4))[test.genes][:, None]
-    # all bins are 1 wide, the outer ones too: with their tails they could exceed the rounded one
-    distance = np.abs(np.arange(n_values) - asked[:, None])
+    # every bin has the width 1: an outer bin with its tail could be more probable than the rounded bin
+    distance = np.abs(np.arange(n_values) - of_test[:, None])
     near, far = (distance - 0.5) / sd, (distance + 0.5) / sd
     log_mass = log_ndtr(-near) + np.log1p(-np.exp(np.minimum(log_ndtr(-far) - log_ndtr(-near), -1e-12)))
     normal = log_softmax(log_mass, axis=1)
@@ -130,7 +138,7 @@ def linear_regression(
 
 @dataclass(frozen=True)
 class _Entries:
-    """Masked entries sorted by gene, what is known of them, and the low-rank baseline that they start from."""
+    """Masked entries sorted by gene, with the features of their cells and their low-rank predictions."""
 
     cells: NDArray[np.int64]
     bins: NDArray[np.int64]
@@ -151,24 +159,24 @@ class _Entries:
         return cls(cells.cells[order], cells.bins[order], bounds, order, depth, levels[order], features)
 
     def offset(self, model: LowRank, tilt: Tilt, gene: int) -> tuple[slice, Array]:
-        """Entries of the gene and their (n, V) logits under the low-rank baseline."""
+        """Return the slice of the entries of the gene, and their (n, V) logits from the low-rank baseline."""
         at = slice(self.bounds[gene], self.bounds[gene + 1])
         genes = np.full(at.stop - at.start, gene)
         return at, model.logits(tilt, self.depth[self.cells[at]], genes, self.levels[at])
 
 
 def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.float32]:
-    """Predict by a multinomial logistic regression for each gene: the strongest of the baselines.
+    """Predict by a multinomial logistic regression for each gene. This is the strongest baseline.
 
-    The bins of a gene depend on the log depth and the leading components of the cell. Slopes act on whether the bin
-    is above 0 and on its log level, not on every bin alone, and a ridge shrinks them towards :func:`low_rank` (itself
-    the gene's histogram, tilted). The number of components and the ridge are chosen on training cells that are
-    held out. The problem is convex, and solved by Newton steps.
+    The predictors are the log depth and the leading components of the cell. Each predictor has two slopes: one for
+    whether the bin is above 0, and one for the log level of the bin. A ridge penalty shrinks the slopes to 0, and so
+    the prediction to that of :func:`low_rank`. The number of components and the penalty are chosen on held-out training
+    cells. The problem is convex and is solved by Newton steps.
 
     Parameters
     ----------
     train
-        Whole training cells, and draws of the mask over them.
+        Training cells: complete counts, and random masks over them.
     test
         Masked cells to predict; their bins are not read.
 
@@ -183,30 +191,31 @@ def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.fl
     fit, validation = train.split()
     model = LowRank(fit)
     rank = best_rank(model, validation)
-    tilt, known, asked = model.fit(rank), _Entries.of(model, rank, fit.together), _Entries.of(model, rank, validation)
+    tilt = model.fit(rank)
+    training, masked = _Entries.of(model, rank, fit.together), _Entries.of(model, rank, validation)
     grid = [choice for choice in _GRID if choice[0] <= rank] or [(rank, 100.0)]
-    chosen = best(grid, lambda choice: _fit_and_predict(model, tilt, known, asked, *choice), validation)
+    chosen = best(grid, lambda choice: _fit_and_predict(model, tilt, training, masked, *choice), validation)
     model = LowRank(train)
-    known, asked = _Entries.of(model, rank, train.together), _Entries.of(model, rank, test)
-    return _fit_and_predict(model, model.fit(rank), known, asked, *chosen).astype(np.float32)
+    training, masked = _Entries.of(model, rank, train.together), _Entries.of(model, rank, test)
+    return _fit_and_predict(model, model.fit(rank), training, masked, *chosen).astype(np.float32)
 
 
-def _fit_and_predict(model: LowRank, tilt: Tilt, known: _Entries, asked: _Entries, k: int, ridge: float) -> Array:
+def _fit_and_predict(model: LowRank, tilt: Tilt, training: _Entries, masked: _Entries, k: int, ridge: float) -> Array:
     basis = value_basis(model.train.binning)
-    out = np.empty((asked.bins.size, basis.shape[0]))
-    for gene in range(known.bounds.size - 1):
-        at, offset = asked.offset(model, tilt, gene)
+    out = np.empty((masked.bins.size, basis.shape[0]))
+    for gene in range(training.bounds.size - 1):
+        at, offset = masked.offset(model, tilt, gene)
         if at.start == at.stop:
             continue
-        given, start = known.offset(model, tilt, gene)
-        slopes = _newton(known.features[known.cells[given], : k + 2], start, basis, known.bins[given], ridge)
-        logits = offset + asked.features[asked.cells[at], : k + 2] @ slopes @ basis.T
-        out[asked.order[at]] = log_softmax(logits, axis=1)
+        fitted, start = training.offset(model, tilt, gene)
+        slopes = _newton(training.features[training.cells[fitted], : k + 2], start, basis, training.bins[fitted], ridge)
+        logits = offset + masked.features[masked.cells[at], : k + 2] @ slopes @ basis.T
+        out[masked.order[at]] = log_softmax(logits, axis=1)
     return out
 
 
 def _newton(X: Array, offset: Array, basis: Array, bins: NDArray[np.int64], ridge: float) -> Array:
-    """(F, R) slopes of the highest penalised likelihood: logits = offset + X @ slopes @ basis.T."""
+    """(F, R) slopes that maximise the penalised likelihood, with logits = offset + X @ slopes @ basis.T."""
     n_features, n_basis = X.shape[1], basis.shape[1]
     penalty = np.full((n_features, n_basis), ridge)
     penalty[0] = _INTERCEPT_RIDGE

@@ -1,4 +1,4 @@
-"""Histograms tilted by what is known of the cell: one multinomial logistic regression for all genes."""
+"""Histograms of genes, tilted by features of the cell: one multinomial logistic regression for all genes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from numpy.typing import NDArray
 from scbioformers.baselines._masked_features import Array
 
 _EFFECT_RIDGE, _WEIGHT_RIDGE = 5.0, 1.0
-_MAX_STEPS, _TOLERANCE = 30, 1e-6  # the latter in nats an entry
+_MAX_STEPS, _TOLERANCE = 30, 1e-6  # the tolerance is in nats per entry
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """log p(bin) = offset + effects[group of the depth] + basis @ weights.T @ features, normalised."""
+    """Exponential tilt: log p(bin) = offset + effects[depth group] + basis @ weights.T @ features, normalised."""
 
     edges: Array
-    """(G - 1,) depths between the groups."""
+    """(G - 1,) depths that separate the G depth groups."""
     effects: Array
-    """(G, V)"""
+    """(G, V) effect of each depth group on each bin."""
     weights: Array
-    """(F, R)"""
+    """(F, R) weights of the features on the basis."""
     basis: Array
-    """(V, R)"""
+    """(V, R) basis functions of the bins."""
 
     @classmethod
     def fit(
         cls, offset: Array, depth: Array, features: Array, bins: NDArray[np.int64], basis: Array, n_groups: int = 64
     ) -> Tilt:
-        """Fit by penalised maximum likelihood to n entries: (n, V), (n,), (n, F), (n,)."""
+        """Fit to n entries by penalised maximum likelihood.
+
+        The shapes are offset (n, V), depth (n,), features (n, F), bins (n,) and basis (V, R).
+        """
         edges = np.quantile(depth, np.arange(1, n_groups) / n_groups)
         group = np.searchsorted(edges, depth)
         members = [np.flatnonzero(group == g) for g in range(n_groups)]
@@ -52,7 +55,7 @@ class Tilt:
         return cls(edges, effects, weights, basis)
 
     def logits(self, offset: Array, depth: Array, features: Array) -> Array:
-        """(n, V), not normalised."""
+        """(n, V) logits, not normalised."""
         return offset + self.effects[np.searchsorted(self.edges, depth)] + features @ self.weights @ self.basis.T
 
 
@@ -73,7 +76,10 @@ def _loss(parts: list[_Part], effects: Array, weights: Array, basis: Array) -> f
 
 
 def _newton_step(parts: list[_Part], effects: Array, weights: Array, basis: Array) -> tuple[Array, Array]:
-    """Solve for the effects of each group given the weights, and for the weights by the Schur complement."""
+    """Return the Newton steps of the effects (G, V) and the weights (F, R).
+
+    The step of the weights is solved by the Schur complement, then those of the effects of each group given it.
+    """
     n_weights, n_basis = weights.shape[0], basis.shape[1]
     gradient, hessian = _WEIGHT_RIDGE * weights.ravel(), _WEIGHT_RIDGE * np.eye(weights.size)
     solved = []

@@ -17,21 +17,22 @@ Matrix: TypeAlias = "NDArray[Any] | sparse.spmatrix | sparse.sparray"
 def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_sum: float | None = None) -> Matrix:
     """Scale every cell to the same total and take log(1 + x), as ``sc.pp.normalize_total`` and ``sc.pp.log1p`` do.
 
-    On the highly variable genes alone this is the baseline "raw HVG".
+    Applied to the highly variable genes, this is the baseline "raw HVG".
 
     Parameters
     ----------
     counts
         Counts, cells x genes, dense or sparse. Not modified.
     depth
-        Total counts of each cell, shape (n_cells,). By default the row sums of `counts`; pass the totals over the whole
-        transcriptome when `counts` holds a selection of its genes.
+        Total counts of each cell, shape (n_cells,). By default the row sums of `counts`. Pass the totals over the whole
+        transcriptome if `counts` has only a selection of genes.
     target_sum
-        Total of a cell after scaling, in counts; by default the median depth of the cells that are not empty.
+        Total of a cell after scaling, in counts. By default the median depth of the cells with counts.
 
     Returns
     -------
-    Float32 matrix of the shape of `counts`: CSR for sparse input, else an array. A cell of depth 0 stays 0.
+    Float32 matrix of the shape of `counts`: CSR for sparse input, else an array. A cell of depth 0 has only
+    zeros.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_su
     if totals.shape[0] != counts.shape[0]:
         raise DataError(f"`depth` has {totals.shape[0]} values, but `counts` has {counts.shape[0]} cells.")
     if not np.all(np.isfinite(totals) & (totals >= 0)):
-        raise DataError("`depth` must be finite and not negative: pass the sums of raw counts.")
+        raise DataError("`depth` must be finite and not negative: pass the total raw counts of each cell.")
     if target_sum is None:
         target_sum = float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
     rows = log1p_rows(sparse.csr_matrix(counts), totals, target_sum).astype(np.float32)
@@ -60,20 +61,20 @@ def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_su
 
 
 def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]:
-    """Principal component scores of a matrix: columns centred, not scaled, as ``sc.pp.pca`` does.
+    """Principal component scores of a matrix. Columns are centred but not scaled, as in ``sc.pp.pca``.
 
     Parameters
     ----------
     X
-        Cells x genes, dense or sparse (sparse input is centred implicitly, never made dense).
+        Cells x genes, dense or sparse. Sparse input is centred implicitly and stays sparse.
     n_components
-        Number of components; below both numbers of cells and of genes.
+        Number of components, below the number of cells and below the number of genes.
     seed
         Seed of the start vector of the solver (ARPACK). The result does not depend on it beyond rounding.
 
     Returns
     -------
-    Float32 array of shape (n_cells, n_components), columns by falling variance.
+    Float32 array of shape (n_cells, n_components), columns in the order of decreasing variance.
 
     Raises
     ------
@@ -90,10 +91,10 @@ def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]
     limit = min(X.shape) - 1
     if not 1 <= n_components <= limit:
         raise ConfigError(
-            f"n_components={n_components} is outside 1…{limit}, what {X.shape[0]} cells x {X.shape[1]} genes allow."
+            f"n_components={n_components} is outside 1…{limit}, the range for {X.shape[0]} cells x {X.shape[1]} genes."
         )
     matrix = X if sparse.issparse(X) else np.asarray(X)
-    if not np.issubdtype(matrix.dtype, np.floating):  # sparse integers would otherwise be copied at float64
+    if not np.issubdtype(matrix.dtype, np.floating):  # otherwise sparse integers would be copied as float64
         matrix = matrix.astype(np.float32)
     scores = PCA(n_components=n_components, svd_solver="arpack", random_state=seed).fit_transform(matrix)
     return np.asarray(scores, dtype=np.float32)
@@ -102,7 +103,7 @@ def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]
 def pca_log1p(
     counts: Matrix, n_components: int = 50, seed: int = 0, *, depth: ArrayLike | None = None
 ) -> NDArray[np.float32]:
-    """Principal component scores of log-normalised counts: the standard embedding of the field.
+    """Principal component scores of log-normalised counts, the standard embedding of single-cell data.
 
     Parameters
     ----------
@@ -117,6 +118,11 @@ def pca_log1p(
     -------
     Float32 array of shape (n_cells, n_components).
 
+    Raises
+    ------
+    DataError, ConfigError
+        As :func:`log1p_normalize` and :func:`pca`.
+
     Examples
     --------
     >>> import numpy as np
@@ -128,7 +134,7 @@ def pca_log1p(
 
 
 def pca_binned(bins: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]:
-    """Principal component scores of a binned layer: what the bins hold before any model has read them.
+    """Principal component scores of a binned layer, an embedding of the bins without a model.
 
     Parameters
     ----------
@@ -140,6 +146,11 @@ def pca_binned(bins: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[n
     Returns
     -------
     Float32 array of shape (n_cells, n_components).
+
+    Raises
+    ------
+    ConfigError
+        As :func:`pca`.
 
     Examples
     --------

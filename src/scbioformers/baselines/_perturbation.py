@@ -1,6 +1,6 @@
-"""What a model of perturbations has to beat: from effects of the training perturbations (T, M) to predictions (K, M).
+"""Baselines of perturbation models: from effects of the training perturbations (T, M) to predictions (K, M).
 
-Rows of ``own`` are bool (…, M), the genes that a perturbation hits; ``features`` are (…, F), zeros where unknown.
+``own`` is bool (…, M), the genes that each perturbation hits. ``features`` are (…, F) and 0 where they are unknown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 def no_change(training: ArrayLike, n: int) -> Array:
-    """Nothing happens.
+    """Predict no change.
 
     Parameters
     ----------
@@ -33,6 +33,11 @@ def no_change(training: ArrayLike, n: int) -> Array:
     -------
     float64 (n, M), zeros.
 
+    Raises
+    ------
+    DataError
+        If `training` is not a matrix with at least one row.
+
     Examples
     --------
     >>> no_change([[1.0, 2.0]], 1)
@@ -42,7 +47,7 @@ def no_change(training: ArrayLike, n: int) -> Array:
 
 
 def training_mean(training: ArrayLike, n: int) -> Array:
-    """The mean effect of the training perturbations, for every other.
+    """Predict the mean effect of the training perturbations for every perturbation.
 
     Parameters
     ----------
@@ -55,6 +60,11 @@ def training_mean(training: ArrayLike, n: int) -> Array:
     -------
     float64 (n, M).
 
+    Raises
+    ------
+    DataError
+        If `training` is not a matrix with at least one row.
+
     Examples
     --------
     >>> training_mean([[1.0, 2.0], [3.0, 2.0]], 1)
@@ -64,7 +74,7 @@ def training_mean(training: ArrayLike, n: int) -> Array:
 
 
 def target_falls(own: ArrayLike) -> Array:
-    """Only the target itself changes: -1 there, 0 elsewhere.
+    """Predict that only the target genes change: -1 for the targets, 0 for all other genes.
 
     Parameters
     ----------
@@ -84,12 +94,12 @@ def target_falls(own: ArrayLike) -> Array:
 
 
 def additive(singles: ArrayLike) -> Array:
-    """Sum of the effects of the single perturbations.
+    """Predict each combination as the sum of the effects of its single perturbations.
 
     Parameters
     ----------
     singles
-        (K, 2, M), or any number of singles, for each combination.
+        (K, 2, M), effects of the single perturbations of each combination. The second axis can have any length.
 
     Returns
     -------
@@ -100,32 +110,38 @@ def additive(singles: ArrayLike) -> Array:
     >>> additive([[[1.0, 0.0], [1.0, -1.0]]])
     array([[ 2., -1.]])
     """
-    found: Array = np.asarray(singles, np.float64).sum(axis=1)
-    return found
+    total: Array = np.asarray(singles, np.float64).sum(axis=1)
+    return total
 
 
 def linear_bilinear(
     training: ArrayLike, own: ArrayLike, new_own: ArrayLike, *, n_components: int = 10, ridge: float = 0.1
 ) -> Array:
-    """Ahlmann-Eltze's linear model: gene embedding x weights x perturbation embedding, around the training mean.
+    """Linear model of Ahlmann-Eltze, Huber and Anders (2025), around the mean of the training effects.
 
-    The gene embedding are the leading components of the training effects; a perturbation has that of its target. Those
-    whose target is not measured have none, and get the mean.
+    A prediction is gene embedding x weights x perturbation embedding. The gene embedding has the leading components of
+    the training effects. The embedding of a perturbation is the sum over its target genes. If no target is measured,
+    the embedding is 0 and the prediction is the mean.
 
     Parameters
     ----------
     training
         (T, M), effects of the training perturbations.
     own, new_own
-        bool (T, M) and (K, M), the genes that they hit.
+        bool (T, M) and (K, M), the genes that the training and the predicted perturbations hit.
     n_components
-        Width of the embedding.
+        Number of dimensions of the embeddings.
     ridge
-        Penalty on either side.
+        Ridge penalty, the same for genes and perturbations.
 
     Returns
     -------
     float64 (K, M).
+
+    Raises
+    ------
+    DataError
+        If `training` is not a matrix with at least one row.
 
     Examples
     --------
@@ -138,104 +154,122 @@ def linear_bilinear(
     left, scale, _ = np.linalg.svd((effects - mean).T, full_matrices=False)
     k = min(n_components, int((scale > 1e-9).sum()))
     genes = left[:, :k] * scale[:k]
-    trained, requested = (np.asarray(rows, np.float64) @ genes for rows in (own, new_own))
+    trained, predicted = (np.asarray(rows, np.float64) @ genes for rows in (own, new_own))
     inner = np.linalg.solve(genes.T @ genes + ridge * np.eye(k), genes.T @ (effects - mean).T @ trained)
     weights = inner @ np.linalg.inv(trained.T @ trained + ridge * np.eye(k))
-    found: Array = (genes @ weights @ requested.T).T + mean
-    return found
+    effect: Array = (genes @ weights @ predicted.T).T + mean
+    return effect
 
 
 def knn_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLike, *, n_neighbors: int = 3) -> Array:
-    """Mean effect of the training perturbations with the most similar features (cosine), weighted by similarity.
+    """Mean effect of the training perturbations with the most similar features.
+
+    The neighbours have the highest cosine similarity. They are weighted by the inverse Euclidean distance between
+    features of unit length.
 
     Parameters
     ----------
     training
         (T, M), effects of the training perturbations.
     features, new_features
-        (T, F) and (K, F).
+        (T, F) and (K, F), features of the training and the predicted perturbations.
     n_neighbors
-        How many.
+        Number of neighbours. If it is above T, T neighbours are used.
 
     Returns
     -------
     float64 (K, M).
+
+    Raises
+    ------
+    DataError
+        If `training` is not a matrix with at least one row.
 
     Examples
     --------
     >>> knn_features([[1.0], [3.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], n_neighbors=1)
     array([[1.]])
     """
-    effects, (known, requested) = _effects(training), _unit(features, new_features)
+    effects, (known, new) = _effects(training), _unit(features, new_features)
     model = KNeighborsRegressor(min(n_neighbors, len(effects)), weights="distance").fit(known, effects)
-    found: Array = np.asarray(model.predict(requested), np.float64)
-    return found
+    predicted: Array = np.asarray(model.predict(new), np.float64)
+    return predicted
 
 
 def ridge_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLike, *, penalty: float = 1.0) -> Array:
-    """Ridge regression from features of unit length to the effects.
+    """Ridge regression from features, scaled to unit length, to effects.
 
     Parameters
     ----------
     training
         (T, M), effects of the training perturbations.
     features, new_features
-        (T, F) and (K, F).
+        (T, F) and (K, F), features of the training and the predicted perturbations.
     penalty
-        Of the squared weights.
+        Penalty on the squared coefficients.
 
     Returns
     -------
     float64 (K, M).
+
+    Raises
+    ------
+    DataError
+        If `training` is not a matrix with at least one row.
 
     Examples
     --------
     >>> ridge_features([[1.0], [3.0]], [[1.0], [1.0]], [[1.0]])
     array([[2.]])
     """
-    known, requested = _unit(features, new_features)
-    found: Array = np.asarray(Ridge(penalty).fit(known, _effects(training)).predict(requested), np.float64)
-    return found.reshape(len(requested), -1)
+    known, new = _unit(features, new_features)
+    predicted: Array = np.asarray(Ridge(penalty).fit(known, _effects(training)).predict(new), np.float64)
+    return predicted.reshape(len(new), -1)
 
 
 def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLike, *, seed: int = 0) -> Array:
-    """Neural network of one hidden layer of 64 from features of unit length to the effects.
+    """Neural network with one hidden layer of 64 units, from features, scaled to unit length, to effects.
 
     Parameters
     ----------
     training
         (T, M), effects of the training perturbations.
     features, new_features
-        (T, F) and (K, F).
+        (T, F) and (K, F), features of the training and the predicted perturbations.
     seed
-        Of the weights it starts from.
+        Seed of the initial weights.
 
     Returns
     -------
     float64 (K, M).
+
+    Raises
+    ------
+    DataError
+        If `training` is not a matrix with at least one row.
 
     Examples
     --------
     >>> mlp_features([[1.0, 0.0], [3.0, 0.0]], [[1.0], [1.0]], [[1.0]]).shape
     (1, 2)
     """
-    known, requested = _unit(features, new_features)
+    known, new = _unit(features, new_features)
     model = MLPRegressor(hidden_layer_sizes=(64,), alpha=1e-3, solver="lbfgs", max_iter=200, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(known, _effects(training))
-    found: Array = np.asarray(model.predict(requested), np.float64)
-    return found.reshape(len(requested), -1)
+    predicted: Array = np.asarray(model.predict(new), np.float64)
+    return predicted.reshape(len(new), -1)
 
 
 def _effects(training: ArrayLike) -> Array:
-    found = np.asarray(training, np.float64)
-    if found.ndim != 2 or not len(found):
-        raise DataError(f"Expected the effects of at least one training perturbation, (T, M), found {found.shape}.")
-    return found
+    effects = np.asarray(training, np.float64)
+    if effects.ndim != 2 or not len(effects):
+        raise DataError(f"Expected effects (T, M) of at least one training perturbation, found shape {effects.shape}.")
+    return effects
 
 
 def _unit(features: ArrayLike, new_features: ArrayLike) -> tuple[Array, Array]:
-    known, requested = (np.asarray(rows, np.float64) for rows in (features, new_features))
-    scaled = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (known, requested)]
+    arrays = [np.asarray(rows, np.float64) for rows in (features, new_features)]
+    scaled = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in arrays]
     return scaled[0], scaled[1]

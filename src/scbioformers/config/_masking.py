@@ -68,7 +68,7 @@ class Masking:
         indptr: NDArray[np.int64],
         indices: NDArray[np.int32],
         rows: NDArray[np.int64],
-        n_features: int,
+        present: NDArray[np.bool_],
         *,
         seed: int,
         epoch: int,
@@ -81,8 +81,8 @@ class Masking:
             CSR structure of B cells, (B + 1,) and (nnz,).
         rows
             (B,) identity of each cell in its source.
-        n_features
-            Modelled features, M.
+        present
+            (M,) whether the data measure each modelled feature. Others are no zeros, and are not masked.
         seed, epoch
             Counters of the random numbers; evaluation passes a fixed epoch.
 
@@ -94,7 +94,7 @@ class Masking:
             int64 (B + 1,) and int32, the masked zeros of each cell, ascending.
         """
         paper = self.rule == "paper"
-        return choose_masked(indptr, indices, rows, n_features, self.ratio, self.nonzero_share, paper, seed, epoch)
+        return choose_masked(indptr, indices, rows, present, self.ratio, self.nonzero_share, paper, seed, epoch)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

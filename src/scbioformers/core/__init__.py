@@ -1,4 +1,4 @@
-"""Arrays only: errors, random numbers, vocabulary, binning kernels, choice of masks, decoding, splits."""
+"""Functions of arrays: errors, random numbers, vocabulary, binning kernels, masking kernels, decoding, splits."""
 
 from scbioformers.core._bin_kernels import (
     as_float,
@@ -29,10 +29,9 @@ from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._splits import split_combinations, split_groups, split_targets, validation_rows
-from scbioformers.core._vocabulary import EXTERNAL, SPECIALS, Match, Vocabulary, match
+from scbioformers.core._vocabulary import SPECIALS, Match, Vocabulary, match
 
 __all__ = [
-    "EXTERNAL",
     "SCALES",
     "SPECIALS",
     "BioformersError",

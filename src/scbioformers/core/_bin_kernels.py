@@ -1,4 +1,4 @@
-"""Kernels that bin counts: value bins element by element, segment bins over the rows of a matrix."""
+"""Kernels that bin counts: value bins of single elements, segment bins of the rows of a matrix."""
 
 import math
 from numbers import Integral, Real
@@ -11,19 +11,21 @@ from numpy.typing import ArrayLike, NDArray
 from scbioformers.core._errors import ConfigError
 
 _INT16_MAX = 32767
-# counts below this are ranked by a histogram, which is several times faster than sorting
+# rows of counts below this limit are ranked by a histogram, which is several times faster than sorting
 _HISTOGRAM_SIZE = 1024
-# at exact doublings log2 may land a rounding error above the integer
+# at exact doublings, rounding can put log2 slightly above the integer
 _LOG_TOLERANCE = 1e-9
 
 
 def check_integer(name: str, value: object, low: int) -> int:
+    """Return the parameter as an int, or raise a ConfigError if it is not an integer from `low` to 32767."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= _INT16_MAX:
         raise ConfigError(f"`{name}` must be an integer from {low} to {_INT16_MAX}, found {value!r}.")
     return int(value)
 
 
 def check_positive(name: str, value: object) -> float:
+    """Return the parameter as a float, or raise a ConfigError if it is not a positive finite number."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ConfigError(f"`{name}` must be a positive finite number, found {value!r}.")
     return float(value)
@@ -37,7 +39,7 @@ def _value_bin(x, cutoff, bins_per_doubling):  # type: ignore[no-untyped-def]
         return 1
     if x <= cutoff:
         return int(np.floor(x + 0.5))
-    # np.ceil stays a float, so that an infinite x saturates; math.ceil would overflow
+    # np.ceil returns a float, so that an infinite x gets the highest bin; math.ceil would overflow
     above = np.ceil(bins_per_doubling * math.log2(x / cutoff) - _LOG_TOLERANCE)
     return int(min(cutoff + above, _INT16_MAX))
 
@@ -50,9 +52,14 @@ def _bin_flat(x, cutoff, bins_per_doubling, out):  # type: ignore[no-untyped-def
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def bin_value_rows(data, indptr, depth, mean_depth, cutoff, bins_per_doubling, out):  # type: ignore[no-untyped-def]
+    """Write the value bins of the rows of a CSR matrix to `out` (nnz,).
+
+    `data` (nnz,) are counts, `indptr` (n + 1,) row bounds, `depth` (n,) and `mean_depth` depths in counts.
+    See :func:`bin_normalized` for the other parameters.
+    """
     for row in range(indptr.size - 1):
         for i in range(indptr[row], indptr[row + 1]):
-            # multiplied first: exact for integer counts, so that ties at .5 fall as in the formula
+            # the product is first: it is exact for integer counts, so that ties at 0.5 are rounded as in the formula
             x = np.float64(data[i]) * mean_depth / depth[row]
             out[i] = _value_bin(x, cutoff, bins_per_doubling)
 
@@ -107,26 +114,26 @@ def _bin_segment_rows(data, indptr, zero_is_special, n_bins, out):  # type: igno
 
 
 def as_float(data: ArrayLike) -> NDArray[Any]:
-    """Contiguous float32 as it is, all else float64: the kernels are compiled for these two."""
+    """Return a contiguous array of float32 (if the data are float32) or float64. Kernels are compiled for these two."""
     array = np.asarray(data)
     return np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
 
 
 def bin_normalized(x: ArrayLike, cutoff: int, bins_per_doubling: float) -> NDArray[np.int16]:
-    """Value bins of normalised counts, element by element (paper, Eq. 5, with the `+ c` that it drops).
+    """Value bins of normalised counts (paper, Eq. 5, corrected by the term `+ c` that is missing there).
 
     Parameters
     ----------
     x
-        Non-negative normalised counts of any shape. What is not above 0 (NaN too: the caller validates) gets bin 0.
+        Non-negative normalised counts of any shape. Other values are not checked: negative values and NaN get bin 0.
     cutoff
-        `c`: counts up to here are rounded half up, but never to 0.
+        `c`: values up to the cutoff are rounded half up, but positive values never to 0.
     bins_per_doubling
-        `b`: bins per doubling above the cutoff.
+        `b`: number of bins per doubling above the cutoff.
 
     Returns
     -------
-    int16 array of the shape of `x`, at most 32767.
+    int16 array of the shape of `x`, bins from 0 to 32767.
 
     Raises
     ------
@@ -153,13 +160,13 @@ def bin_segment_rows(data: ArrayLike, indptr: ArrayLike, n_bins: int) -> NDArray
     Parameters
     ----------
     data, indptr
-        Non-negative stored values (nnz,) and row bounds (n + 1,) of the matrix. Stored zeros are zeros.
+        Non-negative stored values (nnz,) and row bounds (n + 1,) of the matrix. Explicitly stored zeros are allowed.
     n_bins
         `B`, the bin of the highest value of each row.
 
     Returns
     -------
-    int16 array (nnz,); zeros get 0, ties get equal bins.
+    int16 array (nnz,). Zeros get bin 0, and tied values get the same bin.
 
     Raises
     ------
@@ -178,12 +185,12 @@ def bin_segment_rows(data: ArrayLike, indptr: ArrayLike, n_bins: int) -> NDArray
 
 
 def bin_segment_dense(X: ArrayLike, n_bins: int) -> NDArray[np.int16]:
-    """Segment bins of centred data, where 0 is a value like any other: all values of a row are ranked.
+    """Segment bins of the rows of centred data. All values of a row are ranked, zeros included.
 
     Parameters
     ----------
     X
-        Dense matrix (n, m) of any real values.
+        Dense matrix (n, m) of real values.
     n_bins
         `B`, the bin of the highest value of each row.
 

@@ -1,4 +1,4 @@
-"""From bins back to counts: what a predicted distribution over bins says of the expression."""
+"""Decoding of predicted distributions over bins to expected expression."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SCALES = ("counts", "log1p", "bins")
 
 
 def expected(probabilities: NDArray[np.floating], levels: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Mean of each predicted distribution, (B, H, V) over levels (B, V) -> (B, H)."""
+    """Mean of each predicted distribution: probabilities (B, H, V) over levels (B, V) -> (B, H)."""
     mean: NDArray[np.float64] = np.einsum("bhv,bv->bh", probabilities, levels)
     return mean
 
 
 def deviation(probabilities: NDArray[np.floating], levels: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Standard deviation of each predicted distribution, (B, H, V) over levels (B, V) -> (B, H)."""
+    """Standard deviation of each predicted distribution: probabilities (B, H, V) over levels (B, V) -> (B, H)."""
     variance = expected(probabilities, levels**2) - expected(probabilities, levels) ** 2
     return np.sqrt(np.maximum(variance, 0.0))
 
@@ -26,11 +26,12 @@ def deviation(probabilities: NDArray[np.floating], levels: NDArray[np.floating])
 def posterior_mean(
     rate: NDArray[np.floating], dispersion: NDArray[np.floating], counts: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Expression to expect where a negative binomial predicted it and one count was seen.
+    """Posterior mean of the expression, given a negative binomial prediction and one measured count.
 
-    The negative binomial is a Poisson count whose rate is gamma distributed; this is the mean of that rate given the
-    count. A gene with little dispersion keeps its prediction, one that varies from cell to cell follows its count
-    (SAVER, Huang et al., Nature Methods 2018, does so with a regression for each gene).
+    A negative binomial count is a Poisson count with a gamma distributed rate. The result is the mean of this rate
+    given the count. If the dispersion of a gene is small, the result is close to the prediction. If it is large, the
+    result is close to the count. SAVER (Huang et al., Nature Methods 2018) does the same with a regression for each
+    gene.
 
     Parameters
     ----------
@@ -40,6 +41,10 @@ def posterior_mean(
         (M,) inverse dispersion of the negative binomial, its shape parameter, positive.
     counts
         (B, M) measured counts.
+
+    Returns
+    -------
+    float64 (B, M) posterior means, in counts.
 
     Examples
     --------
@@ -51,7 +56,7 @@ def posterior_mean(
 
 
 def quantile(probabilities: NDArray[np.floating], levels: NDArray[np.floating], q: float) -> NDArray[np.float64]:
-    """Lowest level that the distribution does not exceed with probability ``q``, (B, H, V) -> (B, H)."""
-    reached = np.cumsum(probabilities, axis=-1) >= q - 1e-6  # float32 sums may miss 1 by as much
+    """Lowest level with a cumulative probability of at least ``q``: (B, H, V) over levels (B, V) -> (B, H)."""
+    reached = np.cumsum(probabilities, axis=-1) >= q - 1e-6  # a sum of float32 probabilities can be this far below 1
     at = np.where(reached.any(axis=-1), reached.argmax(axis=-1), probabilities.shape[-1] - 1)
     return np.take_along_axis(np.asarray(levels, np.float64), at, axis=1)

@@ -1,4 +1,4 @@
-"""Which regulators stand out in a network: by all of their weights, and by those to the genes of a set."""
+"""Statistics of the regulators of a network: sums of all weights, and tests of the weights to a set of genes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.stats import norm, rankdata
 
 
 def out_strength(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sum of the absolute weights of each regulator (column), and of how many pairs; NaN counts for nothing.
+    """Sum of the absolute weights of each regulator (column), and the number of weights in it. NaN is ignored.
 
     Examples
     --------
@@ -23,12 +23,12 @@ def out_strength(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
 
 @dataclass(frozen=True)
 class ColumnRanks:
-    """Targets of each regulator by the size of their weight, for rank-sum tests of many sets of targets."""
+    """Ranks of the targets of each regulator by absolute weight, for rank-sum tests of many sets of targets."""
 
     rank: NDArray[np.float64]
-    """(G, R), from 1 for the weakest, ties share their mean; NaN for pairs that were never seen."""
+    """(G, R), from 1 for the weakest target. Ties get their mean rank. NaN for pairs without a weight."""
     spread: NDArray[np.float64]
-    """(R,), what ties leave of the variance, 0 to 1."""
+    """(R,), variance of the ranks divided by that without ties, 0 to 1."""
 
     @classmethod
     def of(cls, weight: NDArray[np.float64]) -> ColumnRanks:
@@ -41,10 +41,10 @@ class ColumnRanks:
         return cls(rank, variance / ((n.astype(np.float64) ** 2 - 1) / 12))
 
     def test(self, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(R,) one-sided rank-sum p, small if the weights of these rows are larger than those of the others.
+        """(R,) one-sided rank-sum p-values, small if absolute weights are larger in the rows `targets` than elsewhere.
 
-        By the normal approximation, corrected for ties and continuity (Mann and Whitney 1947); 1 where nothing can be
-        compared.
+        They use the normal approximation with corrections for ties and continuity (Mann and Whitney 1947). The p-value
+        is 1 if there is nothing to compare.
 
         Examples
         --------

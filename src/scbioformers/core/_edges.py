@@ -1,4 +1,4 @@
-"""Pairs of target (row) and regulator (column): correction of their weights, ranks, and agreement between runs."""
+"""Weights of pairs of target (row) and regulator (column): correction, ranks, and consensus of several runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 
 def average_product_correction(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take out of each pair what its row and its column alone lead to expect (Dunn, Wahl and Gloor 2008).
+    """Subtract from each weight the value expected from its row mean and column mean (Dunn, Wahl and Gloor 2008).
 
     Parameters
     ----------
     weight
-        (G, R), NaN where a pair was never seen.
+        (G, R), NaN for pairs without a weight.
 
     Returns
     -------
-    ``weight - row mean * column mean / mean`` over the pairs that were seen, NaN where it was NaN.
+    float64 (G, R), ``weight - row mean * column mean / total mean``. The means ignore NaN, and NaN stays NaN.
 
     Examples
     --------
@@ -35,7 +35,10 @@ def average_product_correction(weight: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def cosine_similarity(embedding: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosine between the rows of ``embedding`` (G, D) less their mean, (G, G); 0 for rows that are the mean."""
+    """Cosine similarity (G, G) between the rows of ``embedding`` (G, D), after subtraction of the mean row.
+
+    A row that is equal to the mean has the similarity 0 to every row.
+    """
     centred = embedding - embedding.mean(axis=0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
@@ -43,7 +46,7 @@ def cosine_similarity(embedding: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def rank_pairs(strength: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rank of each pair from 1, the strongest, ties in row order; 0 where ``strength`` is NaN.
+    """Rank of each pair, from 1 for the strongest. Ties are ranked in row order. The rank of NaN is 0.
 
     Examples
     --------
@@ -51,7 +54,7 @@ def rank_pairs(strength: NDArray[np.float64]) -> NDArray[np.int64]:
     [[0, 2], [1, 3]]
     """
     flat = strength.ravel()
-    order = np.argsort(-flat, kind="stable")[: int(np.isfinite(flat).sum())]  # NaN comes last
+    order = np.argsort(-flat, kind="stable")[: int(np.isfinite(flat).sum())]  # argsort puts NaN last
     ranks = np.zeros(flat.size, np.int64)
     ranks[order] = np.arange(1, order.size + 1)
     return ranks.reshape(strength.shape)
@@ -59,7 +62,9 @@ def rank_pairs(strength: NDArray[np.float64]) -> NDArray[np.int64]:
 
 @dataclass
 class Consensus:
-    """What several runs agree on: mean weight, mean rank, and the share of runs that hold a pair among their best.
+    """Consensus of several runs: mean weight, rank by mean rank, and support.
+
+    The support of a pair is the share of runs in which it is among the ``n_best`` strongest pairs.
 
     Examples
     --------
@@ -71,29 +76,31 @@ class Consensus:
     """
 
     n_best: int
+    """Number of the strongest pairs of each run that count for the support."""
     n_runs: int = 0
+    """Number of added runs."""
     _weight: NDArray[np.float64] | float = 0.0
     _strength: NDArray[np.float64] | float = 0.0
     _rank: NDArray[np.int64] | int = 0
-    _held: NDArray[np.int64] | int = 0
+    _n_among_best: NDArray[np.int64] | int = 0
 
     def add(self, weight: NDArray[np.float64], strength: NDArray[np.float64]) -> None:
-        """Add a run: weights (G, R), and how strong they count when ranked; NaN for what is no pair."""
+        """Add a run: ``weight`` (G, R), and ``strength`` (G, R) by which pairs are ranked. NaN marks excluded pairs."""
         ranks = rank_pairs(strength)
         self._weight = self._weight + weight
         self._strength = self._strength + strength
         self._rank = self._rank + ranks
-        self._held = self._held + ((ranks > 0) & (ranks <= self.n_best))
+        self._n_among_best = self._n_among_best + ((ranks > 0) & (ranks <= self.n_best))
         self.n_runs += 1
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """(G, R) mean over the runs."""
+        """(G, R) mean weight over the runs."""
         return np.asarray(self._weight, np.float64) / self.n_runs
 
     @property
     def rank(self) -> NDArray[np.int64]:
-        """(G, R) from 1 by the mean rank, ties by the mean strength; 0 for what is no pair."""
+        """(G, R) rank from 1 by the mean rank, with ties ordered by the mean strength; 0 for excluded pairs."""
         total, strength = np.asarray(self._rank), np.asarray(self._strength)
         order = np.lexsort((-strength.ravel(), total.ravel()))
         order = order[total.ravel()[order] > 0]
@@ -103,5 +110,5 @@ class Consensus:
 
     @property
     def support(self) -> NDArray[np.float64]:
-        """(G, R) share of the runs that hold a pair among their best ``n_best``."""
-        return np.asarray(self._held) / self.n_runs
+        """(G, R) share of the runs in which a pair is among the ``n_best`` strongest."""
+        return np.asarray(self._n_among_best) / self.n_runs

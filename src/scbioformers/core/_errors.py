@@ -1,32 +1,32 @@
-"""The one family of exceptions: catch :class:`BioformersError` to catch them all."""
+"""Exceptions of scbioformers. Catch :class:`BioformersError` to catch all of them."""
 
 
 class BioformersError(Exception):
-    """Base of every error that scbioformers raises on purpose."""
+    """Base class of all errors that scbioformers raises itself."""
 
 
 class DataError(BioformersError, ValueError):
-    """The data given cannot be used as it is; the message names what was found and the next call."""
+    """The given data cannot be used. The message says what was found and what to do next."""
 
 
 class MissingKeyError(BioformersError, KeyError):
-    """A layer, column or slot that was asked for is not there; the message lists what is."""
+    """A requested layer, column or slot does not exist. The message lists the existing ones."""
 
-    # KeyError prints the repr of its argument, which would show the message in quotes with escaped newlines
+    # KeyError prints the repr of its argument: the message would be in quotes, with escaped newlines
     __str__ = Exception.__str__
 
 
 class ConfigError(BioformersError, ValueError):
-    """A parameter lies outside its range or contradicts another."""
+    """A parameter is out of range or contradicts another parameter."""
 
 
 class ModelFormatError(BioformersError, ValueError):
-    """A stored model is damaged, of another schema, or not a model of scbioformers."""
+    """A stored model is damaged, has another schema, or is not a model of scbioformers."""
 
 
 class MissingDependencyError(BioformersError, ImportError):
-    """An optional dependency is not installed; the message names the pip command."""
+    """An optional dependency is not installed. The message contains the pip command."""
 
 
 class BioformersWarning(UserWarning):
-    """Something was handled, but the user may want to know."""
+    """A problem was handled automatically, but the user should know about it."""

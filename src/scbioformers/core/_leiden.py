@@ -10,20 +10,20 @@ from scipy import sparse
 
 
 def leiden(connectivities: sparse.csr_matrix, resolution: float, seed: int) -> NDArray[np.intp]:
-    """Cluster by modularity, iterating until nothing changes.
+    """Cluster a graph by modularity. The algorithm runs until the clusters are stable.
 
     Parameters
     ----------
     connectivities
-        (N, N), symmetric, weights of the edges; only what is above the diagonal is read.
+        (N, N), symmetric edge weights. Only the values above the diagonal are used.
     resolution
-        Higher gives more clusters.
+        Resolution of the modularity. A higher value gives more clusters.
     seed
-        Of the algorithm; no global random state is touched.
+        Seed of the algorithm. The global random state does not change.
 
     Returns
     -------
-    (N,) cluster of each node.
+    intp (N,), cluster of each node.
 
     Examples
     --------
@@ -34,11 +34,11 @@ def leiden(connectivities: sparse.csr_matrix, resolution: float, seed: int) -> N
 
     edges = sparse.triu(connectivities, k=1).tocoo()
     graph = igraph.Graph(n=connectivities.shape[0], edges=np.column_stack([edges.row, edges.col]))
-    igraph.set_random_number_generator(random.Random(seed))  # else it would draw from Python's global generator
+    igraph.set_random_number_generator(random.Random(seed))  # by default igraph uses the global generator of Python
     try:
         partition = graph.community_leiden(
             "modularity", weights=edges.data.tolist(), resolution=resolution, n_iterations=-1
         )
     finally:
-        igraph.set_random_number_generator(random)  # igraph's default
+        igraph.set_random_number_generator(random)  # the default of igraph
     return np.asarray(partition.membership, dtype=np.intp)

@@ -1,4 +1,4 @@
-"""Names that are not known, and what may have been meant."""
+"""Suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ N_NEAR = 3
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """The known names nearest to one that is not, whatever the case; at most three.
+    """Return the known names that are most similar to an unknown name, at most three. Case is ignored.
 
     Examples
     --------
     >>> near_names("stat", ["STAT1", "STAT3", "GATA1"])
     ['STAT3', 'STAT1']
     """
-    folded = {str(each).casefold(): str(each) for each in known}
-    return [folded[each] for each in difflib.get_close_matches(str(name).casefold(), folded, N_NEAR)]
+    by_folded = {str(candidate).casefold(): str(candidate) for candidate in known}
+    return [by_folded[folded] for folded in difflib.get_close_matches(str(name).casefold(), by_folded, N_NEAR)]
 
 
 def describe_unknown(unknown: Sequence[str], known: Iterable[str]) -> str:
-    """The first unknown names, and the known ones that are nearest to the first, for a message.
+    """Return a text for messages: the first five unknown names, and the known names nearest to the first one.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The one log-normalisation: log1p of counts that are scaled to a common depth."""
+"""Log-normalisation: log1p of counts that are scaled to a common depth."""
 
 from __future__ import annotations
 

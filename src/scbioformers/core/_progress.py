@@ -1,10 +1,10 @@
-"""Progress bars: widgets in notebooks that have them, text elsewhere."""
+"""Progress bars: widgets in notebooks if ipywidgets is installed, text elsewhere."""
 
 from importlib.util import find_spec
 
 if find_spec("ipywidgets") is not None:
     from tqdm.auto import tqdm
-else:  # tqdm.auto warns of the missing package in every notebook
+else:  # without ipywidgets, tqdm.auto would warn in every notebook
     from tqdm import tqdm
 
 __all__ = ["tqdm"]

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a number depends on its seed and counters, never on what was drawn before it.
+"""Counter-based random numbers. A number depends only on its seed and counters, not on earlier draws.
 
-So masks and subsets are the same whatever the batch size, the order of the chunks or the number of workers. Each
-counter is mixed in with the finaliser of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+Masks and subsets are therefore the same for every batch size, order of chunks and number of workers. Each counter is
+mixed in with the finaliser of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
 generators").
 """
 
@@ -36,7 +36,7 @@ def hash_uniform(seed, a, b, c):  # type: ignore[no-untyped-def]
     Parameters
     ----------
     seed, a, b, c
-        Integers (int64 or uint64); a counter that is not needed is 0.
+        Integers (int64 or uint64). Set counters that are not needed to 0.
 
     Returns
     -------
@@ -75,7 +75,8 @@ def uniform(seed: int, *counters: ArrayLike) -> NDArray[np.float64]:
 
     Returns
     -------
-    float64 array of the broadcast shape; the same numbers as :func:`hash_uniform` with missing counters 0.
+    float64 array of the broadcast shape. The numbers equal those of :func:`hash_uniform`, with missing counters set to
+    0.
 
     Raises
     ------
@@ -101,8 +102,8 @@ def seed_from(rng: int | np.random.Generator | None) -> int:
     Parameters
     ----------
     rng
-        A non-negative integer below 2**63 (returned as it is), a generator (which advances by one draw), or `None` for
-        fresh entropy.
+        A non-negative integer below 2**63 (returned unchanged), a generator (which advances by one draw), or `None` for
+        a random seed.
 
     Returns
     -------
@@ -111,7 +112,7 @@ def seed_from(rng: int | np.random.Generator | None) -> int:
     Raises
     ------
     ConfigError
-        For anything else.
+        If `rng` is none of these.
 
     Examples
     --------

@@ -1,17 +1,17 @@
-"""How long a default fit is: the one rule that training and ``pp.check`` share."""
+"""Default number of epochs. Training and ``pp.check`` use the same rule."""
 
 from __future__ import annotations
 
 import math
 
 EPOCHS = 20
-FEW_CELLS = 8_000  # beyond, epochs get fewer so that the number of steps stays the same
-MIN_STEPS = 750  # few cells are read more often, so that there are at least so many steps
+FEW_CELLS = 8_000  # with more cells there are fewer epochs, so that the number of steps stays the same
+MIN_STEPS = 750  # with few cells there are more epochs, to reach at least this number of steps
 MAX_EPOCHS = 100
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
-    """Passes over ``n_cells`` training cells.
+    """Return the default number of epochs for ``n_cells`` training cells.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which rows are held out."""
+"""Splits of cells and of perturbations into training and test sets."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,7 +10,7 @@ from scbioformers.core._random import uniform
 
 
 def validation_rows(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Choose validation rows; each row's draw depends on the seed and its own number only.
+    """Choose validation rows. The random number of a row depends only on the seed and the row number.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ def validation_rows(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
 
     Returns
     -------
-    bool array (n,), True for validation. With `fraction` > 0 and `n` > 1 at least one row is True and one False; a
-    single row is never held out.
+    bool array (n,), True for validation. If `fraction` > 0 and `n` > 1, at least one row is True and at least one is
+    False. A single row is never held out.
 
     Raises
     ------
@@ -49,22 +49,22 @@ def validation_rows(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
 
 
 def split_targets(targets: Sequence[Collection[str]], n_folds: int, seed: int) -> NDArray[np.int64]:
-    """Fold of each perturbation, so that no target is in two folds.
+    """Assign perturbations to folds, so that no target is in two folds.
 
-    Combinations join the fold of their targets; those whose targets lie in different folds are in none.
+    A combination is in the fold of its targets. If its targets are in different folds, it is in no fold.
 
     Parameters
     ----------
     targets
-        The features that each perturbation hits; none for controls.
+        Features that each perturbation hits; empty for controls.
     n_folds
-        How many, at least 2 and at most the number of targets.
+        Number of folds, at least 2 and at most the number of targets.
     seed
         Integer seed.
 
     Returns
     -------
-    int64 (n,), -1 for controls and for combinations across folds.
+    int64 (n,), fold of each perturbation, from 0; -1 for controls and for combinations across folds.
 
     Raises
     ------
@@ -76,31 +76,32 @@ def split_targets(targets: Sequence[Collection[str]], n_folds: int, seed: int) -
     >>> split_targets([["A"], ["B"], ["A"], ["A", "B"], []], 2, seed=0).tolist()
     [0, 1, 0, -1, -1]
     """
-    names = sorted({name for each in targets for name in each})
+    names = sorted({name for hit in targets for name in hit})
     if not 2 <= n_folds <= len(names):
-        raise ConfigError(f"`n_folds` lies between 2 and the number of targets, {len(names)}, found {n_folds}.")
+        raise ConfigError(f"`n_folds` must be from 2 to the number of targets, {len(names)}, found {n_folds}.")
     rank = np.argsort(np.argsort(uniform(seed, np.arange(len(names))), kind="stable"), kind="stable")
     fold = {name: int(position % n_folds) for name, position in zip(names, rank, strict=True)}
-    return np.array([next(iter(f)) if len(f := {fold[name] for name in each}) == 1 else -1 for each in targets])
+    return np.array([next(iter(f)) if len(f := {fold[name] for name in hit}) == 1 else -1 for hit in targets])
 
 
 def split_combinations(
     targets: Sequence[Collection[str]], fraction: float, seed: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Hold out targets, and with them every perturbation that has one of them, and some of the other combinations.
+    """Hold out some targets with all of their perturbations, and some combinations of the other targets.
 
     Parameters
     ----------
     targets
-        The features that each perturbation hits; none for controls.
+        Features that each perturbation hits; empty for controls.
     fraction
-        Share of the targets, and of the combinations of seen targets, to hold out, in (0, 1).
+        Share to hold out of the targets, and of the combinations of the other targets, in (0, 1).
     seed
         Integer seed.
 
     Returns
     -------
-    bool (n,), True for test; int64 (n,), how many of its targets are perturbed alone in training (0, 1, 2, …).
+    bool (n,), True for test. int64 (n,), number of targets of each perturbation that are perturbed alone in training
+    (0, 1, 2, …).
 
     Raises
     ------
@@ -115,37 +116,39 @@ def split_combinations(
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"The fraction must lie in (0, 1), found {fraction!r}.")
-    names = sorted({name for each in targets for name in each})
+    names = sorted({name for hit in targets for name in hit})
     draws = uniform(seed, np.arange(len(names)))
     n_out = max(1, round(fraction * len(names)))
     out = {names[i] for i in np.argsort(draws)[:n_out]}
-    test = np.array([any(name in out for name in each) for each in targets], dtype=bool)
-    kinds = sorted({tuple(sorted(set(each))) for each in targets})
-    chance = dict(zip(kinds, uniform(seed + 1, np.arange(len(kinds))), strict=True))
-    for i, each in enumerate(targets):
-        if len(set(each)) > 1 and not test[i]:
-            test[i] = chance[tuple(sorted(set(each)))] < fraction
-    alone = {next(iter(each)) for i, each in enumerate(targets) if len(set(each)) == 1 and not test[i]}
-    return test, np.array([sum(name in alone for name in set(each)) for each in targets], dtype=np.int64)
+    test = np.array([any(name in out for name in hit) for hit in targets], dtype=bool)
+    combinations = sorted({tuple(sorted(set(hit))) for hit in targets})
+    draw_of = dict(zip(combinations, uniform(seed + 1, np.arange(len(combinations))), strict=True))
+    for i, hit in enumerate(targets):
+        if len(set(hit)) > 1 and not test[i]:
+            test[i] = draw_of[tuple(sorted(set(hit)))] < fraction
+    alone = {next(iter(hit)) for i, hit in enumerate(targets) if len(set(hit)) == 1 and not test[i]}
+    return test, np.array([sum(name in alone for name in set(hit)) for hit in targets], dtype=np.int64)
 
 
 def split_groups(
     groups: ArrayLike, control: ArrayLike, held_out: object
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Hold out the perturbed cells of one cell type or batch; its controls stay, as the start of the prediction.
+    """Hold out the perturbed cells of one cell type or batch.
+
+    The control cells of the group stay in the training set, because predictions start from them.
 
     Parameters
     ----------
     groups
         (N,), cell type or batch of each cell.
     control
-        bool (N,), which cells are unperturbed.
+        bool (N,), True for unperturbed cells.
     held_out
-        The group.
+        The group to hold out, a value of `groups`.
 
     Returns
     -------
-    bool (N,) training and bool (N,) test cells.
+    bool (N,), True for training cells; bool (N,), True for test cells.
 
     Raises
     ------

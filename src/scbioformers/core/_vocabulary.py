@@ -1,4 +1,4 @@
-"""Names of features and their ids; matching the names of other data against them."""
+"""Names of features, their ids, and matching with the names of other data."""
 
 import re
 from collections import Counter
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from scbioformers.core._errors import DataError, ModelFormatError
 
-#: Reserved tokens; the feature at position i of a vocabulary has the id i + len(SPECIALS).
-SPECIALS: Final = ("<pad>", "<cls>", "<mask>", "<unknown>")
-#: External tokens: what was done to a feature.
-EXTERNAL: Final = {"none": 0, "knocked_down": 1, "activated": 2}
+#: Reserved ids: padding. The feature at position i of a vocabulary has the id ``i + len(SPECIALS)``. ``<cls>`` and the
+#: mask are parameters of the network, not rows of the table of embeddings.
+SPECIALS: Final = ("<pad>",)
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*\d{11})(\.\d+)?")
-# below this share of matched names a hint is worth giving
+# below this share of matched names a hint is given
 _POOR_SHARE = 0.5
 
 
@@ -44,7 +43,7 @@ def _qualify(names: Iterable[str], modality: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Features that a model knows. Positions, and so ids, never change: names are only ever appended.
+    """Features that a model knows. Names are only appended, so that positions and ids never change.
 
     Examples
     --------
@@ -56,7 +55,7 @@ class Vocabulary:
     """
 
     names: tuple[str, ...]
-    """Qualified names, modality first, as in `rna:CD4`; special tokens are not among them."""
+    """Qualified names, which start with the modality, such as `rna:CD4`. Special tokens are not included."""
 
     def __post_init__(self) -> None:
         _check_names(self.names)
@@ -66,11 +65,11 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: Iterable[str], modality: str = "rna") -> "Vocabulary":
-        """Vocabulary of one modality's plain names; raises :class:`DataError` if some are duplicate or not names."""
+        """Vocabulary of plain names of one modality; raises :class:`DataError` if names are duplicate or invalid."""
         return cls(tuple(_qualify(names, modality)))
 
     def extend(self, names: Iterable[str], modality: str) -> "Vocabulary":
-        """New vocabulary with the plain `names` appended; names that it already has keep their place."""
+        """New vocabulary with the plain `names` appended. Names that it already contains keep their position."""
         known = self._positions
         return Vocabulary(self.names + tuple(name for name in _qualify(names, modality) if name not in known))
 
@@ -79,26 +78,26 @@ class Vocabulary:
         return {name: position for position, name in enumerate(self.names)}
 
     def __len__(self) -> int:
-        """Return the number of features, special tokens not counted."""
+        """Return the number of features, without special tokens."""
         return len(self.names)
 
     def index(self, names: Iterable[str]) -> NDArray[np.int64]:
-        """Positions of qualified names, -1 for those that are missing; add `len(SPECIALS)` for the token ids."""
+        """Positions of qualified names, int64, -1 for missing names. Add `len(SPECIALS)` to get token ids."""
         known = self._positions
         return np.array([known.get(name, -1) for name in names], dtype=np.int64)
 
     def feature_names(self, modality: str | None = None) -> list[str]:
-        """Plain names in order, of one modality or (`None`) of all."""
+        """Plain names in order, of one modality or (`None`) of all modalities."""
         split = [name.split(":", 1) for name in self.names]
         return [name for kind, name in split if modality is None or kind == modality]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Vocabulary as plain JSON types."""
         return {"specials": list(SPECIALS), "names": list(self.names)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
-        """Inverse of :meth:`to_dict`; raises :class:`ModelFormatError` on other keys or other special tokens."""
+        """Inverse of :meth:`to_dict`; raises :class:`ModelFormatError` if keys or special tokens differ."""
         if set(stored) != {"specials", "names"}:
             raise ModelFormatError(f"A stored vocabulary has the keys 'names' and 'specials', found {sorted(stored)}.")
         if tuple(stored["specials"]) != SPECIALS:
@@ -108,43 +107,43 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Match:
-    """Where the features of a vocabulary are in other data; see :func:`match`."""
+    """Positions of the features of a vocabulary in other data; see :func:`match`."""
 
     columns: NDArray[np.int64]
-    """(n_vocabulary,) column of each feature in the query, -1 where it is absent."""
+    """int64 (n_vocabulary,), column of each feature in the other data, -1 if the feature is missing."""
     share: float
     """Share of the vocabulary that was found."""
     hint: str
-    """What to try if few names matched; empty if most did."""
+    """Advice for the user if few names matched, else empty."""
     stripped: bool = False
-    """Whether version suffixes of Ensembl ids had to be ignored."""
+    """Whether names were matched without the version suffix of their Ensembl ids."""
 
 
 def _plain_ensembl(name: str) -> str | None:
-    """Ensembl id without its version, `None` if the name is not such an id."""
-    found = _ENSEMBL.fullmatch(name)
-    return found.group(1) if found else None
+    """Ensembl id without its version, or `None` if the name is not an Ensembl id."""
+    parts = _ENSEMBL.fullmatch(name)
+    return parts.group(1) if parts else None
 
 
 def _match_stripped(vocabulary: Sequence[str], query: Sequence[str], columns: NDArray[np.int64]) -> bool:
-    """Fill the missing `columns` by Ensembl ids without version; return whether any was found so."""
+    """Fill missing `columns` by Ensembl ids without version, and return whether any was filled."""
     taken = set(columns.tolist())
     candidates: dict[str, list[int]] = {}
     for column, name in enumerate(query):
         plain = _plain_ensembl(name)
         if plain is not None and column not in taken:
             candidates.setdefault(plain, []).append(column)
-    found = False
+    filled = False
     for position in np.flatnonzero(columns < 0).tolist():
         plain = _plain_ensembl(vocabulary[position])
         hits = candidates.get(plain, []) if plain is not None else []
         if len(hits) > 1:
-            clash = [query[column] for column in hits]
-            raise DataError(f"Several genes of the data are versions of {plain}: {clash}. Keep one of them.")
+            versions = [query[column] for column in hits]
+            raise DataError(f"Several genes of the data are versions of {plain}: {versions}. Keep one of them.")
         if hits:
             columns[position] = hits[0]
-            found = True
-    return found
+            filled = True
+    return filled
 
 
 def _share_ensembl(names: Sequence[str]) -> float:
@@ -169,7 +168,7 @@ def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
         known, other = next(pair for pair in alike if pair[0] != pair[1])
         return (
             f"{len(alike)} names match if case is ignored ({other!r} in the data, {known!r} in the model): "
-            "another species? If not, change the case of `adata.var_names`."
+            "is it another species? If not, change the case of `adata.var_names`."
         )
     return f"The model has names such as {list(vocabulary[:3])}, the data such as {list(query[:3])}."
 
@@ -177,23 +176,24 @@ def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
 def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
     """Find the features of a vocabulary among the names of other data.
 
-    Exact names come first. Ensembl ids that have no exact partner are compared without their version (`.N`).
+    Exact matches have priority. Ensembl ids without an exact match are compared without their version (`.N`).
 
     Parameters
     ----------
     vocabulary_names
-        Plain names in the order of the vocabulary, see :meth:`Vocabulary.features`.
+        Plain names in the order of the vocabulary, see :meth:`Vocabulary.feature_names`.
     query_names
         Names of the columns of the other data.
 
     Returns
     -------
-    The columns, the share found and, if that is below one half, a hint.
+    :class:`Match`
+        The columns, the share of matched names and, if the share is below one half, a hint.
 
     Raises
     ------
     DataError
-        If names are duplicate, empty or not strings, or if two versions of one Ensembl id compete.
+        If names are duplicate, empty or not strings, or if the other data has several versions of one Ensembl id.
 
     Examples
     --------

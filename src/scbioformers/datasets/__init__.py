@@ -1,4 +1,4 @@
-"""Data that needs no download, readers of files that users have, and tables of what is known of genes."""
+"""Data sets without a download, a reader for files of users, and feature tables of genes."""
 
 from scbioformers.datasets._gears import read_gears
 from scbioformers.datasets._gene_features import gene_features

@@ -1,4 +1,4 @@
-"""Features of genes from a table of their terms, such as Gene Ontology."""
+"""Features of genes from a table of annotated terms, such as Gene Ontology."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ def gene_features(
     min_genes: int = 3,
     max_genes: int = 1000,
 ) -> pd.DataFrame:
-    """Features of genes, measured or not, from which terms they have: a truncated SVD in which rare terms weigh more.
+    """Features of genes from their annotated terms: a truncated SVD in which rare terms have a higher weight.
 
-    Genes that share terms come out alike, so responses to one speak for the other; see
-    :class:`~scbioformers.Perturbation`.
+    Genes that share terms have similar features, whether they are measured or not. :class:`~scbioformers.Perturbation`
+    uses the features to predict the response to one gene from the responses to others.
 
     Parameters
     ----------
     table
-        A row for every pair of a gene and a term; repeated pairs count once.
+        One row for each pair of a gene and a term. Repeated pairs count once.
     gene, term
-        Columns of the table.
+        Names of the columns of the genes and of the terms.
     n_features
-        Width.
+        Number of features.
     min_genes, max_genes
-        Terms of fewer or more genes are left out.
+        Terms with fewer than `min_genes` or more than `max_genes` genes are left out.
 
     Returns
     -------
-    Data frame, genes x features, float32; the same for the same table on every machine up to rounding.
+    float32 DataFrame, genes x features. The result for a table is the same on every machine, up to rounding.
 
     Raises
     ------
     MissingKeyError
-        If a column is not there.
+        If the table does not have the columns.
     ConfigError
         If ``n_features`` is below 1, or no term is left.
 

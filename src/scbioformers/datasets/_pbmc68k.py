@@ -1,4 +1,4 @@
-"""The small real data set that scanpy ships, with its counts recovered."""
+"""The small real data set that is included in scanpy, with recovered counts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from scipy import sparse
 
 
 def pbmc68k() -> AnnData:
-    """Load the counts of 700 peripheral blood cells, 765 genes: real data without a download.
+    """Load the counts of 700 peripheral blood cells and 765 genes. No download is needed.
 
-    A part of 10x Genomics' "Fresh 68k PBMCs (donor A)" (Zheng et al. 2017), embedded in scanpy as
-    ``sc.datasets.pbmc68k_reduced()``. What is stored there is the log of normalised counts, whose smallest non-zero
-    value in a cell stands for one count; so counts are the ratios to it, rounded (at most 0.12 are lost to float32).
+    The cells are a part of "Fresh 68k PBMCs (donor A)" of 10x Genomics (Zheng et al. 2017), included in scanpy as
+    ``sc.datasets.pbmc68k_reduced()``. The stored values are logarithms of normalised counts. The smallest non-zero
+    value of a cell corresponds to one count. The counts are the ratios to this value, rounded. The ratios differ from
+    whole numbers by at most 0.12, because the stored values are float32.
 
     Returns
     -------
@@ -25,7 +26,7 @@ def pbmc68k() -> AnnData:
     `.obs["bulk_labels"]` : categorical
         10 cell types, by correlation with sorted populations.
     `.obs["n_counts"]` : float32
-        Counts of the cell over the whole transcriptome, most of which the 765 genes leave out.
+        Counts of the cell over the whole transcriptome. Most of them belong to genes outside the 765.
 
     Examples
     --------
@@ -37,7 +38,8 @@ def pbmc68k() -> AnnData:
     import scanpy as sc
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the file is in an old format, remarked on at every reading
+        # anndata warns about the old format of the file at every reading
+        warnings.simplefilter("ignore", FutureWarning)
         stored = sc.datasets.pbmc68k_reduced()
     counts = _counts_from_log1p(stored.raw.X)
     obs = stored.obs[["bulk_labels", "n_counts"]]
@@ -45,7 +47,10 @@ def pbmc68k() -> AnnData:
 
 
 def _counts_from_log1p(log_normalized: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Undo log1p and each cell's scaling, the smallest non-zero of a cell taken as 1. Every cell must have one."""
+    """Undo log1p and the scaling of each cell. The smallest non-zero value of a cell is one count.
+
+    Every cell must have a non-zero value.
+    """
     counts = sparse.csr_matrix(log_normalized, dtype=np.float64, copy=True)
     normalized = np.expm1(counts.data)
     unit = np.minimum.reduceat(normalized, counts.indptr[:-1])

@@ -13,13 +13,13 @@ from scipy import sparse
 
 from scbioformers.core import ConfigError
 
-CHUNK_SIZE = 2048  # cells drawn at once; part of what a seed means
-KNOCK_DOWN = -3.0  # log activity of a regulator that is knocked down: 5 % of what it was
-SATURATION = 1.5  # largest log change that regulators together can cause in a target
-ACTIVITY_SD = 0.6  # between cells of one type
+CHUNK_SIZE = 2048  # cells drawn at once; another value changes the cells of a given seed
+KNOCK_DOWN = -3.0  # log activity of a regulator that is knocked down: about 5 % of its baseline
+SATURATION = 1.5  # largest log change of a target by all of its regulators together
+ACTIVITY_SD = 0.6  # standard deviation of the activity of a regulator between cells of one type
 DISPERSION = 4.0  # inverse overdispersion of the negative binomial
-COUNTS_PER_GENE = 2.0  # median depth of the deepest batch over the number of genes
-SHALLOWEST = 0.25  # depth of the last batch over that of the first
+COUNTS_PER_GENE = 2.0  # median depth of the first batch divided by the number of genes
+SHALLOWEST = 0.25  # depth of the last batch divided by that of the first
 CONTROL = "control"
 
 
@@ -33,31 +33,34 @@ def simulate(
     perturbations: Sequence[str] = (),
     rng: int | np.random.Generator = 0,
 ) -> AnnData:
-    """Draw counts from a small gene regulatory network whose truth is known.
+    """Draw counts from a small gene regulatory network that is known.
 
-    The model. Let *z* be the log activity of a gene relative to its usual level.
+    The model is as follows. *z* is the log activity of a gene relative to its baseline. N(m, s) is a normal
+    distribution with mean m and standard deviation s.
 
-    1. Genes ``TF1…`` are regulators, the others (``G1…``) targets. Each target has 1 to 3 regulators, and each
-       regulator but the first has, with probability 1/2, one regulator of a lower number, so the network has no cycles.
-       The weight *w* of an edge is ± a number from 0.5 to 1.5.
-    2. A cell belongs to a type, a batch and a perturbation, drawn at random and independent of each other. In a type,
-       each regulator has an own activity, N(0, 1); one target in ten is a marker, 1.5 more active in one type.
-    3. Down the network, ``z = own + 1.5 tanh(sum(w * z of its regulators) / 1.5)``, where *own* is the type's part (2)
-       plus, for regulators, N(0, 0.6) between cells. A regulator that is knocked down has ``z = -3`` whatever regulates
-       it. Effects thus reach the targets of targets, and since tanh saturates, those of combinations do not add up.
-    4. Counts are negative binomial (inverse overdispersion 4) around ``depth * softmax(baseline + z + batch effect)``.
-       Baselines are N(0, 1.5), for regulators N(1, 0.5); batch effects N(0, 0.2) per gene, none in the first batch. The
-       depth is log-normal (sd 0.3); its median, 2 per gene in the first batch, falls to a quarter of that in the last.
+    1. Genes ``TF1…`` are regulators, and the others (``G1…``) are targets. Each target has 1 to 3 regulators. Each
+       regulator except the first has, with probability 1/2, one regulator with a lower number. The network therefore
+       has no cycles. The weight *w* of an edge is uniform between 0.5 and 1.5, with a random sign.
+    2. Each cell has a type, a batch and a perturbation, which are independent of each other. In each type, each
+       regulator has an activity N(0, 1). One target in ten is a marker, whose activity is 1.5 higher in one type.
+    3. The activity is ``z = own + 1.5 tanh(sum(w * z of its regulators) / 1.5)``. The term *own* is the activity of the
+       type (step 2), and for regulators also N(0, 0.6) for each cell. A regulator that is knocked down has ``z = -3``,
+       whatever its own regulators do. Effects therefore reach the targets of targets. The effects of combinations are
+       not additive, because tanh saturates.
+    4. Counts are negative binomial (inverse overdispersion 4) with the mean
+       ``depth * softmax(baseline + z + batch effect)``. Baselines are N(0, 1.5), for regulators N(1, 0.5). Batch
+       effects are N(0, 0.2) for each gene, and 0 in the first batch. The depth is log-normal (sd 0.3). Its median is 2
+       counts per gene in the first batch and decreases to a quarter of this value in the last batch.
 
     Parameters
     ----------
     n_cells, n_genes, n_types, n_batches
-        Sizes, each at least 1.
+        Numbers of cells, genes, cell types and batches, each at least 1.
     n_regulators
-        How many of the genes are regulators, below `n_genes`.
+        Number of genes that are regulators, below `n_genes`.
     perturbations
-        Knock-downs of regulators: names such as ``"TF1"``, or combinations such as ``"TF1+TF2"``. Cells are shared out
-        equally between them and unperturbed controls.
+        Knock-downs of regulators: names such as ``"TF1"``, or combinations such as ``"TF1+TF2"``. The cells are divided
+        equally between the perturbations and unperturbed controls.
     rng
         Seed or generator.
 
@@ -70,15 +73,16 @@ def simulate(
     `.obs["cell_type"]`, `.obs["batch"]`, `.obs["perturbation"]` : categorical
         ``"type_1"…``, ``"batch_1"…``, and ``"control"`` or the perturbation.
     `.var["regulator"]` : bool
+        Whether the gene is a regulator.
     `.uns["grn_true"]` : DataFrame
         Edges: ``source`` (regulator), ``target``, ``weight`` (signed).
     `.uns["perturbation_true"]` : DataFrame, genes x perturbations, if there are any
-        Mean over all cells of the change of *z*, the same cell with and without the perturbation.
+        Change of *z* between the same cell with and without the perturbation, mean over all cells.
 
     Raises
     ------
     ConfigError
-        If a size is below 1, there are not fewer regulators than genes, or a perturbation names no regulator.
+        If a size is below 1, `n_regulators` is not below `n_genes`, or a perturbation is not one of regulators.
 
     Examples
     --------
@@ -130,20 +134,20 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Network:
-    names: list[str]  # regulators first, each after those that regulate it
-    weights: NDArray[np.float64]  # (n_regulators, n_genes): effect of a row's regulator on a column's gene
+    names: list[str]  # regulators first, each after its own regulators
+    weights: NDArray[np.float64]  # (n_regulators, n_genes): effect of the regulator (row) on the gene (column)
     baseline: NDArray[np.float64]  # (n_genes,) log expression
     type_activity: NDArray[np.float64]  # (n_types, n_genes)
 
     def draw_own_activity(self, random: np.random.Generator, cell_type: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Draw the activity without the network: that of the type, and for regulators that of the cell."""
+        """Draw the activity without the network: part of the type, and for regulators also part of the cell."""
         own: NDArray[np.float64] = self.type_activity[cell_type]
         n_regulators = len(self.weights)
         own[:, :n_regulators] += random.normal(scale=ACTIVITY_SD, size=(len(cell_type), n_regulators))
         return own
 
     def propagate(self, own: NDArray[np.float64], knocked_down: Sequence[int] = ()) -> NDArray[np.float64]:
-        """Return the activity of all genes, cells x genes, with the given regulators held down."""
+        """Return the activity of all genes, cells x genes, with the given regulators knocked down."""
         activity = own.copy()
         n_regulators = len(self.weights)
         for gene in range(n_regulators):
@@ -184,7 +188,7 @@ def _draw_network(random: np.random.Generator, n_genes: int, n_types: int, n_reg
 def _draw_counts(
     random: np.random.Generator, log_expression: NDArray[np.float64], depth: NDArray[np.float64]
 ) -> sparse.csr_matrix:
-    """Draw negative binomial counts, as a gamma mixture of Poissons."""
+    """Draw negative binomial counts, as a gamma mixture of Poisson counts."""
     share = np.exp(log_expression - log_expression.max(axis=1, keepdims=True))
     mean = share * (depth / share.sum(axis=1))[:, None]
     counts = random.poisson(mean * random.gamma(DISPERSION, 1.0 / DISPERSION, size=mean.shape))
@@ -224,7 +228,7 @@ def _regulator_indices(perturbation: str, n_regulators: int) -> tuple[int, ...]:
     unknown = [part for part in parts if part not in names]
     if unknown:
         raise ConfigError(
-            f'Perturbation "{perturbation}" names {", ".join(map(repr, unknown))}, which is no regulator: '
+            f'Perturbation "{perturbation}" contains {", ".join(map(repr, unknown))}, which is not a regulator: '
             f'use TF1 to TF{n_regulators}, or combinations such as "TF1+TF2".'
         )
     return tuple(names.index(part) for part in parts)

@@ -1,4 +1,4 @@
-"""Features of genes from a table of their terms."""
+"""Features of genes from pairs of genes and terms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scbioformers.core import ConfigError, MissingKeyError
 def term_features(
     genes: NDArray[np.object_], terms: NDArray[np.object_], n_features: int, sizes: tuple[int, int]
 ) -> pd.DataFrame:
-    """Leading singular vectors of the genes x terms matrix, rare terms weighing more.
+    """Return leading singular vectors of the genes x terms matrix, in which rare terms have a higher weight.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def term_features(
         left, scale, _ = svds(matrix, k=k, v0=np.ones(min(shape)), solver="arpack")
         order = np.argsort(-scale)
         left, scale = left[:, order], scale[order]
-        # the sign of a singular vector is arbitrary: its largest entry is positive
+        # the sign of a singular vector is arbitrary: make its largest entry positive
         left *= np.sign(left[np.argmax(np.abs(left), axis=0), np.arange(k)])
         values = left * np.sqrt(scale)
     names = [f"term_{i + 1}" for i in range(values.shape[1])]
@@ -50,14 +50,14 @@ def term_features(
 
 
 def term_table(table: pd.DataFrame, gene: str, term: str) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-    """The two columns of a table.
+    """Return the columns of the genes and of the terms.
 
     Raises
     ------
     MissingKeyError
-        If one is not there.
+        If the table does not have the columns.
     """
     for name in (gene, term):
         if name not in table:
-            raise MissingKeyError(f"The table has no column {name!r}. There: {[str(column) for column in table]}.")
+            raise MissingKeyError(f"The table has no column {name!r}, only {[str(column) for column in table]}.")
     return table[gene].to_numpy(object), table[term].to_numpy(object)

@@ -187,7 +187,7 @@ def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
     if len(categories) < 2:
         raise DataError(f"`{name}` has {len(categories)} category; the scores need at least 2.")
     if len(categories) == n_cells:
-        raise DataError(f"`{name}` has a different value in every cell: pass categories, not identifiers or measurements.")
+        raise DataError(f"`{name}` differs in every cell: pass categories, not identifiers or measurements.")
     return codes
 
 

@@ -1,4 +1,4 @@
-"""Hypergeometric tests: are genes of known sets more frequent in a group of genes than in the background?"""
+"""Hypergeometric tests for genes of known sets that are more frequent in a group than in the background."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def grn_scores(
     (0.833, 0.5, 1.0, 3)
     """
     if universe not in UNIVERSES:
-        raise ConfigError(f"`universe` is one of {UNIVERSES}, got {universe!r}.")
+        raise ConfigError(f"`universe` must be one of {UNIVERSES}, got {universe!r}.")
     w, rows, columns = _read_weights(weights, genes, regulators)
     signs = _true_signs(truth, rows, columns)
     used = np.flatnonzero((~np.isnan(signs)).any(axis=0))

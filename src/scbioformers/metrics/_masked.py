@@ -39,7 +39,7 @@ class MaskedScores:
     hel_gene_mean: float
     """Mean of `hel` over the genes that have such positions. Every gene has the same weight."""
     npv50: float
-    """Negative predictive value for equal numbers of masked zeros and non-zeros, whatever the mask:
+    """Negative predictive value for equal numbers of zeros and non-zeros, independent of the mask:
     spec / (spec + FNR). FNR is the share of the non-zeros that are predicted zero. NaN if no position is predicted
     zero."""
     zero_specificity: float

@@ -22,9 +22,9 @@ def mixing_scores(
 ) -> tuple[float, float]:
     """Return iLISI and kBET, computed by scib-metrics on exact neighbours. The first neighbour is the cell itself.
 
-    The function ``kbet_per_label`` of scib-metrics is not used. It searches approximate neighbours on a diffusion map of
-    each label, which is meant for methods that return graphs. Its results differ in the last digits between runs, and
-    it needs a minute to compile.
+    The function ``kbet_per_label`` of scib-metrics is not used. It searches approximate neighbours on a diffusion map
+    of each label, which is meant for methods that return graphs. Its results differ in the last digits between runs,
+    and it needs a minute to compile.
     """
     try:
         from scib_metrics import ilisi_knn, kbet

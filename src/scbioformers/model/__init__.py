@@ -1,7 +1,7 @@
 """A fitted model: its state, inference with it, and its files."""
 
-from scbioformers.model._bioformer import BioFormer
+from scbioformers.model._bioformer import BioFormer, network_sizes
 from scbioformers.model._head import Head
 from scbioformers.model._inference import Use, embed_cells, make_batches, predict_masked, run_network
 
-__all__ = ["BioFormer", "Head", "Use", "embed_cells", "make_batches", "predict_masked", "run_network"]
+__all__ = ["BioFormer", "Head", "Use", "embed_cells", "make_batches", "network_sizes", "predict_masked", "run_network"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ class BioFormer:
     masking: Masking
     masked_share: float
     """Share of the expressed features that the masks hid, over the training cells."""
-    fields: tuple[ObsField, ...]
-    """The sample-level tokens, e.g. the batch, with their categories."""
+    batch: ObsField | None
+    """The technical batch, on which the decoder is conditioned, with its categories; None if there is none."""
+    phenotypes: tuple[ObsField, ...]
+    """Phenotypes, which are tokens of the sentence, with their categories."""
     reading: Reading
     """How the training data were read, and every query is."""
     gene_mean: NDArray[np.float32]
@@ -77,6 +80,11 @@ class BioFormer:
         )
 
     @property
+    def fields(self) -> tuple[ObsField, ...]:
+        """Columns of ``obs`` that a query needs: the batch first, then the phenotypes."""
+        return (*(() if self.batch is None else (self.batch,)), *self.phenotypes)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """How this model reads counts."""
         return Tokenizer(
@@ -87,7 +95,8 @@ class BioFormer:
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.reading.counts,
-            n_noise=self.config.noise_width(bool(self.fields)),
+            has_batches=self.batch is not None,
+            n_noise=self.config.noise_width(self.batch is not None),
         )
 
     @property
@@ -147,7 +156,8 @@ class BioFormer:
             "model": self.config.to_dict(),
             "binnings": {name: binning.to_dict() for name, binning in self.binnings.items()},
             "masking": self.masking.to_dict(),
-            "fields": [obs_field.to_dict() for obs_field in self.fields],
+            "batch": None if self.batch is None else self.batch.to_dict(),
+            "phenotypes": [obs_field.to_dict() for obs_field in self.phenotypes],
             "reading": self.reading.to_dict(),
             "masked_share": self.masked_share,
             "n_members": len(self.members),
@@ -162,12 +172,11 @@ class BioFormer:
             stored = documents["config"]
             config = ModelConfig.from_dict(stored["model"])
             vocabulary = Vocabulary.from_dict(documents["vocabulary"])
-            fields = tuple(ObsField.from_dict(value) for value in stored["fields"])
+            batch = None if stored["batch"] is None else ObsField.from_dict(stored["batch"])
+            phenotypes = tuple(ObsField.from_dict(value) for value in stored["phenotypes"])
             binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
             reading = Reading.from_dict(stored["reading"])
-            sizes = Sizes(
-                len(vocabulary), binnings["rna"].n_values, tuple(len(f.categories) for f in fields), reading.counts
-            )
+            sizes = network_sizes(len(vocabulary), binnings["rna"], batch, phenotypes, counts=reading.counts)
             members = tuple(_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             n = len(vocabulary)
@@ -182,7 +191,8 @@ class BioFormer:
                 vocabulary=vocabulary,
                 binnings=binnings,
                 masking=Masking.from_dict(stored["masking"]),
-                fields=fields,
+                batch=batch,
+                phenotypes=phenotypes,
                 reading=reading,
                 masked_share=float(stored["masked_share"]),
                 members=members,
@@ -192,6 +202,19 @@ class BioFormer:
             )
         except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
             raise ModelFormatError(f"The stored model is incomplete or inconsistent: {error}") from error
+
+
+def network_sizes(
+    n_features: int, binning: Binning, batch: ObsField | None, phenotypes: Sequence[ObsField], *, counts: bool
+) -> Sizes:
+    """The sizes of a network that come from the data."""
+    return Sizes(
+        n_features,
+        binning.n_values,
+        n_batches=0 if batch is None else len(batch.categories),
+        phenotype_sizes=tuple(len(phenotype.categories) for phenotype in phenotypes),
+        counts=counts,
+    )
 
 
 def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:

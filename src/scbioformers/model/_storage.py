@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from scbioformers.core import ModelFormatError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 _DOCUMENTS = ("config", "vocabulary")

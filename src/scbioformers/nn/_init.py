@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import cast
@@ -29,9 +30,8 @@ class InitialValues:
     """(M,) log of the mean count at the mean depth; logit of the mean share of the highest bin for other data."""
     log_dispersion: NDArray[np.float32]
     """(M,) log of the negative binomial's inverse dispersion, by moments."""
-    field_means: tuple[NDArray[np.float32], ...]
-    """For each obs field (n_categories, M), how the mean log-normalised profile of each category departs from the mean
-    of all cells, once the fields before it are taken out."""
+    batch_means: NDArray[np.float32]
+    """(n_batches, M) mean log-normalised profile of each technical batch, less the mean of all cells."""
     log_bins: NDArray[np.float32]
     """(M, V) log probability of each bin where it is masked, by counting."""
 
@@ -44,32 +44,31 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
       scaled down by sqrt(2 n_layers), so that the depth does not change the scale of the stream.
     * Feature embeddings: the SVD of the training profiles in the leading columns (``svd_init``), with small noise.
       The bag of a cell is then its principal components, centred, on a common scale; ``<cls>`` starts with the mean of
-      its obs fields (batches) taken out, which training may put back.
+      its technical batch taken out, which training may put back.
     * The latent starts as the leading directions of the bag, the profile as their linear reconstruction around the mean
       expression (``svd_init``); the networks beside these linear maps start small.
     * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each feature, so that
       the network starts as the per-feature baseline and learns departures from it.
     """
-    config, generator = network.config, torch.Generator().manual_seed(seed)
-    for module in network.modules():
+    config = network.config
+    for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
-            module.weight.normal_(std=module.in_features**-0.5, generator=generator)
+            module.weight.normal_(std=module.in_features**-0.5, generator=_generator(seed, name))
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
-            module.weight.normal_(std=0.02, generator=generator)
+            module.weight.normal_(std=0.02, generator=_generator(seed, name))
     for module in network.modules():
         if isinstance(module, TransformerBlock):
             module.contract.weight.mul_((2 * config.n_layers) ** -0.5)
         elif isinstance(module, Attention):
             module.out.weight.mul_((2 * config.n_layers) ** -0.5)
-    for token in (network.cls, network.mask):
-        token.normal_(std=0.02, generator=generator)
-    network.external.weight[0].zero_()
+    for name, token in (("cls", network.cls), ("mask", network.mask)):
+        token.normal_(std=0.02, generator=_generator(seed, name))
 
     embedding = network.feature.weight[len(SPECIALS) :]
     n_features, width = embedding.shape
-    embedding.normal_(std=width**-0.5, generator=generator)
+    embedding.normal_(std=width**-0.5, generator=_generator(seed, "feature"))
     components = torch.from_numpy(start.components[:, :width]).clone()  # aligned, so that products are repeatable
     if config.svd_init:
         # each column gets the norm that a random column of this table would have
@@ -81,8 +80,9 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     spread = float(scores.square().sum(dim=0).mean().sqrt())
     network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # identical cells have no spread to scale to
     if config.bag:
-        for table, means in zip(network.field_shifts, start.field_means, strict=True):
-            cast("nn.Embedding", table).weight.copy_(-(torch.from_numpy(means).clone() @ embedding) / network.bag_scale)
+        if network.sizes.n_batches:
+            shift = torch.from_numpy(start.batch_means).clone() @ embedding / network.bag_scale
+            network.batch_shift.weight.copy_(-shift)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_masked.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
@@ -101,3 +101,9 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """A generator for one part: parts that are added or removed leave the draws of the others as they are."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)

@@ -35,6 +35,7 @@ def profile_counts(network: Transformer, output: Output, batch: Batch) -> Tensor
     x, r = counts[cell, feature], dispersion[feature]
     constant = torch.lgamma(r) + torch.lgamma(x + 1) - torch.lgamma(x + r)
     expressed = (counts > 0).sum(dim=1).clamp(min=1)
+    losses = losses * batch.present  # an absent feature is not a zero
     return ((losses.sum(dim=1) + torch.zeros_like(losses[:, 0]).index_add(0, cell, constant)) / expressed).mean()
 
 
@@ -43,7 +44,8 @@ def profile_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
 
     A bin out of the highest is read as so many successes, which keeps the bins ordered with one number per feature.
     """
-    return functional.binary_cross_entropy_with_logits(output.log_rate, batch.target_counts)
+    losses = functional.binary_cross_entropy_with_logits(output.log_rate, batch.target_counts, reduction="none")
+    return ((losses * batch.present).sum(dim=1) / batch.present.sum(dim=1).clamp(min=1)).mean()
 
 
 OBJECTIVES = {"masked_bins": masked_bins, "profile_counts": profile_counts, "profile_bins": profile_bins}

@@ -1,7 +1,7 @@
 """The transformer, top to bottom: embedding, blocks, heads (paper, sections 2.1.4 and 2.2).
 
-Letters in the shape comments: B cells, C context (visible) tokens, H masked tokens, T = 1 + F + C + H all tokens,
-F obs fields, M modelled features, D width, L latent, A attention heads, V bin values.
+Letters in the shape comments: B cells, C context (visible) tokens, H masked tokens, T = 1 + P + C + H all tokens,
+P phenotypes, M modelled features, D width, L latent, A attention heads, V bin values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scbioformers.config import ModelConfig
-from scbioformers.core import EXTERNAL, SPECIALS
+from scbioformers.core import SPECIALS
 from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
 
 
@@ -26,7 +26,10 @@ class Sizes:
 
     n_features: int
     n_values: int
-    field_sizes: tuple[int, ...] = ()
+    n_batches: int = 0
+    """Technical batches, on which the decoder is conditioned; 0 where there is no batch."""
+    phenotype_sizes: tuple[int, ...] = ()
+    """Number of categories of each phenotype."""
     counts: bool = True
     """Whether the profile is of counts (a rate) or of bins (a share of the highest)."""
 
@@ -142,13 +145,13 @@ class Transformer(nn.Module):
         width, n_specials = config.width, len(SPECIALS)
         self.feature = nn.Embedding(n_specials + sizes.n_features, width, padding_idx=0)
         self.value = ValueEmbedding(config.value_embedding, sizes.n_values, width)
-        self.external = nn.Embedding(len(EXTERNAL), width, padding_idx=0)  # 0 is none: no change, ever
-        self.fields = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
+        self.phenotypes = nn.ModuleList(nn.Embedding(n, width) for n in sizes.phenotype_sizes)
         self.cls = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
         self.depth = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         if config.bag:
-            self.field_shifts = nn.ModuleList(nn.Embedding(n, width) for n in sizes.field_sizes)
+            if sizes.n_batches:
+                self.batch_shift = nn.Embedding(sizes.n_batches, width)
             self.bag_to_cls = nn.Linear(width, width, bias=False)
             self.bag_to_masked = nn.Linear(width, width, bias=False)
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
@@ -163,6 +166,8 @@ class Transformer(nn.Module):
         self.bin_bias = nn.Embedding(n_specials + sizes.n_features, sizes.n_values)
         self.latent_inner, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
         self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
+        if sizes.n_batches:
+            self.batch_condition = nn.Embedding(sizes.n_batches, width)
         self.from_latent = nn.Sequential(nn.Linear(config.n_latent, width), nn.GELU())
         self.rate = nn.Linear(width, sizes.n_features)
         self.linear_rate = nn.Linear(config.n_latent, sizes.n_features, bias=False)
@@ -179,48 +184,43 @@ class Transformer(nn.Module):
         bag = departure @ features / self.bag_scale
         return bag / batch.known.float().mean(dim=1, keepdim=True).clamp(min=0.05)
 
-    def shift(self, bag: Tensor, fields: Tensor) -> Tensor:
-        """Take out of the bag what the obs fields of the cell explain, (B, D) -> (B, D)."""
-        for i, table in enumerate(self.field_shifts):
-            bag = bag + table(fields[:, i])
-        return bag
+    def without_batch(self, bag: Tensor, batch: Batch) -> Tensor:
+        """Take out of the bag what the technical batch of the cell explains, (B, D) -> (B, D)."""
+        return bag + self.batch_shift(batch.batch_codes) if self.sizes.n_batches else bag
 
     def context_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visible features (Eq. 7): the distinct (feature, bin, external) of the batch -> (W, D), and which (B, C).
 
-        The same word is the same vector in every cell, and a batch holds far fewer words than tokens.
+        Equal tokens are equal vectors in every cell, and a batch holds far fewer distinct tokens than tokens.
         """
-        code = batch.context_ids * self.sizes.n_values + batch.context_bins
-        if batch.context_external is not None:
-            code = code * len(EXTERNAL) + batch.context_external
-        code, which = torch.unique(code, return_inverse=True)
-        external = None
-        if batch.context_external is not None:
-            code, external = code // len(EXTERNAL), code % len(EXTERNAL)
-        words = self.feature(code // self.sizes.n_values) + self.value(code % self.sizes.n_values)
-        return words if external is None else words + self.external(external), which
+        code, n_values = batch.context_ids * self.sizes.n_values + batch.context_bins, self.sizes.n_values
+        if batch.external is None or batch.context_external is None:
+            code, which = torch.unique(code, return_inverse=True)
+            return self.feature(code // n_values) + self.value(code % n_values), which
+        n_external = len(batch.external)
+        code, which = torch.unique(code * n_external + batch.context_external, return_inverse=True)
+        external, code = batch.external[code % n_external], code // n_external
+        return self.feature(code // n_values) + self.value(code % n_values) + external, which
 
     def query_tokens(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """``<cls>`` with the obs fields -> (B, 1 + F, D), and the masked features -> (B, H, D)."""
+        """``<cls>`` with the phenotypes -> (B, 1 + P, D), and the masked features -> (B, H, D)."""
         depth = self.depth(batch.log_depth[:, None])[:, None]
         masked = self.feature(batch.masked_ids) + self.mask + depth
-        if batch.masked_external is not None:
-            masked = masked + self.external(batch.masked_external)
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
-            cls = cls + self.bag_to_cls(self.shift(bag, batch.fields))[:, None]
+            cls = cls + self.bag_to_cls(self.without_batch(bag, batch))[:, None]
             masked = masked + self.bag_to_masked(bag)[:, None]
-        fields = [table(batch.fields[:, i])[:, None] for i, table in enumerate(self.fields)]
-        return torch.cat([cls, *fields], dim=1), masked
+        phenotypes = [table(batch.phenotypes[:, i])[:, None] for i, table in enumerate(self.phenotypes)]
+        return torch.cat([cls, *phenotypes], dim=1), masked
 
     def encode(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The transformer: ``<cls>`` (B, D), masked features (B, H, D) and, if asked for, visible ones (B, C, D).
+        """Run the blocks: ``<cls>`` (B, D), masked features (B, H, D) and, with ``contextual``, visible ones (B, C, D).
 
-        The visible features are what nobody reads after the last block, so without ``contextual`` that block updates
-        ``<cls>`` and the masked features alone, which changes nothing else and costs a fraction. Its keys are then
-        projected once a word, if it is the only block.
+        No later layer reads the visible features after the last block. So without ``contextual`` that block updates
+        ``<cls>`` and the masked features alone. This changes nothing else and costs a fraction. If it is the only
+        block, its keys are projected once for each distinct token.
         """
-        words, which = self.context_tokens(batch)
+        distinct, which = self.context_tokens(batch)
         head, masked = self.query_tokens(batch, bag)
         n_head, n_context, n_masked = head.shape[1], which.shape[1], masked.shape[1]
         readable = torch.ones(len(batch), n_head, dtype=torch.bool, device=head.device)
@@ -231,11 +231,11 @@ class Transformer(nn.Module):
         mask = None if bool(readable.all()) else readable[:, None, None]  # (B, 1, 1, n_keys)
         last = cast("TransformerBlock", self.blocks[-1])
         if len(self.blocks) == 1 and not contextual:
-            parts = [last.keys(head), functional.embedding(which, last.keys(words))]
+            parts = [last.keys(head), functional.embedding(which, last.keys(distinct))]
             keys = torch.cat([*parts, last.keys(masked)] if self.config.attend_masked else parts, dim=1)
             x = self.norm(last(torch.cat([head[:, :1], masked], dim=1), keys, mask))
             return x[:, 0], x[:, 1:], None
-        x = torch.cat([head, functional.embedding(which, words), masked], dim=1)
+        x = torch.cat([head, functional.embedding(which, distinct), masked], dim=1)
         for block in self.blocks[:-1]:
             x = block(x, cast("TransformerBlock", block).keys(x[:, :n_keys]), mask)
         keys = last.keys(x[:, :n_keys])
@@ -248,19 +248,18 @@ class Transformer(nn.Module):
     def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
         """What each visible feature would read of the others if it were masked: (B, A, C, C) for each of ``layers``.
 
-        Rows are queries, in the form in which features are asked for in training; a row does not read its own key,
-        and sums to 1 together with what it reads of ``<cls>`` and the obs fields, which are not returned.
+        Rows are queries, in the form of the masked features of training. A row does not read its own key. It sums to 1
+        together with what it reads of ``<cls>`` and the phenotypes, which are not returned.
         """
         ids = batch.context_ids
-        asked = replace(batch, masked_ids=ids, masked_external=batch.context_external)
         bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
-        words, which = self.context_tokens(batch)
-        head, masked = self.query_tokens(asked, bag)
+        distinct, which = self.context_tokens(batch)
+        head, masked = self.query_tokens(replace(batch, masked_ids=ids), bag)
         n_head, n_keys = head.shape[1], head.shape[1] + ids.shape[1]
         readable = functional.pad(ids > 0, (n_head, 0), value=True)[:, None]  # (B, 1, n_keys)
         other = functional.pad(ids[:, :, None] != ids[:, None, :], (n_head, 0), value=True)  # (B, C, n_keys)
         mask = torch.cat([readable.expand(-1, n_keys, -1), readable & other], dim=1)[:, None]
-        x = torch.cat([head, functional.embedding(which, words), masked], dim=1)
+        x = torch.cat([head, functional.embedding(which, distinct), masked], dim=1)
         for i, block in enumerate(cast("list[TransformerBlock]", self.blocks)):
             keys = block.keys(x[:, :n_keys])
             if i in layers and block.attention is not None and block.attention_norm is not None:
@@ -275,13 +274,13 @@ class Transformer(nn.Module):
         cls, masked, context = self.encode(batch, bag, contextual)
         latent = self.latent_out(functional.gelu(self.latent_inner(cls)))
         if self.config.bag:
-            latent = latent + self.bag_to_latent(self.shift(bag, batch.fields))
+            latent = latent + self.bag_to_latent(self.without_batch(bag, batch))
         latent = self.latent_norm(latent)
-        log_rate = self.decode(latent, batch.fields)
+        log_rate = self.decode(latent, batch.batch_codes)
         masked = masked + self.rate_features(log_rate, batch)
         logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
         if self.training and batch.noise is not None:
-            log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.fields)
+            log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.batch_codes)
         return Output(logits, context, cls, latent, log_rate)
 
     def rate_features(self, log_rate: Tensor, batch: Batch) -> Tensor:
@@ -298,18 +297,18 @@ class Transformer(nn.Module):
             h = h + table(batch.small_count_bins[:, i])[:, None]
         return self.rate_feature_out(functional.gelu(self.rate_feature_inner(functional.gelu(h))))
 
-    def decode(self, latent: Tensor, fields: Tensor) -> Tensor:
-        """The latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M)."""
-        told = [table(fields[:, i]) for i, table in enumerate(self.fields)]
-        return self._decode(latent, told)
+    def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:
+        """The latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
+
+        The decoder is conditioned on the batches ``batch_codes`` (B,); None takes the mean of all batches.
+        """
+        h = self.from_latent(latent)
+        if self.sizes.n_batches:
+            table = self.batch_condition
+            h = h + (table.weight.mean(dim=0) if batch_codes is None else table(batch_codes))
+        return self.rate(h) + self.linear_rate(latent)
 
     def profile(self, latent: Tensor) -> Tensor:
-        """Decoded profile at averaged conditions, (B, L) -> (B, M): log1p of the counts expected at the mean depth."""
-        rate = self._decode(latent, [cast("nn.Embedding", table).weight.mean(dim=0) for table in self.fields])
+        """Decoded profile at the average batch, (B, L) -> (B, M): log1p of the counts expected at the mean depth."""
+        rate = self.decode(latent, None)
         return functional.softplus(rate) if self.sizes.counts else torch.sigmoid(rate)
-
-    def _decode(self, latent: Tensor, told: list[Tensor]) -> Tensor:
-        h = self.from_latent(latent)
-        for condition in told:
-            h = h + condition
-        return self.rate(h) + self.linear_rate(latent)

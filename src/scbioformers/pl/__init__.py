@@ -1,4 +1,4 @@
-"""Figures."""
+"""Plotting: figures of the results that the functions of ``bf.tl`` have stored."""
 
 from scbioformers.pl._gene_programs import gene_programs
 from scbioformers.pl._grn import attention_heatmap, grn_network

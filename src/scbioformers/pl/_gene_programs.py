@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from scbioformers.core import DataError, MissingKeyError
 from scbioformers.results import has_program_genes, read_program_genes, read_program_labels, read_program_scores
 
-_NO_GROUP = "0.82"
-_STRONGEST = 3.0  # else a few rare cells, far from all others, would leave them pale
+_MISSING = "0.82"
+_MAX_LIMIT = 3.0  # upper bound of the colour scale, so that a few outlier cells do not dominate it
 
 
 def gene_programs(
@@ -28,37 +28,38 @@ def gene_programs(
     ax: Axes | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """Which cells use which gene program: the mean score of each program in each group of cells.
+    """Heat map of the scores of gene programs, by group of cells or by cell.
 
-    Scores are in standard deviations over all cells, 0 being their mean, so that programs can be compared. Colours end
-    at three of them.
+    Scores are standardised over all cells: 0 is the mean, and the unit is one standard deviation. The colour scale ends
+    at 3 standard deviations or less.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.gene_programs`.
+        Data after :func:`scbioformers.tl.gene_programs`.
     groupby
-        Column of ``adata.obs``; cells without a value are left out. By default every cell is a column, sorted by the
-        program in which it stands out.
+        Column of ``adata.obs``. The figure shows the mean score of each category. Cells without a value are left out.
+        By default, each cell is one column, and the cells are sorted by their highest program.
     n_genes
-        Genes of each program to name.
+        Number of genes of each program in its label.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
     ax
-        Axes to draw on; by default a new figure.
+        Axes to draw on. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    Axes
+        Axes with the figure.
 
     Raises
     ------
     MissingKeyError
-        If there are no programs, or no such column.
+        If no programs are stored under ``key``, or the column ``groupby`` does not exist.
     DataError
-        If there is no program, or no cell has a value in the column.
+        If no gene is in a program, or no cell has a value in the column.
 
     Examples
     --------
@@ -67,7 +68,10 @@ def gene_programs(
     programs = read_program_labels(adata, key)
     scores = _standardised(read_program_scores(adata, key))
     if not scores.shape[1]:
-        raise DataError(f"adata.var[{key!r}] names no program. Run `bf.tl.gene_programs(adata)` on more genes.")
+        raise DataError(
+            f"No gene is in a program (adata.var[{key!r}] has no category). Run `bf.tl.gene_programs` on more genes "
+            "or with a smaller `min_genes`."
+        )
     shown = _by_cell(scores) if groupby is None else _by_group(adata, scores, groupby)
     if ax is None:
         width = 5.0 if groupby is None else 1.2 + 0.34 * shown.shape[1]
@@ -76,16 +80,16 @@ def gene_programs(
         _, ax = plt.subplots(figsize=size, layout="constrained")
     values = np.ma.masked_invalid(shown.to_numpy(np.float64))
     limit = float(np.quantile(np.abs(values.compressed()), 0.99)) if values.count() else 1.0
-    limit = min(limit or 1.0, _STRONGEST)
-    colours = plt.get_cmap("RdBu_r").with_extremes(bad=_NO_GROUP)
+    limit = min(limit or 1.0, _MAX_LIMIT)
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=_MISSING)
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
     names = [_name(program, genes, n_genes) for program, genes in _central_first(adata, key, programs, shown.index)]
     ax.set_yticks(range(len(shown)), names, fontsize=8)
     if groupby is None:
         ax.set(xlabel=f"{shown.shape[1]:,} cells", xticks=[])
     else:
-        turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        ax.set_xticks(range(shown.shape[1]), shown.columns, fontsize=8, **turned)
+        rotated: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(range(shown.shape[1]), shown.columns, fontsize=8, **rotated)
         ax.set_xlabel(groupby)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -102,7 +106,7 @@ def gene_programs(
 def _central_first(
     adata: AnnData, key: str, programs: pd.Series[Any], shown: pd.Index[Any]
 ) -> Iterator[tuple[str, pd.Index[Any]]]:
-    """The genes of each program, those nearest to its centroid first if that is known."""
+    """Genes of each program, sorted by their weight (cosine with the centroid) if the weights are stored."""
     weight = pd.Series(0.0, programs.index)
     if has_program_genes(adata, key):
         table = read_program_genes(adata, key)
@@ -117,7 +121,7 @@ def _standardised(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_cell(scores: pd.DataFrame) -> pd.DataFrame:
-    """Programs x cells, sorted by the highest program and its score."""
+    """Programs x cells. Cells are sorted by their highest program, then by its score."""
     scores = scores.dropna()
     values = scores.to_numpy()
     order = np.lexsort((-values.max(axis=1), values.argmax(axis=1)))
@@ -125,13 +129,15 @@ def _by_cell(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_group(adata: AnnData, scores: pd.DataFrame, groupby: str) -> pd.DataFrame:
-    """Programs x groups, the groups in the order of the categories; those without cells are left out."""
+    """Programs x groups. Groups are in the order of the categories, without categories that have no cell."""
     if groupby not in adata.obs:
-        there = [str(name) for name in adata.obs]
-        raise MissingKeyError(f"Did not find adata.obs[{groupby!r}]. Pass the name of a column. There: {there}.")
+        columns = [str(name) for name in adata.obs]
+        raise MissingKeyError(
+            f"adata.obs has no column {groupby!r}. Pass one of these columns as `groupby=`: {columns}."
+        )
     groups = adata.obs[groupby].astype("category").cat.remove_unused_categories()
     if not len(groups.cat.categories):
-        raise DataError(f"adata.obs[{groupby!r}] has no value in any cell. Pass another `groupby=`.")
+        raise DataError(f"adata.obs[{groupby!r}] has no value in any cell. Pass another column as `groupby=`.")
     return scores.groupby(groups.array, observed=True).mean().T
 
 

@@ -22,12 +22,12 @@ from scbioformers.pl._layout import GAP, border, boxes, place
 from scbioformers.results import read_grn_params
 
 WEIGHTS = {
-    "knockout": "effect of the knock-out (log rate, scaled)",
-    "embedding": "cosine of gene embeddings (weighed)",
-    "attention": "attention beyond expectation",
+    "knockout": "knock-out effect (scaled log rate)",
+    "embedding": "cosine of gene embeddings (weighted)",
+    "attention": "attention (corrected)",
 }
 _SIGNED = ("knockout", "embedding")
-_NOT_SEEN = "0.82"
+_MISSING = "0.82"
 _ACTIVATION, _REPRESSION, _UNSIGNED, _KNOWN = "#b2182b", "#2166ac", "0.35", "#ffd54a"
 _REGULATOR, _TARGET = "#3b4252", "#eceff4"
 _FONT_SIZE = 8.0
@@ -43,40 +43,44 @@ def attention_heatmap(
     axes: Sequence[Axes] | None = None,
     save: str | Path | None = None,
 ) -> list[Axes]:
-    """The genes that a regulator influences most, condition by condition, and how that differs from the reference.
+    """Heat map of the strongest targets of one regulator in each condition (paper, section 3.4 and Fig. 2).
 
-    It shows the weights of any method of :func:`scbioformers.tl.grn`, attention or not; the colour bar names them.
+    The figure works with every method of :func:`scbioformers.tl.grn`, not only with attention. The label of the colour
+    bar says which weights are shown. If the network has a reference condition, a second heat map shows the difference
+    of the other conditions from it. Pairs without a weight are grey.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.grn`.
+        Data after :func:`scbioformers.tl.grn`.
     regulator
-        Name of the gene.
+        Name of the regulator, a gene.
     n_top
-        How many genes, by their weight in the condition where it is strongest (by its size, if weights have a sign).
+        Number of targets. They are sorted by their largest weight over the conditions (by the absolute weight if
+        weights are signed).
     conditions
-        Conditions to show; by default all.
+        Conditions to show. By default, all.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     axes
-        Axes to draw on, one for the weights and, if there is a reference, one for the differences; by default a new
-        figure.
+        Axes to draw on: one for the weights, and one for the differences if the network has a reference. By default, a
+        new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes: of the weights, and of the differences if there are any.
+    list of Axes
+        Axes of the weights, and of the differences if there are any.
 
     Raises
     ------
     MissingKeyError
-        If there is no network, or not of a condition.
+        If no network is stored under ``key``, or none for a condition.
     ConfigError
-        If ``n_top`` is below 1, no condition is named, or the number of axes is wrong.
+        If ``n_top`` is less than 1, ``conditions`` is empty, or the number of axes is wrong.
     DataError
-        If the regulator is unknown (near names are given), or was no regulator.
+        If the regulator is not a gene of the data (the message suggests similar names), or has no weights.
 
     Examples
     --------
@@ -85,12 +89,12 @@ def attention_heatmap(
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
     >>> bf.tl.grn(adata, groupby="cell_type", reference="type_1", regulators=["TF1"], progress_bar=False)
     >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1")]
-    ['targets of TF1', 'less type_1']
+    ['targets of TF1', 'difference from type_1']
     """
     params = read_grn_params(adata, key)
     conditions = _conditions(params, conditions)
     if n_top < 1:
-        raise ConfigError(f"`n_top` must be at least 1, got {n_top}.")
+        raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     signed, reference = params["method"] in _SIGNED, params["reference"]
     weight = _column(adata, regulator, conditions, key, difference=False)
     strength = (weight.abs() if signed else weight).max(axis=1).dropna()
@@ -102,10 +106,11 @@ def attention_heatmap(
     if axes is None:
         axes = _panels(tables)
     if len(axes) != len(tables):
-        raise ConfigError(f"`axes` needs {len(tables)} (weights{', differences' if others else ''}), got {len(axes)}.")
-    titles = [f"targets of {regulator}", f"less {reference}"]
-    unseen = "\n(grey: never seen together)" if weight.isna().any(axis=None) else ""
-    labels = [WEIGHTS[params["method"]] + unseen, "difference"]
+        names = "weights and differences" if others else "weights"
+        raise ConfigError(f"`axes` must have length {len(tables)} ({names}), found {len(axes)}.")
+    titles = [f"targets of {regulator}", f"difference from {reference}"]
+    missing = "\n(grey: no weight)" if weight.isna().any(axis=None) else ""
+    labels = [WEIGHTS[params["method"]] + missing, "difference of weights"]
     for ax, table, title, label in zip(axes, tables, titles, labels, strict=False):
         diverging = signed or table is not weight or bool((table < 0).any(axis=None))
         _heat(ax, table, title, label, diverging)
@@ -127,41 +132,45 @@ def grn_network(
     ax: Axes | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """The strongest edges as a network: wide ones are strong, arrows activate, blunt ends repress.
+    """Draw the strongest edges as a network (paper, section 3.4).
 
-    The same graph, for ``networkx.write_graphml``, comes from :func:`scbioformers.get.grn_graph`.
+    The width of an edge is proportional to its absolute weight, plus a minimum width. With signed weights, an arrow
+    head means activation and a bar means repression. :func:`scbioformers.get.grn_graph` returns the same graph as an
+    object of networkx.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.grn`.
+        Data after :func:`scbioformers.tl.grn`.
     regulators
-        Edges of these alone; by default of all.
+        Regulators whose edges are drawn. By default, all.
     n_top
-        How many edges: of each of the ``regulators``, or, where none are named, of all together.
+        Number of strongest edges to draw: of each regulator if ``regulators`` is given, else of the whole network.
     condition
-        One of the conditions; needed if there are several.
+        Condition to show. Required if the network was computed with ``groupby``.
     known
-        A table of edges with the columns source and target; those that are in it are underlaid in yellow.
+        Table of known edges with the columns ``source`` and ``target``. Edges that are in this table are marked yellow.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     ax
-        Axes to draw on; by default a new figure.
+        Axes to draw on. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    Axes
+        Axes with the figure.
 
     Raises
     ------
     MissingKeyError
-        If there is no network, or not of this condition.
+        If no network is stored under ``key``, or none for ``condition``.
     ConfigError
-        If there are several conditions and none was named, or ``n_top`` is below 1.
+        If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
     DataError
-        If a regulator is unknown (near names are given), there is no edge, or ``known`` lacks a column.
+        If a regulator is not a gene of the data (the message suggests similar names) or has no edge, if there is no
+        edge to draw, or if ``known`` is not a table with the two columns.
 
     Examples
     --------
@@ -175,7 +184,7 @@ def grn_network(
     graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, condition=condition, known=known, key=key)
     params = read_grn_params(adata, key)
     if not graph.number_of_edges():
-        raise DataError("There is no edge between these genes. Run `bf.tl.grn(adata)` on them.")
+        raise DataError("The stored network has no edge between the genes of adata. Run `bf.tl.grn(adata)` again.")
     if ax is None:
         side = 3.0 + 0.75 * graph.number_of_nodes() ** 0.5
         _, ax = plt.subplots(figsize=(1.25 * side, side), layout="constrained")
@@ -183,7 +192,7 @@ def grn_network(
     ax.spines[:].set_visible(False)
     handles = _network_legend(graph, params["method"], known is not None)
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=7.5)
-    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # only now the axes have their size
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # computes the final size of the axes
     _draw_network(ax, graph, params["method"] in _SIGNED)
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
@@ -195,25 +204,25 @@ def _conditions(params: dict[str, Any], conditions: Sequence[str] | None) -> lis
         return list(params["conditions"])
     conditions = [conditions] if isinstance(conditions, str) else list(conditions)
     if not conditions:
-        raise ConfigError(f"`conditions` is empty: name at least one of {params['conditions']}, or pass None.")
+        raise ConfigError(f"`conditions` is empty. Pass one or more of {params['conditions']}, or None for all.")
     return conditions
 
 
 def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool) -> pd.DataFrame:
-    """Weights of the targets (rows) of one regulator by condition, NaN where never seen; genes in the order of var."""
-    columns, there = {}, dict[str, None]()
+    """Weights of one regulator: genes (in the order of ``adata.var``) x conditions, NaN where there is no weight."""
+    columns, all_regulators = {}, dict[str, None]()
     for name in conditions:
         table = get.grn_matrix(adata, condition=name, difference=difference, key=key)
-        there |= dict.fromkeys(table.columns)
+        all_regulators |= dict.fromkeys(table.columns)
         columns[name] = table[regulator] if regulator in table else pd.Series(dtype=np.float64)
-    if not difference and regulator not in there:
+    if not difference and regulator not in all_regulators:
         if regulator in adata.var_names:
             raise DataError(
-                f"{regulator!r} was no regulator, or no cell expresses it. "
-                f"Run `bf.tl.grn(adata, regulators=[{regulator!r}, …])`."
+                f"{regulator!r} has no weights in this network: it was not among the regulators, or no cell expresses "
+                f"it. Run `bf.tl.grn(adata, regulators=[{regulator!r}])`."
             )
-        near = near_names(regulator, there)
-        raise DataError(f"{regulator!r} is not among the genes.{f' Near names: {near}.' if near else ''}")
+        near = near_names(regulator, all_regulators)
+        raise DataError(f"{regulator!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
     return pd.DataFrame({name: column.reindex(adata.var_names) for name, column in columns.items()})
 
 
@@ -230,15 +239,15 @@ def _panels(tables: Sequence[pd.DataFrame]) -> list[Axes]:
 def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool) -> None:
     values = np.ma.masked_invalid(table.to_numpy(np.float64))
     largest = float(np.abs(values).max()) if values.count() else 1.0
-    colours = plt.get_cmap("RdBu_r" if diverging else "Reds").with_extremes(bad=_NOT_SEEN)
+    colours = plt.get_cmap("RdBu_r" if diverging else "Reds").with_extremes(bad=_MISSING)
     limit = largest or 1.0
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit if diverging else 0.0, vmax=limit)
     ax.set_yticks(range(len(table)), table.index, fontsize=8)
     longest = max(len(str(name)) for name in table.columns)
-    turned: dict[str, Any] = (
+    rotated: dict[str, Any] = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if table.shape[1] > 1 or longest > 12 else {}
     )
-    ax.set_xticks(range(table.shape[1]), table.columns, fontsize=8, **turned)
+    ax.set_xticks(range(table.shape[1]), table.columns, fontsize=8, **rotated)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=10)
@@ -249,13 +258,13 @@ def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool
 
 
 def _draw_network(ax: Axes, graph: nx.DiGraph, signed: bool) -> None:
-    """Nodes and edges, in units of points, so that no box is on another."""
+    """Draw nodes and edges without overlap of the boxes. Data units of the axes are points."""
     names = list(graph.nodes)
     canvas = np.array(ax.get_window_extent().size) * 72 / ax.figure.dpi
     size = boxes(names, _FONT_SIZE)
     at = place(graph, size, canvas, GAP * _FONT_SIZE)
     low, high = (at - size / 2).min(axis=0), (at + size / 2).max(axis=0)
-    shrink = max(1.0, *((high - low) / canvas))  # too many for the canvas: smaller letters
+    shrink = max(1.0, *((high - low) / canvas))  # smaller letters if the boxes do not fit
     middle = (low + high) / 2
     low, high = middle - shrink * canvas / 2, middle + shrink * canvas / 2
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
@@ -334,6 +343,7 @@ def _network_legend(graph: nx.DiGraph, method: str, known: bool) -> list[Line2D 
     if known:
         handles.append(Line2D([], [], color=_KNOWN, linewidth=6, label="known"))
     colour = "black" if method in _SIGNED else _UNSIGNED
-    widest = f"{WEIGHTS[method].split(' (')[0]}, {'size ' if method in _SIGNED else ''}{_strongest(graph):.2g}"
+    weight = WEIGHTS[method].split(" (")[0]
+    widest = f"{f'|{weight}|' if method in _SIGNED else weight} = {_strongest(graph):.2g}"
     handles.append(Line2D([], [], color=colour, linewidth=3.2, label=widest))
     return handles

@@ -14,30 +14,32 @@ from scbioformers import get
 
 
 def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, save: str | Path | None = None) -> Axes:
-    """Predicted against measured expression, bin by bin: each measured value was masked from its own prediction.
+    """Predicted against measured expression by bin (paper, section 3.2).
 
-    A row is all values measured in one bin, its colours how the predictions were spread over the bins (the number of
-    values stands at the right), the line their mean: on the dashed diagonal if it were perfect.
+    Each measured value was masked before it was predicted. A row contains all values that were measured in one bin.
+    Its colours show the mean predicted probability of each bin. The number of values is on the right. The line is the
+    mean of the predictions. For a perfect prediction, it is on the dashed diagonal.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.impute` without a mask.
+        Data after :func:`scbioformers.tl.impute` without ``mask`` and without ``posterior=True``.
     key
-        Name of the imputed layer.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
-        Axes to draw on; by default a new figure.
+        Axes to draw on. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    Axes
+        Axes with the figure.
 
     Raises
     ------
     MissingKeyError
-        If there is no evidence stored.
+        If no imputed values are stored under ``key``, or they were computed with ``mask`` or ``posterior=True``.
 
     Examples
     --------
@@ -50,13 +52,13 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     """
     evidence = get.imputation_evidence(adata, key=key)
     table = evidence["bins"]
-    number = table.pop("n").to_numpy()
-    last = int(np.flatnonzero(number > 0)[-1]) + 1
-    shares, number = table.to_numpy()[:last, :last], number[:last]
+    n_values = table.pop("n").to_numpy()
+    last = int(np.flatnonzero(n_values > 0)[-1]) + 1
+    shares, n_values = table.to_numpy()[:last, :last], n_values[:last]
     if ax is None:
         _, ax = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
     image = ax.imshow(shares, origin="lower", aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    filled = np.flatnonzero(number > 0)
+    filled = np.flatnonzero(n_values > 0)
     ax.plot([0, last - 1], [0, last - 1], "--", color="0.5", linewidth=1)
     mean = table.to_numpy()[:last] @ np.arange(table.shape[1])
     ax.plot(mean[filled], filled, "o-", color="#c44e52", markersize=3, label="mean prediction")
@@ -64,10 +66,10 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     ax.set_title(f"masked values, {evidence['nll_bits']:.3f} bits each")
     right = ax.secondary_yaxis("right")
     shown = filled[:: max(1, len(filled) // 10)]
-    right.set_yticks(shown, [f"{number[i]:,.0f}" for i in shown], fontsize=7)
-    right.set_ylabel("values")
+    right.set_yticks(shown, [f"{n_values[i]:,.0f}" for i in shown], fontsize=7)
+    right.set_ylabel("number of values")
     ax.legend(loc="lower right", frameon=False, fontsize=8)
-    ax.figure.colorbar(image, ax=ax, label="share of predictions", pad=0.02)
+    ax.figure.colorbar(image, ax=ax, label="mean predicted probability", pad=0.02)
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
@@ -76,29 +78,33 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
 def calibration(
     adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, save: str | Path | None = None
 ) -> Axes:
-    """Reliability: of the values that were predicted to be expressed with probability p, which share was.
+    """Calibration curve of the predicted probability that a gene is expressed (paper, section 3.2).
 
-    The bars show how many values there are at each p, on a logarithmic scale.
+    Values are grouped by their predicted probability. The line shows the observed share of expressed values in each
+    group. For calibrated predictions, it is on the dashed diagonal. The bars show the number of values in each group,
+    on a logarithmic scale. The title shows the expected calibration error: the mean absolute difference between the
+    predicted and the observed share, weighted by the number of values.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.impute` without a mask.
+        Data after :func:`scbioformers.tl.impute` without ``mask`` and without ``posterior=True``.
     key
-        Name of the imputed layer.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
-        Axes to draw on; by default a new figure.
+        Axes to draw on. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    Axes
+        Axes with the figure.
 
     Raises
     ------
     MissingKeyError
-        If there is no evidence stored.
+        If no imputed values are stored under ``key``, or they were computed with ``mask`` or ``posterior=True``.
 
     Examples
     --------
@@ -117,14 +123,14 @@ def calibration(
     bars.bar(table["predicted"], table["n"], width=0.03, color="0.85", zorder=0)
     bars.set_yscale("log")
     bars.set_ylim(bottom=0.5)
-    bars.set_ylabel("values", color="0.5")
+    bars.set_ylabel("number of values", color="0.5")
     bars.tick_params(axis="y", colors="0.5", labelsize=7)
     ax.set_zorder(bars.get_zorder() + 1)
     ax.patch.set_visible(False)
     ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
     ax.plot(table["predicted"], table["observed"], "o-", color="#4c72b0", markersize=4)
-    ax.set(xlabel="predicted probability of being expressed", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
-    ax.set_title(f"calibration error {error:.3f}")
+    ax.set(xlabel="predicted probability of expression", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+    ax.set_title(f"expected calibration error: {error:.3f}")
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax

@@ -14,8 +14,8 @@ from sklearn.isotonic import IsotonicRegression
 from scbioformers import get
 from scbioformers.core import DataError
 
-_NAME_HEIGHT = 0.028  # of a line of text, as a share of the axes of a figure of the default size
-_NAME_WIDTH = 0.16  # of a gene's name, as a share of the points' range
+_NAME_HEIGHT = 0.028  # height of a line of text, as a share of the axes of a figure of the default size
+_NAME_WIDTH = 0.16  # width of the name of a gene, as a share of the range of the points
 
 
 def perturbation(
@@ -28,35 +28,39 @@ def perturbation(
     ax: Axes | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """Predicted against observed change of every gene; the genes that changed most are named.
+    """Predicted against observed change of every gene after a perturbation (paper, section 3.3).
+
+    The genes with the largest observed change are labelled. The title shows the Pearson correlation over all genes
+    except the perturbed ones.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.perturb`.
+        Data after :func:`scbioformers.tl.perturb`.
     observed
-        (n_vars,), the observed change in log1p units, in the order of ``adata.var_names``.
+        (n_vars,), observed mean change in log1p units, in the order of ``adata.var_names``.
     name
-        Which of the predicted perturbations; may be left out if there is but one.
+        Name of the predicted perturbation. By default, the one with the largest predicted effect.
     n_top
-        Genes to name, by observed change.
+        Number of genes to label, those with the largest absolute observed change.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
-        Axes to draw on; by default a new figure.
+        Axes to draw on. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    Axes
+        Axes with the figure.
 
     Raises
     ------
     MissingKeyError
-        If nothing was predicted, or not this perturbation.
+        If no prediction is stored under ``key``, or the perturbation was not predicted.
     DataError
-        If ``observed`` has another length.
+        If ``observed`` does not have one value per gene.
 
     Examples
     --------
@@ -73,7 +77,9 @@ def perturbation(
     table = get.perturb(adata, perturbation=shown, key=key).set_index("gene")
     values = np.asarray(observed, dtype=np.float64)
     if values.shape != (adata.n_vars,):
-        raise DataError(f"`observed` needs one value for each of {adata.n_vars} genes, found {values.shape}.")
+        raise DataError(
+            f"`observed` must have one value for each of {adata.n_vars} genes, found an array of shape {values.shape}."
+        )
     table["observed"] = [values[adata.var_names.get_loc(gene)] for gene in table.index]
     table = table[np.isfinite(table["observed"])]
     if ax is None:
@@ -85,12 +91,12 @@ def perturbation(
     ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.scatter(x[~own], y[~own], s=10, color="#4c72b0", alpha=0.7, linewidths=0)
-    ax.scatter(x[own], y[own], s=30, color="#c44e52", marker="D", label="perturbed", linewidths=0)
+    ax.scatter(x[own], y[own], s=30, color="#c44e52", marker="D", label="perturbed gene", linewidths=0)
     top = np.argsort(-np.abs(x), kind="stable")[:n_top]
     _name_points(ax, x[top], y[top], [str(gene) for gene in table.index[top]])
     r = float(np.corrcoef(x[~own], y[~own])[0, 1]) if x[~own].std() > 0 and y[~own].std() > 0 else 0.0
     ax.set(xlabel="observed change (log1p)", ylabel="predicted change (log1p)")
-    ax.set_title(f"{shown}: r = {r:.2f} off target")
+    ax.set_title(f"{shown}: r = {r:.2f} (other genes)")
     if own.any():
         ax.legend(loc="lower center", frameon=False, fontsize=8)
     if save is not None:
@@ -99,7 +105,7 @@ def perturbation(
 
 
 def _name_points(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: list[str]) -> None:
-    """Names in a column at either side of the points, in the order of their heights, with lines to the points."""
+    """Write names in two columns, left and right of the points, sorted by height, with lines to the points."""
     ax.margins(0.05)
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     room, line = _NAME_WIDTH * (right - left), _NAME_HEIGHT * (high - low)
@@ -115,44 +121,48 @@ def _name_points(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names
 
 
 def _spread(heights: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
-    """Rising heights, moved as little as it takes to lie ``gap`` apart (or as far as there is room)."""
+    """Move sorted heights as little as possible, such that they are ``gap`` apart (less if there is no room)."""
     n = len(heights)
     if n < 2:
         return heights
     gap = min(gap, (high - low) / (n - 1))
     steps = gap * np.arange(n)
-    # without the steps the order is all that is asked for
+    # after the steps are subtracted, the only constraint is that the heights do not decrease
     level = IsotonicRegression().fit_transform(np.arange(n), heights - steps)
-    found: NDArray[np.float64] = np.clip(level, low, high - steps[-1]) + steps
-    return found
+    spread: NDArray[np.float64] = np.clip(level, low, high - steps[-1]) + steps
+    return spread
 
 
 def perturbation_screen(
     adata: AnnData, *, n_top: int = 30, key: str = "perturbed", ax: Axes | None = None, save: str | Path | None = None
 ) -> Axes:
-    """Predicted perturbations ranked by the size of their effect, with 95 % intervals and the gene that changes most.
+    """Predicted perturbations ranked by the size of their effect, with 95 % intervals (paper, section 3.3).
+
+    The size is the root mean square of the effects over all genes that are not perturbed. The right axis names the gene
+    with the largest predicted change, and its change.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.perturb`, for instance with ``"all"``.
+        Data after :func:`scbioformers.tl.perturb`, for example with ``"all"``.
     n_top
-        How many to show.
+        Number of perturbations to show.
     key
-        The name given as ``key_added``.
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
-        Axes to draw on; by default a new figure.
+        Axes to draw on. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    Axes
+        Axes with the figure.
 
     Raises
     ------
     MissingKeyError
-        If nothing was predicted.
+        If no prediction is stored under ``key``.
 
     Examples
     --------
@@ -162,20 +172,20 @@ def perturbation_screen(
     >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
     >>> bf.tl.perturb(adata, "all")
     >>> bf.pl.perturbation_screen(adata, n_top=5).get_xlabel()
-    'size of the predicted effect (root mean square, log1p)'
+    'predicted effect size (root mean square, log1p)'
     """
     table = get.perturb(adata, key=key).head(n_top)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.4, 1.2 + 0.2 * len(table)), layout="constrained")
-    at = np.arange(len(table))
-    ax.errorbar(table["size"], at, xerr=1.96 * table["size_se"], fmt="o", color="#4c72b0", ecolor="0.6", markersize=4)
-    ax.set_yticks(at, table["perturbation"], fontsize=7)
+    y = np.arange(len(table))
+    ax.errorbar(table["size"], y, xerr=1.96 * table["size_se"], fmt="o", color="#4c72b0", ecolor="0.6", markersize=4)
+    ax.set_yticks(y, table["perturbation"], fontsize=7)
     ax.invert_yaxis()
-    ax.set(xlabel="size of the predicted effect (root mean square, log1p)", xlim=(0, None))
+    ax.set(xlabel="predicted effect size (root mean square, log1p)", xlim=(0, None))
     right = ax.secondary_yaxis("right")
     changes = [f"{gene} {value:+.2f}" for gene, value in zip(table["gene"], table["effect"], strict=True)]
-    right.set_yticks(at, changes, fontsize=7)
-    right.set_ylabel("largest change")
+    right.set_yticks(y, changes, fontsize=7)
+    right.set_ylabel("gene with the largest change (log1p)")
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax

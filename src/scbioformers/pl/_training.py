@@ -14,7 +14,7 @@ from scbioformers import get
 from scbioformers.core import DataError
 
 _TITLES = {
-    "masked_bins": ("masked genes", "cross-entropy (nats)"),
+    "masked_bins": ("masked genes", "cross-entropy (nats per masked gene)"),
     "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed gene)"),
     "profile_bins": ("profile from <cls>", "cross-entropy (nats per gene)"),
 }
@@ -23,29 +23,30 @@ _TITLES = {
 def training(
     adata: AnnData, *, key: str = "bioformer", axes: Sequence[Axes] | None = None, save: str | Path | None = None
 ) -> list[Axes]:
-    """Learning curves of the last fit, one panel per objective, training and held-out cells.
+    """Learning curves of a fit: the loss of each objective on training cells and on held-out cells.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.fit`.
+        Data after :func:`scbioformers.tl.fit`.
     key
-        Where the fit is in ``uns``.
+        Key of the model in ``adata.uns``.
     axes
-        Axes to draw on, one per objective; by default a new figure.
+        Axes to draw on, one per objective. By default, a new figure is created.
     save
-        File to write the figure to.
+        Path of the file to which the figure is saved.
 
     Returns
     -------
-    The axes.
+    list of Axes
+        Axes with the figure, one per objective.
 
     Raises
     ------
     MissingKeyError
-        If nothing was fitted.
+        If no fit is stored under ``key``.
     DataError
-        If the fit made no step.
+        If the fit made no training step.
 
     Examples
     --------
@@ -58,18 +59,21 @@ def training(
     table = get.history(adata, key=key)
     names = [name for name in _TITLES if f"train_{name}" in table]
     if not names:
-        raise DataError(f"The fit in adata.uns[{key!r}] made no training step, so there is nothing to draw.")
+        raise DataError(
+            f"The fit in adata.uns[{key!r}] made no training step, so its history is empty. Run `bf.tl.fit` with "
+            "`max_steps` above 0 in `train=bf.TrainConfig(...)`."
+        )
     if axes is None:
         _, grid = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), layout="constrained", squeeze=False)
         axes = list(grid[0])
     for ax, name in zip(axes, names, strict=True):
         for member, rows in table.groupby("member"):
-            only = table["member"].nunique() == 1
-            suffix = "" if only else f", member {member}"
+            single = table["member"].nunique() == 1
+            suffix = "" if single else f", member {member}"
             (line,) = ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, label=f"training{suffix}")
             held_out = rows.dropna(subset=f"val_{name}") if f"val_{name}" in rows else rows[:0]
             if len(held_out):
-                color = "C1" if only else line.get_color()
+                color = "C1" if single else line.get_color()
                 ax.plot(
                     held_out["epoch"],
                     held_out[f"val_{name}"],
@@ -85,5 +89,5 @@ def training(
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize="small")
     if save is not None:
-        axes[0].figure.canvas.figure.savefig(save, dpi=150)  # the whole figure, from a subfigure too
+        axes[0].figure.canvas.figure.savefig(save, dpi=150)  # the whole figure, also if the axes are in a subfigure
     return list(axes)

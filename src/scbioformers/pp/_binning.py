@@ -122,7 +122,7 @@ def bin_segment(
     Equal values have equal bins.
 
     The bins depend on ranks only, so log-transformed data has the same bins as its counts. If the data has negative
-    values (centred data, such as CLR or z-scores), all values are ranked, zeros included, and the lowest bin is 1.
+    values (centred data, such as CLR or z-scores), all values are ranked, zeros included, and all bins are at least 1.
 
     Parameters
     ----------

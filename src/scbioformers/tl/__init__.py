@@ -1,4 +1,4 @@
-"""Tools: fit a model, use it."""
+"""Tools: fit a model, and apply it to cells."""
 
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit

@@ -27,52 +27,65 @@ def embed(
     key_added: str = "X_bioformer",
     copy: bool = False,
 ) -> AnnData | None:
-    """Embed cells with a fitted model (paper, section 2.3), for ``sc.pp.neighbors(adata, use_rep="X_bioformer")``.
+    """Embed cells with a fitted model (paper, section 2.3).
 
-    The result does not depend on batch size, order or chunks (1e-5), nor on which other cells are there.
+    Pass the result to scanpy with ``sc.pp.neighbors(adata, use_rep="X_bioformer")``. The embedding of a cell does not
+    depend on the other cells, their order, or the batch size (differences are below 1e-5).
 
     Parameters
     ----------
     adata
-        The cells that were fitted, or others on the same scale; genes are found by name, in any order.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
+        of the genes of the model are required.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     layer
-        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     use
-        ``"profile"``: leading components of the profile that is decoded from ``<cls>`` (N, n_components);
-        ``"cls"``: the paper's ``<cls>`` vector (N, width); ``"latent"`` (N, n_latent); ``"mean"`` of the gene
-        outputs (N, width).
+        Embedding to compute. ``"profile"``: principal components of the expression profile that the model predicts from
+        ``<cls>`` (n_obs, n_components). ``"cls"``: the ``<cls>`` vector of the paper (n_obs, width). ``"latent"``: the
+        latent vector between ``<cls>`` and the profile (n_obs, n_latent). ``"mean"``: mean of the output vectors of the
+        genes (n_obs, width).
     batch_size
-        Cells read at once, at most.
+        Maximum number of cells in a batch.
     device
-        Where to compute, ``"cpu"``, ``"cuda"``, ….
+        Device for the computation, such as ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
     progress_bar
         Show a progress bar.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
     key_added
-        Slot in ``obsm``.
+        Key under which the results are stored (see Returns).
     copy
         Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
-    ``adata.obsm[key_added]`` : float32 :class:`~numpy.ndarray` (N, K)
-        The embedding.
+    ``adata.obsm[key_added]`` : float32 :class:`~numpy.ndarray` (n_obs, K)
+        The embedding. For an ensemble, ``"profile"`` is the mean over the members, and the others are concatenated.
     ``adata.uns[key_added]["params"]`` : str
-        JSON: the hash of the model, ``use`` and ``layer``.
-    ``adata.obs["bioformer_empty"]`` : bool
-        Only if there are any: cells without a count in the model's genes. Their row is that of an empty cell.
+        JSON string with the hash of the model, ``use`` and ``layer``.
+    ``adata.obs["bioformer_empty"]`` : bool (n_obs,)
+        True for cells without a count in the genes of the model. Their embedding is that of an empty cell. Only set if
+        there are such cells, or if the column exists.
 
     Raises
     ------
     MissingKeyError
-        If there is no model, or a column that the model needs is not there.
+        If the model, the layer, or a column of ``adata.obs`` that the model uses is not found.
+    ConfigError
+        If ``use`` or ``batch_size`` is not valid, or the device is not available.
     DataError
-        If the data is on another scale than the model's, or fewer than half of its genes are there.
+        If the values are on another scale than the training data, or ``adata`` has less than half of the genes of the
+        model.
+
+    Warns
+    -----
+    BioformersWarning
+        If genes of the model are missing in ``adata``, or cells have more genes than ``ModelConfig.max_tokens``.
 
     Examples
     --------
@@ -85,17 +98,17 @@ def embed(
     n_expressed = np.concatenate([np.diff(block.counts.indptr) for block in query.source.blocks()])
     params = {"model_hash": query.model.hash, "use": use, "layer": query.layer}
     write_embedding(adata, key_added, embedding, params, empty=n_expressed == 0)
-    _warn_if_cut(query.model, n_expressed)
+    _warn_if_truncated(query.model, n_expressed)
     return adata if copy else None
 
 
-def _warn_if_cut(model: BioFormer, n_expressed: NDArray[np.int64]) -> None:
+def _warn_if_truncated(model: BioFormer, n_expressed: NDArray[np.int64]) -> None:
     limit = model.config.max_tokens
     lengths = n_expressed if model.config.tokens == "expressed" else np.full_like(n_expressed, len(model.vocabulary))
     if n := int((lengths > limit).sum()):
         warnings.warn(
-            f"{n} of {len(lengths)} cells have more genes than attention reads (ModelConfig.max_tokens={limit}); "
-            "of these the highest counts were read.",
+            f"{n} of {len(lengths)} cells have more genes than attention can read (ModelConfig.max_tokens={limit}). "
+            "For these cells, attention reads the genes with the highest counts.",
             BioformersWarning,
             stacklevel=3,
         )

@@ -26,7 +26,8 @@ from scbioformers.data import (
     require_counts,
     require_valid,
 )
-from scbioformers.nn import Sizes, Transformer, require_device
+from scbioformers.model import network_sizes
+from scbioformers.nn import Transformer, require_device
 from scbioformers.results import check_size, store_model, target
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
 from scbioformers.training import fit_model
@@ -40,7 +41,7 @@ def fit(
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
     batch_key: str | None = None,
-    obs_tokens: Sequence[str] = (),
+    phenotype_keys: Sequence[str] = (),
     binning: str | Binning = "value",
     config: str | ModelConfig = "small",
     train: TrainConfig | None = None,
@@ -53,70 +54,77 @@ def fit(
     rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Fit a BioFormer to the cells of ``adata``, without labels (paper, section 2).
+    """Fit a BioFormer model to the cells of ``adata``, without labels (paper, section 2).
 
-    One fit serves every other verb. It takes minutes on a CPU; :func:`scbioformers.pp.check` says how many.
+    All other functions of ``bf.tl`` use the fitted model. A fit takes minutes on a CPU. :func:`scbioformers.pp.check`
+    estimates the time.
 
     Parameters
     ----------
     adata
-        N cells x G genes. Raw counts; with ``binning="segment"`` any scale. In memory or backed.
+        AnnData with raw counts, in memory or backed. With ``binning="segment"``, values on any scale are accepted.
     layer
-        Layer that holds the counts; None reads ``X``.
+        Layer to read. None reads ``adata.X``.
     mask_var
-        Column of ``adata.var`` with the genes to model, or the bools. By default ``"highly_variable"`` if it is there,
-        else all. The depth of a cell is always taken from all genes.
+        Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
+        The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. The depth of a cell is
+        always the sum over all genes.
     batch_key
-        Column of ``adata.obs``: the profile is predicted given the batch, so that the embedding need not hold it.
-    obs_tokens
-        Further columns of ``adata.obs`` to be read as tokens of the cell.
+        Column of ``adata.obs`` with the batch. The predicted profile is conditioned on the batch, so the embedding does
+        not have to contain it.
+    phenotype_keys
+        Columns of ``adata.obs`` with phenotypes, such as the condition or the disease. They are input tokens of the
+        model, and the embedding keeps the differences that they explain.
     binning
-        ``"value"``, ``"segment"`` or a :class:`~scbioformers.Binning` (Eqs. 2, 4 and 5).
+        Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2) or a :class:`~scbioformers.Binning`.
     config
-        ``"small"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
+        Architecture of the model: ``"small"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
     train
-        Length, pace, masks and devices of the training; by default those of ``config="paper"`` or of the small model.
+        Parameters of the training. By default, ``TrainConfig.paper()`` if ``config="paper"``, else ``TrainConfig()``.
     task
-        A :class:`~scbioformers.Perturbation`: the network is fitted to the control cells alone; then the external token
-        that a perturbed gene carries (Eq. 7) is trained on control cells paired with perturbed cells of the same
-        batch and cell type. What the network says is one piece of evidence for a light head, fitted to the effects and
-        cross-validated over targets; see :func:`scbioformers.tl.perturb`.
+        A :class:`~scbioformers.Perturbation`, for predictions with :func:`scbioformers.tl.perturb`. The network is then
+        fitted to the control cells only. After that, the external token of perturbed genes (Eq. 7) is trained on
+        control cells that are paired with perturbed cells of the same batch and cell type. Finally, a small head is
+        fitted to the observed effects and cross-validated over targets. The effect that the network predicts is one of
+        its inputs.
     max_epochs
-        Passes over the cells; a shortcut to ``TrainConfig(max_epochs=...)``.
+        Number of passes over the cells. It replaces ``max_epochs`` of ``train``.
     n_models
-        Members of an ensemble, seeded ``rng``, ``rng + 1``, ….
+        Number of ensemble members. Their seeds are ``rng``, ``rng + 1``, ….
     save_dir
-        Write the model to this directory instead of into ``adata.uns``; needed above 32 MB.
+        Directory to which the model is saved, instead of ``adata.uns``. Required if the model is larger than 32 MB.
     allow_non_integer
-        Take values that are not integers as counts.
+        Accept values that are not integers, such as estimated counts.
     key_added
-        Slot in ``adata.uns``.
+        Key under which the results are stored (see Returns).
     rng
-        Seed or generator. Same seed, threads and device: the same bits.
+        Seed, or :class:`numpy.random.Generator`, for all random choices. None draws a new seed. The same seed, number
+        of threads and device give the same result, bit by bit.
     copy
         Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
     ``adata.uns[key_added]["model"]`` : uint8 :class:`~numpy.ndarray`
-        The model, as safetensors bytes (or ``["model_dir"]``: str, its directory).
+        The model, as bytes in the safetensors format. Read it with :func:`scbioformers.get.model`. With ``save_dir``,
+        ``["model_dir"]`` (str, the directory) is set instead.
     ``adata.uns[key_added]["model_hash"]`` : str
-        SHA-256 of the model; every result records it.
+        SHA-256 hash of the model. Every result that is computed with the model contains this hash.
     ``adata.uns[key_added]["history"]`` : :class:`~pandas.DataFrame`
-        Mean losses (nats per cell) of every validation: member, epoch, step, ``train_…``, ``val_…``.
+        Mean losses of every epoch, in nats. Read it with :func:`scbioformers.get.history`, which explains the columns.
     ``adata.uns[key_added]["params"]`` : str
-        The arguments, as JSON.
+        JSON string with the arguments. Read it with :func:`scbioformers.get.params`.
 
     Raises
     ------
     DataError
-        If the data cannot be used as counts; the message names the next call.
+        If the values are not raw counts and ``binning`` requires counts. The message suggests the next call.
     MissingKeyError
-        If a layer or column is not there.
+        If the layer or a column does not exist.
     ConfigError
-        If a parameter is out of range, or the model too large for ``uns``.
+        If a parameter is out of range, or the model is too large for ``adata.uns``.
 
     Examples
     --------
@@ -133,22 +141,29 @@ def fit(
     if max_epochs is not None:
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
-        raise ConfigError(f"`n_models` must be at least 1, got {n_models}.")
+        raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
     if train.accelerator != "auto":
         require_device(train.accelerator)
-    found = inspect(adata, layer)
+    inspection = inspect(adata, layer)
     genes = gene_mask(adata, mask_var)
     if kind.kind == "value":
-        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=found)
+        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
     else:
-        require_valid(adata, layer, modelled=genes, inspection=found)
+        require_valid(adata, layer, modelled=genes, inspection=inspection)
     adata = target(adata, copy)
-    keys = [*([batch_key] if batch_key is not None else []), *obs_tokens]
-    fields = tuple(ObsField.register(adata, key) for key in keys)
+    names = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
+    if batch_key in names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {names}. Pass each column "
+            "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
+        )
+    batch = None if batch_key is None else ObsField.register(adata, batch_key)
+    phenotypes = tuple(ObsField.register(adata, name) for name in names)
+    fields = (*(() if batch is None else (batch,)), *phenotypes)
     vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
-    counts = found.kind == "counts" or allow_non_integer
+    counts = inspection.kind == "counts" or allow_non_integer
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)
-    check_size(n_models * _n_bytes(model_config, vocabulary, fields), save_dir)
+    check_size(n_models * _n_bytes(model_config, len(vocabulary), batch, phenotypes), save_dir)
     seed = seed_from(rng)
     source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
     fitted = fit_model(
@@ -157,20 +172,21 @@ def fit(
         kind,
         model_config,
         train,
-        fields=fields,
+        batch=batch,
+        phenotypes=phenotypes,
         reading=Reading(layer, counts, allow_non_integer),
         n_models=n_models,
         seed=seed,
     )
     model = fitted.model
     if design is not None:
-        model = fit_perturbation(model, source, design, progress_bar=train.progress_bar)
+        model = fit_perturbation(model, source, design, seed=seed, progress_bar=train.progress_bar)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": layer,
         "mask_var": mask_var if isinstance(mask_var, str) else None,
         "batch_key": batch_key,
-        "obs_tokens": list(obs_tokens),
+        "phenotype_keys": names,
         "binning": kind.to_dict(),
         "config": model_config.to_dict(),
         "train": train.to_dict(),
@@ -182,8 +198,9 @@ def fit(
     return adata if copy else None
 
 
-def _n_bytes(config: ModelConfig, vocabulary: Vocabulary, fields: Sequence[ObsField]) -> int:
-    """Size of the weights, without allocating them (100 bin values stand for what the data will say)."""
+def _n_bytes(config: ModelConfig, n_features: int, batch: ObsField | None, phenotypes: Sequence[ObsField]) -> int:
+    """Size of the weights in bytes, without allocating them. The number of bins is not known yet; 100 is assumed."""
+    binning = Binning().freeze(mean_depth=1.0, max_bin=99)
     with torch.device("meta"):
-        network = Transformer(config, Sizes(len(vocabulary), 100, tuple(len(f.categories) for f in fields)))
+        network = Transformer(config, network_sizes(n_features, binning, batch, phenotypes, counts=True))
     return sum(p.numel() * p.element_size() for p in network.parameters())

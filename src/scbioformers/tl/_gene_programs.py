@@ -34,41 +34,46 @@ def gene_programs(
     progress_bar: bool = True,
     copy: bool = False,
 ) -> AnnData | None:
-    """Gene programs: groups of genes that the model treats alike (paper, section 3.4 and Fig. 2), and their scores.
+    """Find gene programs and score them in each cell (paper, section 3.4 and Fig. 2).
 
-    Genes that are each among the nearest of the other, and more alike than random directions are, are joined; the
-    Leiden algorithm finds the groups, at the resolution at which the members of the ensemble agree most. Fit an
-    ensemble first (``bf.tl.fit(adata, n_models=5)``): with one member, agreement is that between random parts of its
-    graph, which is higher than between two fits, and so is the support. Programs that no member
-    supports are warned of.
+    A gene program is a group of genes with similar embeddings or similar attention in the model. Two genes are
+    connected if each is among the nearest neighbours of the other, and if their similarity is larger than that of
+    random directions. The Leiden algorithm clusters this graph. It uses the resolution at which the members of the
+    ensemble agree most.
+
+    Fit an ensemble first (``bf.tl.fit(adata, n_models=5)``). With a single member, the agreement is computed between
+    random parts of its graph. The agreement and the support are then larger than between independent fits.
 
     Parameters
     ----------
     adata
-        The data that the model was fitted on, or other cells on the same scale.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
+        of the genes of the model are required.
     use
-        ``"embedding"``: genes are alike if their predicted rates answer alike to the state of the cells (cosine of the
-        mean-centred contextual embeddings). ``"attention"``: if they read of the same genes (cosine of the attention
-        that ``bf.tl.grn(adata, method="attention")`` weighs).
+        Similarity between genes. ``"embedding"``: cosine of the mean-centred contextual embeddings. The contextual
+        embedding of a gene is the derivative of its predicted log rate with respect to the latent vector, averaged over
+        cells. ``"attention"``: cosine of the attention that two genes pay to the other genes, corrected as in
+        ``bf.tl.grn(adata, method="attention")``.
     resolution
-        Of the Leiden algorithm: higher gives smaller programs. None takes, of 1, 2, 4, … 64, the one at which the
-        adjusted Rand index between members is highest.
+        Resolution of the Leiden algorithm. A higher resolution gives smaller programs. None tries 1, 2, 4, … 64 and
+        uses the one with the highest adjusted Rand index between members.
     min_genes
-        Smaller groups are no programs.
+        Minimum number of genes in a program. Smaller clusters are discarded.
     n_neighbors
-        Nearest genes of a gene that it can be joined with.
+        Number of nearest neighbours of a gene in the graph.
     n_cells
-        Cells drawn to ask the model; None takes all. Scores are of all cells.
+        Number of cells that are drawn to compute the similarities. None uses all cells. All cells are scored.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     layer
-        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
     key_added
-        Name of the result.
+        Key under which the results are stored (see Returns).
     rng
-        Seed or generator of the cells that are drawn and of the clustering.
+        Seed, or :class:`numpy.random.Generator`, for all random choices.
     progress_bar
         Show a progress bar.
     copy
@@ -76,26 +81,33 @@ def gene_programs(
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
     ``adata.var[key_added]`` : categorical (n_vars,)
-        Program of each gene, ``"1"``, ``"2"``, … by size; NaN for genes in none and for those not modelled.
+        Program of each gene: ``"1"`` (the largest), ``"2"``, …. NaN for genes that are in no program or not modelled.
     ``adata.obsm[f"{key_added}_scores"]`` : float32 (n_obs, n_programs)
-        Mean over the program's genes of ``log1p`` of the count at the mean depth, standardised over the cells. Columns
-        in the order of the programs; :func:`scbioformers.get.gene_program_scores` names them.
+        Score of each cell for each program: the mean standardised expression of the genes of the program. Expression is
+        ``log1p`` of the count at the mean depth, and the unit is one standard deviation over the cells. The columns are
+        in the order of the programs. :func:`scbioformers.get.gene_program_scores` returns them with names.
     ``adata.uns[key_added]`` : dict
-        ``genes``, read by :func:`scbioformers.get.gene_programs`; ``stability``: agreement (``ari``), ``n_programs``
-        and ``n_genes`` by ``resolution``, means over the members; ``background``: the genes that
-        could have been in a program; ``params`` (JSON).
+        ``genes`` (DataFrame, read it with :func:`scbioformers.get.gene_programs`). ``stability`` (DataFrame): for each
+        ``resolution``, the agreement between members (``ari``), and the means over the members of ``n_programs`` and
+        ``n_genes``. ``background`` (str array): all genes that were clustered. ``params`` (JSON string).
 
     Raises
     ------
     MissingKeyError
-        If there is no model, or a column that it needs is not there.
+        If the model, the layer, or a column of ``adata.obs`` that the model uses is not found.
     ConfigError
-        If a parameter is out of range, or the model has no attention.
+        If a parameter is out of range, or ``use="attention"`` and the model has no attention.
     DataError
-        If there are fewer than two cells, or the data is on another scale than the model's.
+        If there are fewer than 2 cells, the values are on another scale than the training data, or ``adata`` has less
+        than half of the genes of the model.
+
+    Warns
+    -----
+    BioformersWarning
+        If no member of an ensemble supports any program.
 
     Examples
     --------
@@ -111,7 +123,7 @@ def gene_programs(
     check_use(fitted, use)
     _check_sizes(resolution, min_genes, n_neighbors, n_cells)
     if adata.n_obs < 2:
-        raise DataError(f"Programs are found over at least 2 cells; there are {adata.n_obs}.")
+        raise DataError(f"Gene programs require at least 2 cells, found {adata.n_obs}.")
     seed = seed_from(rng)
     adata = target(adata, copy)
     (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
@@ -126,15 +138,15 @@ def gene_programs(
     )
     if len(similarities) > 1 and (programs.label >= 0).any() and not np.nanmax(programs.support):
         warnings.warn(
-            "No member of the ensemble has two genes of a program in one of its own (support 0): the programs may be "
-            "chance. Fit for longer, to more cells, or lower `min_genes`.",
+            "The support of all programs is 0: no ensemble member has two genes of a program in one program. The "
+            "programs may be random. Fit for more epochs, fit to more cells, or use a smaller `min_genes`.",
             BioformersWarning,
             stacklevel=2,
         )
     label = np.full(len(query.columns), -1)
     label[known] = programs.label
-    of_variable = np.full(adata.n_vars, -1)
-    of_variable[query.columns[known]] = programs.label
+    label_of_var = np.full(adata.n_vars, -1)
+    label_of_var[query.columns[known]] = programs.label
     mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
     names = np.array(fitted.vocabulary.feature_names(), dtype=object)[known]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
@@ -143,24 +155,24 @@ def gene_programs(
     write_gene_programs(
         adata,
         key_added,
-        of_variable,
+        label_of_var,
         score_cells(query.source, label, mean_depth),
         genes=_table(programs, names),
         stability=programs.stability,
         background=names,
         params=params,
     )
-    logger.info("%d gene programs at resolution %g", label.max(initial=-1) + 1, programs.resolution)
+    logger.info("Found %d gene programs at resolution %g.", label.max(initial=-1) + 1, programs.resolution)
     return adata if copy else None
 
 
 def _check_sizes(resolution: float | None, min_genes: int, n_neighbors: int, n_cells: int | None) -> None:
     if resolution is not None and not 0 < resolution < np.inf:
-        raise ConfigError(f"`resolution` must be positive and finite, got {resolution}.")
+        raise ConfigError(f"`resolution` must be positive and finite, found {resolution}.")
     if min_genes < 2 or n_neighbors < 1 or (n_cells is not None and n_cells < 2):
         raise ConfigError(
             "`min_genes` must be at least 2, `n_neighbors` at least 1 and `n_cells` at least 2; "
-            f"got {min_genes}, {n_neighbors} and {n_cells}."
+            f"found {min_genes}, {n_neighbors} and {n_cells}."
         )
 
 

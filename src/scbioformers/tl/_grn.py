@@ -44,52 +44,66 @@ def grn(
     progress_bar: bool = True,
     copy: bool = False,
 ) -> AnnData | None:
-    """Gene regulatory network of each condition, every edge with its support (paper, section 3.4 and Fig. 2).
+    """Infer a gene regulatory network for each condition (paper, section 3.4 and Fig. 2).
 
-    Fit an ensemble first (``bf.tl.fit(adata, n_models=5, config=bf.ModelConfig(svd_init=False))``, so that its members
-    start at random): ranks are averaged over the members, and the support of an edge is the share of them that hold it.
-    With one member it says nothing.
+    Fit an ensemble first: ``bf.tl.fit(adata, n_models=5, config=bf.ModelConfig(svd_init=False))``. With
+    ``svd_init=False``, its members start at random. Weights and ranks are averaged over the members. The support of an
+    edge is the share of members that have it among their strongest edges. With a single member, the support has no
+    meaning.
 
     Parameters
     ----------
     adata
-        The data that the model was fitted on, or other cells on the same scale.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
+        of the genes of the model are required.
     method
-        ``"embedding"``: cosine of the mean-centred gene embeddings, times the root of both genes' shares of spread over
-        the cells that the model explains (0 to 1; without counts, as on a log scale, that of the regulator alone);
-        signed (positive: activation), and the cosine is the same in both directions, so name the `regulators`.
-        ``"knockout"``: the count of the regulator becomes zero, in up to 32 cells that express it; the weight is the
-        mean of what the log of every gene's predicted rate loses, times that gene's explained share, all targets of a
-        regulator scaled to the length of its own; signed and directed. ``"attention"``: what an expressed gene, queried
-        as if it were masked, reads of the others, less what both genes alone lead to expect (average-product
-        correction); it has no sign, and it is directed.
+        How edges are weighted.
+
+        ``"embedding"``: cosine of the mean-centred gene embeddings, times the square root of the explained shares of
+        both genes (of the regulator only, if the data is not counts). The explained share of a gene is the standard
+        deviation of its predicted expression over the cells, divided by that of its measured expression, at most 1. The
+        weight is signed: positive means activation. The cosine has no direction, so pass ``regulators``.
+
+        ``"knockout"``: in-silico knock-out. The count of the regulator is set to 0 in up to 32 cells that express it.
+        The effect on a target is the mean decrease of its predicted log rate, times the explained share of the target.
+        All effects of a regulator are then scaled, such that their Euclidean norm is the explained share of the
+        regulator. The weight is signed and directed.
+
+        ``"attention"``: attention that the target, queried like a masked gene, pays to the regulator. The average
+        product correction subtracts the attention that is expected from the means of both genes. Weights of pairs in
+        few cells are shrunk towards 0. The weight is directed, but has no sign.
     groupby
-        Column of ``adata.obs``: a network for each category, from equal numbers of cells. Cells without a value are
-        left out.
+        Column of ``adata.obs`` with the conditions. One network is computed for each category, from equal numbers of
+        cells. Cells without a value are left out, and conditions with fewer than 10 cells are skipped. The names in
+        ``adata.varp`` and ``adata.var`` then end in a dot and the name of the condition. By default, one network is
+        computed from all cells.
     reference
-        One of the categories: also the signed difference of each network from that one.
+        Category of ``groupby``. The difference of each other network from this one is stored as well.
     regulators
-        Genes that can be regulators, e.g. transcription factors; by default all genes.
+        Genes that can be regulators, such as transcription factors. By default, all genes.
     top_k
-        Edges of each condition in the table. A member "holds" as many, at most a tenth of the pairs: with few
-        regulators it would hold all.
+        Number of strongest edges of each condition in the table of edges. For the support, the strongest edges of a
+        member are ``top_k`` pairs, but at most 10 % of all pairs.
     n_cells
-        Cells drawn of each condition; None takes as many as the smallest has.
+        Maximum number of cells that are drawn from each condition. All conditions have the same number of cells, which
+        is also limited by the smallest condition. None sets no other limit.
     layers, heads
-        Of attention, counted from 0; by default the mean of all.
+        Attention layers and heads to average over, counted from 0. By default, all. Only for ``method="attention"``.
     contextual
-        Of embeddings: how the predicted rate of a gene answers to the state of the cells of the condition. False takes
-        the bare cosine of those of the input, which are the same in all conditions.
+        Only for ``method="embedding"``. True: the embedding of a gene is the derivative of its predicted log rate with
+        respect to the latent vector, averaged over the cells of the condition. False: it is the embedding of the gene
+        token, which is the same in all conditions, and the weight is the cosine alone.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     layer
-        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
     key_added
-        Name of the result.
+        Key under which the results are stored (see Returns).
     rng
-        Seed or generator of the cells that are drawn.
+        Seed, or :class:`numpy.random.Generator`, for all random choices.
     progress_bar
         Show a progress bar.
     copy
@@ -97,32 +111,43 @@ def grn(
 
     Returns
     -------
-    None, or the copy. An earlier network of the same name is removed with all its conditions. With ``groupby`` the
-    names in ``varp`` end in a dot and the condition. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
-        Weight by target (row) and regulator (column), mean over the members. What is not stored was never seen.
+        Weight of each pair, mean over the members. Rows are targets and columns are regulators. Pairs without a weight
+        are not stored.
     ``adata.varp[f"{key_added}_count"]`` : CSR int32 (n_vars, n_vars)
-        Cells behind each weight: those in which attention reads both genes (with ``tokens="all"`` zeros too), those in
-        which the regulator was knocked out, all of the condition for embeddings.
+        Number of cells from which each weight was computed. For attention, these are the cells in which attention reads
+        both genes (with ``tokens="all"``, also genes with a zero count). For knock-outs, they are the cells in which
+        the regulator was knocked out. For embeddings, they are all cells of the condition.
     ``adata.varp[f"{key_added}_difference"]`` : CSR float32 (n_vars, n_vars)
-        With ``reference``, for the other conditions: weight minus weight in the reference, of pairs seen in both.
+        Only with ``reference``, for the other conditions: weight minus weight in the reference, for pairs that have a
+        weight in both.
     ``adata.var[f"{key_added}_attention"]`` : float32 (n_vars,)
-        With ``method="attention"``: what is paid to each regulator in a cell, summed over the genes that ask, mean over
-        the cells and members; NaN for other genes. :func:`scbioformers.tl.regulators` ranks key drivers by it.
+        Only with ``method="attention"``: attention that each regulator receives in a cell, summed over the other genes,
+        mean over the cells and members. NaN for genes that are not regulators. :func:`scbioformers.tl.regulators` ranks
+        key drivers by it.
     ``adata.uns[key_added]`` : dict
-        ``edges``, the ``top_k`` of each condition: ``source``, ``target``, ``weight``, ``rank`` (from 1), ``support``
-        (0 to 1), ``count``, ``condition``; :func:`scbioformers.get.grn` reads it. ``params`` (JSON).
+        ``edges`` (DataFrame): the ``top_k`` strongest edges of each condition. Read it with
+        :func:`scbioformers.get.grn`, which explains the columns. ``params`` (JSON string). All networks of an earlier
+        call with the same ``key_added`` are removed.
 
     Raises
     ------
     MissingKeyError
-        If there is no model, or a column is not there.
+        If the model, the layer, or a column of ``adata.obs`` is not found.
     ConfigError
-        If a parameter is out of range, or the model has no attention.
+        If a parameter is out of range, ``reference`` is given without ``groupby``, or ``method="attention"`` and the
+        model has no attention.
     DataError
-        If a regulator is unknown or not measured (near names are given), no condition has 10 cells, or the data is on
-        another scale than the model's.
+        If a regulator is not a gene of the model (the message suggests similar names) or not measured, the reference or
+        all conditions have fewer than 10 cells, the values are on another scale than the training data, or ``adata``
+        has less than half of the genes of the model.
+
+    Warns
+    -----
+    BioformersWarning
+        If conditions with fewer than 10 cells are skipped.
 
     Examples
     --------
@@ -135,21 +160,24 @@ def grn(
     """
     query = open_query(adata, model, layer=layer, key=key)
     if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
-        raise ConfigError(f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}; got {top_k} and {n_cells}.")
+        raise ConfigError(
+            f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}, found {top_k} and {n_cells}."
+        )
     measured = query.measured
-    # each once: doubled entries of a sparse matrix add up
+    # unique, because duplicate entries of a sparse matrix are added up
     chosen = np.flatnonzero(measured) if regulators is None else np.unique(query.positions(regulators))
     names, codes = _conditions(adata, groupby, reference)
-    scorer = EdgeScorer(query.model, method, chosen, _numbers(layers), _numbers(heads), contextual)
+    scorer = EdgeScorer(query.model, method, chosen, _as_tuple(layers), _as_tuple(heads), contextual)
     seed = seed_from(rng)
     adata = target(adata, copy)
     networks, tables = {}, []
     drawn = list(draw_conditions(codes, n_cells, seed))
     for name, rows in zip(names, drawn, strict=True):
         shown = name if progress_bar else None
-        found = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
-        networks[name] = _on_variables(found, query, chosen, adata.n_vars)
-        tables.append(edge_table(found, query.model.vocabulary.feature_names(), chosen, top_k).assign(condition=name))
+        inferred = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
+        networks[name] = _to_var_order(inferred, query, chosen, adata.n_vars)
+        table = edge_table(inferred, query.model.vocabulary.feature_names(), chosen, top_k)
+        tables.append(table.assign(condition=name))
     params = {"method": method, "groupby": groupby, "reference": reference, "conditions": names, "top_k": top_k}
     params |= {"n_cells": len(drawn[0]), "n_members": len(query.model.members), "model_hash": query.model.hash}
     edges = pd.concat(tables, ignore_index=True)
@@ -157,42 +185,48 @@ def grn(
     return adata if copy else None
 
 
-def _numbers(chosen: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if chosen is None else tuple(chosen)
+def _as_tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(numbers)
 
 
 def _conditions(adata: AnnData, groupby: str | None, reference: str | None) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the conditions, and the code of each cell, -1 for none."""
+    """Names of the conditions, and the code of each cell, -1 for cells without a condition."""
     if groupby is None:
         if reference is not None:
-            raise ConfigError("`reference` is one of the categories of `groupby`, which was not given.")
+            raise ConfigError("`reference` requires `groupby`. Pass the column of the conditions as `groupby=`.")
         if adata.n_obs < MIN_CELLS:
-            raise DataError(f"A network takes at least {MIN_CELLS} cells; there are {adata.n_obs}.")
+            raise DataError(f"A network requires at least {MIN_CELLS} cells, found {adata.n_obs}.")
         return [ALL_CELLS], np.zeros(adata.n_obs, np.int64)
     field = ObsField.register(adata, groupby, allow_missing=True)
     codes = field.transfer(adata, allow_missing=True).astype(np.int64)
     sizes = np.bincount(codes[codes >= 0], minlength=len(field.categories))
     if reference is not None and reference not in field.categories:
-        raise DataError(f"`reference` {reference!r} is no category of adata.obs[{groupby!r}]: {field.categories[:10]}.")
+        raise DataError(
+            f"`reference` {reference!r} is not a category of adata.obs[{groupby!r}]. Pass one of these categories: "
+            f"{list(field.categories[:10])}."
+        )
     small = {name: int(n) for name, n in zip(field.categories, sizes, strict=True) if n < MIN_CELLS}
     kept = [i for i, name in enumerate(field.categories) if name not in small]
     if not kept or reference in small:
-        raise DataError(f"A network takes at least {MIN_CELLS} cells of a condition; adata.obs[{groupby!r}]: {small}.")
+        raise DataError(
+            f"A network requires at least {MIN_CELLS} cells of a condition. These conditions of adata.obs[{groupby!r}] "
+            f"have fewer: {small}. Pass another `groupby=` or `reference=`."
+        )
     if small:
         warnings.warn(
-            f"No network for conditions with fewer than {MIN_CELLS} cells: {small}.", BioformersWarning, stacklevel=3
+            f"Conditions with fewer than {MIN_CELLS} cells are skipped: {small}.", BioformersWarning, stacklevel=3
         )
-    new = np.full(len(field.categories) + 1, -1)  # the last is for cells without a value
-    new[kept] = np.arange(len(kept))
-    return [field.categories[i] for i in kept], new[codes]
+    new_codes = np.full(len(field.categories) + 1, -1)  # the last entry is for cells without a value (code -1)
+    new_codes[kept] = np.arange(len(kept))
+    return [field.categories[i] for i in kept], new_codes[codes]
 
 
-def _on_variables(found: ConsensusGRN, query: Query, regulators: NDArray[np.int64], n_vars: int) -> ConditionGRN:
-    """From the genes of the model to the variables of the data."""
-    there = np.flatnonzero(query.measured)
-    rows, columns = query.columns[there], query.columns[regulators]
-    weight, count = found.consensus.weight[there], found.count[there]
-    # what was seen is stored even where it is 0, a gene with itself not
+def _to_var_order(inferred: ConsensusGRN, query: Query, regulators: NDArray[np.int64], n_vars: int) -> ConditionGRN:
+    """Change the order of the genes from that of the model to that of ``adata.var``."""
+    measured = np.flatnonzero(query.measured)
+    rows, columns = query.columns[measured], query.columns[regulators]
+    weight, count = inferred.consensus.weight[measured], inferred.count[measured]
+    # a weight of 0 is stored, because a pair that is not stored has no weight; pairs of a gene with itself are not
     target, regulator = np.nonzero((count > 0) & (rows[:, None] != columns[None]))
 
     def sparse(values: NDArray[Any], dtype: type) -> sp.csr_matrix:
@@ -200,7 +234,7 @@ def _on_variables(found: ConsensusGRN, query: Query, regulators: NDArray[np.int6
         return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n_vars, n_vars))
 
     attention = None
-    if found.received is not None:
+    if inferred.received is not None:
         attention = np.full(n_vars, np.nan, np.float32)
-        attention[columns] = found.received
+        attention[columns] = inferred.received
     return ConditionGRN(sparse(weight, np.float32), sparse(count, np.int32), attention)

@@ -48,76 +48,94 @@ def impute(
     key_added: str = "imputed",
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict expression with a fitted model (paper, section 3.2): denoise what is measured, or fill what is masked.
+    """Predict expression with a fitted model: denoise all values, or fill masked values (paper, section 3.2).
 
-    Without ``mask`` every value is replaced by its prediction from the *other* genes of the cell: the genes are
-    masked a seventh at a time, so that no value takes part in its own prediction, not even through the depth. With
-    ``mask`` only the masked positions are masked, together, and predicted; the others keep what was measured (its log1p
-    and bins at the depth that they tell of the whole cell, since what is masked is not looked at).
-    Genes that were not measured at all are predicted by :func:`scbioformers.get.imputed`.
+    Without ``mask``, every value is replaced by its prediction from the *other* genes of the cell. The genes are masked
+    in seven groups, one group at a time. So a value is not used for its own prediction, also not through the depth of
+    the cell.
+
+    With ``mask``, the masked values are masked together and predicted. The other values are kept. If ``output`` is
+    ``"log1p"`` or ``"bins"``, the kept values are scaled by an estimated depth of the whole cell. This estimate uses
+    only the values that are not masked.
+
+    :func:`scbioformers.get.imputed` predicts genes that were not measured.
 
     Parameters
     ----------
     adata
-        The cells that were fitted, or others on the same scale; genes are found by name, in any order.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
+        of the genes of the model are required.
     mask
-        bool (N, n_vars), dense or sparse: positions to fill. What ``adata`` holds there is not looked at.
+        bool (n_obs, n_vars), dense or sparse. True marks the values to predict. The values of ``adata`` at these
+        positions are not used.
     genes
-        Only predict these.
+        Genes to predict. By default, all genes of the model that are in ``adata``.
     output
-        ``"counts"`` at the depth of the cell; ``"log1p"`` of the counts at the mean depth of the training cells;
-        ``"bins"`` of the model's binning. All are means of the predicted distribution.
+        Unit of the predictions. ``"counts"``: counts at the depth of the cell. ``"log1p"``: ``log1p`` of the counts at
+        the mean depth of the training cells. ``"bins"``: bins of the model. All are means of the predicted
+        distribution.
     posterior
-        Estimate the expression from all that was measured of a cell, the gene itself included: the rate that
-        ``<cls>`` decodes, weighed with the count by the gene's dispersion (mean of a gamma distribution). Closer to
-        the truth than the prediction from the others alone, and faster, but no evidence of anything: a value takes part
-        in its own estimate. For counts or ``log1p``, without ``mask``, ``std`` and ``quantiles``.
+        Estimate the expression from all measured values of the cell, including the gene itself. The estimate is the
+        mean of a gamma distribution: the rate that the model predicts from ``<cls>`` is weighted with the measured
+        count by the dispersion of the gene. This is faster, and closer to the true expression, than the prediction from
+        the other genes. It cannot be used to evaluate the model, because a value is used for its own estimate. Only for
+        ``output="counts"`` or ``"log1p"``, and without ``mask``, ``std`` and ``quantiles``.
     std
-        Also write the standard deviation of the predicted distribution (of a new measurement, not of its mean).
+        Also store the standard deviation of the predicted distribution. It is that of a new measurement, not the
+        standard error of the mean.
     quantiles
-        Also write these quantiles of it, each between 0 and 1.
+        Also store these quantiles of the predicted distribution, each between 0 and 1.
     out
-        For data larger than memory: a zarr path, to which an AnnData with the modelled genes and the predictions in
-        ``layers`` is written block by block (``anndata.read_zarr`` opens it); then no layer is set.
+        Path of a zarr store, for data larger than memory. An AnnData with the modelled genes and the predictions in
+        ``layers`` is written to it block by block, and no layer is set in ``adata``. ``anndata.read_zarr`` reads it.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     layer
-        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     batch_size
-        Cells read at once, at most.
+        Maximum number of cells in a batch.
     device
-        Where to compute, ``"cpu"``, ``"cuda"``, ….
+        Device for the computation, such as ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
     progress_bar
         Show a progress bar.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
     key_added
-        Name of the layers.
+        Key under which the results are stored (see Returns).
     copy
         Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
-    ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (N, n_vars)
-        The predictions, in the unit of ``output``; NaN for genes that were not modelled or not requested.
-    ``adata.layers[key_added + "_std"]``, ``adata.layers[key_added + "_q10"]`` : float32 :class:`~numpy.ndarray`
-        On request, in the same unit; ``_q10`` is the quantile .1.
+    ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (n_obs, n_vars)
+        Predictions in the unit of ``output``. NaN for genes that are not modelled or not in ``genes``.
+    ``adata.layers[f"{key_added}_std"]``, ``adata.layers[f"{key_added}_q10"]`` : float32 :class:`~numpy.ndarray`
+        Standard deviation, and quantiles (``_q10`` is the quantile 0.1), in the unit of ``output``. Only with ``std``
+        and ``quantiles``.
     ``adata.uns[key_added]`` : dict
-        ``params`` (JSON: hash of the model, ``output``, …) and, without ``mask`` and ``posterior``, ``evidence``: how
-        well the measured values were predicted, which :func:`scbioformers.pl.imputation` and
-        :func:`scbioformers.pl.calibration` show.
+        ``params`` (JSON string with the hash of the model, ``output``, …). Without ``mask`` and ``posterior``, also
+        ``evidence``: the accuracy of the predictions of measured values. Read it with
+        :func:`scbioformers.get.imputation_evidence`. :func:`scbioformers.pl.imputation` and
+        :func:`scbioformers.pl.calibration` show it.
 
     Raises
     ------
     MissingKeyError
-        If there is no model, or a column that the model needs is not there.
+        If the model, the layer, or a column of ``adata.obs`` that the model uses is not found.
     ConfigError
-        If ``output``, a quantile, ``batch_size`` or the device is not to be had, or ``out`` is there and no zarr store.
+        If ``output``, a quantile or ``batch_size`` is not valid, ``posterior`` cannot be combined with the other
+        arguments or the model, the device is not available, or ``out`` exists and is not a zarr store.
     DataError
-        If the mask has another shape or dtype, a gene is unknown, the data is on another scale than the model's, or
-        fewer than half of its genes are there. Nothing is written then.
+        If the mask has another shape or dtype, a gene is not a gene of the model or not measured, the values are on
+        another scale than the training data, or ``adata`` has less than half of the genes of the model.
+
+    Warns
+    -----
+    BioformersWarning
+        If genes of the model are missing in ``adata``.
 
     Examples
     --------
@@ -160,33 +178,36 @@ def impute(
             layers[written][start : start + len(rows)] = rows
     params = {"model_hash": query.model.hash, "output": output, "layer": query.layer, "masked": chosen is not None}
     params |= {"posterior": posterior, "out": None if out is None else str(out)}
-    found = None if evidence is None else evidence.to_dict()
-    write_imputed(adata, key_added, layers if out is None else {}, params, found)
+    accuracy = None if evidence is None else evidence.to_dict()
+    write_imputed(adata, key_added, layers if out is None else {}, params, accuracy)
     return adata if copy else None
 
 
-def _check_output(model: BioFormer, output: str, too_much: bool, posterior: bool) -> None:
-    """Refuse what this model cannot tell."""
+def _check_output(model: BioFormer, output: str, conflicting: bool, posterior: bool) -> None:
+    """Check that the model supports the output, and that ``posterior`` is not combined with conflicting arguments."""
     if model.binnings["rna"].kind == "segment" and output != "bins":
-        raise ConfigError(f"This model has segment bins, ranks that do not tell {output!r}: pass `output='bins'`.")
-    if posterior and (output == "bins" or too_much or not model.reading.counts):
         raise ConfigError(
-            "`posterior=True` estimates the expression behind measured counts: it needs a model of counts and an "
-            "output of 'counts' or 'log1p', and goes without `mask`, `std` and `quantiles`."
+            f"The model has segment bins, which are ranks, so it cannot predict {output!r}. Pass `output='bins'`, or "
+            "fit a model with `binning='value'`."
+        )
+    if posterior and (output == "bins" or conflicting or not model.reading.counts):
+        raise ConfigError(
+            "`posterior=True` requires a model that was fitted to counts, and `output` 'counts' or 'log1p'. It cannot "
+            "be combined with `mask`, `std` or `quantiles`."
         )
 
 
 def _modelled_mask(
     mask: Any, adata: AnnData, columns: NDArray[np.int64], wanted: NDArray[np.int64] | None
 ) -> sp.csr_matrix | None:
-    """The user's mask over the model's genes, restricted to those wanted."""
+    """The mask in the order of the genes of the model, restricted to the requested genes."""
     if mask is None:
         return None
     array = mask if sp.issparse(mask) else np.asarray(mask)
     if array.shape != adata.shape or array.dtype != np.bool_:
         raise DataError(
-            f"`mask` must be bool of the shape of the data {adata.shape}, found {array.dtype} {array.shape}. "
-            "True marks what to fill."
+            f"`mask` must be a bool array of the shape of the data {adata.shape}, found {array.dtype} {array.shape}. "
+            "True marks the values to predict."
         )
     full = sp.csc_matrix(array)
     full.eliminate_zeros()
@@ -197,5 +218,5 @@ def _modelled_mask(
     part = full[:, columns[genes]].tocoo()
     chosen = sp.csr_matrix((part.data, (part.row, genes[part.col])), shape=(adata.n_obs, len(columns)))
     if outside := full.nnz - chosen.nnz:
-        logger.info("%d masked positions are of genes that are not modelled or not requested, and stay NaN.", outside)
+        logger.info("%d masked values are in genes that are not modelled or not requested. They are NaN.", outside)
     return chosen

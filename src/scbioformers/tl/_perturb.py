@@ -16,7 +16,7 @@ from scbioformers.data import BlockSource, ObsField
 from scbioformers.results import GroupEffects, ModelLike, Query, open_query, target, write_perturb
 from scbioformers.tasks.perturbation import (
     PerturbationHead,
-    PerturbationToken,
+    TokenPredictor,
     Targets,
     choose_probes,
     requested_targets,
@@ -37,54 +37,63 @@ def perturb(
     key_added: str = "perturbed",
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict responses to perturbations, also of genes that no cell of the training data had perturbed (section 3.3).
+    """Predict the response to perturbations, also of genes that were never perturbed in the training data.
 
-    Control cells are the start: in the data that was fitted those with the control label, in data without that column
-    all cells. What was itself observed in training is weighed with the prediction by its standard error.
+    It implements section 3.3 of the paper. The prediction starts from control cells. If ``adata`` has the perturbation
+    column of the fit, these are the cells with the control label. Otherwise, all cells are control cells. If the
+    training data contains the perturbation itself, the result is a weighted mean of the predicted and the observed
+    effect. The weights depend on their standard errors.
 
     Parameters
     ----------
     adata
-        The data that the model was fitted on, or unperturbed cells on the same scale.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
+        of the genes of the model are required.
     perturbations
-        A gene, a combination (``"STAT1+IRF1"``), a label of the training data, several of these, or ``"all"``: every
-        measured gene and every target of the training data.
+        A gene, a combination of genes (``"STAT1+IRF1"``), a label of the training data, or a list of these. ``"all"``
+        means every gene of the model and every target of the training data.
     model
-        A model, its directory, or the AnnData that it was fitted on; by default the model in ``adata.uns[key]``.
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
     groupby
-        Column of ``adata.obs``: also predict the change from the control cells of each group, which have their own
-        floor: what is not expressed cannot fall.
+        Column of ``adata.obs``. The effect is also predicted for the control cells of each category. It differs between
+        categories because a gene cannot decrease by more than its mean expression.
     layer
-        Layer to read; by default the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``adata.uns``.
     key_added
-        Name of the layer and of the entry in ``uns``; effects are called after it, ``"perturb_effect"`` by default.
+        Key under which the results are stored (see Returns).
     copy
         Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
-    ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (N, n_vars)
-        For one perturbation: log1p profiles (at the mean depth of training) of the control cells as they would be, NaN
-        in other cells and in genes that are not modelled.
+    ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` (n_obs, n_vars)
+        Only for a single perturbation: predicted profiles of the control cells after the perturbation, as ``log1p`` of
+        the counts at the mean depth of the training cells. NaN for other cells and for genes that are not modelled.
     ``adata.varm["perturb_effect"]``, ``adata.varm["perturb_effect_se"]`` : float64 :class:`~numpy.ndarray` (n_vars, K)
-        Mean change in log1p units of each perturbation, and its standard error; NaN for genes that are not modelled.
+        Mean change of expression after each of K perturbations, in log1p units, and its standard error. NaN for genes
+        that are not modelled. Read them with :func:`scbioformers.get.perturb`.
     ``adata.uns["perturb"]`` : dict
-        ``names`` (K,), ``evidence`` (JSON: scores of the cross-validation over targets beside the baselines, and
-        ``strength``, the share of the way from the training mean), ``params`` (JSON), ``groups`` by ``groupby``.
+        ``names``: str array (K,). ``evidence`` (JSON string): cross-validated accuracy, read it with
+        :func:`scbioformers.get.perturb_evidence`. ``params`` (JSON string). With ``groupby``, also ``groups``: effects
+        (n_genes, K) by category, and ``group_genes``: their gene names.
+
+        If ``key_added`` is not the default, it replaces ``perturb`` in the keys of ``adata.uns`` and ``adata.varm``.
 
     Raises
     ------
     MissingKeyError
-        If there is no model, it was fitted without perturbations, or a column is not there.
+        If the model, the layer, or a column of ``adata.obs`` is not found, or the model was fitted without ``task``.
     ConfigError
-        If no perturbation is named.
+        If ``perturbations`` is empty.
     DataError
-        If a perturbation is unknown (near names are given) or cannot be parsed, or there is no control cell, in all or
-        in a group.
+        If a perturbation is not known (the message suggests similar names) or cannot be parsed, ``adata`` or a category
+        of ``groupby`` has no control cell, the values are on another scale than the training data, or ``adata`` has
+        less than half of the genes of the model.
 
     Examples
     --------
@@ -134,13 +143,13 @@ def perturb(
 def _predict(
     query: Query, head: PerturbationHead, requested: dict[str, Targets], controls: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Effects and standard errors, the network's own prediction included where it has a weight."""
+    """Effects and standard errors (K, M). The network is only run if its prediction has a weight in the head."""
     answers: dict[str, NDArray[np.float64]] = {}
-    if head.stack.weights[-1] > 0:  # the last piece is the network's
+    if head.stack.weights[-1] > 0:  # the last component is the prediction of the network
         singles = dict.fromkeys(name for targets in requested.values() for name in targets)
         unseen = [name for name in singles if (name,) not in head.perturbations]
         cells = query.source.rows(choose_probes(controls))
-        answers = PerturbationToken(query.model, cells, head.names, head.features, head.kind).answers(
+        answers = TokenPredictor(query.model, cells, head.names, head.features, head.kind).predict(
             unseen, head.token
         )
     return head.predict(list(requested.values()), answers)
@@ -152,10 +161,10 @@ def _controls(adata: AnnData, task: Mapping[str, Any]) -> NDArray[np.int64]:
         return np.arange(adata.n_obs)
     rows = np.flatnonzero(adata.obs[key].astype(str).to_numpy() == control)
     if not rows.size:
-        there = sorted(set(adata.obs[key].astype(str)))[:10]
+        labels = sorted(set(adata.obs[key].astype(str)))[:10]
         raise DataError(
-            f"No cell has the control label {control!r} in adata.obs[{key!r}]. There: {there}. If all cells are "
-            f"unperturbed, drop that column."
+            f"No cell has the control label {control!r} in adata.obs[{key!r}], found {labels}. Add control cells. If "
+            f"all cells are unperturbed, remove the column with `del adata.obs[{key!r}]`."
         )
     return rows
 
@@ -164,34 +173,37 @@ def _groups(adata: AnnData, groupby: str | None, controls: NDArray[np.int64]) ->
     if groupby is None:
         return {}
     if groupby not in adata.obs:
-        raise MissingKeyError(f"Did not find adata.obs[{groupby!r}]. There: {[str(name) for name in adata.obs]}.")
+        columns = [str(name) for name in adata.obs]
+        raise MissingKeyError(
+            f"adata.obs has no column {groupby!r}. Pass one of these columns as `groupby=`: {columns}."
+        )
     field = ObsField.register(adata, groupby)
     codes = field.transfer(adata)
-    found = {name: controls[codes[controls] == i] for i, name in enumerate(field.categories)}
-    if lacking := [name for name, rows in found.items() if not rows.size]:
+    groups = {name: controls[codes[controls] == i] for i, name in enumerate(field.categories)}
+    if without_control := [name for name, rows in groups.items() if not rows.size]:
         raise DataError(
-            f"The groups {lacking[:5]} of adata.obs[{groupby!r}] have no control cell to start from. Leave out their "
-            "cells, or use coarser groups."
+            f"The categories {without_control[:5]} of adata.obs[{groupby!r}] have no control cell. Remove their cells, "
+            "or pass a column with larger groups as `groupby=`."
         )
-    return found
+    return groups
 
 
 def _profiles(
     source: BlockSource, mean_depth: float, rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], sp.csr_matrix]]:
-    """log1p profiles of some rows, block by block, with the rows that each block has of them."""
-    wanted = np.zeros(source.n_obs, dtype=bool)
-    wanted[rows] = True
+    """log1p profiles of the cells ``rows``, block by block. Yields the cells of each block and their profiles."""
+    requested = np.zeros(source.n_obs, dtype=bool)
+    requested[rows] = True
     for block in source.blocks():
-        at = np.flatnonzero(wanted[block.start : block.start + len(block.depth)])
-        if at.size:
-            yield block.start + at, log1p_rows(block.counts[at], block.depth[at], mean_depth)
+        local = np.flatnonzero(requested[block.start : block.start + len(block.depth)])
+        if local.size:
+            yield block.start + local, log1p_rows(block.counts[local], block.depth[local], mean_depth)
 
 
 def _group_means(
     source: BlockSource, mean_depth: float, groups: dict[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Mean log1p profile of the rows of each group, which share no row."""
+    """Mean log1p profile of each group. A cell is in at most one group."""
     group_of = np.full(source.n_obs, -1)
     for i, rows in enumerate(groups.values()):
         group_of[rows] = i

@@ -35,53 +35,59 @@ def regulators(
     key_added: str = "regulators",
     copy: bool = False,
 ) -> AnnData | None:
-    """Key drivers: the strongest regulators of a network, those of gene sets, and how many known targets they find.
+    """Rank the regulators of a network (key drivers) and the regulators of gene sets (paper, section 3.4).
 
-    The key drivers of a network by attention are the regulators that receive most of it over the data (paper, section
-    3.4). Those of the others have the largest sum of absolute weights, over all that :func:`scbioformers.tl.grn` stored
-    and not over its table of edges; by knock-outs that is the larger, the more of the regulator is explained, which is
-    the length of its effects, and the more targets share them.
+    For networks with ``method="attention"``, the key drivers are the regulators that receive the most attention. For
+    other methods, they are the regulators with the largest sum of absolute weights. The sum includes all weights that
+    :func:`scbioformers.tl.grn` stored, not only its table of edges. For ``method="knockout"``, the sum is large if the
+    model explains the regulator well and if the effect is spread over many targets.
+
+    The regulators of a gene set are tested with a rank-sum test. With ``known``, the strongest targets of each
+    regulator are also compared with known targets.
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.grn`.
+        Data after :func:`scbioformers.tl.grn`.
     gene_sets
-        Sets whose regulators are wanted: a list of genes, a dict of them, a DataFrame with columns ``source`` (name
-        of the set) and ``target`` (gene), or a column of ``adata.var``, such as ``"gene_program"``. Genes that are not
-        modelled do not count; in a list they are an error.
+        Gene sets whose regulators are ranked: a list of genes, a dict of lists, a DataFrame with the columns ``source``
+        (name of the set) and ``target`` (gene), or a column of ``adata.var``, such as ``"gene_program"``. Genes that
+        are not modelled are ignored, but raise an error in a list.
     condition
-        One of the network's conditions; None takes all, each for itself.
+        Condition to analyse. None analyses each condition separately.
     known
-        Known edges, columns ``source`` (regulator) and ``target``, e.g. of CollecTRI or ReMap.
+        Known edges with the columns ``source`` (regulator) and ``target``, for example from CollecTRI or ReMap.
     k
-        How many of the top targets of each regulator are compared with ``known``. Choose before looking.
+        Number of strongest targets of each regulator that are compared with ``known``. Several numbers are possible.
+        Choose them before you see the results.
     top_k
-        Regulators of each set that are stored, of all that were tested.
+        Number of regulators that are stored for each gene set. All regulators are tested.
     grn_key
-        The name given to :func:`scbioformers.tl.grn` as ``key_added``.
+        Key of the network: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     key_added
-        Name of the result.
+        Key under which the results are stored (see Returns).
     copy
         Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
     ``adata.uns[key_added]`` : dict of DataFrames
-        ``drivers``, read by :func:`scbioformers.get.regulators`; with ``gene_sets``, ``sets``, by
-        :func:`scbioformers.get.set_regulators`; with ``known``, ``known``, by :func:`scbioformers.get.known_targets`;
-        ``params`` (JSON).
+        ``drivers``: read it with :func:`scbioformers.get.regulators`. ``sets``, only with ``gene_sets``: read it with
+        :func:`scbioformers.get.set_regulators`. ``known``, only with ``known``: read it with
+        :func:`scbioformers.get.known_targets`. ``params`` (JSON string).
 
     Raises
     ------
     MissingKeyError
-        If there is no network, not of this condition, or no such column of ``adata.var``.
+        If no network is stored under ``grn_key``, or none for ``condition``, or the column of ``adata.var`` does not
+        exist.
     ConfigError
-        If ``k`` or ``top_k`` is below 1, or the sets are of no kind that can be read.
+        If ``k`` or ``top_k`` is less than 1, or ``gene_sets`` has another type.
     DataError
-        If no gene of the sets, or no known edge, is in the network (near names are given).
+        If no gene of the sets or no known edge is in the network, or a listed gene is not modelled. The message
+        suggests similar names.
 
     Examples
     --------
@@ -95,22 +101,25 @@ def regulators(
     """
     params = read_grn_params(adata, grn_key)
     if condition is not None and condition not in params["conditions"]:
-        raise MissingKeyError(f"There is no network of {condition!r}. There: {params['conditions']}.")
+        raise MissingKeyError(
+            f"There is no network for the condition {condition!r}. Pass one of these as `condition=`: "
+            f"{params['conditions']}."
+        )
     if top_k < 1:
-        raise ConfigError(f"`top_k` must be at least 1, got {top_k}.")
+        raise ConfigError(f"`top_k` must be at least 1, found {top_k}.")
     tables: dict[str, list[pd.DataFrame]] = {}
     for name, network in read_grns(adata, grn_key):
         if condition is None or name == condition:
-            found = {"drivers": rank_drivers(network)}
+            results = {"drivers": rank_drivers(network)}
             if gene_sets is not None:
-                found["sets"] = rank_set_regulators(network, read_gene_sets(adata, gene_sets, network.genes), top_k)
+                results["sets"] = rank_set_regulators(network, read_gene_sets(adata, gene_sets, network.genes), top_k)
             if known is not None:
-                found["known"] = count_known_targets(network, known, k)
-            for what, table in found.items():
-                tables.setdefault(what, []).append(table.assign(condition=name))
+                results["known"] = count_known_targets(network, known, k)
+            for kind, table in results.items():
+                tables.setdefault(kind, []).append(table.assign(condition=name))
     adata = target(adata, copy)
     settings = {"condition": condition, "k": np.atleast_1d(k).tolist(), "top_k": top_k, "grn_key": grn_key}
-    joined = {what: pd.concat(parts, ignore_index=True) for what, parts in tables.items()}
+    joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
     write_regulators(adata, key_added, joined, settings | {"model_hash": params["model_hash"]})
     return adata if copy else None
 
@@ -125,40 +134,43 @@ def program_enrichment(
     key_added: str = "program_enrichment",
     copy: bool = False,
 ) -> AnnData | None:
-    """Which gene sets, e.g. of the Gene Ontology, the gene programs overlap with, more than by chance.
+    """Test the overlap of gene programs with gene sets, such as those of the Gene Ontology (paper, section 3.4).
 
     Parameters
     ----------
     adata
-        After :func:`scbioformers.tl.gene_programs`.
+        Data after :func:`scbioformers.tl.gene_programs`.
     gene_sets
-        A dict of lists of genes, a DataFrame with columns ``source`` (name of the set) and ``target`` (gene), one list
-        of genes, or a column of ``adata.var``. Genes that are not modelled do not count; in a list they are an error.
+        Gene sets to test: a list of genes, a dict of lists, a DataFrame with the columns ``source`` (name of the set)
+        and ``target`` (gene), or a column of ``adata.var``. Genes that are not modelled are ignored, but raise an error
+        in a list.
     min_genes, max_genes
-        Sets with fewer or more modelled genes are not tested.
+        Minimum and maximum number of modelled genes of a set. Other sets are not tested. None means no maximum.
     program_key
-        The name given to :func:`scbioformers.tl.gene_programs` as ``key_added``.
+        Key of the programs: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
     key_added
-        Name of the result.
+        Key under which the results are stored (see Returns).
     copy
         Return a copy instead of writing to ``adata``.
 
     Returns
     -------
-    None, or the copy. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields:
 
     ``adata.uns[key_added]`` : dict
-        ``table``, read by :func:`scbioformers.get.program_enrichment`: hypergeometric tests against the modelled genes
-        of the data, of programs and sets that share a gene; ``params`` (JSON).
+        ``table``: read it with :func:`scbioformers.get.program_enrichment`. It has the hypergeometric tests of all
+        pairs of a program and a set that share a gene. The background is all genes that were clustered. ``params``
+        (JSON string).
 
     Raises
     ------
     MissingKeyError
-        If there are no programs, or no such column of ``adata.var``.
+        If no programs are stored under ``program_key``, or the column of ``adata.var`` does not exist.
     ConfigError
-        If a size is out of range, or the sets are of no kind that can be read.
+        If ``min_genes`` or ``max_genes`` is out of range, or ``gene_sets`` has another type.
     DataError
-        If no gene of the sets is modelled (near names are given), or no set has a size within the limits.
+        If no gene of the sets is modelled (the message suggests similar names), a listed gene is not modelled, or no
+        set has a size within the limits.
 
     Examples
     --------
@@ -172,20 +184,20 @@ def program_enrichment(
     """
     background = read_program_background(adata, program_key)
     if min_genes < 1 or (max_genes is not None and max_genes < min_genes):
-        raise ConfigError(f"Expected 1 <= `min_genes` <= `max_genes`, got {min_genes} and {max_genes}.")
+        raise ConfigError(f"Expected 1 <= `min_genes` <= `max_genes`, found {min_genes} and {max_genes}.")
     sets = read_gene_sets(adata, gene_sets, background)
     highest = len(background) if max_genes is None else max_genes
     kept = {name: genes for name, genes in sets.items() if min_genes <= len(genes) <= highest}
     if not kept:
         sizes = sorted(len(genes) for genes in sets.values())
         raise DataError(
-            f"None of {len(sets)} gene sets has {min_genes} to {highest} modelled genes; they have {sizes[0]} to "
-            f"{sizes[-1]}. Pass `min_genes=` or `max_genes=`."
+            f"No gene set has {min_genes} to {highest} modelled genes; the {len(sets)} sets have {sizes[0]} to "
+            f"{sizes[-1]}. Pass another `min_genes=` or `max_genes=`."
         )
     genes = read_program_genes(adata, program_key)
     groups = {str(name): part["gene"].tolist() for name, part in genes.groupby("program", sort=False)}
     table = enrichment(groups, kept, background).rename(columns={"group": "program"})
-    # most of thousands of sets share no gene with a program: tested, and no news
+    # pairs without a shared gene are counted as tests, but not stored: with thousands of sets they are the majority
     table = table[table["hits"] > 0].sort_values("p", kind="stable", ignore_index=True)
     pairs = zip(table["program"], table["gene_set"], strict=True)
     shared = [", ".join(sorted(set(groups[program]).intersection(kept[name]))) for program, name in pairs]

@@ -16,7 +16,6 @@ from scbioformers.core import SPECIALS, Scale, hash_uniform, log1p_rows, uniform
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch
 
-_N_SPECIALS = len(SPECIALS)
 # keep the choice of tokens apart from the choice of the mask
 _CONTEXT_STREAM, _MASKED_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
 
@@ -46,7 +45,7 @@ class _Rows:
 
 
 @njit(cache=True, nogil=True)
-def _fill_random(indptr, indices, values, rows, budget, seed, epoch, ids_out, values_out):  # type: ignore[no-untyped-def]
+def _fill_random(first_id, indptr, indices, values, rows, budget, seed, epoch, ids_out, values_out):  # type: ignore[no-untyped-def]
     """The entries of each row with the ``budget`` smallest random keys, in CSR order."""
     for i in range(rows.size):
         start, stop = indptr[i], indptr[i + 1]
@@ -58,13 +57,13 @@ def _fill_random(indptr, indices, values, rows, budget, seed, epoch, ids_out, va
         at = 0
         for k in range(start, stop):
             if keys[k - start] <= threshold:
-                ids_out[i, at] = indices[k] + _N_SPECIALS
+                ids_out[i, at] = indices[k] + first_id
                 values_out[i, at] = values[k]
                 at += 1
 
 
 @njit(cache=True, nogil=True)
-def _fill_highest(indptr, indices, values, counts, budget, ids_out, values_out):  # type: ignore[no-untyped-def]
+def _fill_highest(first_id, indptr, indices, values, counts, budget, ids_out, values_out):  # type: ignore[no-untyped-def]
     """The entries of each row with the ``budget`` highest (count, id), in CSR order."""
     for i in range(indptr.size - 1):
         start, stop = indptr[i], indptr[i + 1]
@@ -75,7 +74,7 @@ def _fill_highest(indptr, indices, values, counts, budget, ids_out, values_out):
         at = 0
         for k in range(start, stop):
             if keep[k - start]:
-                ids_out[i, at] = indices[k] + _N_SPECIALS
+                ids_out[i, at] = indices[k] + first_id
                 values_out[i, at] = values[k]
                 at += 1
 
@@ -104,6 +103,8 @@ class Tokenizer:
     max_tokens: int = 2048
     counts: bool = True
     """Whether the data are counts; otherwise their bins stand in for counts in the profile."""
+    has_batches: bool = False
+    """Whether the first obs field of a block is the technical batch; the others are phenotypes."""
     n_noise: int = 0
     """Width of the noise on the latent, drawn in training."""
 
@@ -138,7 +139,7 @@ class Tokenizer:
         """
         full = self._rows(block)
         masked, zero_indptr, at_zeros = self.masking.choose(
-            full.indptr, full.features, rows, self.n_features, seed=seed, epoch=epoch
+            full.indptr, full.features, rows, block.present, seed=seed, epoch=epoch
         )
         zeros = _Rows(zero_indptr, at_zeros, np.zeros(at_zeros.size))
         scored, context, target_bins = self._hide(block, full, masked, zeros, drawn=True)
@@ -148,14 +149,32 @@ class Tokenizer:
             np.full((len(rows), widest), -1, np.int64),
         )
         _fill_random(
-            *(scored.indptr, scored.features, scored.values, rows, n_masked, seed ^ _MASKED_STREAM, epoch),
+            *(
+                len(SPECIALS),
+                scored.indptr,
+                scored.features,
+                scored.values,
+                rows,
+                n_masked,
+                seed ^ _MASKED_STREAM,
+                epoch,
+            ),
             *(masked_ids, hidden_bins),
         )
         widest = min(int(np.diff(context.tokens.indptr).max(initial=0)), n_context)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
         tokens = context.tokens
         _fill_random(
-            *(tokens.indptr, tokens.features, tokens.values, rows, n_context, seed ^ _CONTEXT_STREAM, epoch),
+            *(
+                len(SPECIALS),
+                tokens.indptr,
+                tokens.features,
+                tokens.values,
+                rows,
+                n_context,
+                seed ^ _CONTEXT_STREAM,
+                epoch,
+            ),
             *(ids, bins),
         )
         batch = self._batch(block, rows, context, (ids, bins), (masked_ids, hidden_bins), (full, target_bins))
@@ -191,13 +210,17 @@ class Tokenizer:
         tokens = context.tokens
         widest = min(int(np.diff(tokens.indptr).max(initial=0)), self.max_tokens)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
-        _fill_highest(tokens.indptr, tokens.features, tokens.values, context.order, self.max_tokens, ids, bins)
+        _fill_highest(
+            len(SPECIALS), tokens.indptr, tokens.features, tokens.values, context.order, self.max_tokens, ids, bins
+        )
         widest = int(np.diff(scored.indptr).max(initial=0))
         masked_ids, hidden_bins = (
             np.zeros((len(rows), widest), np.int64),
             np.full((len(rows), widest), -1, np.int64),
         )
-        _fill_highest(scored.indptr, scored.features, scored.values, scored.values, widest, masked_ids, hidden_bins)
+        _fill_highest(
+            len(SPECIALS), scored.indptr, scored.features, scored.values, scored.values, widest, masked_ids, hidden_bins
+        )
         return self._batch(block, rows, context, (ids, bins), (masked_ids, hidden_bins), (full, bins_of_all))
 
     def profiles(self, block: Block) -> csr_matrix:
@@ -329,6 +352,7 @@ class Tokenizer:
         full: tuple[_Rows, NDArray[np.float64]],
     ) -> Batch:
         everything, bins = full
+        fields = block.fields.astype(np.int64)
         profile = np.zeros((len(rows), self.n_features), np.float32)
         levels = everything.values if self.counts else bins / float(self.binning.n_values - 1)
         profile[everything.cells, everything.features] = levels
@@ -336,14 +360,14 @@ class Tokenizer:
             rows=torch.from_numpy(np.asarray(rows, np.int64)),
             context_ids=torch.from_numpy(read[0]),
             context_bins=torch.from_numpy(read[1]),
-            context_external=None,
             masked_ids=torch.from_numpy(masked[0]),
-            masked_external=None,
             visible=_aligned(context.profile),
             known=torch.from_numpy(context.known),
+            present=torch.from_numpy(block.present).expand(len(rows), -1),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
             small_count_bins=torch.from_numpy(context.small_count_bins),
-            fields=torch.from_numpy(block.fields.astype(np.int64)),
+            batch_codes=torch.from_numpy(fields[:, 0].copy() if self.has_batches else np.zeros(len(rows), np.int64)),
+            phenotypes=torch.from_numpy(fields[:, int(self.has_batches) :].copy()),
             target_bins=torch.from_numpy(masked[1]),
             target_counts=_aligned(profile),
             size_factor=torch.from_numpy(self._size(block.depth).astype(np.float32)),

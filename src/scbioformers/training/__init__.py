@@ -3,6 +3,7 @@
 from scbioformers.training._callbacks import TrainingDiverged
 from scbioformers.training._data import BatchDataset
 from scbioformers.training._fit import Fitted, fit_model
+from scbioformers.training._isolation import train_steps
 from scbioformers.training._module import TrainingModule
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "TrainingDiverged",
     "TrainingModule",
     "fit_model",
+    "train_steps",
 ]

@@ -18,12 +18,13 @@ from sklearn.decomposition import PCA
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
 from scbioformers.core import DataError, Vocabulary, bin_normalized, uniform, validation_rows
 from scbioformers.data import Block, BlockSource, ObsField, Statistics, scan
-from scbioformers.model import BioFormer, run_network
-from scbioformers.nn import Sizes, Transformer, initialise
+from scbioformers.model import BioFormer, network_sizes, run_network
+from scbioformers.nn import Transformer, initialise
 from scbioformers.tokens import Tokenizer
 from scbioformers.training._data import TrainingData
 from scbioformers.training._initial_values import bin_means, compute_initial_values
-from scbioformers.training._run import isolated, run_training
+from scbioformers.training._isolation import isolated
+from scbioformers.training._run import run_training
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def fit_model(
     config: ModelConfig,
     train: TrainConfig,
     *,
-    fields: Sequence[ObsField] = (),
+    batch: ObsField | None = None,
+    phenotypes: Sequence[ObsField] = (),
     reading: Reading | None = None,
     n_models: int = 1,
     seed: int = 0,
@@ -77,17 +79,18 @@ def fit_model(
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=reading.counts,
-        n_noise=config.noise_width(bool(fields)),
+        has_batches=batch is not None,
+        n_noise=config.noise_width(batch is not None),
     )
     config = replace(config, n_components=max(1, min(config.n_components, len(vocabulary), len(sample.depth) - 1)))
-    sizes = Sizes(len(vocabulary), tokenizer.binning.n_values, tuple(len(f.categories) for f in fields), reading.counts)
+    sizes = network_sizes(len(vocabulary), tokenizer.binning, batch, phenotypes, counts=reading.counts)
     members, histories = [], []
     for member in range(n_models):
         member_seed = (seed + member) % 2**63
         with isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
             network = Transformer(config, sizes)
         initialise(
-            network, compute_initial_values(sample, statistics, tokenizer, sizes.field_sizes, member_seed), member_seed
+            network, compute_initial_values(sample, statistics, tokenizer, sizes.n_batches, member_seed), member_seed
         )
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
         histories.append(run_training(network, data, train, reading.counts, member_seed))
@@ -99,7 +102,8 @@ def fit_model(
         binnings={"rna": tokenizer.binning},
         masking=train.masking,
         masked_share=tokenizer.masked_share,
-        fields=tuple(fields),
+        batch=batch,
+        phenotypes=tuple(phenotypes),
         reading=reading,
         gene_mean=statistics.gene_mean.astype(np.float32),
         gene_share=(statistics.gene_nnz / max(statistics.n_cells - statistics.n_empty, 1)).astype(np.float32),

@@ -16,7 +16,7 @@ N_COMPONENTS = 50
 
 
 def compute_initial_values(
-    sample: Block, statistics: Statistics, tokenizer: Tokenizer, field_sizes: tuple[int, ...], seed: int
+    sample: Block, statistics: Statistics, tokenizer: Tokenizer, n_batches: int, seed: int
 ) -> InitialValues:
     """Components, means, dispersions and bin histograms of the training cells.
 
@@ -26,8 +26,8 @@ def compute_initial_values(
         At most 50,000 training cells, none of them empty.
     statistics
         Of all training cells.
-    field_sizes
-        Number of categories of each obs field.
+    n_batches
+        Number of technical batches, whose codes are the first obs field of the sample; 0 for none.
     """
     n_cells, n_features = sample.counts.shape
     profile = tokenizer.profiles(sample)
@@ -51,7 +51,7 @@ def compute_initial_values(
         component_scale=scale.astype(np.float32),
         rate=rate.astype(np.float32),
         log_dispersion=np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2)).astype(np.float32),
-        field_means=_field_means(sample, profile, field_sizes),
+        batch_means=_batch_means(sample, profile, n_batches),
         log_bins=_log_bins(sample, tokenizer).astype(np.float32),
     )
 
@@ -75,19 +75,16 @@ def bin_means(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
     )
 
 
-def _field_means(sample: Block, profile: csr_matrix, sizes: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
-    """Departure of each category's mean profile from the mean of all, field after field."""
-    means: list[NDArray[np.float32]] = []
-    for i, n in enumerate(sizes):
-        codes = sample.fields[:, i]
-        one_hot = csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(n, len(codes)))
-        size = np.maximum(np.asarray(one_hot.sum(axis=1)), 1.0)
-        departure = (one_hot @ profile).toarray() / size - np.asarray(profile.mean(axis=0))
-        departure[np.diff(one_hot.indptr) == 0] = 0.0  # no training cell, nothing known
-        for j, former in enumerate(means):
-            departure -= (one_hot @ former[sample.fields[:, j]]) / size
-        means.append(departure.astype(np.float32))
-    return tuple(means)
+def _batch_means(sample: Block, profile: csr_matrix, n_batches: int) -> NDArray[np.float32]:
+    """(n_batches, M) mean profile of each batch, less the mean of all cells; 0 for a batch without a training cell."""
+    if not n_batches:
+        return np.zeros((0, profile.shape[1]), np.float32)
+    codes = sample.fields[:, 0]
+    one_hot = csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(n_batches, len(codes)))
+    size = np.maximum(np.asarray(one_hot.sum(axis=1)), 1.0)
+    departure = (one_hot @ profile).toarray() / size - np.asarray(profile.mean(axis=0))
+    departure[np.diff(one_hot.indptr) == 0] = 0.0
+    return np.asarray(departure, np.float32)
 
 
 def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:

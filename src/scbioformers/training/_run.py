@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import lightning as L
 import torch
@@ -16,11 +12,10 @@ from scbioformers.config import TrainConfig
 from scbioformers.nn import Transformer
 from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
 from scbioformers.training._data import TrainingData
+from scbioformers.training._isolation import isolated, quiet
 from scbioformers.training._module import TrainingModule
 
 logger = logging.getLogger(__name__)
-
-_GLOBALS = threading.RLock()
 
 
 def run_training(
@@ -44,7 +39,7 @@ def run_training(
         # at validations alone: max_steps may end an epoch before its validation
         stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
         callbacks += [best, stop]
-    with isolated(seed), _quiet():
+    with isolated(seed), quiet():
         trainer = L.Trainer(
             max_epochs=epochs,
             max_steps=steps,
@@ -74,34 +69,6 @@ def run_training(
         logger.warning("The loss became NaN at step %d; the weights of step %d are kept.", diverged.step, best.step)
     best.restore(module)
     return history.rows
-
-
-@contextmanager
-def isolated(seed: int) -> Iterator[None]:
-    """Dropout draws from torch's global generators: lend them a seed and give them back as they were.
-
-    The generators are the process's, so of several threads one fits at a time.
-    """
-    with _GLOBALS, torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's remarks about our choices (few workers, no logger, hardware) are none of the user's business."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [each.level for each in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        try:
-            for each in loggers:
-                each.setLevel(logging.ERROR)
-            yield
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
 
 
 def _strategy(config: TrainConfig) -> str:

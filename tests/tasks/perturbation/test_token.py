@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import scbioformers as bf
-from scbioformers.core import EXTERNAL, SPECIALS
+from scbioformers.core import SPECIALS
 from scbioformers.results import open_query
 from scbioformers.tasks.perturbation import (
-    PerturbationToken,
+    TokenPredictor,
     choose_probes,
     pair_chances,
     read_design,
@@ -41,7 +41,7 @@ def controls(cells) -> ad.AnnData:
 
 
 @pytest.fixture(scope="module")
-def pairing(controls) -> PerturbationToken:
+def pairing(controls) -> TokenPredictor:
     """With one feature for each gene, which two targets that are not measured share with TF1."""
     genes = [str(name) for name in controls.var_names]
     features = pd.DataFrame(np.eye(N_GENES), index=genes)
@@ -51,14 +51,14 @@ def pairing(controls) -> PerturbationToken:
     return of(controls, features)
 
 
-def of(controls: ad.AnnData, features: pd.DataFrame | None, kind: str = "knockout") -> PerturbationToken:
+def of(controls: ad.AnnData, features: pd.DataFrame | None, kind: str = "knockout") -> TokenPredictor:
     model = bf.get.model(controls)
     block = open_query(controls, model, layer=None, key="bioformer").source.rows(np.arange(30))
     genes = [str(name) for name in controls.var_names]
-    return PerturbationToken(model, block, *target_features(genes, features), kind)
+    return TokenPredictor(model, block, *target_features(genes, features), kind)
 
 
-def flat(pairing: PerturbationToken, n: int) -> np.ndarray:
+def flat(pairing: TokenPredictor, n: int) -> np.ndarray:
     return np.full((n, len(pairing.cells.depth)), 1 / len(pairing.cells.depth))
 
 
@@ -78,7 +78,7 @@ def test_a_knock_out_is_a_count_of_zero_and_one_more_token(pairing):
         at = int(torch.nonzero(after.context_ids[i] == token)[0, 0])
         assert int(after.context_bins[i, at]) == 0
         expected = torch.zeros_like(after.context_external[i])
-        expected[at] = EXTERNAL["knocked_down"]
+        expected[at] = 1
         torch.testing.assert_close(after.context_external[i], expected)
         others = np.arange(N_GENES) != place
         profile = after.target_counts[i].numpy()
@@ -95,7 +95,7 @@ def test_an_activation_is_twice_the_count_and_no_second_token(controls):
     batch = pairing.read(cells, [name] * len(cells))
     mine = batch.context_ids == len(SPECIALS) + gene
     assert (mine.sum(dim=1) == 1).all()  # visible where it is expressed, one more where it is not
-    assert (batch.context_external[mine] == EXTERNAL["activated"]).all()
+    assert (batch.context_external[mine] == 1).all()
     assert not batch.context_external[~mine].any()
     np.testing.assert_array_equal(batch.target_counts[:, gene].numpy(), 2 * counts[:, gene])
     assert (batch.context_bins[mine].numpy() > 0).tolist() == expressed.tolist()
@@ -106,18 +106,18 @@ def test_profiles_are_those_of_a_network_with_that_token_and_those_genes(pairing
     token = torch.linspace(-1, 1, 32)
     network = deepcopy(pairing.network)
     with torch.no_grad():
-        network.external.weight[EXTERNAL["knocked_down"]] = token
         table = torch.cat([network.feature.weight, torch.randn(43, 32)])
         table[len(SPECIALS) + N_GENES :] = pairing.embeddings[len(SPECIALS) + N_GENES :]
         network.feature = torch.nn.Embedding.from_pretrained(table, padding_idx=0)
         for name in ("TF3", UNMEASURED[0]):
             batch = pairing.read(np.arange(5), [name] * 5)
-            torch.testing.assert_close(pairing.profiles(batch, token), network.profile(network(batch).latent))
+            told = replace(batch, external=torch.stack([torch.zeros(32), token]))
+            torch.testing.assert_close(pairing.profiles(batch, token), network.profile(network(told).latent))
 
 
 def test_targets_that_are_not_measured_carry_a_token_by_their_features(pairing):
     token = np.linspace(-1, 1, 32, dtype=np.float32)
-    found = pairing.answers([*UNMEASURED, "TF1"], token)
+    found = pairing.predict([*UNMEASURED, "TF1"], token)
     assert set(found) == {*UNMEASURED[:2], "TF1"}  # nothing is known of the last
     np.testing.assert_array_equal(found[UNMEASURED[0]], found[UNMEASURED[1]])
     assert np.abs(found[UNMEASURED[0]]).max() > 0
@@ -130,15 +130,15 @@ def test_targets_that_are_not_measured_carry_a_token_by_their_features(pairing):
 
 def test_training_finds_the_token_that_made_the_effects(pairing):
     """A teacher with a token of its own: answers for other targets than those trained on become the teacher's."""
-    teacher = np.random.default_rng(0).normal(size=32).astype(np.float32)
+    teacher = 3 * np.random.default_rng(0).normal(size=32).astype(np.float32)
     names, others = TARGETS[:6], ["TF7", "TF8", "G5", UNMEASURED[0]]
-    wanted = pairing.answers([*names, *others], teacher)
+    wanted = pairing.predict([*names, *others], teacher)
     effects = np.stack([wanted[name] for name in names])
-    token = pairing.train(names, effects, np.full(effects.shape, 1e-3), flat(pairing, 6))
-    before, after = pairing.answers(others, np.zeros(32, np.float32)), pairing.answers(others, token)
+    token = pairing.train(names, effects, np.full(effects.shape, 1e-3), flat(pairing, 6), 0)
+    before, after = pairing.predict(others, np.zeros(32, np.float32)), pairing.predict(others, token)
     error = [sum(np.abs(found[name] - wanted[name]).sum() for name in others) for found in (before, after)]
     assert error[1] < 0.7 * error[0], error
-    np.testing.assert_array_equal(pairing.train(names, effects, np.full(effects.shape, 1e-3), flat(pairing, 6)), token)
+    np.testing.assert_array_equal(pairing.train(names, effects, np.full(effects.shape, 1e-3), flat(pairing, 6), 0), token)
 
 
 def test_the_token_is_all_that_is_trained(controls):
@@ -146,14 +146,14 @@ def test_the_token_is_all_that_is_trained(controls):
     before = {name: value.clone() for name, value in pairing.network.state_dict().items()}
     embedding = bf.tl.embed(controls, model=pairing.model, copy=True).obsm["X_bioformer"]
     effects = np.random.default_rng(1).normal(size=(2, N_GENES))
-    token = pairing.train(["TF1", "TF2"], effects, np.ones_like(effects), flat(pairing, 2))
+    token = pairing.train(["TF1", "TF2"], effects, np.ones_like(effects), flat(pairing, 2), 0)
     assert token.any()
     assert all(torch.equal(value, before[name]) for name, value in pairing.network.state_dict().items())
     again = bf.tl.embed(controls, model=pairing.model, copy=True).obsm["X_bioformer"]
     np.testing.assert_array_equal(again, embedding)
     stored = bf.BioFormer.from_bytes(pairing.model.to_bytes())
-    found = replace(pairing, model=stored).answers(["TF3"], token)["TF3"]
-    np.testing.assert_array_equal(found, pairing.answers(["TF3"], token)["TF3"])
+    found = replace(pairing, model=stored).predict(["TF3"], token)["TF3"]
+    np.testing.assert_array_equal(found, pairing.predict(["TF3"], token)["TF3"])
 
 
 def test_controls_are_paired_as_the_perturbed_cells_are_spread(cells):
@@ -186,8 +186,8 @@ def test_where_there_is_nothing_to_tell(controls, how):
         bf.tl.fit(blind, config=config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
         pairing = of(blind, None)
     effects = np.ones((1, N_GENES))
-    assert not pairing.train(["TF1"], effects, effects, flat(pairing, 1)).any()
-    assert pairing.answers(["TF1"], np.zeros(pairing.network.config.width, np.float32)) == {}
+    assert not pairing.train(["TF1"], effects, effects, flat(pairing, 1), 0).any()
+    assert pairing.predict(["TF1"], np.zeros(pairing.network.config.width, np.float32)) == {}
 
 
 def test_the_network_that_answers_has_been_told_in_training(cells):

@@ -15,7 +15,7 @@ from scbioformers.tasks.perturbation._task import (
     requested_targets,
     require_head,
 )
-from scbioformers.tasks.perturbation._token import PerturbationToken
+from scbioformers.tasks.perturbation._token import TokenPredictor
 
 __all__ = [
     "COMPONENTS",
@@ -23,8 +23,8 @@ __all__ = [
     "Design",
     "Effects",
     "PerturbationHead",
-    "PerturbationToken",
     "Targets",
+    "TokenPredictor",
     "choose_probes",
     "fit_head",
     "fit_perturbation",

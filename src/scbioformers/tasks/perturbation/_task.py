@@ -19,13 +19,15 @@ from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label
-from scbioformers.tasks.perturbation._token import PerturbationToken
+from scbioformers.tasks.perturbation._token import TokenPredictor
 
 HEAD = "perturbation"  # its name among those of a model
 N_PROBES = 64  # control cells in which the network is requested
 
 
-def fit_perturbation(model: BioFormer, source: BlockSource, design: Design, *, progress_bar: bool = True) -> BioFormer:
+def fit_perturbation(
+    model: BioFormer, source: BlockSource, design: Design, *, seed: int = 0, progress_bar: bool = True
+) -> BioFormer:
     """The model with a head and an external token fitted to the effects in ``source``; all else saw controls only."""
     task, dose = design.task, design.dose
     depth = model.tokenizer.binning.mean_depth or 1.0
@@ -44,7 +46,7 @@ def fit_perturbation(model: BioFormer, source: BlockSource, design: Design, *, p
     targets = {i: design.perturbations[i][0] for i in single}
     described = target_features(list(dict.fromkeys([*genes, *targets.values()])), task.features)
     probes = choose_probes(design.controls)
-    pairing = PerturbationToken(model, source.rows(probes), *described, task.kind)
+    predictor = TokenPredictor(model, source.rows(probes), *described, task.kind)
     chances = pair_chances(design, probes)
 
     correlations = measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes)
@@ -52,10 +54,11 @@ def fit_perturbation(model: BioFormer, source: BlockSource, design: Design, *, p
 
         def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             bar.update()
-            return pairing.train([targets[i] for i in rows], effects.mean[rows], effects.se[rows], chances[rows])
+            names = [targets[i] for i in rows]
+            return predictor.train(names, effects.mean[rows], effects.se[rows], chances[rows], seed)
 
         def answer(rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-            return pairing.answers(names, train(rows))
+            return predictor.predict(names, train(rows))
 
         head = fit_head(genes, design.perturbations, effects, correlations, task, float(depth), answer)
         token = train(single)

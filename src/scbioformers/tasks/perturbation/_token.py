@@ -10,29 +10,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from scbioformers.core import EXTERNAL, SPECIALS
+from scbioformers.core import SPECIALS, uniform
 from scbioformers.data import Block
 from scbioformers.model import BioFormer, make_batches
 from scbioformers.nn import Batch, Transformer
+from scbioformers.training import train_steps
 
 Array = NDArray[np.float64]
-_CODES = {"knockout": EXTERNAL["knocked_down"], "activation": EXTERNAL["activated"]}
+KINDS = ("knockout", "activation")  # a drug has no gene that could carry a token
 # of the training (experiment 62)
 STEPS, LR = 60, 0.1
 N_TARGETS, N_CELLS = 16, 2  # of a step, and control cells for each
 RIDGE = 1.0
 _BATCH = 64
+_TARGET_STREAM, _CELL_STREAM = 0x7A26, 0xCE11
 
 
 @dataclass(frozen=True, eq=False)
-class PerturbationToken:
+class TokenPredictor:
     """A fitted network, control cells to start from, and what is known of the N targets that may be perturbed."""
 
     model: BioFormer
@@ -53,7 +57,7 @@ class PerturbationToken:
     @property
     def able(self) -> bool:
         """Whether the network can be told of a perturbation at all."""
-        return self.kind in _CODES and self.model.reading.counts and self.network.config.attention
+        return self.kind in KINDS and self.model.reading.counts and self.network.config.attention
 
     @cached_property
     def embeddings(self) -> Tensor:
@@ -88,7 +92,7 @@ class PerturbationToken:
         there = batch.context_ids == ids
         # what is not visible, as a count of 0 is not, becomes one more token
         lacking = ~there.any(dim=1, keepdim=True)
-        external = torch.cat([there, lacking], dim=1).long() * _CODES[self.kind]
+        external = torch.cat([there, lacking], dim=1).long()  # 1 where the gene is perturbed
         return replace(
             batch,
             context_ids=torch.cat([batch.context_ids, ids * lacking], dim=1),
@@ -98,11 +102,8 @@ class PerturbationToken:
 
     def profiles(self, batch: Batch, token: Tensor) -> Tensor:
         """Decoded profiles (B, M) where the external token of the perturbed is ``token`` (D,)."""
-        external = self.network.external.weight.detach()
-        code = _CODES[self.kind]
-        told = torch.cat([external[:code], token[None], external[code + 1 :]])
-        weights = {"external.weight": told, "feature.weight": self.embeddings}
-        return self.network.profile(functional_call(self.network, weights, (batch,)).latent)
+        batch = replace(batch, external=torch.stack([torch.zeros_like(token), token]))
+        return self.network.profile(functional_call(self.network, {"feature.weight": self.embeddings}, (batch,)).latent)
 
     @cached_property
     @torch.no_grad()
@@ -113,8 +114,8 @@ class PerturbationToken:
             found[batch.rows] = network.profile(network(batch).latent)
         return found
 
-    def train(self, names: Sequence[str], effects: Array, se: Array, chances: Array) -> NDArray[np.float32]:
-        """Train the token: changes from control cells should be those of the perturbed cells that they are paired with.
+    def train(self, names: Sequence[str], effects: Array, se: Array, chances: Array, seed: int) -> NDArray[np.float32]:
+        """Train the token: changes from control cells should equal those of the perturbed cells they are paired with.
 
         Parameters
         ----------
@@ -124,35 +125,33 @@ class PerturbationToken:
             (T, M), mean changes of the perturbed cells from the control cells of their strata, with standard errors.
         chances
             (T, cells), how often each control cell is paired: as many of each batch and cell type as are perturbed.
+        seed
+            Of the targets and cells of each step.
 
         Returns
         -------
-        float32 (D,); zeros where the network cannot be told.
+        float32 (D,); zeros where the network cannot carry a token.
         """
-        token = torch.zeros(self.network.config.width, requires_grad=True)
-        rows = [i for i, name in enumerate(names) if name in self.places]
-        if not self.able or not rows:
-            return token.detach().numpy()
-        optimizer = torch.optim.Adam([token], lr=LR)
-        random = np.random.default_rng(0)
+        rows = np.array([i for i, name in enumerate(names) if name in self.places], dtype=np.int64)
+        if not self.able or not rows.size:
+            return np.zeros(self.network.config.width, np.float32)
         precision = 1 / (se**2 + np.median(effects**2) + 1e-12)
         for i in rows:
             if self.places[names[i]][0] >= 0:
-                precision[i, self.places[names[i]][0]] = 0  # its own fall is known
+                precision[i, self.places[names[i]][0]] = 0  # the change of the perturbed gene itself is known
         weight, wanted = torch.from_numpy(precision / precision.mean()).float(), torch.from_numpy(effects).float()
+        steps = []
         for step in range(STEPS):
-            chosen = random.choice(rows, size=min(N_TARGETS, len(rows)), replace=False)
-            cells = np.concatenate([random.choice(chances.shape[1], size=N_CELLS, p=chances[i]) for i in chosen])
+            chosen = rows[np.argsort(uniform(seed ^ _TARGET_STREAM, step, rows), kind="stable")[:N_TARGETS]]
+            cells = np.concatenate([draw_cells(chances[i], seed, step, int(i)) for i in chosen])
             batch = self.read(cells, np.repeat(np.array(names, object)[chosen], N_CELLS).tolist())
-            change = self.profiles(batch, token) - self.unperturbed[cells]
-            error = change.view(len(chosen), N_CELLS, -1).mean(dim=1) - wanted[chosen]
-            (token.grad,) = torch.autograd.grad((weight[chosen] * error**2).mean(), token)
-            optimizer.param_groups[0]["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-            optimizer.step()
-        return token.detach().numpy().copy()
+            steps.append((batch, self.unperturbed[cells], wanted[chosen], weight[chosen]))
+        module = _TokenModule(self)
+        train_steps(module, steps, seed)
+        return module.token.detach().numpy().copy()
 
     @torch.no_grad()
-    def answers(self, names: Sequence[str], token: NDArray[np.float32]) -> dict[str, Array]:
+    def predict(self, names: Sequence[str], token: NDArray[np.float32]) -> dict[str, Array]:
         """Mean change (M,) of the decoded profiles of the control cells, for the targets that can carry a token."""
         found: dict[str, Array] = {}
         if not self.able:
@@ -168,3 +167,37 @@ class PerturbationToken:
                     total += change.double().sum(dim=0)
                 found[name] = (total / n).numpy()
         return found
+
+
+def draw_cells(chances: Array, seed: int, step: int, target: int) -> NDArray[np.int64]:
+    """``N_CELLS`` control cells for one target of a step, each drawn with its chance, with replacement."""
+    draws = uniform(seed ^ _CELL_STREAM, step, target, np.arange(N_CELLS))
+    return np.searchsorted(np.cumsum(chances), draws * chances.sum(), side="right").clip(max=chances.size - 1)
+
+
+class _TokenModule(L.LightningModule):
+    """The token as the one trainable parameter."""
+
+    def __init__(self, predictor: TokenPredictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.token = torch.nn.Parameter(torch.zeros(predictor.network.config.width))
+
+    def training_step(self, step: tuple[Batch, Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Weighted squared error of the mean change of the cells of each target."""
+        batch, unperturbed, wanted, weight = step
+        change = self.predictor.profiles(batch, self.token) - unperturbed
+        error = change.view(len(wanted), N_CELLS, -1).mean(dim=1) - wanted
+        return (weight * error**2).mean()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Everything is on the CPU already; Lightning moves only containers that it knows."""
+        return batch
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a cosine to zero."""
+        optimizer = torch.optim.Adam([self.token], lr=LR)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, STEPS) / STEPS))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
