@@ -85,7 +85,7 @@ def fit_scvi(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:
 def warm_up() -> None:
     """Import and compile our code once, so that this time is not measured. scVI needs no compilation."""
     tiny = bf.datasets.simulate(n_cells=40, n_genes=40)
-    bf.tl.fit(tiny, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+    bf.tl.fit(tiny, train=bf.TrainConfig(max_steps=1))
     bf.tl.embed(tiny)
 
 

@@ -11,7 +11,7 @@ from benchmarks._grn_truth import CD3_CD8, CONTROL, read_pbmc3k
 
 FACTORS = ("SPI1", "CEBPB", "IRF8", "ID2")
 KNOCKOUTS = ("JAK2", "IFNGR2")
-QUIET = bf.TrainConfig(progress_bar=False)
+QUIET = bf.TrainConfig()
 
 
 def draw(data: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None) -> b
     """Fit one member."""
     adata = problem.adata.copy()
     config = bf.ModelConfig(svd_init=svd_init)
-    train = bf.TrainConfig(max_steps=max_steps, progress_bar=False)
+    train = bf.TrainConfig(max_steps=max_steps)
     bf.tl.fit(adata, binning=problem.binning, config=config, train=train, rng=seed)
     return bf.get.model(adata)
 

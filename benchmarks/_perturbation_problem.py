@@ -116,7 +116,7 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         if method != "ours" and method not in methods:
             continue
         start = time.perf_counter()
-        train = bf.TrainConfig(max_steps=steps, progress_bar=False)
+        train = bf.TrainConfig(max_steps=steps)
         config = replace(bf.ModelConfig.preset("small"), attention=attention)
         bf.tl.fit(controls, train=train, config=config, batch_key=batch)
         model = bf.get.model(controls)

@@ -23,7 +23,7 @@ def measure(quick: int | None) -> dict[str, Any]:
     warm_up()
     task = bf.Perturbation("perturbation", "control", celltype_key="cell_type")
     before, start, start_cpu = _peak(), time.perf_counter(), time.process_time()
-    bf.tl.fit(cells, task=task, train=bf.TrainConfig(max_steps=quick, progress_bar=False))
+    bf.tl.fit(cells, task=task, train=bf.TrainConfig(max_steps=quick))
     fitted, fitted_cpu = time.perf_counter(), time.process_time()
     bf.tl.perturb(cells, [str(name) for name in cells.var_names[:N_SCREEN]])
     screened, screened_cpu = time.perf_counter(), time.process_time()

@@ -106,7 +106,7 @@ def embed_ours(adata: AnnData, batch_key: str | None, seed: int, train: bf.Train
 
 def _ours(max_steps: int | None = None, **changes: Any) -> Callable[..., Embedding]:
     def embed(adata: AnnData, batch_key: str | None, seed: int) -> Embedding:
-        train = bf.TrainConfig(max_steps=max_steps, progress_bar=False)
+        train = bf.TrainConfig(max_steps=max_steps)
         return embed_ours(adata, batch_key, seed, train, **changes)
 
     return embed

@@ -137,7 +137,7 @@ def fitting(data: Path) -> dict[str, float]:
 
     adata = read_counts(data / "pbmc3k.h5ad")
     start = time.perf_counter()
-    bf.tl.fit(adata, train=bf.TrainConfig(progress_bar=False))
+    bf.tl.fit(adata)
     fitted = time.perf_counter()
     bf.tl.embed(adata)
     done = time.perf_counter()
@@ -163,7 +163,7 @@ def growth_cells(data: Path, n_cells: int) -> dict[str, float]:
         path = Path(folder) / "cells.h5ad"
         small = bf.datasets.simulate(n_cells=200, n_genes=500)
         _write_random(path, n_cells, list(small.var_names), rng)
-        bf.tl.fit(small, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+        bf.tl.fit(small, train=bf.TrainConfig(max_steps=1))
         before = _rss()
         adata = ad.read_h5ad(path, backed="r")
         start = time.perf_counter()
@@ -186,7 +186,7 @@ def growth_genes(data: Path, n_genes: int) -> dict[str, float]:
 
     adata = bf.datasets.simulate(n_cells=128, n_genes=n_genes)
     adata = adata[:, adata.X.getnnz(axis=0) > 0].copy()
-    train = bf.TrainConfig(max_steps=1, progress_bar=False)
+    train = bf.TrainConfig(max_steps=1)
     bf.tl.fit(adata.copy(), train=train)
     start = time.perf_counter()
     bf.tl.fit(adata, train=replace(train, max_steps=8))
@@ -274,7 +274,7 @@ def networks(data: Path, n_cells: int, n_genes: int = 2000) -> dict[str, float]:
 
     rng = np.random.default_rng(0)
     small = bf.datasets.simulate(n_cells=200, n_genes=n_genes)
-    bf.tl.fit(small, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+    bf.tl.fit(small, train=bf.TrainConfig(max_steps=1))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cells.h5ad"
         _write_random(path, n_cells, list(small.var_names), rng)
@@ -294,7 +294,7 @@ def imputation(data: Path) -> dict[str, float]:
     adata = read_counts(data / "pbmc3k.h5ad")
     warm_up()
     start = time.perf_counter()
-    bf.tl.fit(adata, train=bf.TrainConfig(progress_bar=False))
+    bf.tl.fit(adata)
     found = {"fit_seconds": time.perf_counter() - start}
     for share in (4, 2, 1):
         part = adata[: adata.n_obs // share].copy()

@@ -77,7 +77,7 @@ def weights(adata: AnnData, prefix: str) -> dict[str, np.ndarray]:
 def all_numbers() -> dict[str, np.ndarray]:
     """Fit and ask in every way that the verbs offer."""
     found: dict[str, np.ndarray] = {}
-    train = bf.TrainConfig(max_steps=40, progress_bar=False)
+    train = bf.TrainConfig(max_steps=40)
     small = bf.ModelConfig(**SMALL)
     fits: dict[str, dict[str, Any]] = {
         "default": {"config": bf.ModelConfig()},

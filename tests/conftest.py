@@ -16,6 +16,7 @@ from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transformer, initialise
 from scbioformers.tokens import Tokenizer
 
+bf.settings.progress_bar = False
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 
@@ -38,7 +39,7 @@ def _simulated_once() -> ad.AnnData:
 
 @pytest.fixture(scope="session")
 def _fitted_once(_simulated_once) -> ad.AnnData:
-    train = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+    train = bf.TrainConfig(max_steps=3, batch_size=16)
     return bf.tl.fit(_simulated_once, config=TINY, train=train, copy=True)
 
 
@@ -59,7 +60,7 @@ def ensemble() -> bf.BioFormer:
     """Two tiny networks that were told the batch, fitted once in the session; nobody may change them."""
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
-    train = bf.TrainConfig(max_steps=2, progress_bar=False)
+    train = bf.TrainConfig(max_steps=2)
     bf.tl.fit(adata, config=config, batch_key="batch", n_models=2, train=train)
     return bf.get.model(adata)
 

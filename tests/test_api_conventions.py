@@ -73,7 +73,15 @@ def test_every_argument_is_typed(function):
     assert signature.return_annotation is not signature.empty
 
 
-SHARED = {"layer": None, "copy": False, "key": "bioformer", "model": None, "save": None}
+SHARED = {
+    "layer": None,
+    "copy": False,
+    "key": "bioformer",
+    "model": None,
+    "save": None,
+    "device": "auto",
+    "progress_bar": None,
+}
 RESULTS = {
     inspect.signature(each).parameters["key_added"].default for name, each in WRITERS.items() if name.startswith("tl.")
 }
@@ -95,6 +103,14 @@ def test_every_tool_can_copy_and_name_its_result():
     for name, function in FUNCTIONS.items():
         if name.startswith("tl."):
             assert {"copy", "key_added"} <= set(inspect.signature(function).parameters), name
+
+
+COMPUTING = {name: each for name, each in ON_ADATA.items() if "model" in inspect.signature(each).parameters}
+
+
+@each({"tl.fit": bf.tl.fit} | {name: each for name, each in COMPUTING.items() if name != "get.gene_embeddings"})
+def test_every_verb_that_computes_takes_a_device_and_a_progress_bar(function):
+    assert {"device", "progress_bar"} <= set(inspect.signature(function).parameters)
 
 
 # docstrings
@@ -176,7 +192,7 @@ ARGUMENTS: dict[str, tuple] = {
 KEYWORDS = {
     "tl.fit": {
         "config": bf.ModelConfig(width=16, n_layers=1, n_heads=2),
-        "train": bf.TrainConfig(max_steps=1, progress_bar=False),
+        "train": bf.TrainConfig(max_steps=1),
     }
 }
 

@@ -1,7 +1,8 @@
 """A transformer for single-cell and multi-omic data that a scanpy user runs on their own AnnData.
 
 ``import scbioformers as bf``, then ``bf.pp`` (look at the data), ``bf.tl`` (fit, embed), ``bf.get`` (read results
-back), ``bf.pl`` (figures), ``bf.datasets`` and ``bf.metrics``. Nothing heavy is imported before it is used.
+back), ``bf.pl`` (figures), ``bf.datasets``, ``bf.metrics`` and
+``bf.settings``. Nothing heavy is imported before it is used.
 """
 
 from importlib import import_module
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from scbioformers import datasets, get, metrics, pl, pp, tl
+    from scbioformers import datasets, get, metrics, pl, pp, settings, tl
     from scbioformers.config import Binning, Masking, ModelConfig, Perturbation, TrainConfig
     from scbioformers.model import BioFormer
 
-_NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
+_NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "settings", "tl")
 _CLASSES = {
     "Binning": "config",
     "BioFormer": "model",
@@ -35,6 +36,7 @@ __all__ = [
     "metrics",
     "pl",
     "pp",
+    "settings",
     "tl",
 ]
 

@@ -88,7 +88,7 @@ def run_demo(
 
     console.rule("Fit (without labels)")
     bf.tl.fit(adata, layer=layer, batch_key=batch_key, max_epochs=max_epochs)
-    bf.tl.embed(adata, progress_bar=True)
+    bf.tl.embed(adata)
     with console.status("Computing baselines, neighbours, UMAP and Leiden clusters"):
         baselines = embed_baselines(adata, layer)
         add_graphs(adata)

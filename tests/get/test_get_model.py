@@ -63,7 +63,7 @@ def test_gene_embeddings(fitted, simulated, tmp_path):
 
 def test_gene_embeddings_of_an_ensemble_are_concatenated(simulated, tiny_config):
     simulated.var["mine"] = np.arange(40) % 2 == 1
-    train = bf.TrainConfig(max_steps=1, progress_bar=False)
+    train = bf.TrainConfig(max_steps=1)
     bf.tl.fit(simulated, mask_var="mine", n_models=2, config=tiny_config, train=train)
     found = bf.get.gene_embeddings(simulated)
     assert found.shape == (20, 32)

@@ -71,7 +71,7 @@ def test_measured_genes_can_be_requested(simulated, query, model):
     assert np.isfinite(found.X).all()
     alone = bf.get.imputed(simulated, genes="G3", model=model)
     assert alone.shape == (60, 1)
-    layer = bf.tl.impute(simulated, genes=["G3"], model=model, copy=True, progress_bar=False).layers["imputed"]
+    layer = bf.tl.impute(simulated, genes=["G3"], model=model, copy=True).layers["imputed"]
     assert np.array_equal(alone.X.ravel(), layer[:, simulated.var_names == "G3"].ravel())
 
 
@@ -107,7 +107,7 @@ def test_errors(simulated, query, fitted, model):
         bf.get.imputed(fitted, output="tpm")
     with pytest.raises(ConfigError, match="`batch_size`"):
         bf.get.imputed(fitted, batch_size=0)
-    with pytest.raises(ConfigError, match="'cuda:x' was asked for"):
+    with pytest.raises(ConfigError, match="'cuda:x' is not available"):
         bf.get.imputed(fitted, device="cuda:x")
     with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.fit"):
         bf.get.imputed(simulated)
@@ -128,7 +128,7 @@ def test_a_marker_gene_is_predicted_in_cells_without_it():
     )
     marker = train.var_names[int(by_type.std(axis=0).argmax())]
     config = bf.ModelConfig(width=32, n_heads=2, n_components=8)
-    bf.tl.fit(train, config=config, train=bf.TrainConfig(max_steps=300, progress_bar=False))
+    bf.tl.fit(train, config=config, train=bf.TrainConfig(max_steps=300))
     truth = query[:, marker].X.toarray().ravel()
     with pytest.warns(BioformersWarning, match="49 of the model's 50"):
         found = bf.get.imputed(query[:, query.var_names != marker].copy(), model=train)
@@ -145,7 +145,7 @@ def test_a_marker_gene_is_predicted_in_cells_without_it():
 
 
 def test_evidence(fitted, simulated, model):
-    bf.tl.impute(fitted, progress_bar=False)
+    bf.tl.impute(fitted)
     evidence = bf.get.imputation_evidence(fitted)
     bins, calibration = evidence["bins"], evidence["calibration"]
     n_values = model.binnings["rna"].n_values
@@ -165,15 +165,15 @@ def test_evidence(fitted, simulated, model):
 
 
 def test_evidence_of_requested_genes(fitted):
-    bf.tl.impute(fitted, genes=["TF1", "G2"], progress_bar=False)
+    bf.tl.impute(fitted, genes=["TF1", "G2"])
     assert bf.get.imputation_evidence(fitted)["calibration"]["n"].sum() == 120
 
 
 def test_no_evidence(fitted):
     with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.impute\(adata\)` first, without `mask`"):
         bf.get.imputation_evidence(fitted)
-    bf.tl.impute(fitted, mask=np.eye(60, 40, dtype=bool), progress_bar=False)
+    bf.tl.impute(fitted, mask=np.eye(60, 40, dtype=bool))
     with pytest.raises(MissingKeyError, match=r"uns\['imputed'\] holds no evidence.*without `mask`"):
         bf.get.imputation_evidence(fitted)
-    bf.tl.impute(fitted, key_added="all", progress_bar=False)
+    bf.tl.impute(fitted, key_added="all")
     assert bf.get.imputation_evidence(fitted, key="all")["nll_bits"] > 0

@@ -14,7 +14,7 @@ from scbioformers.config import Masking
 from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError
 from scbioformers.data import AnnDataSource, match_features
 from scbioformers.model import _inference as model_module
-from scbioformers.model import embed_cells, predict_masked, run_network
+from scbioformers.model import embed_cells, on_device, predict_masked, run_network
 
 USES = ("profile", "cls", "latent", "mean")
 CLOSE = 1e-5
@@ -99,7 +99,7 @@ def test_shapes(model, simulated, use):
 
 
 def test_members_are_averaged_in_profile_space_and_concatenated_elsewhere(simulated, tiny_config):
-    bf.tl.fit(simulated, config=tiny_config, n_models=2, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    bf.tl.fit(simulated, config=tiny_config, n_models=2, train=bf.TrainConfig(max_steps=2))
     model = bf.get.model(simulated)
     alone = [dataclasses.replace(model, members=(member,)) for member in model.members]
     for use in ("cls", "latent", "mean"):
@@ -362,3 +362,27 @@ def test_reading_leaves_the_weights_alone(model, simulated):
         embed(model, simulated, use)
     assert model.to_bytes() == before
     assert not any(member.training for member in model.members)
+
+
+def test_another_device_gets_a_copy(ensemble):
+    """The tensors of the model itself are neither moved nor changed."""
+    before = {name: value.clone() for name, value in ensemble.members[0].state_dict().items()}
+    assert on_device(ensemble, "cpu") is ensemble
+    moved = on_device(ensemble, "meta")
+    assert all(value.is_meta for network in moved.members for value in network.state_dict().values())
+    after = ensemble.members[0].state_dict()
+    assert all(after[name].device.type == "cpu" and torch.equal(after[name], value) for name, value in before.items())
+    assert moved.vocabulary is ensemble.vocabulary
+
+
+@pytest.mark.parametrize("verb", ["embed", "impute", "grn", "gene_programs"])
+def test_a_call_leaves_the_model_as_it_was(ensemble, verb):
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
+    states = [{name: x.clone() for name, x in network.state_dict().items()} for network in ensemble.members]
+    objects = [{name: x.data_ptr() for name, x in network.named_parameters()} for network in ensemble.members]
+    getattr(bf.tl, verb)(adata, model=ensemble)
+    for network, state, pointers in zip(ensemble.members, states, objects, strict=True):
+        assert not network.training
+        assert {name: x.data_ptr() for name, x in network.named_parameters()} == pointers
+        assert all(torch.equal(x, state[name]) for name, x in network.state_dict().items())
+        assert all(x.grad is None for x in network.parameters())

@@ -79,7 +79,7 @@ def test_the_global_generators_are_left_alone(make_network, make_start):
 def test_fitting_leaves_the_global_generators_alone(simulated, tiny_config):
     torch.manual_seed(12)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    bf.tl.fit(simulated, config=tiny_config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+    bf.tl.fit(simulated, config=tiny_config, train=bf.TrainConfig(max_steps=1))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]
     assert random.getstate() == states[2]

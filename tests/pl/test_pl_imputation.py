@@ -131,7 +131,7 @@ def test_save(tmp_path, name):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_real_predictions(fitted, tmp_path, name):
-    bf.tl.impute(fitted, progress_bar=False, key_added="a/b")
+    bf.tl.impute(fitted, key_added="a/b")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ax = FIGURES[name](fitted, key="a/b", save=tmp_path / "x.png")

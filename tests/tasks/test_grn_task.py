@@ -28,7 +28,7 @@ CONFIGS = {
         width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8, bag=False, tokens="all"
     ),
 }
-TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=3, batch_size=16)
 
 
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
@@ -316,7 +316,7 @@ def test_refused(fit, kwargs, message):
 def test_an_untrained_model_knows_nothing(method):
     adata = bf.datasets.simulate(150, 100, n_regulators=8, rng=1)
     config = bf.ModelConfig(width=32, n_heads=4, svd_init=False)
-    bf.tl.fit(adata, config=config, train=bf.TrainConfig(max_steps=0, progress_bar=False))
+    bf.tl.fit(adata, config=config, train=bf.TrainConfig(max_steps=0))
     model, true = bf.get.model(adata), adata.uns["grn_true"]
     pairs = weigh(ask(model, method, range(8)), AnnDataSource(adata).read(0, 150))
     truth = np.zeros((100, 8), bool)

@@ -16,7 +16,7 @@ import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, ModelFormatError
 from scbioformers.results._slots import params_from_json
 
-TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 
 
 @pytest.fixture
@@ -274,11 +274,11 @@ def test_embedding_of_an_ensemble(simulated, tiny_config):
 # parameters
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu", "auto"])
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu"])
 def test_missing_device(fitted, name):
     if torch.cuda.is_available():
         pytest.skip("the device is available")
-    with pytest.raises(ConfigError, match=f"The device '{name}' was asked for and there is none here; use 'cpu'"):
+    with pytest.raises(ConfigError, match=f"The device '{name}' is not available; use 'auto' or 'cpu'"):
         bf.tl.embed(fitted, device=name)
 
 

@@ -15,9 +15,10 @@ import torch
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, ModelFormatError
+from scbioformers.model import Head
 from scbioformers.tl import _fit
 
-TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=3, batch_size=16)
 SLASHED = ["CD4+/CD25 T Reg", "naïve/β", "", "B"]
 
 
@@ -226,6 +227,19 @@ def test_round_trip(simulated, fit, tmp_path, kind):
     assert bf.get.model(again).hash == again.uns["bioformer"]["model_hash"] == simulated.uns["bioformer"]["model_hash"]
 
 
+def test_options_of_the_run_do_not_change_the_hash(simulated, fit):
+    """Nor does a head that is added: embeddings that record the hash stay those of the model."""
+    first, second = fit(simulated, copy=True), fit(simulated, copy=True, progress_bar=True, device="cpu")
+    assert first.uns["bioformer"]["model_hash"] == second.uns["bioformer"]["model_hash"]
+    model = bf.get.model(first)
+    more = replace(model, heads={"colour": Head({"names": ["red"]}, {"weights": np.ones(3, np.float32)})})
+    assert more.hash == model.hash
+    again = bf.BioFormer.from_bytes(more.to_bytes())
+    assert again.heads["colour"].config == {"names": ["red"]}
+    np.testing.assert_array_equal(again.heads["colour"].arrays["weights"], 1)
+    assert again.heads["colour"].hash == more.heads["colour"].hash != Head({}, {}).hash
+
+
 # the model in a directory
 
 
@@ -341,7 +355,7 @@ def test_batch_and_tokens(simulated, fit):
 def test_a_phenotype_stays_in_the_embedding_and_a_batch_does_not(simulated):
     """The counts are the same and the category changes. This changes the embedding if the category is a phenotype."""
     config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8, latent_noise=0.0)
-    train = bf.TrainConfig(max_steps=30, progress_bar=False)
+    train = bf.TrainConfig(max_steps=30)
     moved = simulated.copy()
     moved.obs["batch"] = np.where(simulated.obs["batch"] == "batch_1", "batch_2", "batch_1")
     shift = {}

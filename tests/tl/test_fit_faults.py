@@ -20,7 +20,7 @@ from scbioformers.data import BlockSource
 from scbioformers.nn import OBJECTIVES
 from scbioformers.training import TrainingDiverged
 
-TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=3, batch_size=16)
 
 
 @pytest.fixture
@@ -270,20 +270,20 @@ def test_second_interrupt_aborts(simulated, fit, spy_on, handler):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu", "mps"])
-def test_missing_accelerator(simulated, fit, name):
+def test_missing_device(simulated, fit, name):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("the device is available")
-    with pytest.raises(ConfigError, match=f"The device '{name}' was asked for and there is none here; use 'cpu'"):
-        fit(simulated, train={"accelerator": name})
+    with pytest.raises(ConfigError, match=f"The device '{name}' is not available; use 'auto' or 'cpu'"):
+        fit(simulated, device=name)
     assert "bioformer" not in simulated.uns
 
 
-def test_missing_accelerator_raises_an_error_before_any_work(simulated, fit, monkeypatch):
+def test_missing_device_raises_an_error_before_any_work(simulated, fit, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the device is available")
     monkeypatch.setattr(BlockSource, "read", lambda *args: pytest.fail("the data was read"))
     with pytest.raises(ConfigError, match="The device 'cuda'"):
-        fit(simulated, train={"accelerator": "cuda"})
+        fit(simulated, device="cuda")
 
 
 # no side effects

@@ -19,7 +19,7 @@ from scbioformers.tasks._grn import sum_attention
 METHODS = ("knockout", "embedding", "attention")
 SPECIAL = "CD4+/CD45RA+"
 CONFIG = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
-TRAIN = bf.TrainConfig(max_steps=3, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=3, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def grn(adata, **kwargs):
     """A copy with the network. The warning about a small condition is ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BioformersWarning)
-        return bf.tl.grn(adata, copy=True, progress_bar=False, **kwargs)
+        return bf.tl.grn(adata, copy=True, **kwargs)
 
 
 def same(one: ad.AnnData, other: ad.AnnData, *, exact=True) -> None:
@@ -147,12 +147,12 @@ def test_difference_from_the_reference(fitted):
 def test_earlier_networks_of_the_same_key_are_removed(fitted):
     found = grn(fitted, method="attention", groupby="condition", reference="count")
     found.varp["grn_mine"] = found.varp["grn.count"]
-    bf.tl.grn(found, method="attention", key_added="other", progress_bar=False)
-    bf.tl.grn(found, method="embedding", progress_bar=False)
+    bf.tl.grn(found, method="attention", key_added="other")
+    bf.tl.grn(found, method="embedding")
     assert set(found.varp) == {"grn", "grn_count", "grn_mine", "other", "other_count"}
     assert [name for name in found.var if "attention" in name] == ["other_attention"]
     found.uns["grn"] = {"params": {"of": "another package"}}
-    bf.tl.grn(found, method="embedding", progress_bar=False)
+    bf.tl.grn(found, method="embedding")
     assert not bf.get.grn(found).empty
 
 
@@ -229,7 +229,7 @@ def test_backed(fitted, tmp_path):
     fitted.write_h5ad(tmp_path / "x.h5ad")
     before = (tmp_path / "x.h5ad").read_bytes()
     backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
-    bf.tl.grn(backed, regulators=["TF1", "TF2"], progress_bar=False)
+    bf.tl.grn(backed, regulators=["TF1", "TF2"])
     same(backed, grn(fitted, regulators=["TF1", "TF2"]))
     backed.file.close()
     assert (tmp_path / "x.h5ad").read_bytes() == before
@@ -239,7 +239,7 @@ def test_a_view_is_copied_without_a_warning(fitted):
     view = fitted[:50]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bf.tl.grn(view, regulators=["TF1"], progress_bar=False)
+        bf.tl.grn(view, regulators=["TF1"])
     assert not view.is_view
     assert "grn" in view.varp
     assert "grn" not in fitted.varp
@@ -283,8 +283,8 @@ def test_genes_that_are_not_modelled(fitted, method):
 
 
 def test_small_conditions_are_skipped_with_a_warning(fitted):
-    with pytest.warns(BioformersWarning, match=r"fewer than 10 cells: \{'few': 3\}"):
-        bf.tl.grn(fitted, groupby="condition", regulators=["TF1"], progress_bar=False)
+    with pytest.warns(BioformersWarning, match=r"fewer than 10 cells are skipped: \{'few': 3\}"):
+        bf.tl.grn(fitted, groupby="condition", regulators=["TF1"])
     assert not any("few" in name for name in fitted.varp)
     assert set(bf.get.grn(fitted)["condition"]) == {SPECIAL, "count", "."}
     with pytest.raises(MissingKeyError, match="no network for the condition 'few'"):
@@ -326,7 +326,7 @@ def test_cells_without_a_condition_are_ignored(fitted):
 def test_errors(fitted, kwargs, error, message):
     fitted.obs["cell"] = fitted.obs_names
     with pytest.raises(error, match=message):
-        bf.tl.grn(fitted, progress_bar=False, **kwargs)
+        bf.tl.grn(fitted, **kwargs)
     assert not len(fitted.varp)
     assert "grn" not in fitted.uns
 
@@ -341,5 +341,5 @@ def test_a_model_without_attention(simulated):
     bf.tl.fit(simulated, config=config, train=TRAIN)
     with pytest.raises(ConfigError, match=r"fitted without attention.*Pass `method=`"):
         bf.tl.grn(simulated, method="attention")
-    bf.tl.grn(simulated, regulators=["TF1"], progress_bar=False)
+    bf.tl.grn(simulated, regulators=["TF1"])
     assert bf.get.grn_matrix(simulated).shape == (39, 1)  # without the pair of TF1 with itself

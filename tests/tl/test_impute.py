@@ -20,7 +20,7 @@ from scbioformers.results import open_query
 from scbioformers.results._slots import params_from_json
 from scbioformers.tasks import folds
 
-TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def segment() -> ad.AnnData:
 
 def impute(adata, **kwargs):
     """Return the imputed layer."""
-    return bf.tl.impute(adata, copy=True, progress_bar=False, **kwargs).layers["imputed"]
+    return bf.tl.impute(adata, copy=True, **kwargs).layers["imputed"]
 
 
 def with_x(adata, x) -> ad.AnnData:
@@ -85,11 +85,11 @@ def test_a_value_is_not_used_for_its_own_prediction(simulated, model, tokens, ba
         (*zeros[900], 200),
     ]
     kwargs = {"model": model, "batch_size": batch_size, "std": True}
-    before = bf.tl.impute(simulated, copy=True, progress_bar=False, **kwargs)
+    before = bf.tl.impute(simulated, copy=True, **kwargs)
     for cell, gene, value in changes:
         changed = x.copy()
         changed[cell, gene] = value
-        after = bf.tl.impute(with_x(simulated, changed), copy=True, progress_bar=False, **kwargs)
+        after = bf.tl.impute(with_x(simulated, changed), copy=True, **kwargs)
         fold, others = fold_of(gene), np.setdiff1d(np.arange(40), fold_of(gene))
         assert gene in fold
         for layer in ("imputed", "imputed_std"):
@@ -234,7 +234,7 @@ def test_posterior_equals_a_loop_over_cells(ensemble, output):
 
 
 def test_posterior_stores_no_evidence(simulated, model):
-    result = bf.tl.impute(simulated, model=model, posterior=True, copy=True, progress_bar=False)
+    result = bf.tl.impute(simulated, model=model, posterior=True, copy=True)
     assert set(result.uns["imputed"]) == {"params"}
     assert params_from_json(result.uns["imputed"]["params"])["posterior"]
 
@@ -267,7 +267,7 @@ def test_variance_of_an_ensemble_includes_the_variance_between_members(ensemble)
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
 
     def moments(model):
-        found = bf.tl.impute(adata, model=model, std=True, copy=True, progress_bar=False).layers
+        found = bf.tl.impute(adata, model=model, std=True, copy=True).layers
         return found["imputed"].astype(float), found["imputed_std"].astype(float) ** 2
 
     mean, variance = moments(ensemble)
@@ -357,7 +357,7 @@ def test_on_disk(simulated, model, mask, tmp_path, kind, masked):
     else:
         simulated.write_zarr(tmp_path / "x.zarr")
         opened = ad.read_zarr(tmp_path / "x.zarr")
-    kwargs = {"model": model, "mask": mask if masked else None, "progress_bar": False}
+    kwargs = {"model": model, "mask": mask if masked else None}
     bf.tl.impute(opened, **kwargs)
     expected = bf.tl.impute(simulated, copy=True, **kwargs).layers["imputed"]
     np.testing.assert_allclose(opened.layers["imputed"], expected, rtol=0, atol=1e-5)
@@ -370,7 +370,7 @@ def test_view(simulated, model):
     view = simulated[5:20]
     with warnings.catch_warnings():
         warnings.simplefilter("error", ad.ImplicitModificationWarning)
-        bf.tl.impute(view, model=model, progress_bar=False)
+        bf.tl.impute(view, model=model)
     assert "imputed" not in simulated.layers
     np.testing.assert_allclose(view.layers["imputed"], impute(simulated, model=model)[5:20], rtol=0, atol=1e-5)
 
@@ -397,7 +397,7 @@ def test_segment_bins(segment, mask):
 
 def test_fields(fitted, model):
     before = fitted.copy()
-    assert bf.tl.impute(fitted, progress_bar=False) is None
+    assert bf.tl.impute(fitted) is None
     values = fitted.layers["imputed"]
     assert isinstance(values, np.ndarray)
     assert values.shape == (60, 40)
@@ -414,8 +414,8 @@ def test_fields(fitted, model):
 
 
 def test_a_mask_removes_the_evidence(fitted, mask):
-    bf.tl.impute(fitted, progress_bar=False)
-    bf.tl.impute(fitted, mask=mask, output="log1p", progress_bar=False)  # the evidence of the first call is removed
+    bf.tl.impute(fitted)
+    bf.tl.impute(fitted, mask=mask, output="log1p")  # the evidence of the first call is removed
     assert set(fitted.uns["imputed"]) == {"params"}
     params = params_from_json(fitted.uns["imputed"]["params"])
     assert params["masked"]
@@ -423,7 +423,7 @@ def test_a_mask_removes_the_evidence(fitted, mask):
 
 
 def test_key_added(fitted):
-    bf.tl.impute(fitted, key_added="a/b", std=True, quantiles=(0.5,), progress_bar=False)
+    bf.tl.impute(fitted, key_added="a/b", std=True, quantiles=(0.5,))
     names = {name for name in fitted.layers if name is not None}
     assert len(names) == 3
     assert not any("/" in name for name in (*names, *fitted.uns))
@@ -433,7 +433,7 @@ def test_key_added(fitted):
 def test_copy(fitted, mask):
     before = fitted.copy()
     for kwargs in ({}, {"mask": mask}):
-        copied = bf.tl.impute(fitted, copy=True, progress_bar=False, **kwargs)
+        copied = bf.tl.impute(fitted, copy=True, **kwargs)
         assert {"imputed"} <= set(copied.layers)
         assert "imputed" not in fitted.layers
         assert "imputed" not in fitted.uns
@@ -441,16 +441,16 @@ def test_copy(fitted, mask):
 
 
 def test_overwriting_is_logged(fitted, caplog):
-    bf.tl.impute(fitted, progress_bar=False)
+    bf.tl.impute(fitted)
     with caplog.at_level(logging.INFO, logger="scbioformers"):
-        bf.tl.impute(fitted, progress_bar=False)
+        bf.tl.impute(fitted)
     assert "Overwriting adata.layers['imputed']" in caplog.text
     assert "Overwriting adata.uns['imputed']" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
 def test_round_trip(fitted, tmp_path, kind):
-    bf.tl.impute(fitted, std=True, quantiles=(0.1,), progress_bar=False)
+    bf.tl.impute(fitted, std=True, quantiles=(0.1,))
     getattr(fitted, f"write_{kind}")(tmp_path / "x")
     found = getattr(ad, f"read_{kind}")(tmp_path / "x")
     for name in ("imputed", "imputed_std", "imputed_q10"):
@@ -469,7 +469,7 @@ def test_round_trip(fitted, tmp_path, kind):
 def test_out(simulated, model, mask, tmp_path, masked):
     wider = with_genes(simulated[:, ::-1], ["new"])
     wide_mask = np.hstack([np.zeros((60, 1), bool), mask]) if masked else None
-    kwargs = {"model": model, "mask": wide_mask, "std": True, "quantiles": (0.1,), "progress_bar": False}
+    kwargs = {"model": model, "mask": wide_mask, "std": True, "quantiles": (0.1,)}
     expected = bf.tl.impute(wider, copy=True, **kwargs)
     bf.tl.impute(wider, out=tmp_path / "x.zarr", **kwargs)
     assert set(wider.layers) <= {None}
@@ -488,7 +488,7 @@ def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
     expected = impute(simulated, model=model)
     monkeypatch.setattr("scbioformers.tasks._imputation.BLOCK_CELLS", 17)
     monkeypatch.setattr("scbioformers.results._imputed._CHUNK_CELLS", 17)
-    bf.tl.impute(simulated, model=model, out=str(tmp_path / "x.zarr"), progress_bar=False)
+    bf.tl.impute(simulated, model=model, out=str(tmp_path / "x.zarr"))
     found = ad.read_zarr(tmp_path / "x.zarr")
     np.testing.assert_allclose(found.layers["imputed"], expected, rtol=0, atol=1e-5)
 
@@ -499,12 +499,12 @@ def test_out_writes_without_a_warning(simulated, model, tmp_path):
         # anndata 0.13 uses options that are deprecated in pandas 3.1
         warnings.filterwarnings("ignore", r"The '\S+' option is deprecated", DeprecationWarning)
         for _ in range(2):
-            bf.tl.impute(simulated, model=model, out=tmp_path / "x.zarr", progress_bar=False)
+            bf.tl.impute(simulated, model=model, out=tmp_path / "x.zarr")
         assert np.isfinite(ad.read_zarr(tmp_path / "x.zarr").layers["imputed"]).all()
 
 
 def test_out_with_a_slash_in_the_key_and_a_second_time(simulated, model, tmp_path, caplog):
-    kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b", "progress_bar": False}
+    kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b"}
     bf.tl.impute(simulated, std=True, **kwargs)
     assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb", "a%2Fb_std"}
     with caplog.at_level(logging.INFO, logger="scbioformers"):
@@ -517,7 +517,7 @@ def test_out_replaces_only_zarr_stores(simulated, model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(ConfigError, match="exists and is no zarr store"):
-            bf.tl.impute(simulated, model=model, out=path, progress_bar=False)
+            bf.tl.impute(simulated, model=model, out=path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert "imputed" not in simulated.uns
 
@@ -540,8 +540,7 @@ def test_out_replaces_only_zarr_stores(simulated, model, tmp_path):
         pytest.param({"output": "tpm"}, ConfigError, "`output` is one of", id="output"),
         pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, got \[95\]", id="quantile"),
         pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
-        pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' was asked for", id="device"),
-        pytest.param({"device": "auto"}, ConfigError, "'auto' was asked for.* use 'cpu'", id="device-auto"),
+        pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' is not available", id="device"),
         pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
         pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
         pytest.param({"model": 3}, ConfigError, "got int", id="not-a-model"),
@@ -551,7 +550,7 @@ def test_wrong_arguments_write_nothing(fitted, kwargs, error, message, tmp_path)
     before = fitted.copy()
     for more in ({}, {"out": tmp_path / "x.zarr"}):
         with pytest.raises(error, match=message):
-            bf.tl.impute(fitted, progress_bar=False, **kwargs, **more)
+            bf.tl.impute(fitted, **kwargs, **more)
     assert set(fitted.layers) == set(before.layers)
     assert set(fitted.uns) == set(before.uns)
     assert not list(tmp_path.iterdir())
@@ -569,7 +568,7 @@ def test_other_scales_raise_an_error(simulated, model):
         (broken, "1 NaN or infinite"),
     ):
         with pytest.raises(DataError, match=message):
-            bf.tl.impute(adata, model=model, progress_bar=False)
+            bf.tl.impute(adata, model=model)
         assert "imputed" not in adata.layers
         assert "imputed" not in adata.uns
 
@@ -577,7 +576,7 @@ def test_other_scales_raise_an_error(simulated, model):
 @pytest.mark.parametrize("output", ["counts", "log1p"])
 def test_segment_bins_require_output_bins(segment, output):
     with pytest.raises(ConfigError, match=rf"segment bins.*cannot predict '{output}'. Pass `output='bins'`"):
-        bf.tl.impute(segment, output=output, progress_bar=False)
+        bf.tl.impute(segment, output=output)
     assert "imputed" not in segment.layers
     assert "imputed" not in segment.uns
 
@@ -585,7 +584,7 @@ def test_segment_bins_require_output_bins(segment, output):
 def test_too_few_genes_of_the_model(simulated, model):
     few = simulated[:, :15].copy()
     with pytest.raises(DataError, match="15 of the model's 40 genes"):
-        bf.tl.impute(few, model=model, progress_bar=False)
+        bf.tl.impute(few, model=model)
     assert "imputed" not in few.layers
 
 
@@ -593,5 +592,5 @@ def test_missing_column(ensemble):
     adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
     del adata.obs["batch"]
     with pytest.raises(MissingKeyError, match="batch"):
-        bf.tl.impute(adata, model=ensemble, progress_bar=False)
+        bf.tl.impute(adata, model=ensemble)
     assert "imputed" not in adata.layers

@@ -195,7 +195,7 @@ def test_reading_missing_results(adata):
 
 
 def test_regulators_of_a_fitted_network(fitted):
-    bf.tl.grn(fitted, progress_bar=False)
+    bf.tl.grn(fitted)
     fitted.var["a%2Fb"] = pd.Categorical([None, *["x"] * 19, *["y"] * 20])
     bf.tl.regulators(fitted, gene_sets="a/b", known=fitted.uns["grn_true"])
     full = bf.get.grn_matrix(fitted)

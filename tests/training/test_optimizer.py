@@ -15,7 +15,7 @@ from scbioformers.training._module import DISPERSION_LR, EMBEDDING_LR, TrainingM
 
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3)
-TRAIN = TrainConfig(lr=0.02, weight_decay=0.3, warmup_steps=10, progress_bar=False)
+TRAIN = TrainConfig(lr=0.02, weight_decay=0.3, warmup_steps=10)
 
 
 def configured(network, total_steps=1000):

@@ -40,7 +40,7 @@ data = bf.datasets.simulate(n_cells=68, n_genes=40, n_regulators=5, n_types=3, n
 def fit(devices):
     train = bf.TrainConfig(
         max_epochs=3, batch_size=16, validation_fraction=0.25, devices=devices, accelerator="cpu",
-        strategy="auto" if devices == 1 else "ddp", progress_bar=False,
+        strategy="auto" if devices == 1 else "ddp",
     )
     adata = bf.tl.fit(data, config=config, train=train, batch_key="batch", copy=True)
     bf.tl.embed(adata)
@@ -130,7 +130,7 @@ def test_several_devices_expect_parameters_that_nothing_reaches(monkeypatch, tra
 
 
 def fit(simulated, config, **train):
-    bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=0, progress_bar=False, **train))
+    bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=0, **train))
     return bf.get.model(simulated)
 
 

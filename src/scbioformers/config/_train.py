@@ -54,8 +54,6 @@ class TrainConfig:
     """Validations without improvement before training stops."""
     devices: int | str = 1
     """As Lightning takes it: a number of devices (on a CPU: processes) or ``"auto"``."""
-    accelerator: str = "auto"
-    """``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``."""
     strategy: str = "auto"
     """Lightning's strategy, e.g. ``"ddp"``."""
     num_nodes: int = 1
@@ -64,8 +62,6 @@ class TrainConfig:
     """As Lightning takes it; on CPUs without AMX bf16 is slower."""
     num_workers: int = 0
     """Processes that prepare batches; the batches do not depend on it."""
-    progress_bar: bool = True
-    """Show Lightning's progress bar."""
 
     def __post_init__(self) -> None:
         for name, low in (

@@ -40,8 +40,8 @@ def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gen
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=60, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.gene_programs(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.gene_programs(adata)
     >>> list(bf.get.gene_programs(adata))
     ['program', 'gene', 'weight', 'support']
     """
@@ -82,8 +82,8 @@ def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.Data
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=60, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.gene_programs(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.gene_programs(adata)
     >>> bf.get.gene_program_scores(adata).shape[0]
     200
     """

@@ -92,8 +92,8 @@ def grn_matrix(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"])
     >>> bf.get.grn_matrix(adata).shape
     (40, 2)
     """
@@ -157,8 +157,8 @@ def grn_graph(
     >>> import networkx as nx
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], top_k=20, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], top_k=20)
     >>> graph = bf.get.grn_graph(adata, regulators=["TF1"], n_top=5)
     >>> graph.number_of_edges(), graph.nodes["TF1"]["regulator"]
     (5, True)

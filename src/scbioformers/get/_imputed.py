@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scbioformers.core import DataError, Scale
 from scbioformers.results import ModelLike, open_query, read_evidence
+from scbioformers.settings import shows_progress
 from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks
 
 
@@ -22,8 +23,8 @@ def imputed(
     model: ModelLike | None = None,
     layer: str | None = None,
     batch_size: int = 64,
-    device: str = "cpu",
-    progress_bar: bool = False,
+    device: str = "auto",
+    progress_bar: bool | None = None,
     key: str = "bioformer",
 ) -> AnnData:
     """Predict genes that the model was fitted to but that were not measured in ``adata`` (paper, section 3.2).
@@ -48,9 +49,10 @@ def imputed(
     batch_size
         Maximum number of cells in a batch.
     device
-        Device for the computation, such as ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
     progress_bar
-        Show a progress bar.
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     key
         Key of the model in ``adata.uns``.
 
@@ -75,12 +77,12 @@ def imputed(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.get.imputed(adata, genes=list(adata.var_names[:2])).shape
     (60, 2)
     """
-    check_request(output, (), batch_size, device)
-    query = open_query(adata, model, layer=layer, key=key)
+    check_request(output, (), batch_size)
+    query = open_query(adata, model, layer=layer, key=key, device=device)
     requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
     if not requested.size:
         raise DataError(
@@ -95,8 +97,7 @@ def imputed(
         folds(len(query.columns), N_FOLDS, requested),
         scale=output,
         batch_size=batch_size,
-        device=device,
-        progress_bar=progress_bar,
+        progress_bar=shows_progress(progress_bar),
     )
     for start, values in blocks:
         x[start : start + len(values["mean"])] = values["mean"][:, requested]
@@ -134,8 +135,8 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.impute(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.impute(adata)
     >>> list(bf.get.imputation_evidence(adata))
     ['bins', 'calibration', 'nll_bits']
     """

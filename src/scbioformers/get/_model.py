@@ -39,7 +39,7 @@ def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.get.model(adata).config.width
     128
     """
@@ -73,7 +73,7 @@ def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> list(bf.get.history(adata))[:3]
     ['member', 'epoch', 'step']
     """
@@ -104,7 +104,7 @@ def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.get.params(adata)["n_models"]
     1
     """
@@ -143,7 +143,7 @@ def gene_embeddings(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.get.gene_embeddings(adata).shape[0]
     40
     """

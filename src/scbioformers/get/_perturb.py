@@ -117,7 +117,7 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
     >>> task = bf.Perturbation(key="perturbation", control="control")
-    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "TF4")
     >>> list(bf.get.perturb(adata, perturbation="TF4"))
     ['gene', 'effect', 'se', 'z', 'lower', 'upper']
@@ -156,7 +156,7 @@ def perturbed_cells(adata: AnnData, *, key: str = "perturbed") -> AnnData:
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
     >>> task = bf.Perturbation(key="perturbation", control="control")
-    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "TF4")
     >>> bf.get.perturbed_cells(adata).obs["predicted"].unique().tolist()
     ['TF4']

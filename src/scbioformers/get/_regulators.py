@@ -92,8 +92,8 @@ def set_regulators(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"])
     >>> bf.tl.regulators(adata, gene_sets=["G1", "G2", "G3"])
     >>> bf.get.set_regulators(adata)["n_genes"].tolist()
     [3, 3]
@@ -129,8 +129,8 @@ def known_targets(adata: AnnData, *, condition: str | None = None, key: str = "r
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"])
     >>> bf.tl.regulators(adata, known=adata.uns["grn_true"], k=10)
     >>> sorted(bf.get.known_targets(adata)["regulator"])
     ['TF1', 'TF2']

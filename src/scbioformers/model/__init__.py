@@ -2,6 +2,16 @@
 
 from scbioformers.model._bioformer import BioFormer, network_sizes
 from scbioformers.model._head import Head
-from scbioformers.model._inference import Use, embed_cells, make_batches, predict_masked, run_network
+from scbioformers.model._inference import Use, embed_cells, make_batches, on_device, predict_masked, run_network
 
-__all__ = ["BioFormer", "Head", "Use", "embed_cells", "make_batches", "network_sizes", "predict_masked", "run_network"]
+__all__ = [
+    "BioFormer",
+    "Head",
+    "Use",
+    "embed_cells",
+    "make_batches",
+    "network_sizes",
+    "on_device",
+    "predict_masked",
+    "run_network",
+]

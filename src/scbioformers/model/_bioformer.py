@@ -36,7 +36,7 @@ class BioFormer:
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> model = bf.get.model(adata)
     >>> len(model.vocabulary)
     40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from scbioformers.core import ConfigError, tqdm
 from scbioformers.data import Block, BlockSource
 from scbioformers.model._bioformer import BioFormer
-from scbioformers.nn import Batch, Output, Transformer, require_device
+from scbioformers.nn import Batch, Output, Transformer
 
 Use = Literal["profile", "cls", "latent", "mean"]
 USES = ("profile", "cls", "latent", "mean")
@@ -30,10 +31,11 @@ def embed_cells(
     *,
     use: Use = "profile",
     batch_size: int = 128,
-    device: str = "cpu",
     progress_bar: bool = False,
 ) -> NDArray[np.float32]:
     """Sample representations (paper, section 2.3), independent of batch size, order and chunking.
+
+    Everything here computes on the device of the model's networks; see :func:`on_device`.
 
     Parameters
     ----------
@@ -51,18 +53,15 @@ def embed_cells(
     Raises
     ------
     ConfigError
-        If ``use`` or ``batch_size`` is out of range, or the device is not there.
+        If ``use`` or ``batch_size`` is out of range.
     """
     if use not in USES:
         raise ConfigError(f"`use` is one of {USES}, got {use!r}.")
     if batch_size < 1:
         raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
-    require_device(device)
     parts: list[NDArray[np.float32]] = []
     for network in model.members:
-        read = run_network(
-            model, network, source.blocks(READ_CHUNK), batch_size, device=device, contextual=use == "mean"
-        )
+        read = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual=use == "mean")
         with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
             rows: list[tuple[torch.Tensor, torch.Tensor]] = []
             for batch, output in read:
@@ -87,8 +86,8 @@ def _represent(model: BioFormer, network: Transformer, output: Output, batch: Ba
         read = (batch.context_ids > 0).unsqueeze(-1)
         return (output.context * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)
     # sums over thousands of features in float64: the result must not depend on how a batch is cut
-    axes, mean = (torch.from_numpy(x).to(output.latent.device, torch.float64) for x in (model.axes, model.axes_mean))
-    return (network.profile(output.latent).double() - mean) @ axes
+    axes, mean = (torch.from_numpy(x).double() for x in (model.axes, model.axes_mean))
+    return (network.profile(output.latent).cpu().double() - mean) @ axes
 
 
 @torch.no_grad()
@@ -98,14 +97,12 @@ def run_network(
     blocks: Iterable[Block],
     batch_size: int,
     *,
-    device: str = "cpu",
     contextual: bool = False,
 ) -> Iterator[tuple[Batch, Output]]:
-    """Read every cell once, in batches of similar length; ``batch.rows`` tells which cells they are."""
-    network = _on_device(network, device)
+    """Read every cell once, in batches of similar length; ``batch.rows`` are the rows of the cells in their source."""
     for block in blocks:
         for batch in make_batches(model, block, batch_size):
-            batch = batch.to(device)
+            batch = batch.to(network.cls.device)
             yield batch, network(batch, contextual=contextual)
 
 
@@ -116,7 +113,6 @@ def predict_masked(
     query_mask: csr_matrix,
     batch_size: int,
     *,
-    device: str = "cpu",
     natural: bool = True,
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
     """Mask the queried positions of each cell and predict their bins from the rest.
@@ -136,15 +132,15 @@ def predict_masked(
     A batch of cells with ``masked_ids`` (B, H), and the probabilities (B, H, V) of their bins, averaged over the
     members.
     """
-    networks = [_on_device(network, device) for network in model.members]
+    device = model.members[0].cls.device
     for batch in make_batches(model, block, batch_size, query_mask, drawn=not natural):
         odds = _odds(model, batch).log().to(device)[:, None, None] if natural else 0.0
         batch = batch.to(device)
         mean: Tensor | None = None
-        for network in networks:
+        for network in model.members:
             logits = network(batch).logits
             logits = torch.cat([logits[..., :1] - odds, logits[..., 1:]], dim=-1)
-            share = logits.softmax(dim=-1) / len(networks)
+            share = logits.softmax(dim=-1) / len(model.members)
             mean = share if mean is None else mean + share
         if mean is not None:
             yield batch, mean.cpu().numpy()
@@ -193,6 +189,8 @@ def _odds(model: BioFormer, batch: Batch) -> Tensor:
     return torch.from_numpy(model.masking.odds(n_expressed, len(model.vocabulary))).float()
 
 
-def _on_device(network: Transformer, device: str) -> Transformer:
-    """The network itself, or a copy on another device: the tensors of a model stay where they are."""
-    return network if network.cls.device == torch.device(device) else deepcopy(network).to(device)
+def on_device(model: BioFormer, device: str) -> BioFormer:
+    """The model itself, or a copy with its networks on another device: the tensors of a model stay where they are."""
+    if model.members[0].cls.device == torch.device(device):
+        return model
+    return replace(model, members=tuple(deepcopy(network).to(device) for network in model.members))

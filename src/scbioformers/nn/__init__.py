@@ -1,7 +1,7 @@
 """The transformer: tensors in, tensors out."""
 
 from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
-from scbioformers.nn._device import require_device
+from scbioformers.nn._device import choose_device
 from scbioformers.nn._init import InitialValues, initialise
 from scbioformers.nn._losses import OBJECTIVES
 from scbioformers.nn._transformer import Output, Sizes, Transformer
@@ -14,6 +14,6 @@ __all__ = [
     "Output",
     "Sizes",
     "Transformer",
+    "choose_device",
     "initialise",
-    "require_device",
 ]

@@ -86,8 +86,8 @@ def attention_heatmap(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, n_types=2)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, groupby="cell_type", reference="type_1", regulators=["TF1"], progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, groupby="cell_type", reference="type_1", regulators=["TF1"])
     >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1")]
     ['targets of TF1', 'difference from type_1']
     """
@@ -176,8 +176,8 @@ def grn_network(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], top_k=20, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], top_k=20)
     >>> bf.pl.grn_network(adata, n_top=10, known=adata.uns["grn_true"]).get_title()
     '10 strongest edges'
     """

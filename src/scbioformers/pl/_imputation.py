@@ -45,8 +45,8 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.impute(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.impute(adata)
     >>> bf.pl.imputation(adata).get_xlabel()
     'predicted bin'
     """
@@ -110,8 +110,8 @@ def calibration(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.impute(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.impute(adata)
     >>> bf.pl.calibration(adata).get_ylabel()
     'observed share'
     """

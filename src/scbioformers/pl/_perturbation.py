@@ -68,7 +68,7 @@ def perturbation(
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
     >>> task = bf.Perturbation(key="perturbation", control="control")
-    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "TF4")
     >>> bf.pl.perturbation(adata, np.linspace(-1, 1, 40)).get_xlabel()
     'observed change (log1p)'
@@ -169,7 +169,7 @@ def perturbation_screen(
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
     >>> task = bf.Perturbation(key="perturbation", control="control")
-    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "all")
     >>> bf.pl.perturbation_screen(adata, n_top=5).get_xlabel()
     'predicted effect size (root mean square, log1p)'

@@ -52,7 +52,7 @@ def training(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> [ax.get_title() for ax in bf.pl.training(adata)]
     ['masked genes', 'profile from <cls>']
     """

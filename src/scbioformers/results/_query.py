@@ -19,7 +19,8 @@ from scbioformers.data import (
     require_counts,
     require_valid,
 )
-from scbioformers.model import BioFormer
+from scbioformers.model import BioFormer, on_device
+from scbioformers.nn import choose_device
 from scbioformers.results._model import ModelLike, find_model
 
 
@@ -73,7 +74,9 @@ class Query:
         return found
 
 
-def open_query(adata: AnnData, model: ModelLike | None, *, layer: str | None, key: str) -> Query:
+def open_query(
+    adata: AnnData, model: ModelLike | None, *, layer: str | None = None, key: str = "bioformer", device: str = "cpu"
+) -> Query:
     """Find the model, the layer, the genes and the obs fields that it needs in ``adata``.
 
     Parameters
@@ -86,15 +89,20 @@ def open_query(adata: AnnData, model: ModelLike | None, *, layer: str | None, ke
         Layer to read; None takes the layer that the model was fitted on if it is there, else ``X``.
     key
         Where the model is in ``uns``.
+    device
+        Where the networks of the model compute, as verbs take it.
 
     Raises
     ------
+    ConfigError
+        If the device is not available.
     MissingKeyError
         If there is no model, or a layer or column that it needs is not there.
     DataError
         If the data is on another scale than the model's, or fewer than half of its genes are there.
     """
-    found = find_model(adata, model, key)
+    device = choose_device(device)
+    found = on_device(find_model(adata, model, key), device)
     reading = found.reading
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
         layer = reading.layer

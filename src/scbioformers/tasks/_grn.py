@@ -241,14 +241,15 @@ def sum_attention(
     network = network.eval()
     longest = int(np.diff(cells.counts.indptr).max(initial=1)) if model.config.tokens == "expressed" else n
     size = max(1, min(_BATCH, _MAX_PAIRS // min(longest, model.config.max_tokens) ** 2))
+    device = network.cls.device
     for batch in make_batches(model, cells, size):
         bar.update(len(batch))
         if not batch.context_ids.shape[1]:  # cells without any count
             continue
-        weights = torch.zeros(())
-        for layer in network.attend(batch, chosen):
+        weights = torch.zeros((), device=device)
+        for layer in network.attend(batch.to(device), chosen):
             weights = weights + (layer if heads is None else layer[:, list(heads)]).mean(dim=1) / len(chosen)
-        for ids, weight in zip(batch.context_ids.numpy(), weights.numpy(), strict=True):
+        for ids, weight in zip(batch.context_ids.numpy(), weights.cpu().numpy(), strict=True):
             here = ids[ids > 0] - len(SPECIALS)
             pairs = np.ix_(here, here)
             total[pairs] += weight[: here.size, : here.size]
@@ -258,7 +259,7 @@ def sum_attention(
 
 def input_embedding(network: Transformer) -> NDArray[np.float64]:
     """(M, width) the embedding of each gene's token."""
-    return network.feature.weight[len(SPECIALS) :].detach().double().numpy()
+    return network.feature.weight[len(SPECIALS) :].detach().cpu().double().numpy()
 
 
 @torch.no_grad()
@@ -273,9 +274,9 @@ def contextual_embedding(model: BioFormer, network: Transformer, cells: Block) -
         with torch.enable_grad():
             inner = decoder(output.latent).detach().requires_grad_()
             (gradient,) = torch.autograd.grad(functional.gelu(inner).sum(), inner)
-        slope += gradient.double().sum(dim=0)
+        slope += gradient.cpu().double().sum(dim=0)
         n += len(gradient)
-    rate, straight, first = (x.weight.double() for x in (network.rate, network.linear_rate, decoder))
+    rate, straight, first = (x.weight.cpu().double() for x in (network.rate, network.linear_rate, decoder))
     return ((rate * (slope / max(n, 1))) @ first + straight).numpy()
 
 
@@ -283,7 +284,7 @@ def log_rates(model: BioFormer, network: Transformer, cells: Block) -> NDArray[n
     """(N, M) log of the expected count of every gene at the mean depth (without counts: the logit of the bin)."""
     rates = np.empty(cells.counts.shape, np.float32)
     for batch, output in run_network(model, network, [cells], _BATCH):
-        rates[batch.rows.numpy()] = output.log_rate.numpy()
+        rates[batch.rows.cpu().numpy()] = output.log_rate.cpu().numpy()
     return rates
 
 

@@ -24,7 +24,7 @@ from scbioformers.core import (
 )
 from scbioformers.data import Block, BlockSource
 from scbioformers.model import BioFormer, predict_masked, run_network
-from scbioformers.nn import Batch, require_device
+from scbioformers.nn import Batch
 
 BLOCK_CELLS = 1024  # cells decoded to dense rows at a time
 N_FOLDS = 7  # masks a seventh of the genes at a time, about the share that training masks
@@ -76,13 +76,13 @@ class Evidence:
         }
 
 
-def check_request(output: str, quantiles: Sequence[float], batch_size: int, device: str) -> None:
+def check_request(output: str, quantiles: Sequence[float], batch_size: int) -> None:
     """Refuse, before any work, what cannot be predicted.
 
     Raises
     ------
     ConfigError
-        If the unit, a quantile or the batch size is out of range, or the device not there.
+        If the unit, a quantile or the batch size is out of range.
     """
     if output not in SCALES:
         raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
@@ -90,7 +90,6 @@ def check_request(output: str, quantiles: Sequence[float], batch_size: int, devi
         raise ConfigError(f"`quantiles` lie strictly between 0 and 1, got {wrong}.")
     if batch_size < 1:
         raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
-    require_device(device)
 
 
 def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None) -> Plan:
@@ -135,7 +134,6 @@ def impute_blocks(
     keep_measured: bool = False,
     evidence: Evidence | None = None,
     batch_size: int = 64,
-    device: str = "cpu",
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
     """Predict what the plan asks for, in blocks of cells; nothing of size cells x genes x bins is ever held.
@@ -153,7 +151,7 @@ def impute_blocks(
             shape = (len(block.depth), source.n_features)
             values = {name: np.full(shape, np.nan, np.float32) for name in names}
             for query_mask in plan(block):
-                for batch, probabilities in predict_masked(model, block, query_mask, batch_size, device=device):
+                for batch, probabilities in predict_masked(model, block, query_mask, batch_size):
                     if evidence is not None:
                         evidence.add(batch, probabilities)
                     _decode(model, batch, probabilities, scale, block.start, values)
@@ -170,7 +168,6 @@ def posterior_blocks(
     *,
     scale: Scale,
     batch_size: int = 64,
-    device: str = "cpu",
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
     """Expression given all that was measured of a cell, the gene itself included, in blocks of cells.
@@ -185,10 +182,10 @@ def posterior_blocks(
             mean, size = np.zeros(counts.shape), np.ones((len(counts), 1))
             for network in model.members:
                 dispersion = network.log_dispersion.detach().exp().cpu().double().numpy()
-                for batch, output in run_network(model, network, [block], batch_size, device=device):
+                for batch, output in run_network(model, network, [block], batch_size):
                     at = batch.rows.cpu().numpy() - block.start
                     size[at, 0] = batch.size_factor.cpu().numpy()
-                    rate = output.log_rate.double().exp().cpu().numpy() * size[at]
+                    rate = output.log_rate.cpu().double().exp().numpy() * size[at]
                     mean[at] += posterior_mean(rate, dispersion, counts[at]) / len(model.members)
             if scale == "log1p":
                 mean = np.log1p(mean / size)

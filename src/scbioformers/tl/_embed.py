@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scbioformers.core import BioformersWarning
 from scbioformers.model import BioFormer, Use, embed_cells
 from scbioformers.results import ModelLike, open_query, target, write_embedding
+from scbioformers.settings import shows_progress
 
 
 def embed(
@@ -21,8 +22,8 @@ def embed(
     layer: str | None = None,
     use: Use = "profile",
     batch_size: int = 128,
-    device: str = "cpu",
-    progress_bar: bool = False,
+    device: str = "auto",
+    progress_bar: bool | None = None,
     key: str = "bioformer",
     key_added: str = "X_bioformer",
     copy: bool = False,
@@ -50,9 +51,10 @@ def embed(
     batch_size
         Maximum number of cells in a batch.
     device
-        Device for the computation, such as ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
     progress_bar
-        Show a progress bar.
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -91,10 +93,10 @@ def embed(
     --------
     See :func:`scbioformers.tl.fit`.
     """
-    query = open_query(adata, model, layer=layer, key=key)
+    query = open_query(adata, model, layer=layer, key=key, device=device)
     adata = target(adata, copy)
-    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress_bar": progress_bar}
-    embedding = embed_cells(query.model, query.source, use=use, **how)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
+    embedding = embed_cells(query.model, query.source, use=use, **options)
     n_expressed = np.concatenate([np.diff(block.counts.indptr) for block in query.source.blocks()])
     params = {"model_hash": query.model.hash, "use": use, "layer": query.layer}
     write_embedding(adata, key_added, embedding, params, empty=n_expressed == 0)

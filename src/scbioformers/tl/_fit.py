@@ -27,8 +27,9 @@ from scbioformers.data import (
     require_valid,
 )
 from scbioformers.model import network_sizes
-from scbioformers.nn import Transformer, require_device
+from scbioformers.nn import Transformer, choose_device
 from scbioformers.results import check_size, store_model, target
+from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
 from scbioformers.training import fit_model
 
@@ -52,6 +53,8 @@ def fit(
     allow_non_integer: bool = False,
     key_added: str = "bioformer",
     rng: int | np.random.Generator | None = 0,
+    device: str = "auto",
+    progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Fit a BioFormer model to the cells of ``adata``, without labels (paper, section 2).
@@ -100,6 +103,11 @@ def fit(
     rng
         Seed, or :class:`numpy.random.Generator`, for all random choices. None draws a new seed. The same seed, number
         of threads and device give the same result, bit by bit.
+    device
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
+    progress_bar
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -124,13 +132,14 @@ def fit(
     MissingKeyError
         If the layer or a column does not exist.
     ConfigError
-        If a parameter is out of range, or the model is too large for ``adata.uns``.
+        If a parameter is out of range, a column is named twice, the device is not available, or the model is too large
+        for ``adata.uns``.
 
     Examples
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.embed(adata)
     >>> adata.obsm["X_bioformer"].shape
     (60, 32)
@@ -142,8 +151,7 @@ def fit(
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
-    if train.accelerator != "auto":
-        require_device(train.accelerator)
+    device, shown = choose_device(device), shows_progress(progress_bar)
     inspection = inspect(adata, layer)
     genes = gene_mask(adata, mask_var)
     if kind.kind == "value":
@@ -177,10 +185,12 @@ def fit(
         reading=Reading(layer, counts, allow_non_integer),
         n_models=n_models,
         seed=seed,
+        device=device,
+        progress_bar=shown,
     )
     model = fitted.model
     if design is not None:
-        model = fit_perturbation(model, source, design, seed=seed, progress_bar=train.progress_bar)
+        model = fit_perturbation(model, source, design, seed=seed, progress_bar=shown)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": layer,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from, tqdm
 from scbioformers.results import ModelLike, open_query, target, write_gene_programs
+from scbioformers.settings import shows_progress
 from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_programs, score_cells, similarity
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def gene_programs(
     key: str = "bioformer",
     key_added: str = "gene_program",
     rng: int | np.random.Generator = 0,
-    progress_bar: bool = True,
+    device: str = "auto",
+    progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Find gene programs and score them in each cell (paper, section 3.4 and Fig. 2).
@@ -74,8 +76,11 @@ def gene_programs(
         Key under which the results are stored (see Returns).
     rng
         Seed, or :class:`numpy.random.Generator`, for all random choices.
+    device
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
     progress_bar
-        Show a progress bar.
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -99,7 +104,8 @@ def gene_programs(
     MissingKeyError
         If the model, the layer, or a column of ``adata.obs`` that the model uses is not found.
     ConfigError
-        If a parameter is out of range, or ``use="attention"`` and the model has no attention.
+        If a parameter is out of range, ``use="attention"`` and the model has no attention, or the device is not
+        available.
     DataError
         If there are fewer than 2 cells, the values are on another scale than the training data, or ``adata`` has less
         than half of the genes of the model.
@@ -113,12 +119,12 @@ def gene_programs(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=60, n_regulators=6)
-    >>> bf.tl.fit(adata, n_models=2, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.gene_programs(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, n_models=2, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.gene_programs(adata)
     >>> adata.obsm["gene_program_scores"].shape[1] == adata.var["gene_program"].nunique()
     True
     """
-    query = open_query(adata, model, layer=layer, key=key)
+    query = open_query(adata, model, layer=layer, key=key, device=device)
     fitted = query.model
     check_use(fitted, use)
     _check_sizes(resolution, min_genes, n_neighbors, n_cells)
@@ -127,11 +133,11 @@ def gene_programs(
     seed = seed_from(rng)
     adata = target(adata, copy)
     (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
-    cells, known = query.source.rows(rows), np.flatnonzero(query.measured)
+    cells, measured = query.source.rows(rows), np.flatnonzero(query.measured)
     steps = len(rows) * len(fitted.members) * (use == "attention")
-    with tqdm(total=steps, desc="Gene programs", disable=not (progress_bar and steps)) as bar:
+    with tqdm(total=steps, desc="Gene programs", disable=not (shows_progress(progress_bar) and steps)) as bar:
         similarities = [
-            similarity(fitted, network, cells, use, seed, bar)[np.ix_(known, known)] for network in fitted.members
+            similarity(fitted, network, cells, use, seed, bar)[np.ix_(measured, measured)] for network in fitted.members
         ]
     programs = find_programs(
         similarities, n_neighbors=n_neighbors, min_genes=min_genes, resolution=resolution, seed=seed
@@ -144,11 +150,11 @@ def gene_programs(
             stacklevel=2,
         )
     label = np.full(len(query.columns), -1)
-    label[known] = programs.label
+    label[measured] = programs.label
     label_of_var = np.full(adata.n_vars, -1)
-    label_of_var[query.columns[known]] = programs.label
+    label_of_var[query.columns[measured]] = programs.label
     mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
-    names = np.array(fitted.vocabulary.feature_names(), dtype=object)[known]
+    names = np.array(fitted.vocabulary.feature_names(), dtype=object)[measured]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "n_cells": len(rows), "n_members": len(fitted.members)}
     params |= {"model_hash": fitted.hash, "layer": query.layer}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
 from scbioformers.data import ObsField
 from scbioformers.results import ConditionGRN, ModelLike, Query, open_query, target, write_grn
+from scbioformers.settings import shows_progress
 from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def grn(
     key: str = "bioformer",
     key_added: str = "grn",
     rng: int | np.random.Generator = 0,
-    progress_bar: bool = True,
+    device: str = "auto",
+    progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Infer a gene regulatory network for each condition (paper, section 3.4 and Fig. 2).
@@ -104,8 +106,11 @@ def grn(
         Key under which the results are stored (see Returns).
     rng
         Seed, or :class:`numpy.random.Generator`, for all random choices.
+    device
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
     progress_bar
-        Show a progress bar.
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -137,8 +142,8 @@ def grn(
     MissingKeyError
         If the model, the layer, or a column of ``adata.obs`` is not found.
     ConfigError
-        If a parameter is out of range, ``reference`` is given without ``groupby``, or ``method="attention"`` and the
-        model has no attention.
+        If a parameter is out of range, ``reference`` is given without ``groupby``, ``method="attention"`` and the model
+        has no attention, or the device is not available.
     DataError
         If a regulator is not a gene of the model (the message suggests similar names) or not measured, the reference or
         all conditions have fewer than 10 cells, the values are on another scale than the training data, or ``adata``
@@ -153,12 +158,12 @@ def grn(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, n_models=2, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], progress_bar=False)
+    >>> bf.tl.fit(adata, n_models=2, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2"])
     >>> sorted(set(bf.get.grn(adata)["source"]))
     ['TF1', 'TF2']
     """
-    query = open_query(adata, model, layer=layer, key=key)
+    query = open_query(adata, model, layer=layer, key=key, device=device)
     if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
         raise ConfigError(
             f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}, found {top_k} and {n_cells}."
@@ -173,7 +178,7 @@ def grn(
     networks, tables = {}, []
     drawn = list(draw_conditions(codes, n_cells, seed))
     for name, rows in zip(names, drawn, strict=True):
-        shown = name if progress_bar else None
+        shown = name if shows_progress(progress_bar) else None
         inferred = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
         networks[name] = _to_var_order(inferred, query, chosen, adata.n_vars)
         table = edge_table(inferred, query.model.vocabulary.feature_names(), chosen, top_k)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scbioformers.core import ConfigError, DataError, Scale
 from scbioformers.model import BioFormer
 from scbioformers.results import ModelLike, create_store, imputed_layers, open_query, target, write_imputed
+from scbioformers.settings import shows_progress
 from scbioformers.tasks import (
     N_FOLDS,
     Evidence,
@@ -42,8 +43,8 @@ def impute(
     model: ModelLike | None = None,
     layer: str | None = None,
     batch_size: int = 64,
-    device: str = "cpu",
-    progress_bar: bool = True,
+    device: str = "auto",
+    progress_bar: bool | None = None,
     key: str = "bioformer",
     key_added: str = "imputed",
     copy: bool = False,
@@ -96,9 +97,10 @@ def impute(
     batch_size
         Maximum number of cells in a batch.
     device
-        Device for the computation, such as ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
     progress_bar
-        Show a progress bar.
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -141,13 +143,13 @@ def impute(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.impute(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.impute(adata)
     >>> adata.layers["imputed"].shape
     (60, 40)
     """
-    check_request(output, quantiles, batch_size, device)
-    query = open_query(adata, model, layer=layer, key=key)
+    check_request(output, quantiles, batch_size)
+    query = open_query(adata, model, layer=layer, key=key, device=device)
     _check_output(query.model, output, posterior and (mask is not None or std or bool(quantiles)), posterior)
     wanted = None if genes is None else query.positions(genes)
     chosen = _modelled_mask(mask, adata, query.columns, wanted)
@@ -165,12 +167,12 @@ def impute(
         measured = np.flatnonzero(query.measured)
         layers = create_store(Path(out), adata, query.columns[measured], list(names.values()))
         at = np.searchsorted(measured, requested)
-    how: dict[str, Any] = {"scale": output, "batch_size": batch_size, "device": device, "progress_bar": progress_bar}
+    options: dict[str, Any] = {"scale": output, "batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
     if posterior:
-        blocks = posterior_blocks(query.model, query.source, **how)
+        blocks = posterior_blocks(query.model, query.source, **options)
     else:
-        how |= {"std": std, "quantiles": quantiles, "keep_measured": chosen is not None, "evidence": evidence}
-        blocks = impute_blocks(query.model, query.source, plan, **how)
+        options |= {"std": std, "quantiles": quantiles, "keep_measured": chosen is not None, "evidence": evidence}
+        blocks = impute_blocks(query.model, query.source, plan, **options)
     for start, values in blocks:
         for name, written in names.items():
             rows = np.full((len(values[name]), layers[written].shape[1]), np.nan, np.float32)

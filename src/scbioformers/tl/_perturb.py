@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scbioformers.core import DataError, MissingKeyError, log1p_rows
 from scbioformers.data import BlockSource, ObsField
 from scbioformers.results import GroupEffects, ModelLike, Query, open_query, target, write_perturb
+from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import (
     PerturbationHead,
-    TokenPredictor,
     Targets,
+    TokenPredictor,
     choose_probes,
     requested_targets,
     require_head,
@@ -35,6 +36,8 @@ def perturb(
     layer: str | None = None,
     key: str = "bioformer",
     key_added: str = "perturbed",
+    device: str = "auto",
+    progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Predict the response to perturbations, also of genes that were never perturbed in the training data.
@@ -64,6 +67,11 @@ def perturb(
         Key of the model in ``adata.uns``.
     key_added
         Key under which the results are stored (see Returns).
+    device
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
+    progress_bar
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -89,7 +97,7 @@ def perturb(
     MissingKeyError
         If the model, the layer, or a column of ``adata.obs`` is not found, or the model was fitted without ``task``.
     ConfigError
-        If ``perturbations`` is empty.
+        If ``perturbations`` is empty, or the device is not available.
     DataError
         If a perturbation is not known (the message suggests similar names) or cannot be parsed, ``adata`` or a category
         of ``groupby`` has no control cell, the values are on another scale than the training data, or ``adata`` has
@@ -100,18 +108,18 @@ def perturb(
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
     >>> task = bf.Perturbation(key="perturbation", control="control")
-    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2, progress_bar=False))
+    >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, ["TF4", "TF1+TF2"])
     >>> adata.varm["perturb_effect"].shape
     (40, 2)
     """
-    query = open_query(adata, model, layer=layer, key=key)
+    query = open_query(adata, model, layer=layer, key=key, device=device)
     head = require_head(query.model)
     requested = requested_targets(head, perturbations)
     controls = _controls(adata, head.task)
     groups = _groups(adata, groupby, controls)
     adata = target(adata, copy)
-    effect, error = _predict(query, head, requested, controls)
+    effect, error = _predict(query, head, requested, controls, shows_progress(progress_bar))
     measured, columns = query.measured, query.columns[query.measured]
     full = np.full((2, adata.n_vars, len(requested)), np.nan)
     full[:, columns] = effect[:, measured].T, error[:, measured].T
@@ -141,17 +149,20 @@ def perturb(
 
 
 def _predict(
-    query: Query, head: PerturbationHead, requested: dict[str, Targets], controls: NDArray[np.int64]
+    query: Query,
+    head: PerturbationHead,
+    requested: dict[str, Targets],
+    controls: NDArray[np.int64],
+    progress_bar: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Effects and standard errors (K, M). The network is only run if its prediction has a weight in the head."""
     answers: dict[str, NDArray[np.float64]] = {}
-    if head.stack.weights[-1] > 0:  # the last component is the prediction of the network
+    if head.weight("network") > 0:
         singles = dict.fromkeys(name for targets in requested.values() for name in targets)
         unseen = [name for name in singles if (name,) not in head.perturbations]
         cells = query.source.rows(choose_probes(controls))
-        answers = TokenPredictor(query.model, cells, head.names, head.features, head.kind).predict(
-            unseen, head.token
-        )
+        predictor = TokenPredictor(query.model, cells, head.names, head.features, head.kind)
+        answers = predictor.predict(unseen, head.token, progress_bar=progress_bar)
     return head.predict(list(requested.values()), answers)
 
 

@@ -93,8 +93,8 @@ def regulators(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.grn(adata, regulators=["TF1", "TF2", "TF3"], progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, regulators=["TF1", "TF2", "TF3"])
     >>> bf.tl.regulators(adata, gene_sets={"mine": ["G1", "G2", "G3"]}, known=adata.uns["grn_true"])
     >>> bf.get.regulators(adata)["rank"].tolist()
     [1, 2, 3]
@@ -176,8 +176,8 @@ def program_enrichment(
     --------
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=60, n_regulators=6)
-    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2, progress_bar=False))
-    >>> bf.tl.gene_programs(adata, progress_bar=False)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.gene_programs(adata)
     >>> bf.tl.program_enrichment(adata, adata.uns["grn_true"])  # sets: the targets of each regulator
     >>> list(bf.get.program_enrichment(adata))[:5]
     ['program', 'gene_set', 'size', 'set_size', 'hits']

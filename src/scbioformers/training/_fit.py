@@ -54,6 +54,8 @@ def fit_model(
     reading: Reading | None = None,
     n_models: int = 1,
     seed: int = 0,
+    device: str = "cpu",
+    progress_bar: bool = False,
 ) -> Fitted:
     """Fit ``n_models`` networks to the cells of ``source`` and the axes of their common embedding.
 
@@ -93,7 +95,9 @@ def fit_model(
             network, compute_initial_values(sample, statistics, tokenizer, sizes.n_batches, member_seed), member_seed
         )
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
-        histories.append(run_training(network, data, train, reading.counts, member_seed))
+        histories.append(
+            run_training(network, data, train, reading.counts, member_seed, device=device, progress_bar=progress_bar)
+        )
         members.append(network.cpu().eval())
     n_features = len(vocabulary)
     model = BioFormer(

@@ -19,7 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def run_training(
-    network: Transformer, data: TrainingData, config: TrainConfig, counts: bool, seed: int
+    network: Transformer,
+    data: TrainingData,
+    config: TrainConfig,
+    counts: bool,
+    seed: int,
+    *,
+    device: str = "cpu",
+    progress_bar: bool = False,
 ) -> list[dict[str, float]]:
     """Train in place; leaves the best weights in the network."""
     n_cells = int(data.split.training.sum())
@@ -39,12 +46,13 @@ def run_training(
         # at validations alone: max_steps may end an epoch before its validation
         stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
         callbacks += [best, stop]
+    kind, _, index = device.partition(":")
     with isolated(seed), quiet():
         trainer = L.Trainer(
             max_epochs=epochs,
             max_steps=steps,
-            accelerator=config.accelerator,
-            devices=config.devices,
+            accelerator=kind,
+            devices=[int(index)] if index else config.devices,
             strategy=_strategy(config),
             num_nodes=config.num_nodes,
             precision=config.precision,  # type: ignore[arg-type]
@@ -53,7 +61,7 @@ def run_training(
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=config.progress_bar,
+            enable_progress_bar=progress_bar,
             check_val_every_n_epoch=max(1, epochs // 10),
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,

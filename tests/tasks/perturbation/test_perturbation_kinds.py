@@ -11,7 +11,7 @@ from scbioformers.core import DataError, MissingKeyError
 from scbioformers.tasks.perturbation import require_head
 
 TINY = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
-TRAIN = bf.TrainConfig(max_steps=1, batch_size=32, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=1, batch_size=32)
 TARGETS = [f"G{i}" for i in range(5)]
 N_GENES = 30
 

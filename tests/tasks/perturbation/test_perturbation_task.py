@@ -21,7 +21,7 @@ from scbioformers.tasks.perturbation import (
 )
 
 TINY = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
-TRAIN = bf.TrainConfig(max_steps=2, batch_size=16, progress_bar=False)
+TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 TASK = bf.Perturbation(key="perturbation", control="control")
 LABELS = ["TF1", "TF2", "TF3", "TF4", "TF5", "TF1+TF2"]
 

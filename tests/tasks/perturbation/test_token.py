@@ -36,7 +36,7 @@ def cells() -> ad.AnnData:
 def controls(cells) -> ad.AnnData:
     controls = cells[cells.obs["perturbation"] == "control"].copy()
     config = bf.ModelConfig(width=32, n_heads=2, n_latent=16)
-    bf.tl.fit(controls, config=config, train=bf.TrainConfig(max_steps=60, progress_bar=False))
+    bf.tl.fit(controls, config=config, train=bf.TrainConfig(max_steps=60))
     return controls
 
 
@@ -138,7 +138,9 @@ def test_training_finds_the_token_that_made_the_effects(pairing):
     before, after = pairing.predict(others, np.zeros(32, np.float32)), pairing.predict(others, token)
     error = [sum(np.abs(found[name] - wanted[name]).sum() for name in others) for found in (before, after)]
     assert error[1] < 0.7 * error[0], error
-    np.testing.assert_array_equal(pairing.train(names, effects, np.full(effects.shape, 1e-3), flat(pairing, 6), 0), token)
+    np.testing.assert_array_equal(
+        pairing.train(names, effects, np.full(effects.shape, 1e-3), flat(pairing, 6), 0), token
+    )
 
 
 def test_the_token_is_all_that_is_trained(controls):
@@ -183,7 +185,7 @@ def test_where_there_is_nothing_to_tell(controls, how):
     else:
         blind = controls.copy()
         config = bf.ModelConfig(width=16, n_heads=2, attention=False)
-        bf.tl.fit(blind, config=config, train=bf.TrainConfig(max_steps=1, progress_bar=False))
+        bf.tl.fit(blind, config=config, train=bf.TrainConfig(max_steps=1))
         pairing = of(blind, None)
     effects = np.ones((1, N_GENES))
     assert not pairing.train(["TF1"], effects, effects, flat(pairing, 1), 0).any()
@@ -197,11 +199,11 @@ def test_the_network_that_answers_has_been_told_in_training(cells):
         adata,
         task=TASK,
         config=bf.ModelConfig(width=32, n_heads=2),
-        train=bf.TrainConfig(max_steps=30, progress_bar=False),
+        train=bf.TrainConfig(max_steps=30),
     )
     model = bf.get.model(adata)
     untold = cells[cells.obs["perturbation"] == "control"].copy()
-    bf.tl.fit(untold, config=model.config, train=bf.TrainConfig(max_steps=30, progress_bar=False))
+    bf.tl.fit(untold, config=model.config, train=bf.TrainConfig(max_steps=30))
     mine, other = model.members[0].state_dict(), bf.get.model(untold).members[0].state_dict()
     assert all(torch.equal(mine[name], other[name]) for name in mine)
     assert require_head(model).token.any()

@@ -107,6 +107,10 @@ class PerturbationHead:
         found[own < 0] = 0
         return found
 
+    def weight(self, component: str) -> float:
+        """The weight of a component, by its name in :data:`COMPONENTS`."""
+        return float(self.weights[COMPONENTS.index(component)])
+
     @property
     def stack(self) -> Stack:
         """The weighted pieces."""

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from scbioformers.core import SPECIALS, uniform
+from scbioformers.core import SPECIALS, tqdm, uniform
 from scbioformers.data import Block
-from scbioformers.model import BioFormer, make_batches
+from scbioformers.model import BioFormer, run_network
 from scbioformers.nn import Batch, Transformer
 from scbioformers.training import train_steps
 
@@ -52,7 +52,12 @@ class TokenPredictor:
     @property
     def network(self) -> Transformer:
         """The first member."""
-        return self.model.members[0].eval()
+        return self.model.members[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.network.cls.device
 
     @property
     def able(self) -> bool:
@@ -66,14 +71,14 @@ class TokenPredictor:
         Targets that are not measured have no embedding of their own: theirs is what ridge regression over the measured
         genes makes of their features.
         """
-        own = self.network.feature.weight.detach()
+        own = self.network.feature.weight.detach().cpu()
         genes = own[len(SPECIALS) :].double().numpy()
         at = {name: i for i, name in enumerate(self.names)}
         known = self.features[[at[name] for name in self.model.vocabulary.feature_names()]].astype(np.float64)
         mean = genes.mean(axis=0)
         inner = known.T @ known + RIDGE * np.eye(known.shape[1])
         found = mean + self.features @ np.linalg.solve(inner, known.T @ (genes - mean))
-        return torch.cat([own, torch.from_numpy(found).to(own.dtype)])
+        return torch.cat([own, torch.from_numpy(found).to(own.dtype)]).to(self.device)
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
@@ -98,7 +103,7 @@ class TokenPredictor:
             context_ids=torch.cat([batch.context_ids, ids * lacking], dim=1),
             context_bins=torch.cat([batch.context_bins, torch.zeros_like(ids)], dim=1),
             context_external=external,
-        )
+        ).to(self.device)
 
     def profiles(self, batch: Batch, token: Tensor) -> Tensor:
         """Decoded profiles (B, M) where the external token of the perturbed is ``token`` (D,)."""
@@ -109,10 +114,10 @@ class TokenPredictor:
     @torch.no_grad()
     def unperturbed(self) -> Tensor:
         """(N, M), decoded profiles of the control cells as they are."""
-        network, found = self.network, torch.zeros(len(self.cells.depth), len(self.model.vocabulary))
-        for batch in make_batches(self.model, self.cells, _BATCH):
-            found[batch.rows] = network.profile(network(batch).latent)
-        return found
+        profiles = torch.zeros(len(self.cells.depth), len(self.model.vocabulary), device=self.device)
+        for batch, output in run_network(self.model, self.network, [self.cells], _BATCH):
+            profiles[batch.rows] = self.network.profile(output.latent)
+        return profiles
 
     def train(self, names: Sequence[str], effects: Array, se: Array, chances: Array, seed: int) -> NDArray[np.float32]:
         """Train the token: changes from control cells should equal those of the perturbed cells they are paired with.
@@ -151,22 +156,23 @@ class TokenPredictor:
         return module.token.detach().numpy().copy()
 
     @torch.no_grad()
-    def predict(self, names: Sequence[str], token: NDArray[np.float32]) -> dict[str, Array]:
+    def predict(
+        self, names: Sequence[str], token: NDArray[np.float32], *, progress_bar: bool = False
+    ) -> dict[str, Array]:
         """Mean change (M,) of the decoded profiles of the control cells, for the targets that can carry a token."""
-        found: dict[str, Array] = {}
+        changes: dict[str, Array] = {}
         if not self.able:
-            return found
-        n = len(self.cells.depth)
-        told = torch.from_numpy(token)
-        for name in names:
-            if name in self.places:
-                total = torch.zeros(len(self.model.vocabulary), dtype=torch.float64)
-                for start in range(0, n, _BATCH):
-                    cells = np.arange(start, min(start + _BATCH, n))
-                    change = self.profiles(self.read(cells, [name] * len(cells)), told) - self.unperturbed[cells]
-                    total += change.double().sum(dim=0)
-                found[name] = (total / n).numpy()
-        return found
+            return changes
+        n, vector = len(self.cells.depth), torch.from_numpy(token).to(self.device)
+        carriers = [name for name in names if name in self.places]
+        for name in tqdm(carriers, desc="Perturbations", disable=not progress_bar):
+            total = torch.zeros(len(self.model.vocabulary), dtype=torch.float64)
+            for start in range(0, n, _BATCH):
+                cells = np.arange(start, min(start + _BATCH, n))
+                change = self.profiles(self.read(cells, [name] * len(cells)), vector) - self.unperturbed[cells]
+                total += change.cpu().double().sum(dim=0)
+            changes[name] = (total / n).numpy()
+        return changes
 
 
 def draw_cells(chances: Array, seed: int, step: int, target: int) -> NDArray[np.int64]:
