@@ -21,6 +21,8 @@ from anndata import AnnData
 
 import scbioformers as bf
 
+bf.settings.progress_bar = False
+
 PACKAGES = ("scbioformers", "torch", "numpy", "scipy", "scikit-learn", "scanpy", "anndata", "igraph", "scvi-tools",
             "scib-metrics")  # fmt: skip
 

@@ -9,8 +9,6 @@ import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
 from scbioformers.results._slots import params_from_json
 
-QUIET: dict = {}
-
 
 @pytest.fixture(scope="module")
 def _programs_once() -> ad.AnnData:
@@ -18,7 +16,7 @@ def _programs_once() -> ad.AnnData:
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
     train = bf.TrainConfig(max_steps=60, batch_size=32)
     bf.tl.fit(adata, config=config, train=train, n_models=2)
-    bf.tl.gene_programs(adata, **QUIET)
+    bf.tl.gene_programs(adata)
     return adata
 
 
@@ -39,7 +37,7 @@ def shared_regulator(adata: ad.AnnData) -> np.ndarray:
 
 @pytest.mark.parametrize("use", ["embedding", "attention"])
 def test_genes_of_a_program_share_a_regulator(adata, use):
-    bf.tl.gene_programs(adata, use=use, **QUIET)
+    bf.tl.gene_programs(adata, use=use)
     label = adata.var["gene_program"].cat.codes.to_numpy()
     shared, pairs = shared_regulator(adata), np.triu_indices(100, 1)
 
@@ -92,25 +90,25 @@ def test_read_back(adata):
 
 
 def test_programs_depend_neither_on_the_call_nor_on_the_order_of_the_genes(adata):
-    again = bf.tl.gene_programs(adata, copy=True, **QUIET)
+    again = bf.tl.gene_programs(adata, copy=True)
     pd.testing.assert_frame_equal(bf.get.gene_programs(again), bf.get.gene_programs(adata))
     assert np.array_equal(again.obsm["gene_program_scores"], adata.obsm["gene_program_scores"])
     permuted = adata[:, np.random.default_rng(0).permutation(100)].copy()
-    bf.tl.gene_programs(permuted, **QUIET)
+    bf.tl.gene_programs(permuted)
     assert permuted.var["gene_program"][adata.var_names].astype(object).equals(adata.var["gene_program"].astype(object))
 
 
 def test_min_genes_and_resolution(adata):
     with pytest.warns(BioformersWarning, match="smaller `min_genes`"):  # members have no programs of this size
-        bf.tl.gene_programs(adata, min_genes=12, resolution=0.5, **QUIET)
+        bf.tl.gene_programs(adata, min_genes=12, resolution=2.0)
     assert adata.var["gene_program"].value_counts().min() >= 12
     coarse = adata.var["gene_program"].nunique()
-    bf.tl.gene_programs(adata, min_genes=3, resolution=8.0, **QUIET)
+    bf.tl.gene_programs(adata, min_genes=3, resolution=8.0)
     assert adata.var["gene_program"].nunique() > coarse
 
 
 def test_no_program_at_all(adata):
-    bf.tl.gene_programs(adata, min_genes=100, resolution=50.0, **QUIET)
+    bf.tl.gene_programs(adata, min_genes=100, resolution=50.0)
     assert adata.var["gene_program"].isna().all()
     assert adata.obsm["gene_program_scores"].shape == (400, 0)
     assert bf.get.gene_programs(adata).empty
@@ -122,7 +120,7 @@ def test_genes_that_are_not_modelled_or_not_measured(adata):
     more = ad.AnnData(np.ones((400, 2), np.float32), partial.obs, pd.DataFrame(index=["new1", "new2"]))
     wider = ad.concat([more, partial], axis=1)
     with pytest.warns(BioformersWarning, match="90 of the model's 100"):
-        bf.tl.gene_programs(wider, model=model, **QUIET)
+        bf.tl.gene_programs(wider, model=model)
     assert wider.var["gene_program"][:2].isna().all()
     assert wider.var["gene_program"][2:].notna().any()
     assert set(bf.get.gene_programs(wider)["gene"]) <= set(partial.var_names)
@@ -133,7 +131,7 @@ def test_round_trip(adata, tmp_path, kind):
     adata.var_names = [f"{name}/x" if name == "G3" else name for name in adata.var_names]
     model = bf.get.model(adata)
     with pytest.warns(BioformersWarning, match="99 of the model's 100"):
-        bf.tl.gene_programs(adata, model=model, key_added="a/b", **QUIET)
+        bf.tl.gene_programs(adata, model=model, key_added="a/b")
     getattr(adata, f"write_{kind}")(tmp_path / "x")
     found = getattr(ad, f"read_{kind}")(tmp_path / "x")
     pd.testing.assert_frame_equal(bf.get.gene_programs(found, key="a/b"), bf.get.gene_programs(adata, key="a/b"))
@@ -143,7 +141,7 @@ def test_round_trip(adata, tmp_path, kind):
 
 
 def test_copy(fitted):
-    copied = bf.tl.gene_programs(fitted, copy=True, **QUIET)
+    copied = bf.tl.gene_programs(fitted, copy=True)
     assert "gene_program" in copied.var
     assert "gene_program" not in fitted.var
     assert set(fitted.obsm) == set()
@@ -165,21 +163,21 @@ def test_copy(fitted):
 def test_wrong_arguments_write_nothing(fitted, kwargs, error, message):
     before = fitted.copy()
     with pytest.raises(error, match=message):
-        bf.tl.gene_programs(fitted, **QUIET, **kwargs)
+        bf.tl.gene_programs(fitted, **kwargs)
     assert set(fitted.uns) == set(before.uns)
     assert set(fitted.var) == set(before.var)
 
 
 def test_one_cell_raises_an_error(fitted):
     with pytest.raises(DataError, match="at least 2 cells, found 1"):
-        bf.tl.gene_programs(fitted[:1].copy(), **QUIET)
+        bf.tl.gene_programs(fitted[:1].copy())
 
 
 def test_attention_of_a_model_without_it(simulated):
     config = bf.ModelConfig(width=16, n_heads=2, attention=False)
     bf.tl.fit(simulated, config=config, train=bf.TrainConfig(max_steps=1))
     with pytest.raises(ConfigError, match=r"without attention.*use='embedding'"):
-        bf.tl.gene_programs(simulated, use="attention", **QUIET)
+        bf.tl.gene_programs(simulated, use="attention")
 
 
 def test_programs_without_support_raise_a_warning():
@@ -188,7 +186,7 @@ def test_programs_without_support_raise_a_warning():
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, svd_init=False)
     bf.tl.fit(adata, config=config, train=bf.TrainConfig(max_steps=0), n_models=3)
     with pytest.warns(BioformersWarning, match="support of all programs is 0"):
-        bf.tl.gene_programs(adata, **QUIET)
+        bf.tl.gene_programs(adata)
     assert (bf.get.gene_programs(adata)["support"] == 0).all()
 
 

@@ -28,7 +28,7 @@ from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
-from scbioformers.core._splits import split_combinations, split_groups, split_targets, validation_rows
+from scbioformers.core._splits import split_targets, validation_rows
 from scbioformers.core._vocabulary import SPECIALS, Match, Vocabulary, match
 
 __all__ = [
@@ -71,8 +71,6 @@ __all__ = [
     "quantile",
     "rank_pairs",
     "seed_from",
-    "split_combinations",
-    "split_groups",
     "split_targets",
     "tqdm",
     "uniform",

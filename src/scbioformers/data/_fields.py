@@ -132,11 +132,11 @@ class ObsField:
         return cls(name, tuple(categories))
 
 
-def field_codes(fields: Sequence[ObsField], adata: Any, *, allow_missing: bool = False) -> NDArray[np.int32]:
+def field_codes(fields: Sequence[ObsField], adata: Any) -> NDArray[np.int32]:
     """Return the codes of all `fields`, int32 (n_obs, n_fields), as :class:`AnnDataSource` takes them."""
     codes = np.zeros((adata.n_obs, len(fields)), np.int32)
     for position, field in enumerate(fields):
-        codes[:, position] = field.transfer(adata, allow_missing=allow_missing)
+        codes[:, position] = field.transfer(adata)
     return codes
 
 

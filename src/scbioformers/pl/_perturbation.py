@@ -185,7 +185,7 @@ def perturbation_screen(
     right = ax.secondary_yaxis("right")
     changes = [f"{gene} {value:+.2f}" for gene, value in zip(table["gene"], table["effect"], strict=True)]
     right.set_yticks(y, changes, fontsize=7)
-    right.set_ylabel("gene with the largest change (log1p)")
+    right.set_ylabel("largest change (log1p)")
     if save is not None:
         ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax

@@ -14,9 +14,9 @@ from scbioformers import get
 from scbioformers.core import DataError
 
 _TITLES = {
-    "masked_bins": ("masked genes", "cross-entropy (nats per masked gene)"),
+    "masked_bins": ("masked genes", "cross-entropy\n(nats per masked gene)"),
     "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed gene)"),
-    "profile_bins": ("profile from <cls>", "cross-entropy (nats per gene)"),
+    "profile_bins": ("profile from <cls>", "cross-entropy\n(nats per gene)"),
 }
 
 
