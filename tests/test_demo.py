@@ -178,10 +178,12 @@ def test_many_genes_are_reduced_to_the_highly_variable():
     assert adata.var["highly_variable"].sum() == 2000
 
 
-def test_missing_extra(monkeypatch):
-    monkeypatch.setattr(_demo, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install \"scbioformers\[demo\]\""):
-        _demo.select_genes(bf.datasets.simulate(5, 2001), None)
+def test_missing_extra():
+    """Without rich the command says what to install, and exits with 1."""
+    code = "import sys; sys.modules['rich'] = None; from scbioformers.__main__ import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'pip install "scbioformers[demo]"' in done.stderr
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])

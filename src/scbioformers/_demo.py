@@ -70,8 +70,6 @@ def run_demo(
         If the file cannot be read, or its values or labels cannot be used.
     MissingKeyError
         If ``label_key`` or ``batch_key`` is not a column of ``adata.obs``.
-    MissingDependencyError
-        If scikit-misc is not installed and highly variable genes must be selected.
     """
     console = Console()
     if data is None and label_key is None:
@@ -137,10 +135,6 @@ def select_genes(adata: AnnData, layer: str | None) -> None:
     if adata.n_vars <= N_TOP_GENES:
         adata.var["highly_variable"] = True
         return
-    if find_spec("skmisc") is None:
-        raise MissingDependencyError(
-            'The selection of highly variable genes needs scikit-misc. Run `pip install "scbioformers[demo]"`.'
-        )
     sc.pp.highly_variable_genes(adata, layer=layer, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
 
 

@@ -43,7 +43,6 @@ def test_estimates_grow_with_cells_and_genes():
 
 
 def test_gene_selection_is_suggested_for_many_genes_and_the_suggested_call_works():
-    pytest.importorskip("skmisc")
     adata = make(40, 5100)
     adata.layers["my counts"] = adata.X.copy()
     report = pp.check(adata, layer="my counts")

@@ -206,3 +206,12 @@ def test_regulators_of_a_fitted_network(fitted):
     copied = bf.tl.regulators(fitted, key_added="other", copy=True)
     assert "other" in copied.uns
     assert "other" not in fitted.uns
+
+
+def test_a_column_of_var_may_have_any_name(simulated):
+    """The user wrote the column: its name is not escaped."""
+    bf.tl.fit(simulated, config=bf.ModelConfig(width=16, n_heads=2), train=bf.TrainConfig(max_steps=1))
+    bf.tl.grn(simulated, regulators=["TF1", "TF2"])
+    simulated.var["sets/x%"] = np.where(np.arange(simulated.n_vars) < 20, "first", "second")
+    bf.tl.regulators(simulated, gene_sets="sets/x%")
+    assert set(bf.get.set_regulators(simulated)["gene_set"]) == {"first", "second"}

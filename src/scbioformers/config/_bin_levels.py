@@ -1,4 +1,4 @@
-"""What a bin stands for in a cell: the whole counts that fall into it, and the value that it is decoded to."""
+"""Decoding of bins: which whole counts fall into a bin in a given cell, and to which value the bin is decoded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from scbioformers.config._binning import Binning
 from scbioformers.core import SCALES, ConfigError, Scale
 
-_TOLERANCE = 1e-6  # depths pass through float32: a count on an edge must not fall on its other side
+_TOLERANCE = 1e-6  # depths pass through float32; rounding must not move a count across a bin edge
 
 
 def count_range(binning: Binning, size: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest whole count of each value bin in cells of that size; none fits where lowest > highest.
+    """Lowest and highest whole count of each value bin, for cells of a given size.
+
+    Where lowest > highest, no whole count falls into the bin.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def count_range(binning: Binning, size: NDArray[np.floating]) -> tuple[NDArray[n
     """
     to_counts = np.asarray(size, np.float64)[:, None] if binning.normalize else np.ones((len(size), 1))
     lower, upper = (edge * to_counts for edge in binning.edges())
-    bins = np.arange(binning.n_values)  # up to the cutoff a bin holds its lower edge, from there on its upper
+    bins = np.arange(binning.n_values)  # a bin up to the cutoff contains its lower edge, a bin above it its upper edge
     from_edge, beyond_edge = np.ceil(lower * (1 - _TOLERANCE)), np.floor(lower * (1 + _TOLERANCE)) + 1
     lowest = np.maximum(np.where(bins <= binning.cutoff, from_edge, beyond_edge), 1)
     before_edge, to_edge = np.ceil(upper * (1 - _TOLERANCE)) - 1, np.floor(upper * (1 + _TOLERANCE))
@@ -44,19 +46,19 @@ def count_range(binning: Binning, size: NDArray[np.floating]) -> tuple[NDArray[n
 def bin_levels(
     binning: Binning, bin_mean: NDArray[np.floating], size: NDArray[np.floating], scale: Scale
 ) -> NDArray[np.float64]:
-    """The value that each bin stands for in each cell.
+    """The value to which each bin is decoded in each cell.
 
-    A bin holds few whole counts, and which ones depends on the depth of the cell: the training mean of the bin, at the
-    depth of the cell, is moved to the nearest count that the bin can hold there.
+    Only a few whole counts fall into a bin, and they depend on the depth of the cell. The training mean of the bin is
+    scaled to the depth of the cell. It is then clipped to the range of the counts that fall into the bin in this cell.
 
     Parameters
     ----------
     binning
-        Frozen value bins; segment bins are ranks, and can only be read as ``"bins"``.
+        Frozen binning. Segment bins are ranks, so they can only be decoded with the scale ``"bins"``.
     bin_mean
         (V,) mean of the (normalised) counts of the training cells within each bin.
     size
-        (B,) depth of each cell relative to the mean of the training cells.
+        (B,) depth of each cell relative to the mean depth of the training cells.
     scale
         ``"counts"`` at the depth of the cell, ``"log1p"`` of the counts at the mean depth, or ``"bins"``.
 
@@ -67,7 +69,7 @@ def bin_levels(
     Raises
     ------
     ConfigError
-        If the scale is unknown, or asks segment bins for counts.
+        If the scale is unknown, or if it is not ``"bins"`` for segment bins.
 
     Examples
     --------
@@ -77,11 +79,13 @@ def bin_levels(
            [0. , 3.6, 7.2]])
     """
     if scale not in SCALES:
-        raise ConfigError(f"The scale is one of {SCALES}, got {scale!r}.")
+        raise ConfigError(f"`scale` must be one of {SCALES}, found {scale!r}.")
     if scale == "bins":
         return np.tile(np.arange(binning.n_values, dtype=np.float64), (len(size), 1))
     if binning.kind == "segment":
-        raise ConfigError(f"Segment bins are ranks and do not tell {scale!r}; ask for 'bins', or fit with value bins.")
+        raise ConfigError(
+            f"Segment bins are ranks and cannot be decoded to {scale!r}. Use 'bins', or fit with value bins."
+        )
     lowest, highest = count_range(binning, size)
     size = np.asarray(size, np.float64)[:, None]
     levels = bin_mean * size if binning.normalize else np.broadcast_to(bin_mean, lowest.shape)

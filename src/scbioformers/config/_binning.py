@@ -1,4 +1,4 @@
-"""Binning of abundances: the parameters, which a model freezes, and the one function that applies them."""
+"""Binning of abundances: its parameters, which are frozen at the fit, and the function that applies them."""
 
 import logging
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Binning:
-    """How abundances become bins. It belongs to a model: the last two fields are frozen on the training cells.
+    """How abundances are converted to bins. The last two fields are frozen on the training cells of a model.
 
-    Value bins (paper, section 2.1.2, Eqs. 4 and 5) keep small counts and coarsen large ones on a log2 scale; segment
-    bins (Eq. 2) are ranks within the cell.
+    Value bins (paper, section 2.1.2, Eqs. 4 and 5) keep small counts as they are and group large counts on a log2
+    scale. Segment bins (Eq. 2) are ranks within the cell.
 
     Examples
     --------
@@ -38,26 +38,26 @@ class Binning:
     """
 
     kind: Literal["value", "segment"] = "value"
-    """Value bins of counts, or segment bins (ranks), which also take log-scale data."""
+    """``"value"`` for value bins of counts, ``"segment"`` for ranks. Segment bins also accept data on a log scale."""
     n_bins: int = 50
-    """Segment bins only: the number of bins, the highest value of every cell is in the last."""
+    """Segment bins only: the number of bins. The highest value of every cell is in the last bin."""
     bins_per_doubling: float = 3
-    """Value bins only: bins per doubling of the count above the cutoff (`b` of the paper)."""
+    """Value bins only: number of bins per doubling of the count above the cutoff (`b` in the paper)."""
     cutoff: int = 8
-    """Value bins only: up to this normalised count (`c` of the paper) the bin is the rounded count."""
+    """Value bins only: up to this normalised count, the bin is the rounded count (`c` in the paper)."""
     normalize: bool = True
-    """Value bins only: scale each cell to the mean depth of the training cells first."""
+    """Value bins only: whether each cell is first scaled to the mean depth of the training cells."""
     mean_depth: float | None = None
-    """Mean depth of the training cells, in counts; `None` until frozen."""
+    """Mean depth of the training cells, in counts. `None` until frozen."""
     max_bin: int | None = None
-    """Highest bin of the training cells, to which other data is clipped; `None` until frozen."""
+    """Highest bin of the training cells. Higher bins of other data are clipped to it. `None` until frozen."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("value", "segment"):
             raise ConfigError(f"`kind` must be 'value' or 'segment', found {self.kind!r}.")
         if not isinstance(self.normalize, bool):
             raise ConfigError(f"`normalize` must be True or False, found {self.normalize!r}.")
-        # numpy scalars become plain numbers, which JSON can hold
+        # JSON cannot store numpy scalars, so they are converted to Python numbers
         plain: dict[str, float | None] = {
             "n_bins": check_integer("n_bins", self.n_bins, 1),
             "cutoff": check_integer("cutoff", self.cutoff, 1),
@@ -69,35 +69,41 @@ class Binning:
             object.__setattr__(self, name, value)
 
     def freeze(self, *, mean_depth: float, max_bin: int) -> "Binning":
-        """Copy with the training cells' mean depth and highest bin; that of segment bins is always `n_bins`."""
+        """Return a copy with the mean depth and highest bin of the training cells.
+
+        For segment bins the highest bin is always `n_bins`.
+        """
         return replace(self, mean_depth=mean_depth, max_bin=self.n_bins if self.kind == "segment" else max_bin)
 
     @property
     def n_values(self) -> int:
-        """Number of distinct bins, zero included; raises :class:`ConfigError` for value bins that are not frozen."""
+        """Number of distinct bins, including bin 0. Raises :class:`ConfigError` for value bins that are not frozen."""
         return self._highest() + 1
 
     def _highest(self) -> int:
         if self.kind == "segment":
             return self.n_bins
         if self.max_bin is None:
-            raise ConfigError("The highest value bin is known after `Binning.freeze(mean_depth=..., max_bin=...)`.")
+            raise ConfigError(
+                "This binning is not frozen, so its highest value bin is unknown. "
+                "Call `Binning.freeze(mean_depth=..., max_bin=...)` first."
+            )
         return self.max_bin
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper normalised count of each value bin.
 
-        Bins of rounded counts contain their lower edge, bins above the cutoff their upper; each upper edge is the
-        next lower one.
+        Bins up to the cutoff contain their lower edge. Bins above the cutoff contain their upper edge. The upper edge
+        of a bin is the lower edge of the next bin.
 
         Returns
         -------
-        Two float64 arrays (max_bin + 1,). Bin 0 holds the count 0 alone, so both its edges are 0.
+        Two float64 arrays (max_bin + 1,). Bin 0 contains only the count 0, so both of its edges are 0.
 
         Raises
         ------
         ConfigError
-            For segment bins, whose edges differ from cell to cell, and for value bins that are not frozen.
+            For segment bins, because their edges differ between cells, and for value bins that are not frozen.
 
         Examples
         --------
@@ -119,10 +125,12 @@ class Binning:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Binning":
-        """Inverse of :meth:`to_dict`; raises :class:`ConfigError` on unknown fields or values out of range."""
+        """Inverse of :meth:`to_dict`. Raises :class:`ConfigError` for unknown fields and for values out of range."""
         unknown = set(stored) - {field.name for field in fields(cls)}
         if unknown:
-            raise ConfigError(f"Unknown fields of a binning: {sorted(unknown)}.")
+            raise ConfigError(
+                f"Unknown fields of a binning: {sorted(unknown)}; expected {[field.name for field in fields(cls)]}."
+            )
         return cls(**stored)
 
 
@@ -133,18 +141,18 @@ def bin_rows(
     depth: ArrayLike | None = None,
     mean_depth: float | None = None,
 ) -> NDArray[np.int16]:
-    """Bins of the rows of a CSR matrix of counts, clipped to the highest bin of a frozen binning.
+    """Convert the rows of a CSR matrix of counts to bins. A frozen binning clips them to its highest bin.
 
     Parameters
     ----------
     binning
-        Parameters.
+        Parameters of the binning.
     data, indptr
-        Stored counts (nnz,) and row bounds (n + 1,) of the matrix.
+        Stored counts (nnz,) and row pointers (n + 1,) of the matrix.
     depth
-        Depth (n,) of each row in counts, for normalised value bins; positive where the row has counts.
+        Depth (n,) of each row in counts, needed for normalised value bins. It must be positive for rows with counts.
     mean_depth
-        Depth to which normalised value bins scale, by default that of the binning.
+        Depth to which the rows are scaled for normalised value bins. By default that of the binning.
 
     Returns
     -------
@@ -168,7 +176,7 @@ def bin_rows(
     if binning.normalize:
         target = binning.mean_depth if mean_depth is None else mean_depth
         if target is None or depth is None:
-            raise ConfigError("Normalised value bins need `depth` and `mean_depth`.")
+            raise ConfigError("Normalised value bins need `depth` and `mean_depth`. Pass both, or `normalize=False`.")
         depths = np.asarray(depth, dtype=np.float64)
         _check_depths(values, bounds, depths)
         target = check_positive("mean_depth", target)
@@ -179,7 +187,7 @@ def bin_rows(
     if binning.max_bin is not None:
         n_above = int(np.count_nonzero(out > binning.max_bin))
         if n_above:
-            _log.debug("%d values lie above the highest bin, %d, and are clipped to it", n_above, binning.max_bin)
+            _log.debug("%d values are above the highest bin (%d) and are clipped to it.", n_above, binning.max_bin)
             np.minimum(out, binning.max_bin, out=out)
     return out
 
@@ -189,4 +197,4 @@ def _check_depths(values: NDArray[Any], bounds: NDArray[np.int64], depths: NDArr
         raise DataError(f"Expected one depth for each of {bounds.size - 1} rows, found shape {depths.shape}.")
     for row in np.flatnonzero(~(depths > 0)):
         if np.any(values[bounds[row] : bounds[row + 1]]):
-            raise DataError(f"Row {row} has counts, but its depth is {depths[row]}.")
+            raise DataError(f"Row {row} has counts, but its depth is {depths[row]}; expected a positive depth.")

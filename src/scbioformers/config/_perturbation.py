@@ -1,4 +1,4 @@
-"""What was perturbed, and where it is written."""
+"""Configuration of the perturbation task: what was perturbed, and which columns contain it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("knockout", "activation", "drug")
 
 @dataclass(frozen=True)
 class Perturbation:
-    """The task of predicting responses to perturbations; pass it as ``task=`` to :func:`scbioformers.tl.fit`.
+    """The task of predicting responses to perturbations. Pass it as ``task=`` to :func:`scbioformers.tl.fit`.
 
     Examples
     --------
@@ -26,30 +26,48 @@ class Perturbation:
     """
 
     key: str
-    """Column of ``adata.obs`` with labels such as ``"STAT1"``, ``"STAT1+IRF1"`` or ``"ctrl+STAT1"``."""
+    """Column of ``adata.obs`` with perturbation labels such as ``"STAT1"``, ``"STAT1+IRF1"`` or ``"ctrl+STAT1"``."""
     control: str
-    """Label of the unperturbed cells."""
+    """Label of the control (unperturbed) cells."""
     targets: Mapping[str, str] | None = None
-    """From labels, or parts of them, that name no gene to the gene they hit: an enhancer to its gene, ``MYC-A`` to
-    ``MYC``. Labels with the same targets are one perturbation."""
+    """Target gene of each label, or part of a label, that is not a gene name.
+
+    Examples are an enhancer and its gene, or ``MYC-A`` and ``MYC``. Labels with the same targets are treated as one
+    perturbation.
+    """
     features: pd.DataFrame | None = None
-    """Genes x features, of any kind: what is known of the genes, measured or not; see
-    :func:`scbioformers.pp.gene_features`."""
+    """Table of genes x features with prior knowledge about the genes, of any kind.
+
+    It may contain genes that are not measured. See :func:`scbioformers.pp.gene_features`.
+    """
     kind: Kind = "knockout"
-    """A knock-out or knock-down, an activation, or a drug, which has no target gene that falls."""
+    """Kind of perturbation: ``"knockout"`` (also knock-down), ``"activation"`` or ``"drug"``.
+
+    A drug does not change the expression of a target gene directly.
+    """
     dose: str | None = None
-    """Column of ``adata.obs`` with the dose, positive; effects are proportional to it. None: the same for all."""
+    """Column of ``adata.obs`` with the dose, which must be positive. Effects are assumed proportional to the dose.
+
+    ``None`` means the same dose for all cells.
+    """
     celltype_key: str | None = None
-    """Column of ``adata.obs`` with cell types: controls are matched by it, as they are by ``batch_key`` of the fit."""
+    """Column of ``adata.obs`` with cell types.
+
+    Perturbed cells are compared with control cells of the same cell type and of the same batch (``batch_key`` of the
+    fit).
+    """
     ignore: tuple[str, ...] = ("unassigned",)
-    """Labels of cells that are left out."""
+    """Labels of cells that are not used."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError(f"`kind` is one of {KINDS}, got {self.kind!r}.")
+            raise ConfigError(f"`kind` must be one of {KINDS}, got {self.kind!r}.")
         if self.features is not None and not isinstance(self.features, pd.DataFrame):
-            raise ConfigError(f"`features` is a DataFrame, genes x features, got {type(self.features).__name__}.")
+            raise ConfigError(
+                f"`features` must be a DataFrame of genes x features, got {type(self.features).__name__}. "
+                "`bf.pp.gene_features` makes one."
+            )
         if self.features is not None and not self.features.index.is_unique:
-            raise ConfigError("`features` has genes more than once in its index; keep one row for each.")
+            raise ConfigError("The index of `features` has duplicate genes. Keep one row for each gene.")
         if self.control in self.ignore:
-            raise ConfigError(f"The control label {self.control!r} is among those to `ignore`.")
+            raise ConfigError(f"The control label {self.control!r} is also in `ignore`. Remove it from `ignore`.")

@@ -1,4 +1,4 @@
-"""How a model reads data: what the fit was told of the training data, and every query is read by."""
+"""How a model reads data. The settings are chosen at the fit and used again for every query."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reading:
-    """How the cells of a query are read, as those of the training data were.
+    """How the training data were read. The cells of a query are read in the same way.
 
     Examples
     --------
@@ -17,11 +17,11 @@ class Reading:
     """
 
     layer: str | None = None
-    """Layer that was read in training, None for ``X``: the default of every query that has such a layer."""
+    """Layer that was used in training, ``None`` for ``X``. It is the default of every query that has such a layer."""
     counts: bool = True
-    """Whether the values are counts; otherwise they are on another scale, and ranks alone are used."""
+    """Whether the values are counts. If not, the values are on another scale and only their ranks are used."""
     allow_non_integer: bool = False
-    """Whether values that are not integers are taken as counts."""
+    """Whether values that are not integers are accepted as counts."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -29,5 +29,5 @@ class Reading:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Reading:
-        """Inverse of :meth:`to_dict`; raises :class:`TypeError` on unknown or missing names."""
+        """Inverse of :meth:`to_dict`. Raises :class:`TypeError` for unknown names."""
         return cls(**stored)

@@ -13,7 +13,7 @@ OBJECTIVE_NAMES = ("masked_bins", "profile_counts", "profile_bins")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length, pace and place of the training.
+    """Training parameters: number of steps, learning rate, masking, objectives and devices.
 
     Examples
     --------
@@ -23,45 +23,54 @@ class TrainConfig:
     """
 
     max_epochs: int | None = None
-    """Passes over the cells; by default 20, fewer above 8,000 cells so that the number of steps stays the same, and up
-    to 100 where 20 would make less than 750 steps."""
+    """Maximum number of passes over the training cells.
+
+    The default is 20. Above 8,000 cells it is lower, so that the number of steps stays the same. If 20 passes give
+    fewer than 750 steps, it is higher, up to 100.
+    """
     max_steps: int | None = None
-    """Stop after so many steps; 0 leaves the model as it is initialised."""
+    """Maximum number of steps. With 0 the model is initialised but not trained."""
     batch_size: int = 64
-    """Cells per step, over all devices together."""
+    """Number of cells per step, over all devices together."""
     lr: float = 2e-3
-    """Peak learning rate of AdamW: linear warm-up, then a cosine to zero. See :meth:`paper`."""
+    """Peak learning rate of AdamW, after a linear warm-up and before a cosine decay to zero. See :meth:`paper`."""
     weight_decay: float = 1.0
-    """Of matrices and tables, times the learning rate at every step; the feature embeddings are not decayed."""
+    """Weight decay of weight matrices and embedding tables, multiplied by the learning rate at every step.
+
+    With ``svd_init`` the feature embeddings are not decayed.
+    """
     warmup_steps: int = 2000
-    """At most; never more than 10 % of the steps."""
+    """Maximum number of warm-up steps. The warm-up is never longer than 10 % of all steps."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient. A larger gradient is scaled down to it."""
     n_context: tuple[int, int] | None = (32, 96)
-    """Visible features that attention reads in a step, at random: a number drawn anew for every batch, log-uniformly
-    between the two. None reads all, as inference does, at two to three times the cost and no gain (experiment 15)."""
+    """Smallest and largest number of visible features per cell that attention uses in a training step.
+
+    The number is drawn log-uniformly for every batch, and the features are chosen at random. ``None`` uses all visible
+    features, as at inference. This takes two to three times as long and gave no improvement (dev/experiments.md, 15).
+    """
     n_masked: int = 32
-    """Masked features of a cell that are scored in a step, at most."""
+    """Maximum number of masked features per cell that are predicted in a training step."""
     bag_dropout: float = 0.9
-    """In training the bag lacks a random share of the features, drawn for each cell between none and this."""
+    """Maximum share of the features that are left out of the bag in training. The share is drawn for each cell."""
     masking: Masking = field(default_factory=Masking)
-    """What is masked."""
+    """Which features are masked."""
     objectives: dict[str, float] = field(default_factory=lambda: {"masked_bins": 1.0, "profile": 1.0})
-    """Weight of each objective; ``"profile"`` is the objective of ``<cls>``."""
+    """Weight of each objective. ``"profile"`` is the loss of the profile that is predicted from ``<cls>``."""
     validation_fraction: float = 0.1
-    """Share of the cells that only tells when to stop and which weights are best."""
+    """Share of the cells that is used for validation: for early stopping and for the choice of the best weights."""
     patience: int = 10
-    """Validations without improvement before training stops."""
+    """Number of validations without improvement after which training stops."""
     devices: int | str = 1
-    """As Lightning takes it: a number of devices (on a CPU: processes) or ``"auto"``."""
+    """``devices`` of the Lightning trainer: a number of devices (of processes on a CPU) or ``"auto"``."""
     strategy: str = "auto"
-    """Lightning's strategy, e.g. ``"ddp"``."""
+    """``strategy`` of the Lightning trainer, e.g. ``"ddp"``."""
     num_nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     precision: str = "32-true"
-    """As Lightning takes it; on CPUs without AMX bf16 is slower."""
+    """``precision`` of the Lightning trainer. On CPUs without AMX, bf16 is slower than float32."""
     num_workers: int = 0
-    """Processes that prepare batches; the batches do not depend on it."""
+    """Number of processes that prepare batches. The batches do not depend on this number."""
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -85,18 +94,23 @@ class TrainConfig:
         if not 0.0 <= self.bag_dropout < 1.0:
             raise ConfigError(f"TrainConfig.bag_dropout must lie in [0, 1), got {self.bag_dropout}.")
         if self.n_context is not None and not 1 <= self.n_context[0] <= self.n_context[1]:
-            raise ConfigError(f"TrainConfig.n_context must be two ascending counts, got {self.n_context}.")
+            raise ConfigError(
+                f"TrainConfig.n_context must be None or two ascending positive integers, got {self.n_context}."
+            )
         names = {"profile", *OBJECTIVE_NAMES}
         if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):
-            raise ConfigError(f"TrainConfig.objectives names {unknown}; there are {sorted(names)}.")
+            raise ConfigError(f"TrainConfig.objectives has {unknown}; expected at least one of {sorted(names)}.")
 
     @classmethod
     def paper(cls) -> TrainConfig:
-        """The paper's pace, for its size: peak learning rate 2e-4 (section 3.2), and AdamW's usual weight decay."""
+        """Learning rate and weight decay for the model size of the paper.
+
+        The peak learning rate is 2e-4 (paper, section 3.2). The weight decay is the default of AdamW, 0.01.
+        """
         return cls(lr=2e-4, weight_decay=0.01)
 
     def epochs(self, n_cells: int) -> int:
-        """Passes over ``n_cells`` training cells."""
+        """Maximum number of passes over ``n_cells`` training cells."""
         if self.max_epochs is not None:
             return self.max_epochs
         return default_epochs(n_cells, self.batch_size)

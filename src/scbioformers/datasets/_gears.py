@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scbioformers.core import DataError, MissingKeyError
+from scbioformers.datasets._recovery import recover_counts
 
 CONTROL = "ctrl"
 
@@ -66,7 +65,7 @@ def read_gears(path: str | Path, *, max_counts: float = 1e6) -> AnnData:
     symbols = np.asarray(adata.var.get("gene_name", adata.var_names)).astype(str)
     ids = np.array([str(name) for name in adata.var_names], dtype=object)
     top = _top_genes(adata, ids, symbols)
-    counts = adata.layers["counts"] if "counts" in adata.layers else _recover(adata.X, max_counts)
+    counts = adata.layers["counts"] if "counts" in adata.layers else recover_counts(adata.X, max_counts)
     converted = AnnData(counts.astype(np.float32), obs=adata.obs.copy(), var=adata.var.copy())
     converted.obs["perturbation"] = pd.Categorical(labels)
     converted.var_names = pd.Index(symbols)
@@ -95,20 +94,3 @@ def _condition(key: str) -> str:
     """Return the condition of a key ``cell type_condition_dose``, such as ``"K562_STAT1+ctrl_1+1"``."""
     parts = re.sub(r"_\d+(\+\d+)*$", "", key).rsplit("_", 1)
     return parts[-1]
-
-
-def _recover(matrix: Any, max_counts: float) -> Any:
-    """Return counts, recovered from log1p of normalised counts."""
-    rows = sparse.csr_matrix(matrix).astype(np.float64)
-    rows.eliminate_zeros()
-    if rows.nnz and rows.data.min() < 0:
-        raise DataError("X has negative values. Expected log1p of normalised counts.")
-    values, sizes = np.expm1(rows.data), np.diff(rows.indptr)
-    filled = np.flatnonzero(sizes)
-    smallest = np.ones(rows.shape[0])
-    smallest[filled] = np.minimum.reduceat(values, rows.indptr[filled]) if filled.size else 1.0
-    rows.data = np.rint(values / np.repeat(smallest, sizes))
-    total = np.asarray(rows.sum(axis=1)).ravel()
-    if (total > max_counts).any():
-        raise DataError(f"{int((total > max_counts).sum())} cells have more than {max_counts:g} counts. Is X log1p?")
-    return rows

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 from anndata import AnnData
-from scipy import sparse
+
+from scbioformers.datasets._recovery import recover_counts
 
 
 def pbmc68k() -> AnnData:
@@ -41,18 +41,6 @@ def pbmc68k() -> AnnData:
         # anndata warns about the old format of the file at every reading
         warnings.simplefilter("ignore", FutureWarning)
         stored = sc.datasets.pbmc68k_reduced()
-    counts = _counts_from_log1p(stored.raw.X)
+    counts = recover_counts(stored.raw.X)
     obs = stored.obs[["bulk_labels", "n_counts"]]
     return AnnData(counts, obs=obs.rename_axis(None), var=stored.raw.var[[]].rename_axis(None))
-
-
-def _counts_from_log1p(log_normalized: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Undo log1p and the scaling of each cell. The smallest non-zero value of a cell is one count.
-
-    Every cell must have a non-zero value.
-    """
-    counts = sparse.csr_matrix(log_normalized, dtype=np.float64, copy=True)
-    normalized = np.expm1(counts.data)
-    unit = np.minimum.reduceat(normalized, counts.indptr[:-1])
-    counts.data = np.rint(normalized / np.repeat(unit, np.diff(counts.indptr)))
-    return counts.astype(np.float32)

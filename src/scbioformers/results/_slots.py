@@ -187,8 +187,14 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
 
 
 def get_column(adata: Any, key: str) -> pd.Series[Any]:
-    """The column ``adata.var[key]``; raises :class:`MissingKeyError` if it is not there."""
-    column: pd.Series[Any] = get_slot(adata, "var", key)
+    """The column ``adata.var[key]``: by the name as the user wrote it, else by the name that we gave it.
+
+    Raises
+    ------
+    MissingKeyError
+        If it is not there.
+    """
+    column: pd.Series[Any] = adata.var[key] if key in adata.var else get_slot(adata, "var", key)
     return column
 
 

@@ -1,0 +1,181 @@
+"""Imputation: what is stored, in memory and on disk."""
+
+import logging
+import re
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+import scbioformers as bf
+from scbioformers.core import ConfigError
+from scbioformers.results._slots import params_from_json
+
+TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
+
+
+@pytest.fixture
+def model(fitted):
+    return bf.get.model(fitted)
+
+
+@pytest.fixture(scope="module")
+def mask() -> np.ndarray:
+    return np.random.default_rng(0).random((60, 40)) < 0.2
+
+
+@pytest.fixture(scope="module")
+def segment() -> ad.AnnData:
+    """Log-normalised data and a model with segment bins."""
+    adata = bf.datasets.simulate(60, 40, n_regulators=5, n_types=3, n_batches=2, rng=0)
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
+    bf.tl.fit(adata, binning=bf.Binning("segment", n_bins=10), config=config, train=TRAIN)
+    return adata
+
+
+def impute(adata, **kwargs):
+    """Return the imputed layer."""
+    return bf.tl.impute(adata, copy=True, **kwargs).layers["imputed"]
+
+
+def with_genes(adata, names) -> ad.AnnData:
+    """Add genes that are not modelled, before the others."""
+    var, obs = pd.DataFrame(index=names), adata.obs[[]]
+    extra = ad.AnnData(sp.csr_matrix(np.ones((adata.n_obs, len(names)), np.float32)), obs=obs, var=var)
+    return ad.concat([extra, adata], axis=1, merge="first")
+
+
+# results
+
+
+def test_fields(fitted, model):
+    before = fitted.copy()
+    assert bf.tl.impute(fitted) is None
+    values = fitted.layers["imputed"]
+    assert isinstance(values, np.ndarray)
+    assert values.shape == (60, 40)
+    assert values.dtype == np.float32
+    assert (values >= 0).all()
+    assert set(fitted.uns) == set(before.uns) | {"imputed"}
+    params = params_from_json(fitted.uns["imputed"]["params"])
+    arguments = {"output": "counts", "layer": None, "masked": False, "posterior": False, "out": None}
+    assert params == {"model_hash": model.hash, **arguments}
+    assert set(fitted.uns["imputed"]) == {"params", "evidence"}
+    assert (fitted.X != before.X).nnz == 0
+    pd.testing.assert_frame_equal(fitted.obs, before.obs)
+    pd.testing.assert_frame_equal(fitted.var, before.var)
+
+
+def test_a_mask_removes_the_evidence(fitted, mask):
+    bf.tl.impute(fitted)
+    bf.tl.impute(fitted, mask=mask, output="log1p")  # the evidence of the first call is removed
+    assert set(fitted.uns["imputed"]) == {"params"}
+    params = params_from_json(fitted.uns["imputed"]["params"])
+    assert params["masked"]
+    assert params["output"] == "log1p"
+
+
+def test_key_added(fitted):
+    bf.tl.impute(fitted, key_added="a/b", std=True, quantiles=(0.5,))
+    names = {name for name in fitted.layers if name is not None}
+    assert len(names) == 3
+    assert not any("/" in name for name in (*names, *fitted.uns))
+    assert bf.get.imputation_evidence(fitted, key="a/b")["nll_bits"] > 0
+
+
+def test_copy(fitted, mask):
+    before = fitted.copy()
+    for kwargs in ({}, {"mask": mask}):
+        copied = bf.tl.impute(fitted, copy=True, **kwargs)
+        assert {"imputed"} <= set(copied.layers)
+        assert "imputed" not in fitted.layers
+        assert "imputed" not in fitted.uns
+        assert (fitted.X != before.X).nnz == 0
+
+
+def test_overwriting_is_logged(fitted, caplog):
+    bf.tl.impute(fitted)
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.impute(fitted)
+    assert "Overwriting adata.layers['imputed']" in caplog.text
+    assert "Overwriting adata.uns['imputed']" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_round_trip(fitted, tmp_path, kind):
+    bf.tl.impute(fitted, std=True, quantiles=(0.1,))
+    getattr(fitted, f"write_{kind}")(tmp_path / "x")
+    found = getattr(ad, f"read_{kind}")(tmp_path / "x")
+    for name in ("imputed", "imputed_std", "imputed_q10"):
+        assert np.array_equal(found.layers[name], fitted.layers[name])
+    assert found.uns["imputed"]["params"] == fitted.uns["imputed"]["params"]
+    first, second = bf.get.imputation_evidence(found), bf.get.imputation_evidence(fitted)
+    for name in ("bins", "calibration"):
+        pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
+    assert first["nll_bits"] == second["nll_bits"]
+
+
+# results on disk
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_out(simulated, model, mask, tmp_path, masked):
+    wider = with_genes(simulated[:, ::-1], ["new"])
+    wide_mask = np.hstack([np.zeros((60, 1), bool), mask]) if masked else None
+    kwargs = {"model": model, "mask": wide_mask, "std": True, "quantiles": (0.1,)}
+    expected = bf.tl.impute(wider, copy=True, **kwargs)
+    bf.tl.impute(wider, out=tmp_path / "x.zarr", **kwargs)
+    assert set(wider.layers) <= {None}
+    assert params_from_json(wider.uns["imputed"]["params"])["out"] == str(tmp_path / "x.zarr")
+    assert ("evidence" in wider.uns["imputed"]) == (not masked)
+    found = ad.read_zarr(tmp_path / "x.zarr")
+    assert list(found.obs_names) == list(wider.obs_names)
+    assert sorted(found.var_names) == sorted(simulated.var_names)  # only the modelled genes
+    assert set(found.layers) - {None} == {"imputed", "imputed_std", "imputed_q10"}
+    for name in ("imputed", "imputed_std", "imputed_q10"):
+        assert found.layers[name].dtype == np.float32
+        assert np.array_equal(found.layers[name], expected[:, found.var_names].layers[name], equal_nan=True)
+
+
+def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
+    expected = impute(simulated, model=model)
+    monkeypatch.setattr("scbioformers.tasks._imputation.BLOCK_CELLS", 17)
+    monkeypatch.setattr("scbioformers.results._imputed._CHUNK_CELLS", 17)
+    bf.tl.impute(simulated, model=model, out=str(tmp_path / "x.zarr"))
+    found = ad.read_zarr(tmp_path / "x.zarr")
+    np.testing.assert_allclose(found.layers["imputed"], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_out_writes_without_a_warning(simulated, model, tmp_path):
+    with warnings.catch_warnings():
+        # anndata 0.13 uses options that are deprecated in pandas 3.1
+        warnings.filterwarnings("ignore", r"The '\S+' option is deprecated", DeprecationWarning)
+        for _ in range(2):
+            bf.tl.impute(simulated, model=model, out=tmp_path / "x.zarr")
+        assert np.isfinite(ad.read_zarr(tmp_path / "x.zarr").layers["imputed"]).all()
+
+
+def test_out_with_a_slash_in_the_key_and_a_second_time(simulated, model, tmp_path, caplog):
+    kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b"}
+    bf.tl.impute(simulated, std=True, **kwargs)
+    assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb", "a%2Fb_std"}
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.impute(simulated, **kwargs)
+    assert re.search(r"Overwriting .*x\.zarr", caplog.text)
+    assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb"}
+
+
+def test_out_replaces_only_zarr_stores(simulated, model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ConfigError, match="exists and is no zarr store"):
+            bf.tl.impute(simulated, model=model, out=path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert "imputed" not in simulated.uns
