@@ -22,27 +22,6 @@ from scbioformers.tasks import folds
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 
 
-@pytest.fixture
-def model(fitted):
-    return bf.get.model(fitted)
-
-
-@pytest.fixture(scope="module")
-def mask() -> np.ndarray:
-    return np.random.default_rng(0).random((60, 40)) < 0.2
-
-
-@pytest.fixture(scope="module")
-def segment() -> ad.AnnData:
-    """Log-normalised data and a model with segment bins."""
-    adata = bf.datasets.simulate(60, 40, n_regulators=5, n_types=3, n_batches=2, rng=0)
-    sc.pp.normalize_total(adata)
-    sc.pp.log1p(adata)
-    config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
-    bf.tl.fit(adata, binning=bf.Binning("segment", n_bins=10), config=config, train=TRAIN)
-    return adata
-
-
 def impute(adata, **kwargs):
     """Return the imputed layer."""
     return bf.tl.impute(adata, copy=True, **kwargs).layers["imputed"]
@@ -52,13 +31,6 @@ def with_x(adata, x) -> ad.AnnData:
     changed = adata.copy()
     changed.X = sp.csr_matrix(x)
     return changed
-
-
-def with_genes(adata, names) -> ad.AnnData:
-    """Add genes that are not modelled, before the others."""
-    var, obs = pd.DataFrame(index=names), adata.obs[[]]
-    extra = ad.AnnData(sp.csr_matrix(np.ones((adata.n_obs, len(names)), np.float32)), obs=obs, var=var)
-    return ad.concat([extra, adata], axis=1, merge="first")
 
 
 def fold_of(gene: int) -> np.ndarray:
@@ -298,7 +270,7 @@ def test_permuted_genes_give_the_same_result(simulated, model, mask):
     assert np.array_equal(impute(permuted, model=model, mask=mask[:, order]), filled[:, order])
 
 
-def test_genes_that_are_not_modelled_are_nan(simulated, model, mask, caplog):
+def test_genes_that_are_not_modelled_are_nan(simulated, model, mask, caplog, with_genes):
     wider = with_genes(simulated, ["new1", "new2"])
     found = impute(wider, model=model)
     assert found.shape == (60, 42)

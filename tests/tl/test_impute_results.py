@@ -8,8 +8,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
-import scipy.sparse as sp
 
 import scbioformers as bf
 from scbioformers.core import ConfigError
@@ -18,37 +16,9 @@ from scbioformers.results._slots import params_from_json
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 
 
-@pytest.fixture
-def model(fitted):
-    return bf.get.model(fitted)
-
-
-@pytest.fixture(scope="module")
-def mask() -> np.ndarray:
-    return np.random.default_rng(0).random((60, 40)) < 0.2
-
-
-@pytest.fixture(scope="module")
-def segment() -> ad.AnnData:
-    """Log-normalised data and a model with segment bins."""
-    adata = bf.datasets.simulate(60, 40, n_regulators=5, n_types=3, n_batches=2, rng=0)
-    sc.pp.normalize_total(adata)
-    sc.pp.log1p(adata)
-    config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8)
-    bf.tl.fit(adata, binning=bf.Binning("segment", n_bins=10), config=config, train=TRAIN)
-    return adata
-
-
 def impute(adata, **kwargs):
     """Return the imputed layer."""
     return bf.tl.impute(adata, copy=True, **kwargs).layers["imputed"]
-
-
-def with_genes(adata, names) -> ad.AnnData:
-    """Add genes that are not modelled, before the others."""
-    var, obs = pd.DataFrame(index=names), adata.obs[[]]
-    extra = ad.AnnData(sp.csr_matrix(np.ones((adata.n_obs, len(names)), np.float32)), obs=obs, var=var)
-    return ad.concat([extra, adata], axis=1, merge="first")
 
 
 # results
@@ -125,7 +95,7 @@ def test_round_trip(fitted, tmp_path, kind):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_out(simulated, model, mask, tmp_path, masked):
+def test_out(simulated, model, mask, tmp_path, masked, with_genes):
     wider = with_genes(simulated[:, ::-1], ["new"])
     wide_mask = np.hstack([np.zeros((60, 1), bool), mask]) if masked else None
     kwargs = {"model": model, "mask": wide_mask, "std": True, "quantiles": (0.1,)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -152,37 +152,20 @@ def fit(
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
     device, shown = choose_device(device), shows_progress(progress_bar)
-    inspection = inspect(adata, layer)
-    genes = gene_mask(adata, mask_var)
-    if kind.kind == "value":
-        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
-    else:
-        require_valid(adata, layer, modelled=genes, inspection=inspection)
-    adata = target(adata, copy)
-    names = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
-    if batch_key in names or len(set(names)) < len(names):
-        raise ConfigError(
-            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {names}. Pass each column "
-            "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
-        )
-    batch = None if batch_key is None else ObsField.register(adata, batch_key)
-    phenotypes = tuple(ObsField.register(adata, name) for name in names)
-    fields = (*(() if batch is None else (batch,)), *phenotypes)
-    vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
-    counts = inspection.kind == "counts" or allow_non_integer
+    adata, cells = _read(adata, layer, mask_var, kind, batch_key, phenotype_keys, allow_non_integer, copy)
+    source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)
-    check_size(n_models * _n_bytes(model_config, len(vocabulary), batch, phenotypes), save_dir)
+    check_size(n_models * _n_bytes(model_config, cells), save_dir)
     seed = seed_from(rng)
-    source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
     fitted = fit_model(
         source if design is None else MemorySource(source.rows(design.controls)),
         vocabulary,
         kind,
         model_config,
         train,
-        batch=batch,
-        phenotypes=phenotypes,
-        reading=Reading(layer, counts, allow_non_integer),
+        batch=cells.batch,
+        phenotypes=cells.phenotypes,
+        reading=cells.reading,
         n_models=n_models,
         seed=seed,
         device=device,
@@ -196,7 +179,7 @@ def fit(
         "layer": layer,
         "mask_var": mask_var if isinstance(mask_var, str) else None,
         "batch_key": batch_key,
-        "phenotype_keys": names,
+        "phenotype_keys": [phenotype.name for phenotype in cells.phenotypes],
         "binning": kind.to_dict(),
         "config": model_config.to_dict(),
         "train": train.to_dict(),
@@ -208,9 +191,54 @@ def fit(
     return adata if copy else None
 
 
-def _n_bytes(config: ModelConfig, n_features: int, batch: ObsField | None, phenotypes: Sequence[ObsField]) -> int:
+@dataclass(frozen=True)
+class _Cells:
+    """What a fit reads: the cells, over the genes to model, and how they are read."""
+
+    source: AnnDataSource
+    vocabulary: Vocabulary
+    batch: ObsField | None
+    phenotypes: tuple[ObsField, ...]
+    reading: Reading
+
+
+def _read(
+    adata: AnnData,
+    layer: str | None,
+    mask_var: str | NDArray[np.bool_] | None,
+    binning: Binning,
+    batch_key: str | None,
+    phenotype_keys: Sequence[str],
+    allow_non_integer: bool,
+    copy: bool,
+) -> tuple[AnnData, _Cells]:
+    """Check the data, and read the cells of the object that the model will be written to."""
+    inspection = inspect(adata, layer)
+    genes = gene_mask(adata, mask_var)
+    if binning.kind == "value":
+        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
+    else:
+        require_valid(adata, layer, modelled=genes, inspection=inspection)
+    names = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
+    if batch_key in names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {names}. Pass each column "
+            "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
+        )
+    adata = target(adata, copy)
+    batch = None if batch_key is None else ObsField.register(adata, batch_key)
+    phenotypes = tuple(ObsField.register(adata, name) for name in names)
+    fields = (*(() if batch is None else (batch,)), *phenotypes)
+    source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
+    vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
+    reading = Reading(layer, inspection.kind == "counts" or allow_non_integer, allow_non_integer)
+    return adata, _Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _n_bytes(config: ModelConfig, cells: _Cells) -> int:
     """Size of the weights in bytes, without allocating them. The number of bins is not known yet; 100 is assumed."""
     binning = Binning().freeze(mean_depth=1.0, max_bin=99)
+    sizes = network_sizes(len(cells.vocabulary), binning, cells.batch, cells.phenotypes, counts=True)
     with torch.device("meta"):
-        network = Transformer(config, network_sizes(n_features, binning, batch, phenotypes, counts=True))
+        network = Transformer(config, sizes)
     return sum(p.numel() * p.element_size() for p in network.parameters())
