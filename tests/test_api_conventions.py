@@ -248,8 +248,11 @@ def test_names():
 
 LIGHT = """
 import sys
-for name in ("", ".core", ".data", ".metrics", ".datasets", ".pp"):
+for name in ("", ".settings", ".core", ".config", ".data", ".baselines", ".metrics", ".datasets", ".pp"):
     __import__("scbioformers" + name)
+    if name == ".config":
+        import scbioformers as bf
+        bf.TrainConfig(), bf.ModelConfig(), bf.Binning(), bf.Masking(), bf.Perturbation("key", "control")
     heavy = {"torch", "lightning"} & set(sys.modules)
     if not name:
         heavy |= {"anndata", "scanpy", "numba", "matplotlib", "pandas"} & set(sys.modules)

@@ -136,3 +136,16 @@ def test_no_program():
     adata.obsm["gene_program_scores"] = pd.DataFrame(index=adata.obs_names)
     with pytest.raises(DataError, match="No gene is in a program"):
         bf.pl.gene_programs(adata, groupby="type")
+
+
+def test_a_key_with_a_slash_keeps_the_order_of_the_genes():
+    """The genes of each program by their weight, read by the name that was given, not by the escaped one."""
+    adata = bf.datasets.simulate(200, 60, n_regulators=6, rng=0)
+    bf.tl.fit(adata, config=bf.ModelConfig(width=16, n_heads=2), train=bf.TrainConfig(max_steps=20))
+    bf.tl.gene_programs(adata, key_added="T/B", resolution=1.0)
+    labels = [tick.get_text() for tick in bf.pl.gene_programs(adata, key="T/B", n_genes=3).get_yticklabels()]
+    table = bf.get.gene_programs(adata, key="T/B")
+    for label in labels:
+        program, genes = label.split(": ")
+        strongest = table[table["program"] == program].nlargest(3, "weight")["gene"].tolist()
+        assert genes.split(" +")[0].split(", ") == strongest
