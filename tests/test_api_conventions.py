@@ -265,3 +265,18 @@ for name in ("", ".settings", ".core", ".config", ".data", ".baselines", ".metri
 def test_importing_is_light():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+STATES = """
+import random, sys
+import numpy as np, scbioformers as bf
+before = random.getstate(), np.random.get_state()[1].tolist()
+bf.settings.progress_bar = False
+adata = bf.datasets.simulate(20, 20, n_regulators=3)
+bf.tl.fit(adata, config=bf.ModelConfig(width=16, n_heads=2), train=bf.TrainConfig(max_steps=1))
+sys.exit(before != (random.getstate(), np.random.get_state()[1].tolist()))
+"""
+
+
+def test_the_first_fit_of_a_process_leaves_the_global_generators_alone():
+    assert subprocess.run([sys.executable, "-c", STATES], capture_output=True, timeout=120, check=False).returncode == 0

@@ -1,10 +1,11 @@
-"""A transformer for single-cell and multi-omic data that a scanpy user runs on their own AnnData.
+"""A transformer for single-cell and multi-omic data in AnnData, for users of scanpy.
 
-``import scbioformers as bf``, then ``bf.pp`` (look at the data), ``bf.tl`` (fit, embed), ``bf.get`` (read results
-back), ``bf.pl`` (figures), ``bf.datasets``, ``bf.metrics`` and
-``bf.settings``. Nothing heavy is imported before it is used.
+Import it as ``import scbioformers as bf``. The modules are ``bf.pp`` (check and inspect the data), ``bf.tl`` (fit and
+use a model), ``bf.get`` (read results), ``bf.pl`` (plots), ``bf.datasets``, ``bf.metrics`` and ``bf.settings``.
+Modules are imported when they are first used, so the import of the package is fast.
 """
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _NAMESPACES:
-        return import_module(f"scbioformers.{name}")
+        state = random.getstate()
+        try:
+            return import_module(f"scbioformers.{name}")
+        finally:
+            random.setstate(state)  # the first import of lightning draws from Python's global generator
     if name in _CLASSES:
         return getattr(import_module(f"scbioformers.{_CLASSES[name]}"), name)
     raise AttributeError(f"module 'scbioformers' has no attribute {name!r}")

@@ -1,11 +1,11 @@
-"""Defaults of a session, the same in every verb. ``bf.settings.progress_bar = False`` switches all bars off."""
+"""Settings of a session. ``bf.settings.progress_bar = False`` disables all progress bars."""
 
 from __future__ import annotations
 
 progress_bar: bool = True
-"""Whether verbs show a progress bar where their argument ``progress_bar`` is None."""
+"""Whether functions show a progress bar if their argument ``progress_bar`` is None."""
 
 
 def shows_progress(argument: bool | None) -> bool:
-    """The argument ``progress_bar`` of a verb, or the setting if it is None."""
+    """Return the argument ``progress_bar`` of a function, or the setting if it is None."""
     return progress_bar if argument is None else argument

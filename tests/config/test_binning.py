@@ -49,7 +49,7 @@ def test_a_frozen_binning_clips_and_logs(caplog):
     binning = Binning(normalize=False).freeze(mean_depth=10.0, max_bin=9)
     with caplog.at_level(logging.DEBUG, logger="scbioformers"):
         assert bin_rows(binning, [3, 9, 500, 64], [0, 2, 4]).tolist() == [3, 9, 9, 9]
-    assert "2 values lie above the highest bin, 9" in caplog.text
+    assert "2 values are above the highest bin (9)" in caplog.text
 
 
 def test_faulty_depths():

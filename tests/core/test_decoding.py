@@ -75,12 +75,12 @@ def test_levels_on_the_scale_bins_are_the_bin_numbers(kind):
 @pytest.mark.parametrize("scale", ["counts", "log1p"])
 def test_segment_bins_have_no_counts(scale):
     binning = Binning(kind="segment", n_bins=5).freeze(mean_depth=3.0, max_bin=5)
-    with pytest.raises(ConfigError, match=rf"ranks and do not tell '{scale}'; ask for 'bins'"):
+    with pytest.raises(ConfigError, match=rf"ranks and cannot be decoded to '{scale}'. Use 'bins'"):
         levels(1.0, scale, binning, np.arange(6.0))
 
 
 def test_unknown_scale():
-    with pytest.raises(ConfigError, match=r"one of \('counts', 'log1p', 'bins'\), got 'tpm'"):
+    with pytest.raises(ConfigError, match=r"one of \('counts', 'log1p', 'bins'\), found 'tpm'"):
         levels(1.0, "tpm")
 
 

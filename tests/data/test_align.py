@@ -37,12 +37,10 @@ def test_row28_permuted_genes_give_the_same_bits():
     ("names", "match"),
     [
         pytest.param(
-            ["Cd4", "Cd8a", "Ms4a1", "Nkg7"], r"Found 0 of the model's 4 features \(0.0 %\).*case", id="row26_case"
+            ["Cd4", "Cd8a", "Ms4a1", "Nkg7"], r"Found 0 of the model's 4 genes \(0.0 %\).*case", id="row26_case"
         ),
         pytest.param(ENSEMBL, "Found 0 .*Ensembl ids", id="row26_ensembl"),
-        pytest.param(
-            ["CD4", "x", "y"], r"Found 1 of the model's 4 features \(25.0 %\).*at least 50%", id="row27_below"
-        ),
+        pytest.param(["CD4", "x", "y"], r"Found 1 of the model's 4 genes \(25.0 %\).*at least 50%", id="row27_below"),
     ],
 )
 def test_too_little_overlap(names, match):
@@ -51,7 +49,7 @@ def test_too_little_overlap(names, match):
 
 
 def test_row27_partial_overlap_warns_with_the_share():
-    with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 features \(75.0 %\).*'CD8A'") as caught:
+    with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 genes \(75.0 %\).*'CD8A'") as caught:
         found = match_features(GENES, ["NKG7", "extra", "CD4", "MS4A1"])
     assert found.columns.tolist() == [2, -1, 3, 0]
     assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
@@ -96,7 +94,7 @@ def test_gene_mask():
 @pytest.mark.parametrize(
     ("mask_var", "error", "match"),
     [
-        pytest.param("hvg", MissingKeyError, r"var\['hvg'\].*There: \['hvgs', 'none'\]", id="row31_missing"),
+        pytest.param("hvg", MissingKeyError, r"var\['hvg'\].*Bool columns: \['hvgs', 'none'\]", id="row31_missing"),
         pytest.param("hvq_s", MissingKeyError, "Did you mean 'hvgs'", id="row31_near"),
         pytest.param("none", DataError, "selects no gene.*highly_variable_genes", id="none"),
         pytest.param("rank", DataError, "Expected 3 bools .*int64", id="not_bool"),

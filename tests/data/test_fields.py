@@ -48,7 +48,7 @@ def test_row35_the_input_keeps_its_unused_categories():
 
 
 def test_row31_missing_column_lists_what_is_there():
-    with pytest.raises(MissingKeyError, match=r"Did not find adata.obs\['batch'\].*There: \['donor', 'x'\]"):
+    with pytest.raises(MissingKeyError, match=r"Did not find adata.obs\['batch'\].*Available: \['donor', 'x'\]"):
         ObsField.register(make(donor=["a"], x=["b"]), "batch")
 
 

@@ -227,7 +227,7 @@ def test_row15_backed_view(tmp_path):
             ad.AnnData(np.ones((2, 2))),
             "raw",
             MissingKeyError,
-            r"layers\['raw'\].*Layers there: \[\]",
+            r"layers\['raw'\].*Existing layers: \[\]",
             id="row31_layer",
         ),
     ],

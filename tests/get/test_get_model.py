@@ -82,7 +82,7 @@ def test_nothing_fitted(simulated, name):
 
 @pytest.mark.parametrize("name", READERS)
 def test_another_key(fitted, name):
-    with pytest.raises(MissingKeyError, match=r"\['other'\].*There: .*'bioformer'"):
+    with pytest.raises(MissingKeyError, match=r"\['other'\].*Available: .*'bioformer'"):
         READERS[name](fitted, key="other")
     fitted.uns["other"] = fitted.uns.pop("bioformer")
     assert READERS[name](fitted, key="other") is not None

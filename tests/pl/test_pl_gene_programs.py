@@ -122,7 +122,7 @@ def test_errors():
     with pytest.raises(DataError, match="no value in any cell"):
         bf.pl.gene_programs(adata, groupby="empty")
     adata.obsm["gene_program_scores"] = np.ones((40, 3))
-    with pytest.raises(DataError, match=r"\(40, 3\), expected a column for each of \['1', '2'\]"):
+    with pytest.raises(DataError, match=r"\(40, 3\), expected one column for each of \['1', '2'\]"):
         bf.pl.gene_programs(adata)
     del adata.obsm["gene_program_scores"]
     with pytest.raises(MissingKeyError, match=r"obsm\['gene_program_scores'\].*Run `bf\.tl\.gene_programs"):

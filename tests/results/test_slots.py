@@ -183,7 +183,7 @@ def test_get_slot_lists_what_is_there():
     adata = small()
     set_uns(adata, "a/b", 1)
     with pytest.raises(
-        MissingKeyError, match=r"adata.uns\['bioformer'\]\. Run `bf.tl.fit\(adata\)` first\. There: \['a/b'\]"
+        MissingKeyError, match=r"adata.uns\['bioformer'\]\. Run `bf.tl.fit\(adata\)` first\. Available: \['a/b'\]"
     ):
         get_slot(adata, "uns", "bioformer", hint="Run `bf.tl.fit(adata)` first.")
 

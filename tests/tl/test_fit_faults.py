@@ -91,7 +91,7 @@ def test_empty_cells_are_skipped_and_reported(simulated, fit, caplog):
     x[[4, 40]] = 0
     simulated.X = sp.csr_matrix(x)
     fit(simulated, train={"validation_fraction": 0.0})
-    assert "2 of 60 cells have no modelled count" in caplog.text
+    assert "2 of 60 cells have no count in the modelled genes" in caplog.text
     without = simulated[~np.isin(np.arange(60), [4, 40])].copy()
     fit(without, train={"validation_fraction": 0.0})
     model, other = bf.get.model(simulated), bf.get.model(without)
@@ -199,7 +199,7 @@ def test_nan_loss_keeps_the_best_weights(simulated, fit, spy_on, caplog, bad):
     spy = spy_on([2.0, 1.0, 3.0, 4.0, 5.0, 6.0], {8: lambda loss: loss * bad})
     fit(simulated, train=SPIED | {"max_steps": 18})
     assert spy.step == 8
-    assert "NaN at step 8; the weights of step 6 are kept" in caplog.text
+    assert "NaN at step 8. The weights of step 6 are kept" in caplog.text
     assert_weights(simulated, spy.weights[1])
 
 

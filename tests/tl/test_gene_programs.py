@@ -150,7 +150,7 @@ def test_copy(fitted):
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        pytest.param({"use": "genes"}, ConfigError, r"`use` is one of .*'genes'", id="use"),
+        pytest.param({"use": "genes"}, ConfigError, r"`use` must be one of .*'genes'", id="use"),
         pytest.param({"resolution": 0.0}, ConfigError, "`resolution` must be positive", id="resolution"),
         pytest.param({"resolution": np.inf}, ConfigError, "`resolution` must be positive", id="infinite"),
         pytest.param({"min_genes": 1}, ConfigError, "`min_genes` must be at least 2", id="min-genes"),

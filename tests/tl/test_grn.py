@@ -339,7 +339,7 @@ def test_too_few_cells(fitted):
 def test_a_model_without_attention(simulated):
     config = bf.ModelConfig(width=16, n_heads=2, n_latent=8, n_components=8, attention=False)
     bf.tl.fit(simulated, config=config, train=TRAIN)
-    with pytest.raises(ConfigError, match=r"fitted without attention.*Pass `method=`"):
+    with pytest.raises(ConfigError, match=r"fitted without attention.*Pass `method='knockout'`"):
         bf.tl.grn(simulated, method="attention")
     bf.tl.grn(simulated, regulators=["TF1"])
     assert bf.get.grn_matrix(simulated).shape == (39, 1)  # without the pair of TF1 with itself

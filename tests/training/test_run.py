@@ -39,10 +39,10 @@ data = bf.datasets.simulate(n_cells=68, n_genes=40, n_regulators=5, n_types=3, n
 
 def fit(devices):
     train = bf.TrainConfig(
-        max_epochs=3, batch_size=16, validation_fraction=0.25, devices=devices, accelerator="cpu",
+        max_epochs=3, batch_size=16, validation_fraction=0.25, devices=devices,
         strategy="auto" if devices == 1 else "ddp",
     )
-    adata = bf.tl.fit(data, config=config, train=train, batch_key="batch", copy=True)
+    adata = bf.tl.fit(data, config=config, train=train, batch_key="batch", device="cpu", copy=True)
     bf.tl.embed(adata)
     history = bf.get.history(adata)
     return [list(history), history.to_numpy().tolist(), adata.obsm["X_bioformer"].tolist()]

@@ -27,7 +27,8 @@ class Masking:
     ratio: float = 0.15
     """Share of features that are masked (m in the paper).
 
-    With ``rule="expressed"`` it is a share of the expressed features of the cell, with ``rule="paper"`` of all features.
+    It is a share of the expressed features of the cell with ``rule="expressed"``, and of all features with
+    ``rule="paper"``.
     """
     nonzero_share: float = 0.5
     """Share of the masked features that are expressed (p in the paper)."""

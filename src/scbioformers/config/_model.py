@@ -58,7 +58,7 @@ class ModelConfig:
     in the paper.
     """
     max_tokens: int = 2048
-    """Maximum number of visible features per cell at inference. If there are more, the highest by (count, id) are kept."""
+    """Maximum number of visible features per cell at inference. The highest by (count, id) are kept."""
     attention: bool = True
     """``False`` removes self-attention and keeps only the feed-forward blocks, for ablation experiments."""
     bag: bool = True

@@ -1,4 +1,4 @@
-"""From AnnData to blocks of rows: sources, inspection, checks, alignment, fields of obs."""
+"""Reading of AnnData in blocks of rows: sources, inspection, checks, gene alignment, and obs fields."""
 
 from scbioformers.data._align import DEFAULT_MASK, gene_mask, match_features
 from scbioformers.data._block import Block, concatenate

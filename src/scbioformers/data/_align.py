@@ -1,4 +1,4 @@
-"""Genes: which of the data are modelled, and where the features of a model are in other data."""
+"""Genes: which genes of the data are modelled, and which columns of other data are the features of a model."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, DataError, Match, MissingKeyError, match
 
-MIN_SHARE = 0.5  # below this share of a model's features, its input would be mostly zeros that mean "absent"
+MIN_SHARE = 0.5  # below this share, most features of the model would not be measured
 DEFAULT_MASK = "highly_variable"
 
 
 def match_features(features: Sequence[str], var_names: Iterable[Any], *, min_share: float = MIN_SHARE) -> Match:
-    """Find the features of a model among the genes of other data, by name and in any order.
+    """Find the features of a model among the genes of other data by name. The order of the genes does not matter.
 
     Parameters
     ----------
     features
-        Plain names of the model's features, in its order.
+        Names of the features of the model, in their order.
     var_names
         Gene names of the data, ``adata.var_names``.
     min_share
-        Smallest share of the features that has to be there.
+        Minimum share of the features that must be found.
 
     Returns
     -------
     Match
-        ``columns`` is what :class:`AnnDataSource` takes as `features`: the column of each feature, -1 where absent.
+        ``columns`` is the column of each feature, -1 if it is not found. It is the input of :class:`AnnDataSource`.
 
     Raises
     ------
     DataError
-        If fewer features than `min_share` are there, or names are missing, duplicate or ambiguous.
+        If the share of features found is below `min_share`, or if names are missing, duplicate or ambiguous.
 
     Warns
     -----
@@ -60,13 +60,13 @@ def match_features(features: Sequence[str], var_names: Iterable[Any], *, min_sha
     if n_found < len(features):
         absent = [features[i] for i in np.flatnonzero(found.columns < 0)[:3]]
         warnings.warn(
-            f"Found {counted} in the data; the others, such as {absent}, are read as absent.",
+            f"Found {counted} in the data. The others, such as {absent}, are read as absent (not measured).",
             BioformersWarning,
             stacklevel=2,
         )
     if found.stripped:
         warnings.warn(
-            "Ensembl ids of the data and the model have different versions (such as `.5`); matched without them.",
+            "Ensembl ids of the data and the model have different versions (such as `.5`). The versions are ignored.",
             BioformersWarning,
             stacklevel=2,
         )
@@ -81,15 +81,15 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
     adata
         The data.
     mask_var
-        Column of ``adata.var`` with bools, or the bools themselves. None takes all genes, and so does the default,
-        "highly_variable", where there is no such column.
+        Bool column of ``adata.var``, or a bool array. None uses all genes. The default is "highly_variable", which also
+        uses all genes if there is no such column.
 
     Raises
     ------
     MissingKeyError
-        If there is no such column; the message lists those that are bool.
+        If there is no such column. The message lists the bool columns.
     DataError
-        If it is not bool, has another length, or selects no gene.
+        If the mask is not bool, has another length, or selects no gene.
     """
     if mask_var is None or (isinstance(mask_var, str) and mask_var == DEFAULT_MASK and mask_var not in adata.var):
         return np.ones(adata.n_vars, bool)
@@ -98,16 +98,16 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
     if isinstance(mask_var, str):
         name = f"adata.var[{mask_var!r}]"
         if mask_var not in adata.var:
-            there = [str(key) for key in adata.var if pd.api.types.is_bool_dtype(adata.var[key])]
-            near = difflib.get_close_matches(mask_var, there, 1)
+            bool_columns = [str(key) for key in adata.var if pd.api.types.is_bool_dtype(adata.var[key])]
+            near = difflib.get_close_matches(mask_var, bool_columns, 1)
             raise MissingKeyError(
-                f"Did not find {name}.{f' Did you mean {near[0]!r}?' if near else ''} There: {there}."
+                f"Did not find {name}.{f' Did you mean {near[0]!r}?' if near else ''} Bool columns: {bool_columns}."
             )
         values = adata.var[mask_var]
     if not pd.api.types.is_bool_dtype(values) or len(values) != adata.n_vars:
         raise DataError(f"Expected {adata.n_vars} bools in {name}, found {len(values)} of dtype {values.dtype}.")
     if pd.isna(values).any():
-        raise DataError(f"{name} has missing values, expected True or False for every gene.")
+        raise DataError(f"{name} has missing values, expected True or False for every gene. Fill them first.")
     mask = np.asarray(values, dtype=bool)
     if adata.n_vars and not mask.any():
         raise DataError(f"{name} selects no gene. Run `sc.pp.highly_variable_genes` again, or pass `mask_var=None`.")
@@ -115,5 +115,5 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
 
 
 def _percent(part: int, whole: int) -> str:
-    # rounded down: "100 %" would read as if none were missing
+    # rounded down, so that "100 %" is shown only if no gene is missing
     return f"{np.floor(1000 * part / max(whole, 1)) / 10:.1f} %"

@@ -1,4 +1,4 @@
-"""Blocks: some rows of a source, as every later step reads them."""
+"""Blocks: rows of a source in memory, the input of all later steps."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive rows of a :class:`BlockSource`, in arrays of their own."""
+    """Consecutive rows of a :class:`BlockSource`, as copies."""
 
     start: int
-    """Row of the data at which the block starts."""
+    """Row of the source at which the block starts."""
     counts: sp.csr_matrix
     """float32 CSR matrix (n, n_features): sorted indices, no duplicates, no stored zeros."""
     depth: NDArray[np.float64]
-    """(n,) sum of each row over *all* columns of the data, modelled or not, in counts."""
+    """(n,) sum of each row over *all* columns of the data, including features that are not modelled, in counts."""
     fields: NDArray[np.int32]
     """(n, n_fields) category codes of the registered obs fields."""
     present: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """(n_features,) whether the data measure each feature; zeros of the others mean nothing. By default all."""
+    """(n_features,) whether each feature is measured. Zeros of other features have no meaning. By default all are."""
 
     def __post_init__(self) -> None:
         if not self.present.size:
             object.__setattr__(self, "present", np.ones(self.counts.shape[1], bool))
 
     def take(self, rows: NDArray[np.int64]) -> Block:
-        """Those rows, in that order, as a block of their own."""
+        """The given rows, in the given order, as a new block."""
         return Block(0, self.counts[rows], self.depth[rows], self.fields[rows], self.present)
 
     def scaled(self, features: NDArray[np.int64], factor: float) -> Block:
-        """The same cells, in each of them the count of one feature (n,) times a factor; -1 for none."""
+        """Copy of the block in which the count of one feature per cell is multiplied by a factor.
+
+        ``features`` (n,) is the feature of each cell, -1 for none.
+        """
         counts = self.counts.copy()
         counts.data[counts.indices == np.repeat(features, np.diff(counts.indptr))] *= factor
         counts.eliminate_zeros()
@@ -42,7 +45,7 @@ class Block:
 
 
 def concatenate(blocks: Sequence[Block]) -> Block:
-    """The cells of several blocks as one."""
+    """Concatenate the cells of several blocks."""
     counts = sp.vstack([block.counts for block in blocks], format="csr")
     depth, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("depth", "fields"))
     return Block(0, counts, depth, fields, blocks[0].present)

@@ -1,4 +1,4 @@
-"""Checks before any work: what stops a matrix from being used, and what the user should know."""
+"""Checks of the input data: errors for a matrix that cannot be used, and warnings."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ def require_valid(
     modelled: NDArray[np.bool_] | None = None,
     inspection: Inspection | None = None,
 ) -> Inspection:
-    """Check what every use of a matrix needs: finite numbers, at least one cell and gene, and unique gene names.
+    """Check that a matrix has finite numbers, at least one cell and one gene, and unique gene names.
 
     Parameters
     ----------
     adata
         AnnData, in memory or backed.
     layer
-        Layer to read; None reads ``X``.
+        Layer to read. None reads ``X``.
     modelled
-        bool (n_vars,): the genes that will be used, to which the warning on all-zero genes is limited. None means all.
+        bool (n_vars,): the genes that will be used. Only these are checked for all-zero genes. None means all.
     inspection
-        The result of :func:`inspect` on the same matrix, to spare a second pass.
+        The result of :func:`inspect` for the same matrix, to avoid a second pass.
 
     Returns
     -------
     Inspection
-        What was found.
+        Properties of the matrix.
 
     Raises
     ------
     DataError
-        If the matrix is unusable; the message says what was found, what is expected and what to call next.
+        If the matrix cannot be used. The message says what was found, what is expected and what to call next.
     MissingKeyError
         If there is no such layer.
 
     Warns
     -----
     BioformersWarning
-        On all-zero genes, values beyond the precision of float32, and what looks like a transposed matrix.
+        For all-zero genes, values beyond the precision of float32, and a matrix that seems to be transposed.
     """
     return _require(adata, layer, modelled, inspection, find_problems)
 
@@ -63,35 +63,36 @@ def require_counts(
     modelled: NDArray[np.bool_] | None = None,
     inspection: Inspection | None = None,
 ) -> Inspection:
-    """Check what :func:`require_valid` does and that the values are counts: integers, not negative, not on a log scale.
+    """Do the checks of :func:`require_valid`, and check that the values are counts (non-negative integers).
 
     Parameters
     ----------
     adata
         AnnData, in memory or backed.
     layer
-        Layer to read; None reads ``X``.
+        Layer to read. None reads ``X``.
     allow_non_integer
-        Accept values that are not integers, such as estimated counts. Negative values are never counts.
+        Whether values that are not integers are accepted, such as estimated counts. Negative values are not accepted.
     modelled
         bool (n_vars,): the genes that will be used. None means all.
     inspection
-        The result of :func:`inspect` on the same matrix, to spare a second pass.
+        The result of :func:`inspect` for the same matrix, to avoid a second pass.
 
     Returns
     -------
     Inspection
-        What was found.
+        Properties of the matrix.
 
     Raises
     ------
     DataError, MissingKeyError
-        As :func:`require_valid`, and if the values are not counts; the message names a place where counts seem to be.
+        As in :func:`require_valid`, and if the values are not counts. The message names a slot that seems to contain
+        counts, if there is one.
 
     Warns
     -----
     BioformersWarning
-        As :func:`require_valid`, and if values on what seems to be a log scale are taken as counts on request.
+        As in :func:`require_valid`, and if values that seem to be on a log scale are accepted by ``allow_non_integer``.
     """
 
     def problems_of(found: Inspection) -> list[str]:
@@ -100,7 +101,7 @@ def require_counts(
     found = _require(adata, layer, modelled, inspection, problems_of)
     if found.kind == "log1p":
         warnings.warn(
-            f"{found.name} looks as if it were on a log scale; it is taken as counts since `allow_non_integer=True`.",
+            f"{found.name} looks as if it were on a log scale. It is used as counts because `allow_non_integer=True`.",
             BioformersWarning,
             stacklevel=2,
         )
@@ -108,17 +109,17 @@ def require_counts(
 
 
 def find_problems(found: Inspection) -> list[str]:
-    """Return why a matrix cannot be used at all, most fundamental first; empty if it can."""
+    """Return the reasons why a matrix cannot be used, the most important first. The list is empty if it can be used."""
     problems = []
     if found.n_obs == 0 or found.n_vars == 0:
         problems.append(
             f"The data has {found.n_obs} cells and {found.n_vars} genes, expected at least one of each. "
-            "Did a filter remove them all?"
+            "Check whether a filter removed all of them."
         )
     if found.n_unnamed_vars:
         problems.append(
             f"{found.n_unnamed_vars} genes have no name (NaN or empty), expected a name for each. "
-            "Drop them, `adata = adata[:, adata.var_names.notna() & (adata.var_names != '')].copy()`."
+            "Remove them, `adata = adata[:, adata.var_names.notna() & (adata.var_names != '')].copy()`."
         )
     if found.duplicate_vars:
         problems.append(
@@ -129,13 +130,13 @@ def find_problems(found: Inspection) -> list[str]:
         problems.append(
             f"{found.name} has {found.n_non_finite} NaN or infinite values, the first "
             f"{_place(found.first_non_finite)}; expected finite numbers. "
-            "Call `np.nan_to_num` on it if they mean zero, or drop these cells or genes."
+            "Call `np.nan_to_num` on it if they mean zero, or remove these cells or genes."
         )
     return problems
 
 
 def find_count_problems(found: Inspection, allow_non_integer: bool = False) -> list[str]:
-    """Return why a matrix does not hold counts; empty if it does."""
+    """Return the reason why the values of a matrix are not counts. The list is empty if they are counts."""
     if found.n_negative:
         return [
             f"{found.name} has {found.n_negative} negative values, the first {_place(found.first_negative)}; "
@@ -157,23 +158,23 @@ def find_count_problems(found: Inspection, allow_non_integer: bool = False) -> l
 
 
 def find_cautions(found: Inspection, modelled: NDArray[np.bool_] | None = None) -> list[str]:
-    """Return what can be handled but should be known."""
+    """Return warnings on properties of a matrix that can be used."""
     cautions = []
     if found.transposed:
         cautions.append(
-            "The matrix seems transposed: by their names, genes are in the rows and cells in the columns. "
-            "If so, `adata = adata.T.copy()`."
+            "The matrix seems transposed: the names indicate genes in the rows and cells in the columns. "
+            "If so, call `adata = adata.T.copy()`."
         )
     if found.max_value >= FLOAT32_EXACT:
         cautions.append(
-            f"{found.name} has values up to {found.max_value:.4g}: from 2**24 on float32 cannot hold every integer, "
-            "so the largest are rounded."
+            f"{found.name} has values up to {found.max_value:.4g}. From 2**24 on, float32 cannot represent every "
+            "integer, so the largest values are rounded."
         )
     gene_nnz = found.gene_nnz if modelled is None else found.gene_nnz[modelled]
     n_zero = int((gene_nnz == 0).sum())
     if n_zero:
         cautions.append(
-            f"All-zero genes: {n_zero:,} of {len(gene_nnz):,}, about which nothing can be learned. "
+            f"All-zero genes: {n_zero:,} of {len(gene_nnz):,}. They carry no information. "
             "`sc.pp.filter_genes(adata, min_cells=3)` removes them."
         )
     return cautions
@@ -200,9 +201,10 @@ def _next_call(found: Inspection) -> str:
         "layer": f"adata.layers[{found.counts_layer!r}] seems to hold counts: pass `layer={found.counts_layer!r}`",
         "X": "adata.X seems to hold counts: pass `layer=None`",
         "raw": f"adata.raw seems to hold counts: call `{COUNTS_FROM_RAW}` and pass `layer='counts'`",
-        None: "Keep them from the start, `adata.layers['counts'] = adata.X.copy()`, and pass `layer='counts'`",
+        None: "Save the counts before normalisation, `adata.layers['counts'] = adata.X.copy()`, and pass "
+        "`layer='counts'`",
     }
-    return f"{calls[found.counts_at]}; `binning='segment'` takes other scales."
+    return f"{calls[found.counts_at]}. `binning='segment'` also accepts data on other scales."
 
 
 def _place(first: tuple[str, str] | None) -> str:

@@ -1,4 +1,4 @@
-"""Registered obs fields: columns whose categories a model keeps, so that other data gets the same codes."""
+"""Registered obs fields: columns whose categories are stored in a model, so that other data get the same codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scbioformers.core import BioformersWarning, DataError, MissingKeyError, Mod
 
 @dataclass(frozen=True)
 class ObsField:
-    """A categorical column of ``adata.obs`` as a model knows it.
+    """A categorical column of ``adata.obs`` that a model uses.
 
     Examples
     --------
@@ -30,42 +30,43 @@ class ObsField:
     name: str
     """Name of the column."""
     categories: tuple[str, ...]
-    """Categories that occur in the training data, as text; the code of a category is its position."""
+    """Categories in the training data, as text. The code of a category is its position."""
 
     @classmethod
     def register(cls, adata: Any, key: str, *, allow_missing: bool = False) -> ObsField:
-        """Read the categories of ``adata.obs[key]``, in their own order if the column is categorical, else sorted.
+        """Read the categories of ``adata.obs[key]``. They are sorted unless the column is categorical.
 
         Parameters
         ----------
         adata
             AnnData or MuData.
         key
-            Name of the column. Categories that no cell has are left out.
+            Name of the column. Categories without cells are not used.
         allow_missing
-            Accept cells without a value, as in a column of labels of which some are to be predicted.
+            Whether cells without a value are accepted, such as cells whose label is predicted later.
 
         Raises
         ------
         MissingKeyError
             If there is no such column.
         DataError
-            If values are missing and must not be, all are missing, or two categories have the same text.
+            If all values are missing, if some are missing without ``allow_missing``, or if two categories have the same
+            text.
 
         Warns
         -----
         BioformersWarning
-            If the column is numeric: each of its values becomes a category.
+            If the column is numeric, because each of its values becomes a category.
         """
         column = _column(adata, key, "Pass the name of a column of adata.obs.")
         texts, n_missing = _texts(column), int(column.isna().sum())
         if n_missing and not allow_missing:
             raise DataError(
                 f"adata.obs[{key!r}] has no value in {n_missing} of {len(column)} cells, expected a category for each. "
-                f"Drop them, `adata = adata[adata.obs[{key!r}].notna()].copy()`, or give them a category."
+                f"Remove these cells, `adata = adata[adata.obs[{key!r}].notna()].copy()`, or set a category."
             )
         if n_missing == len(column):
-            raise DataError(f"adata.obs[{key!r}] has no value in any cell.")
+            raise DataError(f"adata.obs[{key!r}] has no value in any cell. Pass another column.")
         numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         if numeric:
             warnings.warn(
@@ -81,7 +82,10 @@ class ObsField:
             values = sorted(column.dropna().unique(), key=_text)
         categories = tuple(_text(value) for value in values)
         if len(set(categories)) < len(categories):
-            raise DataError(f"adata.obs[{key!r}] has categories of different types with the same text: {values}.")
+            raise DataError(
+                f"adata.obs[{key!r}] has categories of different types with the same text: {values}. "
+                f"Convert them, `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+            )
         return cls(key, categories)
 
     def transfer(self, adata: Any, *, allow_missing: bool = False) -> NDArray[np.int32]:
@@ -90,16 +94,16 @@ class ObsField:
         Parameters
         ----------
         adata
-            AnnData or MuData with the column, which may be of another dtype.
+            AnnData or MuData with the column. Its dtype may differ from that in the training data.
         allow_missing
-            Give -1 ("unknown") to cells without a value or with a category that training did not see.
+            Whether cells without a value, or with a category that is not in the training data, get the code -1.
 
         Raises
         ------
         MissingKeyError
-            If the column is absent.
+            If there is no such column.
         DataError
-            If values are missing, or categories new, and must not be.
+            If values are missing or categories are unknown, without ``allow_missing``.
         """
         column = _column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
         texts = _texts(column)
@@ -108,11 +112,14 @@ class ObsField:
             return codes
         n_missing = int(column.isna().sum())
         if n_missing:
-            raise DataError(f"adata.obs[{self.name!r}] has no value in {n_missing} of {len(column)} cells.")
+            raise DataError(
+                f"adata.obs[{self.name!r}] has no value in {n_missing} of {len(column)} cells, expected a category for "
+                "each. Set the missing values, or remove these cells."
+            )
         unseen = sorted(set(texts[codes < 0]))
         raise DataError(
             f"adata.obs[{self.name!r}] has {len(unseen)} categories that the model has not seen: {_short(unseen)}. "
-            f"It knows {_short(self.categories)}."
+            f"It knows {_short(self.categories)}. Rename or remove these cells, or fit the model again."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,10 +128,12 @@ class ObsField:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ObsField:
-        """Inverse of :meth:`to_dict`; raises :class:`ModelFormatError` on anything else."""
+        """Inverse of :meth:`to_dict`. Raises :class:`ModelFormatError` for any other input."""
         name, categories = stored.get("name"), stored.get("categories")
         if set(stored) != {"name", "categories"} or not isinstance(name, str) or not isinstance(categories, list):
-            raise ModelFormatError(f"A stored obs field has a 'name' and a list of 'categories', found {dict(stored)}.")
+            raise ModelFormatError(
+                f"A stored obs field must have a 'name' and a list of 'categories', found {dict(stored)}."
+            )
         if not all(isinstance(category, str) for category in categories) or len(set(categories)) < len(categories):
             raise ModelFormatError(
                 f"Categories of the obs field {name!r} must be different strings, found {categories}."
@@ -133,7 +142,7 @@ class ObsField:
 
 
 def field_codes(fields: Sequence[ObsField], adata: Any) -> NDArray[np.int32]:
-    """Return the codes of all `fields`, int32 (n_obs, n_fields), as :class:`AnnDataSource` takes them."""
+    """Return the codes of all `fields`, int32 (n_obs, n_fields), the input of :class:`AnnDataSource`."""
     codes = np.zeros((adata.n_obs, len(fields)), np.int32)
     for position, field in enumerate(fields):
         codes[:, position] = field.transfer(adata)
@@ -142,20 +151,22 @@ def field_codes(fields: Sequence[ObsField], adata: Any) -> NDArray[np.int32]:
 
 def _column(adata: Any, key: str, hint: str) -> pd.Series[Any]:
     if key not in adata.obs:
-        raise MissingKeyError(f"Did not find adata.obs[{key!r}]. {hint} There: {_short([str(k) for k in adata.obs])}.")
+        raise MissingKeyError(
+            f"Did not find adata.obs[{key!r}]. {hint} Available: {_short([str(k) for k in adata.obs])}."
+        )
     column: pd.Series[Any] = adata.obs[key]
     return column
 
 
 def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Values as text (object dtype), missing ones as None; each distinct value is converted once."""
+    """Values as text (object dtype), and None for missing values. Each distinct value is converted once."""
     codes, values = pd.factorize(column)
     texts = np.array([*(_text(value) for value in values), None], dtype=object)
-    return pd.Series(texts[codes], index=column.index, dtype=object)  # code -1, a missing value, is the last
+    return pd.Series(texts[codes], index=column.index, dtype=object)  # missing values have the code -1: the last text
 
 
 def _text(value: Any) -> str:
-    # the same batch is often 1 in one file and 1.0 in the next, where a value was missing
+    # pandas stores integers as floats if a value is missing, so the same batch may be 1 or 1.0
     return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Inspection: one full pass over a matrix that finds out what kind of numbers it holds."""
+"""Inspection of a matrix in one pass: which kind of numbers it contains."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from scbioformers.data._source import CHUNK_SIZE
 
 Kind = Literal["counts", "bool", "log1p", "normalized", "centered"]
 
-FLOAT32_EXACT = 2**24  # from here on float32 cannot hold every integer
-_LOG_LIMIT = 20.0  # log1p of 5e8 counts: no value on a log scale is larger
-_LOG_BROKEN = (
-    0.7  # share of non-zero values that are not integers: nearly all on a log scale, fewer in estimated counts
-)
-_PEEK_ROWS = 256  # rows read of a layer to guess whether it holds counts
+FLOAT32_EXACT = 2**24  # float32 cannot represent every integer above this value
+_LOG_LIMIT = 20.0  # log1p of 5e8 counts, the upper limit of values on a log scale
+# Minimum share of non-zero values that are not integers, for a log scale. Estimated counts have a lower share.
+_LOG_BROKEN = 0.7
+_PEEK_ROWS = 256  # rows of a layer that are read to guess whether it contains counts
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
 _BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{8,}(?:[^A-Za-z]|$)")
 _COMMON_GENES = frozenset({"ACTB", "GAPDH", "B2M", "MALAT1", "RPL13", "RPS18", "EEF1A1", "TUBA1B", "CD4", "MT-CO1"})
@@ -31,17 +30,20 @@ _COMMON_GENES = frozenset({"ACTB", "GAPDH", "B2M", "MALAT1", "RPL13", "RPS18", "
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a matrix of an AnnData holds; made by :func:`inspect`."""
+    """Properties of a matrix of an AnnData, found by :func:`inspect`."""
 
     layer: str | None
-    """Layer that was read, None for ``X``."""
+    """Layer that was read, ``None`` for ``X``."""
     n_obs: int
     """Number of cells."""
     n_vars: int
     """Number of genes."""
     kind: Kind
-    """Non-negative integers are "counts" ("bool" if so stored), anything with negative values is "centered"; of the
-    others, those on a log scale are "log1p", the rest "normalized"."""
+    """Kind of the values.
+
+    A bool matrix is "bool". Otherwise a matrix with negative values is "centered", and a matrix of non-negative
+    integers is "counts". Of the remaining matrices, those on a log scale are "log1p" and the others "normalized".
+    """
     max_value: float
     """Largest finite value, 0 for an empty matrix."""
     n_negative: int
@@ -71,13 +73,13 @@ class Inspection:
     n_unnamed_vars: int
     """Number of genes whose name is missing (NaN, None or empty)."""
     id_type: Literal["ensembl", "symbol", "number"]
-    """What most gene names are; whatever is neither an Ensembl id nor a number counts as a symbol."""
+    """Type of most gene names. Names that are neither Ensembl ids nor numbers are symbols."""
     transposed: bool
-    """Whether the names say that genes are in the rows."""
+    """Whether the names indicate that genes are in the rows."""
     counts_at: Literal["layer", "X", "raw"] | None
-    """Another place that seems to hold counts."""
+    """Another slot that seems to contain counts."""
     counts_layer: str | None
-    """Name of that layer, if it is one."""
+    """Name of this layer if ``counts_at`` is "layer"."""
 
     @property
     def n_empty_cells(self) -> int:
@@ -101,7 +103,7 @@ class Inspection:
 
 
 class _Tally:
-    """Running count of values that satisfy a condition, and the place of the first."""
+    """Number of values that satisfy a condition, and the position of the first."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -122,21 +124,21 @@ class _Tally:
 
 
 def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZE) -> Inspection:
-    """Find out what a matrix holds, reading all of it in chunks. Nothing is judged and nothing is written.
+    """Read a matrix in chunks and find out what it contains. The data are not changed and no warning is given.
 
     Parameters
     ----------
     adata
         AnnData, in memory or backed.
     layer
-        Layer to read; None reads ``X``.
+        Layer to read. None reads ``X``.
     chunk_size
-        Rows read at a time; does not change the result.
+        Number of rows read at a time. It does not change the result.
 
     Raises
     ------
     DataError, MissingKeyError
-        If there is no matrix of numbers to read, see :func:`get_matrix`.
+        If there is no matrix of numbers, see :func:`get_matrix`.
 
     Examples
     --------
@@ -165,7 +167,7 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         max_value = max(max_value, float(data.max(initial=0.0)))
         row_of = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         depth[here] = np.bincount(row_of, data, rows.shape[0])
-        if broken.any():  # spares counts the exponential
+        if broken.any():  # not computed for counts
             sums = np.bincount(row_of, np.expm1(np.minimum(data, _LOG_LIMIT)), rows.shape[0])
             expm1_depth[here] = sums * (np.bincount(row_of, broken, rows.shape[0]) > 0)
     names = pd.Series(adata.var_names, dtype=object)
@@ -228,8 +230,8 @@ def _kind(
         return "centered"
     if not share_broken:
         return "counts"
-    # normalised cells have equal sums, before the logarithm or after; a choice of genes undoes that, and what is left
-    # to go by is the range (counts per ten thousand exceed a logarithm's, proportions stay below 1) and few integers
+    # Normalised cells have equal sums, on the log scale after expm1. If genes were selected, the sums differ. Then the
+    # range is used (counts per ten thousand exceed _LOG_LIMIT, proportions are at most 1) and the share of integers.
     if _constant(expm1_depth):
         return "log1p"
     if _constant(depth) or max_value > _LOG_LIMIT or max_value <= 1 or share_broken < _LOG_BROKEN:
@@ -244,7 +246,7 @@ def _constant(sums: NDArray[np.float64]) -> bool:
 
 def _count_unnamed(names: pd.Series[Any]) -> int:
     missing = names.isna() | (names == "")
-    # anndata turns missing names into text; but "nan" (nanchung) is a gene of the fly, known by its names like "CG1234"
+    # anndata converts missing names to text. "nan" (nanchung) is also a gene of the fly, whose data has "CG1234" names
     if not names.astype(str).str.fullmatch(r"CG\d+").any():
         missing |= names.isin(["nan", "NaN", "None", "<NA>"])
     return int(missing.sum())
@@ -272,7 +274,7 @@ def _are_barcodes(names: Sequence[str]) -> bool:
 
 
 def _counts_elsewhere(adata: Any, layer: str | None) -> tuple[Literal["layer", "X", "raw"] | None, str | None]:
-    """Look for counts where the user did not: layers, those with "count" in the name first, then X, then raw."""
+    """Look for counts in other slots: layers (first those with "count" in the name), then X, then raw."""
     for key in sorted(layer_names(adata), key=lambda key: "count" not in key.lower()):
         if key != layer and _seem_counts(adata.layers[key]):
             return "layer", key

@@ -1,4 +1,4 @@
-"""The matrix of an AnnData, whatever holds it, and rows of it in one canonical form."""
+"""The matrix of an AnnData in memory or on disk, and the conversion of its rows to canonical CSR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scbioformers.core import DataError, MissingKeyError
 
 
 def layer_names(adata: AnnData) -> list[str]:
-    """Return the names of the layers; anndata 0.13 also lists X among them, under None."""
+    """Return the names of the layers. anndata 0.13 also lists X as the layer None, which is left out."""
     return [key for key in adata.layers if key is not None]
 
 
@@ -22,7 +22,7 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
     Raises
     ------
     DataError
-        If `adata` is not an AnnData, is a view of a backed one, or its ``X`` is None.
+        If `adata` is not an AnnData, is a view of a backed AnnData, or has an ``X`` that is None.
     MissingKeyError
         If there is no such layer.
     """
@@ -34,11 +34,13 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
     layers = layer_names(adata)
     if layer is None:
         if adata.X is None:
-            hint = f"pass one of these as `layer=`: {layers}" if layers else "set adata.X to the raw counts"
-            raise DataError(f"adata.X is None (and adata.raw is never used silently): {hint}.")
+            hint = f"Pass one of these layers as `layer=`: {layers}" if layers else "Set adata.X to the raw counts"
+            raise DataError(f"adata.X is None (and adata.raw is never used silently), expected a matrix. {hint}.")
         return adata.X
     if layer not in adata.layers:
-        raise MissingKeyError(f"Did not find adata.layers[{layer!r}]. Layers there: {layers}; `layer=None` is adata.X.")
+        raise MissingKeyError(
+            f"Did not find adata.layers[{layer!r}]. Existing layers: {layers}. `layer=None` reads adata.X."
+        )
     return adata.layers[layer]
 
 
@@ -46,24 +48,24 @@ def check_numbers(matrix: Any) -> None:
     """Raise :class:`DataError` unless the dtype of `matrix` is bool, integer or real."""
     dtype = np.dtype(matrix.dtype)
     if dtype.kind not in "biuf":
-        raise DataError(f"Expected a matrix of numbers, found dtype {dtype}.")
+        raise DataError(f"Expected a matrix of numbers, found dtype {dtype}. Convert it, or pass another `layer=`.")
 
 
 def to_csr(rows: Any) -> sp.csr_matrix:
-    """Wrap or convert rows of any kind as CSR. May share arrays with the input, but never its flags."""
+    """Convert rows of any type to CSR. The result may share arrays with the input, but not flags such as sortedness."""
     if hasattr(rows, "compute"):  # dask
         rows = rows.compute()
     if not sp.issparse(rows):
         rows = np.asarray(rows)
-        rows = sp.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows)  # scipy knows no float16
+        rows = sp.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows)  # no float16 in scipy
     full = rows.tocsr()
     return sp.csr_matrix((full.data, full.indices, full.indptr), shape=full.shape)
 
 
 def canonical(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Sort indices, add up duplicates and drop stored zeros, on a copy if there is anything to do."""
+    """Sort indices, sum duplicates and remove stored zeros. The input is copied if a change is needed."""
     if not matrix.has_canonical_format:
-        matrix = matrix.astype(np.float64)  # a copy; in float64 since sums of small integers and bools would overflow
+        matrix = matrix.astype(np.float64)  # a copy; sums of small integers or bools would overflow
         matrix.sum_duplicates()
     if not matrix.data.all():
         matrix = matrix.copy()

@@ -1,4 +1,4 @@
-"""Sources: one way to read blocks of count rows, whatever holds them (memory, h5ad file, zarr, dask)."""
+"""Sources, which read blocks of rows from memory, h5ad files, zarr or dask with the same methods."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from scbioformers.data._matrix import canonical, check_numbers, get_matrix, to_c
 
 logger = logging.getLogger(__name__)
 
-CHUNK_SIZE = 4096  # rows of one block: some MB of counts, large enough to hide the cost of a read
+CHUNK_SIZE = 4096  # rows per block: a few MB of counts, so the overhead of a read is small
 
 
 class BlockSource(Protocol):
-    """Cells that are read in blocks of rows; the data are never written.
+    """Cells that are read in blocks of rows. The data are never changed.
 
-    A new kind of data needs ``n_obs``, ``n_features`` and ``read``: everything else is made of them.
+    A subclass must define ``n_obs``, ``n_features`` and ``read``. The other methods use these.
     """
 
     n_obs: int
@@ -35,7 +35,7 @@ class BlockSource(Protocol):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Block:
-        """Read rows `start` (inclusive) to `stop` (exclusive, cut at the end of the data)."""
+        """Read rows `start` (inclusive) to `stop` (exclusive). `stop` may be beyond the end of the data."""
         ...
 
     def blocks(self, chunk_size: int = CHUNK_SIZE) -> Iterator[Block]:
@@ -46,7 +46,7 @@ class BlockSource(Protocol):
             yield self.read(start, start + chunk_size)
 
     def rows(self, rows: NDArray[np.int64]) -> Block:
-        """Some rows, in rising order, as one block; the source is read in order, a chunk at a time."""
+        """Read the given rows, which must be in ascending order, as one block."""
         parts = []
         for block in self.blocks():
             first, last = np.searchsorted(rows, [block.start, block.start + len(block.depth)])
@@ -55,7 +55,7 @@ class BlockSource(Protocol):
 
     def _bounds(self, start: int, stop: int) -> tuple[int, int]:
         if not 0 <= start <= stop:
-            raise ConfigError(f"Expected 0 <= start <= stop, found start={start}, stop={stop}.")
+            raise ConfigError(f"Rows must satisfy 0 <= start <= stop, found start={start}, stop={stop}.")
         return min(start, self.n_obs), min(stop, self.n_obs)
 
 
@@ -78,7 +78,7 @@ class MemorySource(BlockSource):
         return f"MemorySource({self.n_obs} cells x {self.n_features} features)"
 
     def read(self, start: int, stop: int) -> Block:
-        """Copy rows `start` (inclusive) to `stop` (exclusive, cut at the end of the data)."""
+        """Copy rows `start` (inclusive) to `stop` (exclusive). `stop` may be beyond the end of the data."""
         start, stop = self._bounds(start, stop)
         whole = self._block
         indptr = whole.counts.indptr[start : stop + 1]
@@ -95,20 +95,20 @@ class MemorySource(BlockSource):
 class AnnDataSource(BlockSource):
     """Rows of an AnnData with their depth and fields, in memory or on disk.
 
-    What is in memory is converted once, when the source is made: to float32 CSR of the modelled features. What is on
-    disk (backed h5ad, zarr, dask) is read and converted block by block.
+    Data in memory are converted to a float32 CSR matrix of the modelled features once, when the source is created.
+    Data on disk (backed h5ad, zarr, dask) are read and converted block by block.
 
     Parameters
     ----------
     adata
-        The data: ``X`` or a layer as any dense or sparse matrix of numbers, backed or not.
+        The data. ``X`` or the layer may be any dense or sparse matrix of numbers, backed or not.
     layer
-        Layer to read; None reads ``X``.
+        Layer to read. None reads ``X``.
     columns
-        int (n_features,): column of each modelled feature, -1 for one that this data lacks (it reads as zeros).
-        None models all columns.
+        int (n_features,): column of each modelled feature. It is -1 for a feature that is not measured, whose values
+        are read as zeros. None uses all columns.
     fields
-        int32 (n_obs, n_fields): category codes to hand out with the rows.
+        int32 (n_obs, n_fields): category codes that are returned with the rows.
 
     Raises
     ------
@@ -144,21 +144,22 @@ class AnnDataSource(BlockSource):
             raise ConfigError(f"`fields` must have the shape ({self.n_obs}, n_fields), found {self._fields.shape}.")
         check_numbers(matrix)
         if isinstance(matrix, CSCDataset):
-            # rows of a column-major file touch every byte of it: one full read beats one for each block
-            logger.info("The backed matrix is stored by columns (CSC): read into memory once.")
+            # to read rows of a CSC file, the whole file must be read
+            logger.info("The backed matrix is stored by columns (CSC), so it is read into memory once.")
             matrix = matrix.to_memory()
-        self._stored: Any = None  # set if rows are read from disk
-        self._memory: MemorySource | None = None  # set if everything is in memory
+        self._stored: Any = None  # the matrix, if rows are read from disk
+        self._memory: MemorySource | None = None  # the converted cells, if they are in memory
         if sp.issparse(matrix):
             self._memory = self._convert_all([matrix])
         elif isinstance(matrix, np.ndarray):
-            # in pieces, since scipy builds the coordinates of all non-zeros of a dense matrix
+            # in chunks, because scipy creates the coordinates of all non-zeros of a dense matrix
             self._memory = self._convert_all(
                 [matrix[i : i + CHUNK_SIZE] for i in range(0, max(self.n_obs, 1), CHUNK_SIZE)]
             )
         else:
             logger.info(
-                "Reading %s in blocks of rows: the file is not written, results stay in memory", type(matrix).__name__
+                "Reading %s in blocks of rows. The file is not changed and results stay in memory.",
+                type(matrix).__name__,
             )
             self._stored = matrix
 
@@ -173,7 +174,7 @@ class AnnDataSource(BlockSource):
         return f"AnnDataSource({self.n_obs} cells x {self.n_features} features, {where})"
 
     def read(self, start: int, stop: int) -> Block:
-        """Read rows `start` (inclusive) to `stop` (exclusive, cut at the end of the data)."""
+        """Read rows `start` (inclusive) to `stop` (exclusive). `stop` may be beyond the end of the data."""
         if self._memory is not None:
             return self._memory.read(start, stop)
         start, stop = self._bounds(start, stop)
@@ -193,26 +194,26 @@ def _check_columns(given: ArrayLike, n_vars: int) -> NDArray[np.int64]:
 def _convert(
     rows: Any, columns: NDArray[np.int64] | None, n_features: int
 ) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
-    """Turn rows of any kind into canonical float32 CSR of the features, and the depth of the full rows."""
+    """Convert rows of any type to canonical float32 CSR of the features, and compute the depth of the full rows."""
     full = to_csr(rows)
     depth = _row_sums(full)
     if columns is not None:
         present = np.flatnonzero(columns >= 0)
         part = full[:, columns[present]]
         full = sp.csr_matrix((part.data, present[part.indices], part.indptr), shape=(full.shape[0], n_features))
-    # again after the cast: float64 values below 1e-45 are zeros in float32
+    # repeated after the cast, because float64 values below 1e-45 become zeros in float32
     full = canonical(canonical(full).astype(np.float32, copy=False))
     return _canonical_csr(full.data, full.indices, full.indptr, n_features), depth
 
 
 def _canonical_csr(data: Any, indices: Any, indptr: Any, n_columns: int) -> sp.csr_matrix:
     counts = sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_columns))
-    counts.has_canonical_format = True  # known to hold; spares scipy a pass over the entries
+    counts.has_canonical_format = True  # already checked, so scipy need not check it again
     return counts
 
 
 def _row_sums(matrix: sp.csr_matrix) -> NDArray[np.float64]:
-    """Sum rows in float64 (scipy sums float32 in float32), some rows at a time to keep the cast copy small."""
+    """Sum rows in float64, in chunks to save memory. scipy would sum float32 values in float32."""
     sums = np.zeros(matrix.shape[0])
     for start in range(0, matrix.shape[0], CHUNK_SIZE):
         indptr = matrix.indptr[start : start + CHUNK_SIZE + 1]

@@ -1,4 +1,4 @@
-"""Statistics of a source from one streaming pass of sums that could be merged over chunks, workers or ranks."""
+"""Statistics of a source, computed in one pass over its blocks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scbioformers.data._source import CHUNK_SIZE, BlockSource
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What one streaming pass over a source finds out. Cells without any modelled count are empty; means skip them."""
+    """Statistics of a source. Cells without any modelled count are called empty and are not included in means."""
 
     n_cells: int
-    """Cells scanned, the empty ones included."""
+    """Number of cells, including empty cells."""
     n_empty: int
-    """Cells without any modelled count."""
+    """Number of cells without any modelled count."""
     mean_depth: float
     """Mean sum of a cell over all columns of the data, in counts."""
     mean_modelled_depth: float
@@ -32,28 +32,27 @@ class Statistics:
     max_normalized: float
     """Largest count after normalisation to `mean_depth`."""
     max_count: float
-    """Largest count as it stands in the data."""
+    """Largest count before normalisation."""
 
 
 def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:
-    """Compute the statistics of a source in one streaming pass.
+    """Compute the statistics of a source in one pass.
 
-    Every quantity is a sum or a maximum over cells of ``x / depth``, scaled by the mean depth at the end: so one pass
-    is enough.
+    Sums and maxima of ``x / depth`` are multiplied by the mean depth at the end, so one pass is enough.
 
     Parameters
     ----------
     source
-        The rows to read.
+        The cells.
     rows
-        bool (n_obs,): cells to count, e.g. the training cells. None counts all.
+        bool (n_obs,): cells to use, e.g. the training cells. None uses all cells.
     chunk_size
-        Rows read at a time; does not change the result.
+        Number of rows read at a time. It does not change the result.
 
     Returns
     -------
     Statistics
-        Means are 0 where there is no cell to average over.
+        Means are 0 if all cells are empty.
     """
     if rows is not None and (rows.dtype != np.bool_ or rows.shape != (source.n_obs,)):
         raise ConfigError(f"`rows` must be a bool mask of shape ({source.n_obs},), found {rows.dtype} {rows.shape}.")
@@ -74,7 +73,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
         n_filled += int(filled.sum())
         depth_sum += float(depth[filled].sum())
         modelled_sum += float(counts.data.sum(dtype=np.float64))
-        # centred data may sum to nothing, or less: there is no depth to divide by
+        # the sum of centred data may be zero or negative; such cells are not normalised
         inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
         share = counts.data * np.repeat(inverse, per_row)
         first += np.bincount(counts.indices, share, n_genes)

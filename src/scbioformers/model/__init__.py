@@ -1,4 +1,4 @@
-"""A fitted model: its state, inference with it, and its files."""
+"""A fitted model: its state, inference, and storage."""
 
 from scbioformers.model._bioformer import BioFormer, network_sizes
 from scbioformers.model._head import Head

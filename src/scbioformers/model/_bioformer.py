@@ -1,4 +1,4 @@
-"""A fitted model: configuration, binning, vocabulary, weights, and what tasks have added; its files."""
+"""A fitted model: configuration, binning, vocabulary, weights and task heads, with methods to save and load it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean")
 
 @dataclass(frozen=True, eq=False)
 class BioFormer:
-    """A fitted model; made by :func:`scbioformers.tl.fit`, read back by :func:`scbioformers.get.model`.
+    """A fitted model. :func:`scbioformers.tl.fit` makes it and :func:`scbioformers.get.model` reads it.
 
-    Holds no cells. Everything that belongs to the training data and that other data must be read with is frozen in it:
-    the vocabulary, the binning, the categories of the obs fields and the axes of the embedding.
+    It contains no cells. It contains everything from the training data that is needed to read other data: the
+    vocabulary, the binning, the categories of the obs fields and the axes of the embedding.
 
     Examples
     --------
@@ -43,18 +43,21 @@ class BioFormer:
     """
 
     config: ModelConfig
+    """Architecture of the networks."""
     vocabulary: Vocabulary
+    """Names of the modelled features."""
     binnings: dict[str, Binning]
-    """By modality, ``"rna"`` where there is one."""
+    """Binning of each modality. The key is ``"rna"`` if there is only one modality."""
     masking: Masking
+    """Which features were masked in training."""
     masked_share: float
-    """Share of the expressed features that the masks hid, over the training cells."""
+    """Share of the expressed features that were masked, over the training cells."""
     batch: ObsField | None
-    """The technical batch, on which the decoder is conditioned, with its categories; None if there is none."""
+    """The technical batch with its categories. The decoder is conditioned on it. ``None`` if there is no batch."""
     phenotypes: tuple[ObsField, ...]
-    """Phenotypes, which are tokens of the sentence, with their categories."""
+    """Phenotypes with their categories. They are tokens of the model."""
     reading: Reading
-    """How the training data were read, and every query is."""
+    """How the training data were read. Every query is read in the same way."""
     gene_mean: NDArray[np.float32]
     """(M,), mean count of each feature over the training cells, at their mean depth."""
     gene_share: NDArray[np.float32]
@@ -62,15 +65,15 @@ class BioFormer:
     bin_mean: NDArray[np.float32]
     """(V,), mean of the (normalised) counts of the training cells within each bin."""
     members: tuple[Transformer, ...]
-    """One network per member of the ensemble."""
+    """The networks of the ensemble, one for each member."""
     axes: NDArray[np.float32]
     """(M, K), axes of the default embedding in the space of decoded log1p profiles."""
     axes_mean: NDArray[np.float32]
     """(M,), origin of the axes."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Versions of the packages, hash of the training data, training parameters."""
+    """Versions of the packages, hash of the training data, and training parameters."""
     heads: dict[str, Head] = field(default_factory=dict)
-    """What tasks have added, by name, such as ``"perturbation"``."""
+    """Heads that tasks have added to the model, by name, such as ``"perturbation"``."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
@@ -86,7 +89,7 @@ class BioFormer:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """How this model reads counts."""
+        """The tokenizer of this model, which converts counts to its input."""
         return Tokenizer(
             binning=self.binnings["rna"],
             gene_mean=self.gene_mean,
@@ -101,44 +104,44 @@ class BioFormer:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the networks and the state that cells are read by: what results record.
+        """SHA-256 of the networks and of the state that is used to read cells. Results store this hash.
 
-        Heads, which have hashes of their own, and provenance are no part of it: a head that is added makes no embedding
-        stale.
+        Heads and provenance are not part of the hash. So embeddings stay valid when a head is added. Heads have their
+        own hashes.
         """
         network = replace(self, heads={}, provenance={})
         return hashlib.sha256(network.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The whole model as one safetensors file; no pickle."""
+        """The whole model as the bytes of one safetensors file. Pickle is not used."""
         return _storage.pack(self._tensors(), self._documents())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> BioFormer:
-        """The model that :meth:`to_bytes` wrote.
+        """Inverse of :meth:`to_bytes`.
 
         Raises
         ------
         ModelFormatError
-            If the bytes are damaged, of another schema, or no model.
+            If the bytes are damaged, have another schema, or are not a model.
         """
         return cls._build(*_storage.unpack(data))
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``config.json``, ``vocabulary.json``, ``model.safetensors`` and, last, a SHA-256 manifest.
+        """Write ``config.json``, ``vocabulary.json``, ``model.safetensors`` and a manifest with SHA-256 hashes.
 
-        The directory appears at once and complete, or not at all.
+        The files are written to a temporary directory, which is then renamed. So the directory is never incomplete.
         """
         return _storage.save(Path(directory), self._tensors(), self._documents())
 
     @classmethod
     def load(cls, directory: str | Path) -> BioFormer:
-        """The model of a directory that :meth:`save` wrote.
+        """Load the model from a directory that :meth:`save` wrote.
 
         Raises
         ------
         ModelFormatError
-            If a file is missing, damaged or altered, or of another schema.
+            If a file is missing, damaged or changed, or has another schema.
         """
         return cls._build(*_storage.load(Path(directory)))
 
@@ -183,9 +186,9 @@ class BioFormer:
             expected = [(n, config.n_components), (n,), (n,), (n,), (sizes.n_values,)]
             if not members or [array.shape for array in arrays.values()] != expected:
                 found_shapes = {name: array.shape for name, array in arrays.items()}
-                raise ValueError(f"{len(members)} members, {found_shapes}, expected {expected}")
-            if found := {x.dtype for x in tensors.values()} - {torch.float32}:
-                raise ValueError(f"tensors of {found}")
+                raise ValueError(f"found {len(members)} members and arrays {found_shapes}, expected shapes {expected}")
+            if wrong := {x.dtype for x in tensors.values()} - {torch.float32}:
+                raise ValueError(f"found tensors of {wrong}, expected float32")
             return cls(
                 config=config,
                 vocabulary=vocabulary,
@@ -201,13 +204,15 @@ class BioFormer:
                 **arrays,
             )
         except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
-            raise ModelFormatError(f"The stored model is incomplete or inconsistent: {error}") from error
+            raise ModelFormatError(
+                f"The stored model is incomplete or inconsistent: {error}. Fit again, or load another copy."
+            ) from error
 
 
 def network_sizes(
     n_features: int, binning: Binning, batch: ObsField | None, phenotypes: Sequence[ObsField], *, counts: bool
 ) -> Sizes:
-    """The sizes of a network that come from the data."""
+    """Sizes of a network that depend on the data."""
     return Sizes(
         n_features,
         binning.n_values,
@@ -226,8 +231,8 @@ def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head
 def _member(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Transformer:
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if config.n_layers > len(weights):
-        raise ValueError(f"{config.n_layers} layers in {len(weights)} tensors")
-    with torch.device("meta"):  # an absurd configuration must fail on its shapes, not on memory
+        raise ValueError(f"found {len(weights)} tensors for {config.n_layers} layers")
+    with torch.device("meta"):  # a wrong configuration must fail on the shapes, not run out of memory
         network = Transformer(config, sizes)
     network.load_state_dict(weights, assign=True)
     return network.eval()

@@ -1,4 +1,4 @@
-"""Heads: what a task adds to a fitted model. They are stored and loaded by one rule, whatever the task."""
+"""Heads, which tasks add to a fitted model. All heads are stored and loaded in the same way."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Configuration and arrays of one task, by its name in :attr:`BioFormer.heads`.
+    """Configuration and arrays of one task. The key in :attr:`BioFormer.heads` is the name of the task.
 
-    The model does not know what they mean: the task makes its own object of them, and checks them.
+    The model does not interpret them. The task checks them and creates its own object from them.
 
     Examples
     --------
@@ -24,7 +24,7 @@ class Head:
     """
 
     config: dict[str, Any]
-    """All but the arrays, as plain JSON types."""
+    """Everything except the arrays, as plain JSON types."""
     arrays: dict[str, NDArray[np.float32]]
     """The arrays, by name."""
 

@@ -1,4 +1,4 @@
-"""Reading cells with a fitted model, and predicting what is masked. The model itself is never changed."""
+"""Inference with a fitted model: embeddings of cells and predictions of masked features. The model is not changed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from scbioformers.nn import Batch, Output, Transformer
 
 Use = Literal["profile", "cls", "latent", "mean"]
 USES = ("profile", "cls", "latent", "mean")
-READ_CHUNK = 4096  # cells read and sorted by length at a time
-MAX_BATCH_TOKENS = 2**16  # of one inference batch, so that memory does not grow with the length of the cells
+READ_CHUNK = 4096  # number of cells that are read and sorted by length at a time
+MAX_BATCH_TOKENS = 2**16  # maximum number of tokens in a batch, which limits the memory
 
 
 @torch.no_grad()
@@ -33,38 +33,39 @@ def embed_cells(
     batch_size: int = 128,
     progress_bar: bool = False,
 ) -> NDArray[np.float32]:
-    """Sample representations (paper, section 2.3), independent of batch size, order and chunking.
+    """Cell embeddings (paper, section 2.3). They do not depend on the batch size or on the order of the cells.
 
-    Everything here computes on the device of the model's networks; see :func:`on_device`.
+    All functions of this module compute on the device of the networks of the model, see :func:`on_device`.
 
     Parameters
     ----------
     source
-        N cells over this model's features.
+        N cells with the features of the model.
     use
-        ``"profile"``: leading components of the decoded log1p profile of ``<cls>``, (N, n_components);
-        ``"cls"``: the ``<cls>`` vector, (N, width); ``"latent"``: the latent behind the profile, (N, n_latent);
-        ``"mean"``: the mean of the feature outputs, (N, width).
+        ``"profile"``: leading components of the log1p profile decoded from ``<cls>``, (N, n_components).
+        ``"cls"``: output of ``<cls>``, (N, width).
+        ``"latent"``: latent from which the profile is decoded, (N, n_latent).
+        ``"mean"``: mean of the outputs of the visible features, (N, width).
 
     Returns
     -------
-    float32 (N, K). Members of an ensemble are averaged in profile space and concatenated for the other uses.
+    float32 (N, K). For ``"profile"`` the members of an ensemble are averaged. For the others they are concatenated.
 
     Raises
     ------
     ConfigError
-        If ``use`` or ``batch_size`` is out of range.
+        If ``use`` or ``batch_size`` is not valid.
     """
     if use not in USES:
-        raise ConfigError(f"`use` is one of {USES}, got {use!r}.")
+        raise ConfigError(f"`use` must be one of {USES}, got {use!r}.")
     if batch_size < 1:
         raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
     parts: list[NDArray[np.float32]] = []
     for network in model.members:
-        read = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual=use == "mean")
+        outputs = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual=use == "mean")
         with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
             rows: list[tuple[torch.Tensor, torch.Tensor]] = []
-            for batch, output in read:
+            for batch, output in outputs:
                 rows.append((batch.rows.cpu(), _represent(model, network, output, batch, use).cpu()))
                 bar.update(len(batch))
         result = np.empty((source.n_obs, rows[0][1].shape[1]), np.float32)
@@ -83,9 +84,9 @@ def _represent(model: BioFormer, network: Transformer, output: Output, batch: Ba
     if use == "latent":
         return output.latent
     if use == "mean" and output.context is not None:
-        read = (batch.context_ids > 0).unsqueeze(-1)
-        return (output.context * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)
-    # sums over thousands of features in float64: the result must not depend on how a batch is cut
+        visible = (batch.context_ids > 0).unsqueeze(-1)
+        return (output.context * visible).sum(dim=1) / visible.sum(dim=1).clamp(min=1)
+    # sum in float64, so that rounding does not depend on how cells are grouped into batches
     axes, mean = (torch.from_numpy(x).double() for x in (model.axes, model.axes_mean))
     return (network.profile(output.latent).cpu().double() - mean) @ axes
 
@@ -99,7 +100,10 @@ def run_network(
     *,
     contextual: bool = False,
 ) -> Iterator[tuple[Batch, Output]]:
-    """Read every cell once, in batches of similar length; ``batch.rows`` are the rows of the cells in their source."""
+    """Run the network once on every cell, in batches of cells with similar numbers of tokens.
+
+    ``batch.rows`` are the rows of the cells in their source.
+    """
     for block in blocks:
         for batch in make_batches(model, block, batch_size):
             batch = batch.to(network.cls.device)
@@ -115,7 +119,7 @@ def predict_masked(
     *,
     natural: bool = True,
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Mask the queried positions of each cell and predict their bins from the rest.
+    """Mask the queried positions of each cell and predict their bins from the visible features.
 
     Parameters
     ----------
@@ -124,13 +128,12 @@ def predict_masked(
     query_mask
         (N, M), non-zero at the positions to predict.
     natural
-        Take out the odds by which the training mask showed more expressed features than there are. False says that
-        the positions were drawn by such a mask, and gives the probabilities under it.
+        Whether to correct the probability of a zero for the training mask, which favours expressed features. Use False
+        if the positions were drawn by such a mask. The probabilities then refer to this mask.
 
     Yields
     ------
-    A batch of cells with ``masked_ids`` (B, H), and the probabilities (B, H, V) of their bins, averaged over the
-    members.
+    A batch of cells with ``masked_ids`` (B, H), and the probabilities (B, H, V) of the bins, averaged over the members.
     """
     device = model.members[0].cls.device
     for batch in make_batches(model, block, batch_size, query_mask, drawn=not natural):
@@ -140,8 +143,8 @@ def predict_masked(
         for network in model.members:
             logits = network(batch).logits
             logits = torch.cat([logits[..., :1] - odds, logits[..., 1:]], dim=-1)
-            share = logits.softmax(dim=-1) / len(model.members)
-            mean = share if mean is None else mean + share
+            part = logits.softmax(dim=-1) / len(model.members)
+            mean = part if mean is None else mean + part
         if mean is not None:
             yield batch, mean.cpu().numpy()
 
@@ -149,48 +152,48 @@ def predict_masked(
 def make_batches(
     model: BioFormer, block: Block, batch_size: int, query_mask: csr_matrix | None = None, *, drawn: bool = False
 ) -> Iterator[Batch]:
-    """Tokens of the cells of a block, in batches of similar length.
+    """Convert a block to batches of cells with similar numbers of tokens.
 
     Parameters
     ----------
     block
         N cells.
     batch_size
-        Cells in a batch at most; fewer where they are long.
+        Maximum number of cells in a batch. It is lower for cells with many tokens.
     query_mask
-        (N, M), non-zero at the positions to hide.
+        (N, M), non-zero at the positions to mask.
     drawn
         Whether these positions were drawn by a training mask.
 
     Yields
     ------
-    Batches on the CPU, each cell once; ``batch.rows`` tells which cells they are.
+    Batches on the CPU. Each cell is in one batch. ``batch.rows`` are the rows of the cells in their source.
     """
     tokenizer = model.tokenizer
-    lengths = tokenizer.n_context(block, query_mask)  # not of what is masked, which must not even tell the order
+    lengths = tokenizer.n_context(block, query_mask)  # masked values must not influence the order of the cells
     if query_mask is not None:
         lengths = lengths + np.asarray(query_mask.astype(bool).sum(axis=1)).ravel()
-    order = np.argsort(-lengths, kind="stable")  # the first of a batch is its longest
+    order = np.argsort(-lengths, kind="stable")  # longest first, so the first cell sets the size of its batch
     start = 0
     while start < len(order):
         size = max(1, min(batch_size, MAX_BATCH_TOKENS // max(int(lengths[order[start]]), 1)))
         chosen = order[start : start + size]
-        wanted = None if query_mask is None else query_mask[chosen]
-        yield tokenizer.inference_batch(block.take(chosen), block.start + chosen, wanted, drawn=drawn)
+        queried = None if query_mask is None else query_mask[chosen]
+        yield tokenizer.inference_batch(block.take(chosen), block.start + chosen, queried, drawn=drawn)
         start += size
 
 
 def _odds(model: BioFormer, batch: Batch) -> Tensor:
-    """(B,) odds of the training mask for cells like these, judged by what is known of them alone."""
+    """(B,) odds of the training mask, from the number of expressed features estimated from the known features."""
     share = model.gene_share.astype(np.float64)
-    # not a matrix product, whose last bits depend on the other cells
+    # a matrix product would round differently depending on the other cells of the batch
     known = np.where(batch.known.numpy(), share, 0.0).sum(axis=1)
     n_expressed = (batch.visible.numpy() > 0).sum(axis=1) / np.maximum(known, 1e-9) * share.sum()
     return torch.from_numpy(model.masking.odds(n_expressed, len(model.vocabulary))).float()
 
 
 def on_device(model: BioFormer, device: str) -> BioFormer:
-    """The model itself, or a copy with its networks on another device: the tensors of a model stay where they are."""
+    """Return the model itself if it is on this device, else a copy with its networks on this device."""
     if model.members[0].cls.device == torch.device(device):
         return model
     return replace(model, members=tuple(deepcopy(network).to(device) for network in model.members))

@@ -1,4 +1,7 @@
-"""Models as safetensors and JSON: one blob of bytes, or a directory with a manifest. No pickle, no network."""
+"""Storage of models as safetensors and JSON, in one array of bytes or in a directory with a manifest.
+
+Pickle is not used, so loading a model never runs code from its file.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,22 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 _DOCUMENTS = ("config", "vocabulary")
-_METADATA = "scbioformers"  # one key for all documents: safetensors writes several in random order
+_METADATA = "scbioformers"  # a single key, because safetensors writes several keys in random order
 _FILES = {f"{name}.json" for name in _DOCUMENTS} | {WEIGHTS}
-_MAX_HEADER = 64 * 2**20  # bytes; a vocabulary of a million names needs less
+_MAX_HEADER = 64 * 2**20  # bytes, enough for a vocabulary of a million names
 
 Tensors = dict[str, torch.Tensor]
 
 
 def pack(tensors: Tensors, documents: dict[str, Any]) -> bytes:
-    """Tensors and JSON documents as one safetensors file, the documents in its header."""
+    """Tensors and JSON documents as one safetensors file, with the documents in its header and a hash in front."""
     header = _to_json({name: documents[name] for name in _DOCUMENTS})
     body = safetensors.torch.save(tensors, metadata={_METADATA: header})
     return hashlib.sha256(body).digest() + body
 
 
 def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
-    """Inverse of :func:`pack`; the hash in front finds any flipped byte."""
+    """Inverse of :func:`pack`. The hash in front is checked first, so that any changed byte is detected."""
     digest, body = data[:32], data[32:]
     if len(data) < 48:
         raise ModelFormatError(f"The stored model is truncated: {len(data)} bytes. Fit again, or load another copy.")
@@ -43,24 +46,28 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
         raise ModelFormatError("The stored model is damaged or not one of scbioformers: its hash does not match.")
     length = int.from_bytes(body[:8], "little")
     if not 0 < length <= min(_MAX_HEADER, len(body) - 8):
-        raise ModelFormatError(f"The stored model has a header of {length} bytes in a file of {len(body)}.")
+        raise ModelFormatError(
+            f"The stored model has a header of {length} bytes in a file of {len(body)} bytes. "
+            "Fit again, or load another copy."
+        )
     metadata = _from_json(body[8 : 8 + length], "header").get("__metadata__")
     if not isinstance(metadata, dict) or _METADATA not in metadata:
-        raise ModelFormatError("The stored bytes hold tensors, but not a model of scbioformers.")
+        raise ModelFormatError("The stored bytes contain tensors, but not a model of scbioformers. Load another file.")
     documents = _from_json(metadata[_METADATA], "metadata")
     if missing := [name for name in _DOCUMENTS if not isinstance(documents.get(name), dict)]:
-        raise ModelFormatError(f"The stored model lacks {missing}.")
+        raise ModelFormatError(f"The stored model lacks {missing}. Fit again, or load another copy.")
     _check_schema(documents["config"])
     return _weights(body), documents
 
 
 def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
-    """Write to a temporary sibling and rename it, so that a model is there complete or not at all."""
+    """Write to a temporary directory beside ``directory`` and rename it, so that a model is never incomplete."""
     directory = directory.resolve()
-    found = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    if found and (MANIFEST not in found or found - _FILES - {MANIFEST}):
+    present = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if present and (MANIFEST not in present or present - _FILES - {MANIFEST}):
         raise ModelFormatError(
-            f"{directory} exists and holds other files than a model's; nothing was written. Name another directory."
+            f"{directory} exists and holds files that are not part of a model; nothing was written. "
+            "Use another directory."
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
@@ -79,10 +86,10 @@ def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
 
 
 def _replace(new: Path, directory: Path) -> None:
-    """Rename ``new`` to ``directory``; a former model steps aside, and comes back if that fails."""
+    """Rename ``new`` to ``directory``. A previous model is renamed first, and restored if this fails."""
     former = _former(directory)
     if directory.exists():
-        shutil.rmtree(former, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(former, ignore_errors=True)  # may remain from a process that was killed
         os.replace(directory, former)
     try:
         os.replace(new, directory)
@@ -98,15 +105,15 @@ def _former(directory: Path) -> Path:
 
 
 def load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read a directory that :func:`save` wrote, checking every file against the manifest first."""
+    """Read a directory that :func:`save` wrote. Every file is first checked against the manifest."""
     directory = directory.resolve()
     if not directory.exists() and _former(directory).exists():
-        directory = _former(directory)  # a process was killed between the two renames of save
+        directory = _former(directory)  # save was killed between its two renames
     manifest = _from_json(_read(directory, MANIFEST), MANIFEST)
     _check_schema(manifest)
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or set(hashes) != _FILES:
-        # names come from this list and never from the file, so no path can lead out of the directory
+        # file names are never taken from the manifest, so no path outside the directory can be read
         raise ModelFormatError(f"{directory / MANIFEST} must list exactly {sorted(_FILES)}.")
     contents = {name: _read(directory, name) for name in sorted(_FILES)}
     for name, content in contents.items():
@@ -127,14 +134,15 @@ def _weights(body: bytes) -> Tensors:
 def _check_schema(document: dict[str, Any]) -> None:
     if document.get("schema") != SCHEMA:
         raise ModelFormatError(
-            f"The stored model has schema {document.get('schema')!r}; this version of scbioformers reads {SCHEMA}."
+            f"The stored model has schema {document.get('schema')!r}; this version of scbioformers reads {SCHEMA}. "
+            "Fit the model again, or install the version that wrote it."
         )
 
 
 def _read(directory: Path, name: str) -> bytes:
     path = directory / name
     if not path.is_file() or path.is_symlink():
-        raise ModelFormatError(f"Did not find {path}. A model directory is what BioFormer.save(directory) writes.")
+        raise ModelFormatError(f"Did not find {path}. Pass a directory that `BioFormer.save(directory)` wrote.")
     return path.read_bytes()
 
 

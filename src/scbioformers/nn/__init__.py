@@ -1,4 +1,4 @@
-"""The transformer: tensors in, tensors out."""
+"""The transformer network. Its inputs and outputs are tensors."""
 
 from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
 from scbioformers.nn._device import choose_device

@@ -1,4 +1,4 @@
-"""What one step of the model reads."""
+"""The input of the network for one step: a batch of cells as tensors."""
 
 from __future__ import annotations
 
@@ -7,51 +7,53 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-N_SMALL_COUNTS = 4
+N_SMALL_COUNTS = 4  # counts 1 to 4, whose bins are inputs of the network
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token batch: B cells, C context tokens, H masked tokens, M modelled features, P phenotypes.
+    """A batch of B cells with C context tokens, H masked tokens, M modelled features and P phenotypes.
 
-    ``context_*`` and ``visible`` are all that the model may see; ``target*`` is what it is scored on.
+    ``context_*`` and ``visible`` contain only visible values. ``target*`` are used only by the losses.
     """
 
     rows: Tensor
-    """int64 (B,), the row of each cell in its source."""
+    """int64 (B,), row of each cell in its source."""
     context_ids: Tensor
-    """int64 (B, C), vocabulary ids of the visible features that attention reads; 0 is padding."""
+    """int64 (B, C), vocabulary ids of the visible features that are tokens. 0 is padding."""
     context_bins: Tensor
-    """int64 (B, C), their bins, made from the visible counts and the visible depth."""
+    """int64 (B, C), bins of these features. They are computed from the visible counts and the estimated depth."""
     masked_ids: Tensor
-    """int64 (B, H), vocabulary ids of the features to predict; 0 is padding."""
+    """int64 (B, H), vocabulary ids of the masked features, which are predicted. 0 is padding."""
     visible: Tensor
-    """float32 (B, M), log1p of the visible counts at the mean depth, 0 where masked or not expressed."""
+    """float32 (B, M), log1p of the visible counts at the mean depth. 0 where masked or not expressed."""
     known: Tensor
-    """bool (B, M), whether the model is given the value: False for what is masked, or absent from the data."""
+    """bool (B, M), whether the value is an input of the model. False if it is masked or not measured."""
     present: Tensor
-    """bool (B, M), whether the data of the cell measure the feature at all; no loss depends on one that is absent."""
+    """bool (B, M), whether the feature is measured in the cell. Features that are not measured have no loss."""
     log_depth: Tensor
-    """float32 (B,), log of the estimated depth of the whole cell, relative to the training mean."""
+    """float32 (B,), log of the estimated depth of the whole cell relative to the training mean."""
     small_count_bins: Tensor
-    """int64 (B, N_SMALL_COUNTS), the bins that counts of 1, 2, … would have in a cell of that depth."""
+    """int64 (B, N_SMALL_COUNTS), bins of the counts 1, 2, … in a cell with the estimated depth."""
     batch_codes: Tensor
-    """int64 (B,), category of the technical batch, on which the decoder is conditioned; 0 where there is none."""
+    """int64 (B,), category of the technical batch. The decoder is conditioned on it. 0 if there is no batch."""
     phenotypes: Tensor
-    """int64 (B, P), categories of the phenotypes, which are tokens of the sentence."""
+    """int64 (B, P), categories of the phenotypes, which are tokens."""
     target_bins: Tensor
-    """int64 (B, H), bins of the masked features at the full depth; -1 for padding."""
+    """int64 (B, H), bins of the masked features at the full depth. -1 is padding."""
     target_counts: Tensor
-    """float32 (B, M), all counts (values on another scale where there are no counts)."""
+    """float32 (B, M), all counts. If the data are not counts: the bins as shares of the highest bin."""
     size_factor: Tensor
-    """float32 (B,), full depth relative to its training mean."""
+    """float32 (B,), full depth of the cell relative to the training mean."""
     noise: Tensor | None = None
-    """float32 (B, L), standard normal, added to the latent in training; drawn here so that it depends on the cell and
-    the epoch alone."""
+    """float32 (B, L), standard normal noise, which is added to the latent in training.
+
+    It is part of the batch so that it depends only on the cell and the epoch.
+    """
     context_external: Tensor | None = None
-    """int64 (B, C), external token of each visible feature: a row of ``external``, 0 for none."""
+    """int64 (B, C), external token of each visible feature, as a row of ``external``. 0 means no external token."""
     external: Tensor | None = None
-    """float32 (E, D), embeddings of the external tokens (Eq. 7); the first is 0 and stands for none."""
+    """float32 (E, D), embeddings of the external tokens (Eq. 7). Row 0 is zero and means no external token."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,4 +1,4 @@
-"""All initialisation of the network in one place."""
+"""Initialisation of all weights of the network."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ from scbioformers.nn._transformer import Attention, Transformer, TransformerBloc
 
 @dataclass(frozen=True)
 class InitialValues:
-    """What the training data say before the first step; M features, K components, V bin values."""
+    """Statistics of the training data from which weights are initialised. M features, K components, V bin values."""
 
     components: NDArray[np.float32]
-    """(M, K) right singular vectors of the centred log-normalised training profiles, leading first."""
+    """(M, K) right singular vectors of the centred log-normalised training profiles, in descending order."""
     profile_mean: NDArray[np.float32]
     """(M,) mean log-normalised profile."""
     component_scale: NDArray[np.float32]
     """(K,) standard deviation of the training profiles along each component."""
     rate: NDArray[np.float32]
-    """(M,) log of the mean count at the mean depth; logit of the mean share of the highest bin for other data."""
+    """(M,) log of the mean count at the mean depth.
+
+    For data that are not counts: logit of the mean bin, as a share of the highest bin.
+    """
     log_dispersion: NDArray[np.float32]
-    """(M,) log of the negative binomial's inverse dispersion, by moments."""
+    """(M,) log of the inverse dispersion of the negative binomial, estimated by the method of moments."""
     batch_means: NDArray[np.float32]
-    """(n_batches, M) mean log-normalised profile of each technical batch, less the mean of all cells."""
+    """(n_batches, M) mean log-normalised profile of each technical batch minus the mean of all cells."""
     log_bins: NDArray[np.float32]
-    """(M, V) log probability of each bin where it is masked, by counting."""
+    """(M, V) log of the frequency of each bin of each feature among masked entries."""
 
 
 @torch.no_grad()
 def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
-    """Set every weight, from the data where it can say something and from ``seed`` otherwise.
+    """Initialise every weight, from the training data if possible and otherwise at random with ``seed``.
 
-    * Linear layers: normal with variance 1 / fan-in, biases zero; the layers that write into the residual stream are
-      scaled down by sqrt(2 n_layers), so that the depth does not change the scale of the stream.
-    * Feature embeddings: the SVD of the training profiles in the leading columns (``svd_init``), with small noise.
-      The bag of a cell is then its principal components, centred, on a common scale; ``<cls>`` starts with the mean of
-      its technical batch taken out, which training may put back.
-    * The latent starts as the leading directions of the bag, the profile as their linear reconstruction around the mean
-      expression (``svd_init``); the networks beside these linear maps start small.
-    * The decoder's bias is the log mean expression and the bin logits' bias the log histogram of each feature, so that
-      the network starts as the per-feature baseline and learns departures from it.
+    * Linear layers: normal with variance 1 / fan-in, biases zero. The layers that write into the residual stream are
+      divided by sqrt(2 n_layers), so that the scale of the stream does not depend on the number of layers.
+    * Feature embeddings: with ``svd_init``, the leading columns are the SVD of the training profiles plus small noise.
+      The bag of a cell then contains its principal components, centred and on a common scale. The mean of the technical
+      batch is subtracted from the bag for ``<cls>``. This shift is trainable.
+    * Latent and profile: the latent starts as the leading dimensions of the bag. With ``svd_init``, the profile starts
+      as the linear reconstruction from the latent around the mean expression. The non-linear parts start with small
+      weights.
+    * Biases: the bias of the decoder is the log mean expression. The bias of the bin logits is the log histogram of
+      each feature. So the untrained network predicts about the same as the per-feature baseline.
     """
     config = network.config
     for name, module in network.named_modules():
@@ -69,16 +73,16 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     embedding = network.feature.weight[len(SPECIALS) :]
     n_features, width = embedding.shape
     embedding.normal_(std=width**-0.5, generator=_generator(seed, "feature"))
-    components = torch.from_numpy(start.components[:, :width]).clone()  # aligned, so that products are repeatable
+    components = torch.from_numpy(start.components[:, :width]).clone()  # aligned memory makes products reproducible
     if config.svd_init:
-        # each column gets the norm that a random column of this table would have
+        # each column gets the expected norm of a random column of this table
         embedding.mul_(0.1)
         embedding[:, : components.shape[1]] += components * math.sqrt(n_features / width)
     network.feature.weight[0].zero_()
     network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
     spread = float(scores.square().sum(dim=0).mean().sqrt())
-    network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # identical cells have no spread to scale to
+    network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # the spread of identical cells is 0
     if config.bag:
         if network.sizes.n_batches:
             shift = torch.from_numpy(start.batch_means).clone() @ embedding / network.bag_scale
@@ -96,14 +100,14 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
     network.rate_feature_out.weight.mul_(0.1)
-    for few in network.small_counts:
-        cast("nn.Embedding", few).weight.mul_(15.0)  # to .3: as wide as what the rates add to it
+    for table in network.small_counts:
+        cast("nn.Embedding", table).weight.mul_(15.0)  # to a std of 0.3, the scale of the rate features added to it
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    """A generator for one part: parts that are added or removed leave the draws of the others as they are."""
+    """Random generator for one part of the network. Its draws do not depend on which other parts exist."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)

@@ -1,7 +1,7 @@
-"""Objectives: plain functions ``(network, output, batch) -> loss``, a mean over cells, named in the training config.
+"""Objectives: functions ``(network, output, batch) -> loss``, which are chosen by name in the training config.
 
-Each is first reduced within a cell and then averaged over the cells, so that the mean over equal shares of a batch,
-as several processes compute it, is the loss of the whole batch.
+Each loss is first reduced within a cell and then averaged over the cells. So if several processes compute the loss of
+equal parts of a batch, the mean of these losses is the loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ def masked_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
 
 
 def profile_counts(network: Transformer, output: Output, batch: Batch) -> Tensor:
-    """Negative binomial likelihood of all counts given ``<cls>`` and the depth, in nats per expressed feature."""
+    """Negative log-likelihood of all counts under a negative binomial, in nats per expressed feature.
+
+    The mean count is predicted from ``<cls>`` and scaled by the depth of the cell.
+    """
     counts, dispersion = batch.target_counts, network.log_dispersion.exp()
     log_mean = output.log_rate + batch.size_factor.log()[:, None]
     losses = (counts + dispersion) * functional.softplus(log_mean - network.log_dispersion) - counts * (
         log_mean - network.log_dispersion
     )
-    # lgamma(0 + r) - lgamma(r) = 0, so the slow terms are needed at the expressed entries alone
+    # lgamma(0 + r) - lgamma(r) = 0, so lgamma, which is slow, is computed only for expressed entries
     cell, feature = torch.nonzero(counts, as_tuple=True)
     x, r = counts[cell, feature], dispersion[feature]
     constant = torch.lgamma(r) + torch.lgamma(x + 1) - torch.lgamma(x + r)
     expressed = (counts > 0).sum(dim=1).clamp(min=1)
-    losses = losses * batch.present  # an absent feature is not a zero
+    losses = losses * batch.present  # a feature that is not measured is not a zero count
     return ((losses.sum(dim=1) + torch.zeros_like(losses[:, 0]).index_add(0, cell, constant)) / expressed).mean()
 
 
 def profile_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
-    """Where there are no counts: binomial cross-entropy of all bins given ``<cls>``, in nats per feature.
+    """Binomial cross-entropy of all bins, predicted from ``<cls>``, in nats per feature. For data that are not counts.
 
-    A bin out of the highest is read as so many successes, which keeps the bins ordered with one number per feature.
+    A bin is treated as a number of successes out of the highest bin. So one parameter per feature is enough, and the
+    order of the bins is used.
     """
     losses = functional.binary_cross_entropy_with_logits(output.log_rate, batch.target_counts, reduction="none")
     return ((losses * batch.present).sum(dim=1) / batch.present.sum(dim=1).clamp(min=1)).mean()

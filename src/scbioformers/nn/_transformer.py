@@ -1,6 +1,6 @@
-"""The transformer, top to bottom: embedding, blocks, heads (paper, sections 2.1.4 and 2.2).
+"""The transformer: embeddings, blocks and output layers (paper, sections 2.1.4 and 2.2).
 
-Letters in the shape comments: B cells, C context (visible) tokens, H masked tokens, T = 1 + P + C + H all tokens,
+Letters in shapes: B cells, C context (visible) tokens, H masked tokens, T = 1 + P + C + H all tokens,
 P phenotypes, M modelled features, D width, L latent, A attention heads, V bin values.
 """
 
@@ -22,36 +22,38 @@ from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that come from the data rather than from the user."""
+    """Sizes of the network that depend on the data."""
 
     n_features: int
+    """Number of modelled features, M."""
     n_values: int
+    """Number of bin values, V."""
     n_batches: int = 0
-    """Technical batches, on which the decoder is conditioned; 0 where there is no batch."""
+    """Number of technical batches, on which the decoder is conditioned. 0 if there is no batch."""
     phenotype_sizes: tuple[int, ...] = ()
     """Number of categories of each phenotype."""
     counts: bool = True
-    """Whether the profile is of counts (a rate) or of bins (a share of the highest)."""
+    """Whether the decoded profile predicts counts (a rate) or bins (a share of the highest bin)."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the network says of a batch."""
+    """Output of the network for a batch."""
 
     logits: Tensor
-    """(B, H, V) over the bins of the masked features."""
+    """(B, H, V), logits over the bins of the masked features."""
     context: Tensor | None
-    """(B, C, D) contextual embeddings of the visible features, if asked for."""
+    """(B, C, D), contextual embeddings of the visible features. ``None`` without ``contextual=True``."""
     cls: Tensor
-    """(B, D)."""
+    """(B, D), output of the ``<cls>`` token."""
     latent: Tensor
-    """(B, L)."""
+    """(B, L), latent from which the profile is decoded."""
     log_rate: Tensor
-    """(B, M) log of the expected count at the mean depth."""
+    """(B, M), log of the expected count at the mean depth. If the data are not counts: logit of the expected bin."""
 
 
 class ValueEmbedding(nn.Module):
-    """A bin to a vector: a small network on the scalar (keeps magnitudes ordered), or a table."""
+    """Embedding of bins: a small network on the bin as a number, which keeps the order of the bins, or a table."""
 
     def __init__(self, kind: str, n_values: int, width: int) -> None:
         super().__init__()
@@ -65,17 +67,17 @@ class ValueEmbedding(nn.Module):
         return functional.embedding(bins, self.values())
 
     def values(self) -> Tensor:
-        """(V, D), one row per bin: bins are few and tokens many, so the network runs on the bins."""
+        """(V, D), embedding of each bin. There are far fewer bins than tokens, so each bin is embedded once."""
         if self.kind == "lookup":
             return self.table.weight
         bins = torch.arange(self.n_values, device=self.out.weight.device, dtype=self.out.weight.dtype)
-        # linear and logarithmic in the bin, so that both 1 against 2 and 10 against 20 can be told apart
+        # the logarithmic input separates low bins, the linear input separates high bins
         scales = torch.stack((bins / max(self.n_values - 1, 1), torch.log1p(bins)), dim=-1)
         return self.out(functional.gelu(self.inner(scales)))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; ``mask`` says which keys each query may read, so a decoder needs no other code."""
+    """Multi-head attention. ``mask`` is True where a query may attend to a key."""
 
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
@@ -84,29 +86,29 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def _part(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split_heads(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, A, Tq, D/A), and keys and values (B, A, Tk, D/A)."""
         query = self.query(x).view(len(x), x.shape[1], self.n_heads, -1).transpose(1, 2)
-        parted = keys.view(len(keys), keys.shape[1], 2 * self.n_heads, -1)
-        key, value = parted.transpose(1, 2).chunk(2, dim=1)
+        heads = keys.view(len(keys), keys.shape[1], 2 * self.n_heads, -1)
+        key, value = heads.transpose(1, 2).chunk(2, dim=1)
         return query, key, value
 
     def weights(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """How much each query ``x`` (B, Tq, D) reads of each of the ``keys`` (B, Tk, 2D) -> (B, A, Tq, Tk)."""
-        query, key, _ = self._part(x, keys)
+        """Attention weights of queries ``x`` (B, Tq, D) over projected ``keys`` (B, Tk, 2D) -> (B, A, Tq, Tk)."""
+        query, key, _ = self._split_heads(x, keys)
         logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         return logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
 
     def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries ``x`` (B, Tq, D) read projected ``keys`` (B, Tk, 2D) -> (B, Tq, D)."""
-        query, key, value = self._part(x, keys)
+        """Attend from queries ``x`` (B, Tq, D) to projected ``keys`` (B, Tk, 2D) -> (B, Tq, D)."""
+        query, key, value = self._split_heads(x, keys)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block; without attention only its feed-forward half remains."""
+    """Pre-norm transformer block. Without attention it has only the feed-forward part."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -119,13 +121,13 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def keys(self, x: Tensor) -> Tensor:
-        """What tokens (..., D) show to those who read them: key and value, (..., 2D)."""
+        """Projected keys and values of tokens, (..., D) -> (..., 2D)."""
         if self.attention is None or self.attention_norm is None:
             return x.new_zeros(*x.shape[:-1], 0)
         return self.attention.key_value(self.attention_norm(x))
 
     def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """Let the tokens ``x`` (B, T, D) read the ``keys`` (B, Tk, 2D) -> (B, T, D)."""
+        """Update tokens ``x`` (B, T, D), which attend to projected ``keys`` (B, Tk, 2D) -> (B, T, D)."""
         if self.attention is not None and self.attention_norm is not None:
             x = x + self.dropout(self.attention(self.attention_norm(x), keys, mask))
         # ReLU is several times faster than GELU on a CPU
@@ -134,7 +136,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token batches to bin logits of the masked features and, through ``<cls>``, the profile of the cell."""
+    """Predicts the bins of the masked features, and the profile of the whole cell from ``<cls>``."""
 
     profile_mean: Tensor
     bag_scale: Tensor
@@ -174,24 +176,25 @@ class Transformer(nn.Module):
         self.log_dispersion = nn.Parameter(torch.empty(sizes.n_features))
 
     def bag(self, batch: Batch) -> Tensor:
-        """Sum of the embeddings of *all* known features, weighted by departure from their mean, -> (B, D).
+        """Sum of the embeddings of *all* known features, weighted by the deviation from their mean, -> (B, D).
 
-        It is scaled up to all features, so that its size does not tell how many are known.
+        It is divided by the share of known features, so that its scale does not depend on their number.
         """
         departure = (batch.visible - self.profile_mean) * batch.known
-        # a perturbed feature that is not measured has an embedding after those of the M
+        # the table may have more rows, for perturbed features that are not measured
         features = self.feature.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_features]
         bag = departure @ features / self.bag_scale
         return bag / batch.known.float().mean(dim=1, keepdim=True).clamp(min=0.05)
 
     def without_batch(self, bag: Tensor, batch: Batch) -> Tensor:
-        """Take out of the bag what the technical batch of the cell explains, (B, D) -> (B, D)."""
+        """Correct the bag for the technical batch of the cell, (B, D) -> (B, D)."""
         return bag + self.batch_shift(batch.batch_codes) if self.sizes.n_batches else bag
 
     def context_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Visible features (Eq. 7): the distinct (feature, bin, external) of the batch -> (W, D), and which (B, C).
+        """Embeddings of the visible features (Eq. 7): distinct tokens (W, D), and the row of each token (B, C).
 
-        Equal tokens are equal vectors in every cell, and a batch holds far fewer distinct tokens than tokens.
+        A token is a combination of feature, bin and external token. Its embedding is the same in all cells, and a batch
+        has far fewer distinct tokens than tokens.
         """
         code, n_values = batch.context_ids * self.sizes.n_values + batch.context_bins, self.sizes.n_values
         if batch.external is None or batch.context_external is None:
@@ -203,7 +206,7 @@ class Transformer(nn.Module):
         return self.feature(code // n_values) + self.value(code % n_values) + external, which
 
     def query_tokens(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """``<cls>`` with the phenotypes -> (B, 1 + P, D), and the masked features -> (B, H, D)."""
+        """Embeddings of ``<cls>`` and the phenotypes, (B, 1 + P, D), and of the masked features, (B, H, D)."""
         depth = self.depth(batch.log_depth[:, None])[:, None]
         masked = self.feature(batch.masked_ids) + self.mask + depth
         cls = self.cls.expand(len(batch), 1, -1)
@@ -214,11 +217,12 @@ class Transformer(nn.Module):
         return torch.cat([cls, *phenotypes], dim=1), masked
 
     def encode(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run the blocks: ``<cls>`` (B, D), masked features (B, H, D) and, with ``contextual``, visible ones (B, C, D).
+        """Run the blocks.
 
-        No later layer reads the visible features after the last block. So without ``contextual`` that block updates
-        ``<cls>`` and the masked features alone. This changes nothing else and costs a fraction. If it is the only
-        block, its keys are projected once for each distinct token.
+        Returns outputs of ``<cls>`` (B, D), of masked features (B, H, D) and, with ``contextual``, of visible features
+        (B, C, D). The visible features are not used after the last block. So without ``contextual`` the last block
+        updates only ``<cls>`` and the masked features. The result is the same and the cost is much lower. If there is
+        only one block, its keys are projected once for each distinct token.
         """
         distinct, which = self.context_tokens(batch)
         head, masked = self.query_tokens(batch, bag)
@@ -246,10 +250,11 @@ class Transformer(nn.Module):
         return x[:, 0], x[:, x.shape[1] - n_masked :], visible
 
     def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
-        """What each visible feature would read of the others if it were masked: (B, A, C, C) for each of ``layers``.
+        """Attention weights (B, A, C, C) between visible features, for each of ``layers``.
 
-        Rows are queries, in the form of the masked features of training. A row does not read its own key. It sums to 1
-        together with what it reads of ``<cls>`` and the phenotypes, which are not returned.
+        Rows are queries. Each visible feature is used as a query in the form of a masked feature, as in training. A
+        query does not attend to its own key. Queries also attend to ``<cls>`` and the phenotypes. These weights are not
+        returned, so rows sum to less than 1.
         """
         ids = batch.context_ids
         bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
@@ -269,7 +274,7 @@ class Transformer(nn.Module):
                 x = block(x, keys, mask)
 
     def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
-        """Read a batch; ``contextual`` asks for the outputs of the visible features too."""
+        """Compute the outputs for a batch. With ``contextual``, also those of the visible features."""
         bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
         cls, masked, context = self.encode(batch, bag, contextual)
         latent = self.latent_out(functional.gelu(self.latent_inner(cls)))
@@ -284,10 +289,11 @@ class Transformer(nn.Module):
         return Output(logits, context, cls, latent, log_rate)
 
     def rate_features(self, log_rate: Tensor, batch: Batch) -> Tensor:
-        """What ``<cls>`` leads to expect of each masked feature at the depth of the cell, (B, M) -> (B, H, D).
+        """Embed the rate of each masked feature, predicted from ``<cls>``, and the depth, (B, M) -> (B, H, D).
 
-        Its rate is a product of cell and feature, which sums of embeddings and a feed-forward layer learn slowly, and
-        the bins that a small counts fall in depend on the depth in steps.
+        A rate is a product of a cell factor and a feature factor. Sums of embeddings and a feed-forward layer learn
+        products slowly, so the rate is an explicit input. The bins of small counts are step functions of the depth, so
+        they are inputs too.
         """
         features = (batch.masked_ids - len(SPECIALS)).clamp(min=0)
         rate = log_rate.gather(1, features)
@@ -298,9 +304,9 @@ class Transformer(nn.Module):
         return self.rate_feature_out(functional.gelu(self.rate_feature_inner(functional.gelu(h))))
 
     def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:
-        """The latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
+        """Decode the latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
 
-        The decoder is conditioned on the batches ``batch_codes`` (B,); None takes the mean of all batches.
+        The decoder is conditioned on the technical batches ``batch_codes`` (B,). ``None`` uses the mean of all batches.
         """
         h = self.from_latent(latent)
         if self.sizes.n_batches:
@@ -309,6 +315,9 @@ class Transformer(nn.Module):
         return self.rate(h) + self.linear_rate(latent)
 
     def profile(self, latent: Tensor) -> Tensor:
-        """Decoded profile at the average batch, (B, L) -> (B, M): log1p of the counts expected at the mean depth."""
+        """Decoded profile for the mean of all batches, (B, L) -> (B, M): log1p of the expected counts.
+
+        The counts are at the mean depth. For data that are not counts: the expected bin as a share of the highest bin.
+        """
         rate = self.decode(latent, None)
         return functional.softplus(rate) if self.sizes.counts else torch.sigmoid(rate)

@@ -1,4 +1,4 @@
-"""What is stored in an AnnData: one file per result, with its keys, its writer and its reader."""
+"""Storage of results in an AnnData. Each module has the keys, the writer and the reader of one result."""
 
 from scbioformers.results._bins import write_bins
 from scbioformers.results._embedding import write_embedding

@@ -1,4 +1,4 @@
-"""Bins that ``pp`` writes to look at: ``layers[key]`` and their parameters in ``uns[key]``."""
+"""Bins that ``bf.pp`` writes for inspection: ``layers[key]``, with parameters in ``uns[key]``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from scbioformers.results._slots import params_to_json, set_layer, set_uns
 
 
 def write_bins(adata: Any, key: str, bins: Any, binning: Binning, layer: str | None) -> None:
-    """Write bins (N, n_vars) and how they were made, from which layer."""
+    """Write bins (N, n_vars), the binning, and the layer that was binned."""
     set_layer(adata, key, bins)
     set_uns(adata, key, {"params": params_to_json({"layer": layer, "binning": binning.to_dict()})})

@@ -1,4 +1,4 @@
-"""Embeddings of cells: ``obsm[key]``, ``uns[key]`` and, where there are empty cells, ``obs["bioformer_empty"]``."""
+"""Embeddings of cells: ``obsm[key]``, ``uns[key]`` and, if there are empty cells, ``obs["bioformer_empty"]``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EMPTY = "bioformer_empty"
 def write_embedding(
     adata: Any, key: str, embedding: NDArray[np.float32], params: dict[str, Any], empty: NDArray[np.bool_]
 ) -> None:
-    """Write an embedding (N, K), its parameters, and which cells (N,) have no count in the model's features."""
+    """Write an embedding (N, K), its parameters, and which cells (N,) have no counts in the features of the model."""
     set_obsm(adata, key, embedding)
     set_uns(adata, key, {"params": params_to_json(params)})
     if empty.any() or EMPTY in adata.obs:

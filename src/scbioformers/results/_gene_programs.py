@@ -1,4 +1,4 @@
-"""Gene programs: labels in ``var[key]``, scores in ``obsm``, genes and their background in ``uns[key]``."""
+"""Gene programs: labels in ``var[key]``, scores in ``obsm``, genes and background genes in ``uns[key]``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_gene_programs(
     background: NDArray[Any],
     params: dict[str, Any],
 ) -> None:
-    """Write the program of each variable (n_vars,), -1 for none, scores (N, P) and tables."""
+    """Write the program of each gene (n_vars,), -1 for none, the scores (N, P) and the tables."""
     names = pd.Index([str(i + 1) for i in range(scores.shape[1])], dtype=str)
     set_var(adata, key, pd.Categorical.from_codes(label, names))
     set_obsm(adata, f"{key}_scores", scores)
@@ -34,12 +34,12 @@ def write_gene_programs(
 
 
 def has_program_genes(adata: Any, key: str) -> bool:
-    """Whether the genes of the programs are stored with their weights, as ``bf.tl.gene_programs`` stores them."""
+    """Whether the weights of the program genes are stored, as by ``bf.tl.gene_programs``."""
     return "genes" in adata.uns.get(escape(key), {})
 
 
 def read_program_genes(adata: Any, key: str) -> pd.DataFrame:
-    """Columns program, gene, weight and support, as they were stored.
+    """Table of program genes with the columns program, gene, weight and support.
 
     Raises
     ------
@@ -50,24 +50,24 @@ def read_program_genes(adata: Any, key: str) -> pd.DataFrame:
 
 
 def read_program_background(adata: Any, key: str) -> list[str]:
-    """The genes that could have been in a program."""
+    """The genes that were clustered into programs."""
     return [str(gene) for gene in get_slot(adata, "uns", key, hint=_HINT)["background"]]
 
 
 def read_program_labels(adata: Any, key: str) -> pd.Series[Any]:
-    """The program of each gene that is in one, by the gene's name."""
+    """The program of each gene that belongs to a program, by gene name."""
     return pd.Series(get_slot(adata, "var", key, hint=_HINT), dtype=object).dropna().astype(str)
 
 
 def read_program_scores(adata: Any, key: str) -> pd.DataFrame:
-    """Scores, cells x programs. An array has the programs in the order of the categories.
+    """Program scores, cells x programs. If an array is stored, its columns are in the order of the categories.
 
     Raises
     ------
     MissingKeyError
-        If there are none.
+        If there are no scores.
     DataError
-        If there are not as many columns as programs.
+        If the number of columns differs from the number of programs.
     """
     scores = get_slot(adata, "obsm", f"{key}_scores", hint=_HINT)
     if isinstance(scores, pd.DataFrame):
@@ -77,5 +77,8 @@ def read_program_scores(adata: Any, key: str) -> pd.DataFrame:
     names = [str(name) for name in column.cat.categories] if named else sorted(set(read_program_labels(adata, key)))
     values = np.asarray(scores)
     if values.ndim != 2 or values.shape[1] != len(names):
-        raise DataError(f"adata.obsm[{f'{key}_scores'!r}] is {values.shape}, expected a column for each of {names}.")
+        raise DataError(
+            f"adata.obsm[{f'{key}_scores'!r}] has the shape {values.shape}, expected one column for each of {names}. "
+            "Run `bf.tl.gene_programs(adata)` again."
+        )
     return pd.DataFrame(values, adata.obs_names, names)

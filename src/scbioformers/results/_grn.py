@@ -1,6 +1,7 @@
 """Gene regulatory networks: weights and counts in ``varp``, edges and parameters in ``uns[key]``.
 
-With ``groupby`` the names in ``varp`` end in a dot and the condition: a dot, since "count" may be a condition too.
+With ``groupby`` the names in ``varp`` end with a dot and the name of the condition. The dot prevents confusion with
+names such as ``grn_count`` if a condition is called "count".
 """
 
 from __future__ import annotations
@@ -30,36 +31,36 @@ _HINT = "Run `bf.tl.grn(adata)` first."
 
 @dataclass(frozen=True)
 class ConditionGRN:
-    """The network of one condition, over the variables of the data."""
+    """The gene regulatory network of one condition, over all genes of the data."""
 
     weight: sp.csr_matrix
-    """float32 (n_vars, n_vars), target x regulator; what is not stored was never seen."""
+    """float32 (n_vars, n_vars), targets x regulators. Pairs without a weight are not stored."""
     count: sp.csr_matrix
-    """int32 (n_vars, n_vars), cells behind each weight."""
+    """int32 (n_vars, n_vars), number of cells from which each weight was computed."""
     attention: NDArray[np.float32] | None
-    """(n_vars,) attention that each regulator receives, NaN for other genes; None for networks by another method."""
+    """(n_vars,) attention that each regulator receives, NaN for other genes. None for methods other than attention."""
 
 
 @dataclass(frozen=True)
 class WeightTable:
-    """The weights of one condition among the genes that have any."""
+    """The weights of one condition, for genes that have at least one weight."""
 
     weight: NDArray[np.float64]
-    """(G, R), NaN where a pair was never seen."""
+    """(G, R), targets x regulators, NaN for pairs without a weight."""
     genes: list[str]
-    """(G,) targets: all genes for which weights were computed."""
+    """(G,) names of the targets: all genes that have a weight."""
     regulators: list[str]
-    """(R,)."""
+    """(R,) names of the regulators."""
     attention: NDArray[np.float64] | None = None
-    """(R,) attention that each regulator receives in a cell; None for networks by another method."""
+    """(R,) mean attention that each regulator receives in a cell. None for methods other than attention."""
 
 
 def write_grn(
     adata: Any, key: str, networks: Mapping[str, ConditionGRN], edges: pd.DataFrame, params: dict[str, Any]
 ) -> None:
-    """Write the networks by condition, and the differences of all others from ``params["reference"]``.
+    """Write the network of each condition, and its difference from the network of ``params["reference"]``.
 
-    An earlier network of the same name is removed with all its conditions.
+    An earlier result with the same key is removed with all its conditions.
     """
     _drop(adata, key)
     reference = params["reference"]
@@ -81,23 +82,23 @@ def read_grn_params(adata: Any, key: str) -> dict[str, Any]:
     Raises
     ------
     MissingKeyError
-        If there are none.
+        If there are no networks.
     """
     return dict(params_from_json(str(get_slot(adata, "uns", key, hint=_HINT)["params"])))
 
 
 def read_grn_edges(adata: Any, key: str) -> pd.DataFrame:
-    """The strongest edges of all conditions, as they were stored."""
+    """Table of the strongest edges of all conditions."""
     return pd.DataFrame(get_slot(adata, "uns", key, hint=_HINT)["edges"])
 
 
 def read_grn_weights(adata: Any, key: str, condition: str | None, *, difference: bool = False) -> WeightTable:
-    """Weights of one condition, or their difference from the reference."""
+    """Weights of one condition, or with ``difference`` their difference from the reference condition."""
     params = read_grn_params(adata, key)
     name = f"{key}{'_difference' if difference else ''}{_ending(params, condition)}"
     stored = sp.coo_matrix(get_slot(adata, "varp", name, hint=_HINT))
     names = np.array([str(name) for name in adata.var_names], dtype=object)
-    # few of all genes are modelled: dense among these alone
+    # a dense matrix is made only for the genes with weights, usually a small part of all genes
     genes, regulators = np.unique(np.concatenate([stored.row, stored.col])), np.unique(stored.col)
     weight = np.full((len(genes), len(regulators)), np.nan)
     weight[np.searchsorted(genes, stored.row), np.searchsorted(regulators, stored.col)] = stored.data
@@ -105,7 +106,7 @@ def read_grn_weights(adata: Any, key: str, condition: str | None, *, difference:
 
 
 def read_grns(adata: Any, key: str) -> Iterator[tuple[str, WeightTable]]:
-    """The weights of each condition by its name, with the attention that regulators receive."""
+    """Name and weights of each condition. For the attention method, also the attention that regulators receive."""
     params = read_grn_params(adata, key)
     names = pd.Index([str(name) for name in adata.var_names])
     for condition in params["conditions"]:
@@ -122,7 +123,7 @@ def _ending(params: Mapping[str, Any], condition: str | None) -> str:
 
 
 def _drop(adata: Any, key: str) -> None:
-    """Remove what an earlier call stored by the same name: its conditions need not be those of this call."""
+    """Remove the result of an earlier call with the same key. Its conditions may differ from those of this call."""
     stored = adata.uns.get(escape(key))
     if not isinstance(stored, Mapping) or not {"edges", "params"} <= set(stored):
         return
@@ -135,8 +136,8 @@ def _drop(adata: Any, key: str) -> None:
 
 
 def _difference(weight: sp.csr_matrix, reference: sp.csr_matrix) -> sp.csr_matrix:
-    """Weight less the weight in the reference, of pairs that were seen in both."""
-    seen = [sp.csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape) for x in (weight, reference)]
-    both = seen[0].multiply(seen[1]).tocoo()
+    """Weight minus the weight in the reference, for pairs that have a weight in both."""
+    stored = [sp.csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape) for x in (weight, reference)]
+    both = stored[0].multiply(stored[1]).tocoo()
     values = np.asarray(weight[both.row, both.col] - reference[both.row, both.col]).ravel()
     return sp.csr_matrix((values, (both.row, both.col)), shape=weight.shape)

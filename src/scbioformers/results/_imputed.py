@@ -1,4 +1,4 @@
-"""Imputed values: ``layers[key]`` and its companions, or a zarr store; evidence in ``uns[key]``."""
+"""Imputed values: ``layers[key]`` and related layers, or a zarr store, with evidence in ``uns[key]``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK_CELLS = 1024
 
 
 def imputed_layers(key: str, std: bool, quantiles: Sequence[float]) -> dict[str, str]:
-    """Names of the layers: of the ``"mean"``, of ``"std"``, and of each quantile by its number."""
+    """Names of the layers for ``"mean"``, ``"std"`` and each quantile."""
     names = {"mean": key} | ({"std": f"{key}_std"} if std else {})
     return names | {str(q): f"{key}_q{100 * q:g}" for q in quantiles}
 
@@ -34,7 +34,7 @@ def write_imputed(
     params: dict[str, Any],
     evidence: dict[str, NDArray[np.float64]] | None,
 ) -> None:
-    """Write layers (N, n_vars) by name, parameters, and how well masked measured values were predicted."""
+    """Write layers (N, n_vars), parameters, and the evidence: how well masked measured values were predicted."""
     for name, values in layers.items():
         set_layer(adata, name, values)
     stored: dict[str, Any] = {"params": params_to_json(params)}
@@ -42,19 +42,21 @@ def write_imputed(
 
 
 def create_store(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
-    """An AnnData at a zarr path, with the names of cells and of some genes, and an empty layer for each of ``names``.
+    """Create an AnnData in a zarr store and return its layers, which are empty.
+
+    It has the names of all cells and of the genes in ``columns``, and one layer for each of ``names``.
 
     Raises
     ------
     ConfigError
-        If the path exists and is no zarr store.
+        If the path exists and is not a zarr store.
     """
     if path.exists():
         if not any((path / name).exists() for name in (".zgroup", "zarr.json")):
-            raise ConfigError(f"{path} exists and is no zarr store; `out` would replace it. Name another path.")
+            raise ConfigError(f"{path} exists and is no zarr store, so it is not overwritten. Pass another `out`.")
         logger.info("Overwriting %s.", path)
     frame = AnnData(obs=adata.obs[[]], var=adata.var.iloc[columns][[]])
-    # format and shards are named, since anndata 0.12 warns of its defaults; not consolidated, of which zarr warns
+    # format and shards are set because anndata 0.12 warns about its defaults; zarr warns about consolidated metadata
     group: Any = zarr.open_group(str(path), mode="w", zarr_format=3)
     ad.io.write_elem(group, "/", frame, dataset_kwargs={"shards": None})
     created = {}
@@ -67,12 +69,12 @@ def create_store(path: Path, adata: AnnData, columns: NDArray[np.int64], names: 
 
 
 def read_evidence(adata: Any, key: str) -> dict[str, NDArray[np.float64]]:
-    """Sums over all predictions of masked values, by name.
+    """The evidence: sums over all predictions of masked values, by name.
 
     Raises
     ------
     MissingKeyError
-        If nothing was imputed, or no evidence was stored.
+        If there are no imputed values, or no evidence was stored.
     """
     hint = "Run `bf.tl.impute(adata)` first, without `mask`."
     stored = get_slot(adata, "uns", key, hint=hint)

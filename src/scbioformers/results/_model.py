@@ -1,4 +1,4 @@
-"""A model in the slots of an AnnData: written by ``fit``, found again by every verb."""
+"""Storage of a model in an AnnData. ``bf.tl.fit`` writes it and the other functions read it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ModelLike: TypeAlias = BioFormer | AnnData | str | Path
 def store_model(
     adata: Any, key: str, model: BioFormer, params: dict[str, Any], history: pd.DataFrame, save_dir: str | Path | None
 ) -> None:
-    """Write ``uns[key]``: params, history and the model's bytes, or the directory that holds it."""
+    """Write parameters, history and model to ``uns[key]``. With ``save_dir``, write the model to that directory."""
     value: dict[str, Any] = {"params": params_to_json(params), "history": history, "model_hash": model.hash}
     if save_dir is None:
         value["model"] = np.frombuffer(model.to_bytes(), dtype=np.uint8).copy()
@@ -30,29 +30,31 @@ def store_model(
 
 
 def check_size(n_bytes: int, save_dir: str | Path | None) -> None:
-    """Refuse, before any work, a model that is too large to travel inside ``uns``.
+    """Check, before training, that the model is not too large to be stored in ``uns``.
 
     Raises
     ------
     ConfigError
-        If it is and no directory was named.
+        If the model is too large and ``save_dir`` is None.
     """
     if save_dir is None and n_bytes > MAX_BYTES_IN_UNS:
         raise ConfigError(
             f"This model takes {n_bytes / 2**20:.0f} MB, more than the {MAX_BYTES_IN_UNS / 2**20:.0f} MB that are "
-            "stored inside adata.uns. Pass `save_dir=` to fit, and the model is written there."
+            "allowed in adata.uns. Pass `save_dir=` to `bf.tl.fit` to write the model to a directory."
         )
 
 
 def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> BioFormer:
-    """The model named by ``model``: an object, a directory, or an AnnData that holds one; by default ``adata`` itself.
+    """Return the model. ``model`` is a model, a directory, or an AnnData with a model; by default it is ``adata``.
 
     Raises
     ------
+    ConfigError
+        If ``model`` has another type.
     MissingKeyError
-        If there is none.
+        If there is no model.
     ModelFormatError
-        If what is stored is damaged or not the model that was fitted.
+        If the stored model is damaged or not the model that was fitted.
     """
     if isinstance(model, BioFormer):
         return model
@@ -63,7 +65,7 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
         "`ad.concat` drops `uns`)."
     )
     if model is not None and not isinstance(model, AnnData):
-        raise ConfigError(f"`model` is a BioFormer, an AnnData or a directory, got {type(model).__name__}.")
+        raise ConfigError(f"`model` must be a BioFormer, an AnnData or a directory, got {type(model).__name__}.")
     stored = get_slot(adata if model is None else model, "uns", key, hint=hint)
     if "model" in stored:
         return BioFormer.from_bytes(np.asarray(stored["model"], dtype=np.uint8).tobytes())
@@ -71,7 +73,9 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
         raise MissingKeyError(f"adata.uns[{key!r}] holds no model. {hint}")
     found = BioFormer.load(str(stored["model_dir"]))
     if found.hash != str(stored["model_hash"]):
-        raise ModelFormatError(f"{stored['model_dir']} holds another model than the one fitted here; pass `model=`.")
+        raise ModelFormatError(
+            f"{stored['model_dir']} holds another model than the one fitted here. Pass the right model as `model=`."
+        )
     return found
 
 

@@ -17,24 +17,24 @@ _HINT = "Run `bf.tl.perturb(adata, …)` first."
 
 @dataclass(frozen=True)
 class GroupEffects:
-    """Effects that start from the control cells of each group."""
+    """Effects relative to the control cells of each group."""
 
     genes: Sequence[str]
-    """(G,) the genes of the effects."""
+    """(G,) names of the genes."""
     effects: Mapping[str, NDArray[np.float64]]
-    """(G, K) by group."""
+    """Effects (G, K) of each group, in log1p units."""
 
 
 @dataclass(frozen=True)
 class Perturbed:
-    """Effects of K perturbations as they are read back."""
+    """Stored effects of K perturbations."""
 
     names: list[str]
-    """(K,)."""
+    """(K,) names of the perturbations."""
     effect: NDArray[np.float64]
-    """(n_vars, K), in log1p units, NaN for genes that are not modelled."""
+    """(n_vars, K), effects in log1p units, NaN for genes that are not modelled."""
     se: NDArray[np.float64]
-    """(n_vars, K), standard errors."""
+    """(n_vars, K), standard errors of the effects."""
 
 
 def write_perturb(
@@ -49,7 +49,7 @@ def write_perturb(
     groups: GroupEffects | None,
     profiles: NDArray[np.float32] | None,
 ) -> None:
-    """Write effects (n_vars, K) with their standard errors and, for one perturbation, profiles (N, n_vars)."""
+    """Write effects (n_vars, K), their standard errors and, if given, the profiles (N, n_vars) of one perturbation."""
     effects = f"{_entry(key)}_effect"
     set_varm(adata, effects, effect)
     set_varm(adata, f"{effects}_se", se)
@@ -67,31 +67,31 @@ def write_perturb(
 
 
 def read_perturb(adata: Any, key: str) -> Perturbed:
-    """Names and effects of the perturbations that were predicted last under this name.
+    """Names and effects of the perturbations that were stored last with this key.
 
     Raises
     ------
     MissingKeyError
-        If there are none.
+        If there are no effects.
     """
     stored = get_slot(adata, "uns", _entry(key), hint=_HINT)
     name = str(params_from_json(str(stored["params"]))["effects"])
-    effect, se = (np.asarray(get_slot(adata, "varm", each, hint=_HINT)) for each in (name, f"{name}_se"))
-    return Perturbed([str(each) for each in stored["names"]], effect, se)
+    effect, se = (np.asarray(get_slot(adata, "varm", slot, hint=_HINT)) for slot in (name, f"{name}_se"))
+    return Perturbed([str(perturbation) for perturbation in stored["names"]], effect, se)
 
 
 def read_perturb_names(adata: Any, key: str) -> list[str]:
-    """Names of the perturbations that were predicted last under this name."""
+    """Names of the perturbations that were stored last with this key."""
     return [str(name) for name in get_slot(adata, "uns", _entry(key), hint=_HINT)["names"]]
 
 
 def read_perturb_evidence(adata: Any, key: str) -> dict[str, Any]:
-    """Scores of the cross-validation over targets, as the model holds them."""
+    """Scores of the cross-validation over targets, as stored in the model."""
     return dict(params_from_json(str(get_slot(adata, "uns", _entry(key), hint=_HINT)["evidence"])))
 
 
 def read_perturbed_profiles(adata: Any, key: str) -> NDArray[np.float32]:
-    """(N, n_vars) predicted log1p profiles of the control cells, NaN elsewhere."""
+    """(N, n_vars) predicted log1p profiles of the control cells, NaN for other cells."""
     hint = "Run `bf.tl.perturb(adata, …)` for one perturbation."
     return np.asarray(get_slot(adata, "layers", key, hint=hint))
 

@@ -1,4 +1,4 @@
-"""A query: cells as a fitted model reads them. Every verb that uses a model starts with :func:`open_query`."""
+"""A query: cells with the features of a fitted model. All functions that use a model call :func:`open_query` first."""
 
 from __future__ import annotations
 
@@ -26,48 +26,49 @@ from scbioformers.results._model import ModelLike, find_model
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A model, and N cells as it reads them."""
+    """A model and N cells with its features."""
 
     model: BioFormer
+    """The fitted model, on the device of the query."""
     source: BlockSource
-    """The cells, over the M features of the model."""
+    """The cells, with the M features of the model."""
     layer: str | None
-    """Layer that is read, None for ``X``."""
+    """Layer that is read, ``None`` for ``X``."""
     columns: NDArray[np.int64]
-    """(M,) column of each feature in the data, -1 where it was not measured."""
+    """(M,) column of each feature in the data, -1 if it is not measured."""
 
     @property
     def measured(self) -> NDArray[np.bool_]:
-        """(M,) whether the data measure each feature."""
+        """(M,) whether each feature is measured in the data."""
         return self.columns >= 0
 
     def positions(self, genes: str | Sequence[str], *, measured: bool = True) -> NDArray[np.int64]:
-        """Positions of genes among the model's features.
+        """Positions of genes among the features of the model.
 
         Parameters
         ----------
         genes
             Names, or one name.
         measured
-            Refuse genes that the data do not measure.
+            Whether to raise an error for genes that are not measured in the data.
 
         Raises
         ------
         DataError
-            If no gene is named, one is unknown to the model (near names are suggested), or not measured.
+            If there is no gene, or a gene is unknown to the model (similar names are suggested) or not measured.
         """
         names = self.model.vocabulary.feature_names()
         at = {name: i for i, name in enumerate(names)}
         genes = [genes] if isinstance(genes, str) else list(genes)
         if not genes:
-            raise DataError("`genes` is empty: name at least one, or pass None.")
+            raise DataError("`genes` is empty. Pass at least one gene, or None.")
         if unknown := [gene for gene in genes if gene not in at]:
             near = near_names(unknown[0], names)
             hint = f" Near names: {near}." if near else ""
             raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
         found = np.array([at[gene] for gene in genes], dtype=np.int64)
         if measured and not self.measured[found].all():
-            absent = [gene for gene, there in zip(genes, self.measured[found], strict=True) if not there]
+            absent = [gene for gene, present in zip(genes, self.measured[found], strict=True) if not present]
             raise DataError(
                 f"{absent[:5]} are not among the genes of the data; `bf.get.imputed(adata, genes=…)` predicts them."
             )
@@ -77,29 +78,29 @@ class Query:
 def open_query(
     adata: AnnData, model: ModelLike | None, *, layer: str | None = None, key: str = "bioformer", device: str = "cpu"
 ) -> Query:
-    """Find the model, the layer, the genes and the obs fields that it needs in ``adata``.
+    """Find the model, and the layer, genes and obs fields that it needs in ``adata``.
 
     Parameters
     ----------
     adata
         The cells.
     model
-        A model, its directory, or the AnnData that it was fitted on; None takes that in ``adata.uns[key]``.
+        A model, its directory, or the AnnData that it was fitted on. None uses the model in ``adata.uns[key]``.
     layer
-        Layer to read; None takes the layer that the model was fitted on if it is there, else ``X``.
+        Layer to read. None uses the layer that the model was fitted on if it exists, else ``X``.
     key
-        Where the model is in ``uns``.
+        Key of the model in ``uns``.
     device
-        Where the networks of the model compute, as verbs take it.
+        Name of the device on which the networks compute.
 
     Raises
     ------
     ConfigError
         If the device is not available.
     MissingKeyError
-        If there is no model, or a layer or column that it needs is not there.
+        If there is no model, or if a layer or column that it needs is missing.
     DataError
-        If the data is on another scale than the model's, or fewer than half of its genes are there.
+        If the model needs counts and the data are not counts, or if fewer than half of its genes are in the data.
     """
     device = choose_device(device)
     found = on_device(find_model(adata, model, key), device)
@@ -107,7 +108,7 @@ def open_query(
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
         layer = reading.layer
     inspection = inspect(adata, layer)
-    no_gene = np.zeros(adata.n_vars, dtype=bool)  # a gene may well be zero in a query: nothing to warn of
+    no_gene = np.zeros(adata.n_vars, dtype=bool)  # in a query, all-zero genes need no warning
     if reading.counts:
         allow = reading.allow_non_integer
         require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=inspection)

@@ -14,18 +14,18 @@ _ENRICHMENT_HINT = "Run `bf.tl.program_enrichment(adata, gene_sets)` first."
 
 
 def write_regulators(adata: Any, key: str, tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> None:
-    """Write the tables ``"drivers"`` and, if they were asked for, ``"sets"`` and ``"known"``."""
+    """Write the table ``"drivers"`` and, if they exist, the tables ``"sets"`` and ``"known"``."""
     stored: dict[str, Any] = dict(tables)
     set_uns(adata, key, stored | {"params": params_to_json(params)})
 
 
 def read_regulators(adata: Any, key: str, table: str, hint: str = _HINT) -> pd.DataFrame:
-    """One of the tables; ``hint`` is the call that makes it.
+    """Return one of the tables. ``hint`` names the call that creates it and is added to the error message.
 
     Raises
     ------
     MissingKeyError
-        If it is not there.
+        If there is no such table.
     """
     stored = get_slot(adata, "uns", key, hint=_HINT)
     if table not in stored:
@@ -34,16 +34,16 @@ def read_regulators(adata: Any, key: str, table: str, hint: str = _HINT) -> pd.D
 
 
 def write_enrichment(adata: Any, key: str, table: pd.DataFrame, params: dict[str, Any]) -> None:
-    """Write the table of overlaps of programs with gene sets."""
+    """Write the table of overlaps between programs and gene sets."""
     set_uns(adata, key, {"table": table, "params": params_to_json(params)})
 
 
 def read_enrichment(adata: Any, key: str) -> pd.DataFrame:
-    """The table of overlaps of programs with gene sets.
+    """The table of overlaps between programs and gene sets.
 
     Raises
     ------
     MissingKeyError
-        If there is none.
+        If there is no such table.
     """
     return pd.DataFrame(get_slot(adata, "uns", key, hint=_ENRICHMENT_HINT)["table"])

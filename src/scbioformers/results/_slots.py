@@ -1,4 +1,4 @@
-"""Slots: how results and parameters are stored in an AnnData so that they survive h5ad and zarr."""
+"""Functions to write and read slots of an AnnData, so that they can be saved as h5ad and zarr without loss."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 Data = TypeVar("Data")
 
-# "/" parts groups of h5ad and zarr, "\" is read as "/" by zarr, HDF5 knows no NUL; "%" is our own mark
+# "/" separates groups in h5ad and zarr, zarr converts "\" to "/", HDF5 does not allow NUL, "%" is the escape character
 _UNSAFE = re.compile(r"[%/\\\x00-\x1f\x7f]")
-# files of zarr (".zattrs", "zarr.json"), "." and "..", what zarr ("__") and anndata ("_index") reserve
+# zarr metadata files (".zattrs", "zarr.json"), "." and "..", names reserved by zarr ("__") and anndata ("_index")
 _RESERVED = re.compile(r"\.|__|zarr\.json$|_index$")
 _EMPTY = "%"
 
 
 def escape(name: str) -> str:
-    """Make any name usable as a key or column in h5ad and zarr; plain names stay as they are.
+    """Make any name usable as a key or column in h5ad and zarr. Names without special characters do not change.
 
-    Unsafe characters become ``%`` and two hexadecimal digits. :func:`unescape` is the exact inverse.
+    Unsafe characters are replaced by ``%`` and two hexadecimal digits. :func:`unescape` is the exact inverse.
 
     Examples
     --------
@@ -45,22 +45,22 @@ def escape(name: str) -> str:
 
 
 def unescape(key: str) -> str:
-    """Return the name that :func:`escape` made `key` from."""
+    """Inverse of :func:`escape`."""
     return "" if key == _EMPTY else re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), key)
 
 
 def params_to_json(params: Any) -> str:
-    """Write parameters as one JSON string that keeps tuples, None, integer keys, NaN and infinities.
+    """Convert parameters to one JSON string that preserves tuples, None, integer keys, NaN and infinity.
 
     Parameters
     ----------
     params
-        Nested dicts, lists, tuples, strings, numbers (also of numpy), bools and None.
+        Nested dicts, lists, tuples, strings, numbers (also numpy numbers), bools and None.
 
     Raises
     ------
     ConfigError
-        If there is a value of another type.
+        If a value has another type.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def params_to_json(params: Any) -> str:
 
 
 def params_from_json(text: str) -> Any:
-    """Read back what :func:`params_to_json` wrote; raises :class:`DataError` if `text` is not JSON."""
+    """Inverse of :func:`params_to_json`. Raises :class:`DataError` if `text` is not JSON."""
     try:
         return _unpack(json.loads(text))
     except json.JSONDecodeError as error:
@@ -79,7 +79,7 @@ def params_from_json(text: str) -> Any:
 
 
 def actual(adata: Data) -> Data:
-    """Return `adata` itself; a view becomes an object of its own first (in place, without a warning).
+    """Return `adata` itself. A view is first converted to an actual AnnData, in place and without a warning.
 
     Raises
     ------
@@ -92,12 +92,12 @@ def actual(adata: Data) -> Data:
         raise DataError("This is a view of a MuData, which cannot take results. Call `.copy()` on it first.")
     if adata.isbacked:
         raise DataError("This is a view of a backed AnnData, which cannot take results. Call `.to_memory()` first.")
-    adata._init_as_actual(adata.copy())  # as scanpy does; anndata has no public way that does not warn
+    adata._init_as_actual(adata.copy())  # as in scanpy; anndata has no public method without a warning
     return adata
 
 
 def target(adata: Data, copy: bool) -> Data:
-    """Return the object that a verb writes to: a copy (in memory, if `adata` is backed) or `adata` itself."""
+    """Return the object to write results to: `adata` itself, or a copy (in memory if `adata` is backed)."""
     if not copy:
         return actual(adata)
     backed: Any = adata
@@ -106,56 +106,57 @@ def target(adata: Data, copy: bool) -> Data:
 
 
 def set_layer(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.layers[key]``; see :func:`set_uns` for keys and what is returned."""
+    """Set ``adata.layers[key]``; see :func:`set_uns` for the key and the return value."""
     return _set(adata, "layers", key, value)
 
 
 def set_obs(adata: Any, key: str, value: Any) -> str:
-    """Set the column ``adata.obs[key]``; see :func:`set_uns` for keys and what is returned."""
+    """Set the column ``adata.obs[key]``; see :func:`set_uns` for the key and the return value."""
     return _set(adata, "obs", key, value)
 
 
 def set_var(adata: Any, key: str, value: Any) -> str:
-    """Set the column ``adata.var[key]``; see :func:`set_uns` for keys and what is returned."""
+    """Set the column ``adata.var[key]``; see :func:`set_uns` for the key and the return value."""
     return _set(adata, "var", key, value)
 
 
 def set_obsm(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.obsm[key]``; see :func:`set_uns` for keys and what is returned."""
+    """Set ``adata.obsm[key]``; see :func:`set_uns` for the key and the return value."""
     return _set(adata, "obsm", key, value)
 
 
 def set_varm(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.varm[key]``; see :func:`set_uns` for keys and what is returned."""
+    """Set ``adata.varm[key]``; see :func:`set_uns` for the key and the return value."""
     return _set(adata, "varm", key, value)
 
 
 def set_varp(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.varp[key]``; see :func:`set_uns` for keys and what is returned."""
+    """Set ``adata.varp[key]``; see :func:`set_uns` for the key and the return value."""
     return _set(adata, "varp", key, value)
 
 
 def set_uns(adata: Any, key: str, value: Any) -> str:
     """Set ``adata.uns[key]``.
 
-    Every ``set_`` function takes the plain key and escapes it, and with it the keys of nested dicts and the columns of
-    data frames in `value`. What was there is overwritten and logged. A view becomes an object of its own.
+    Every ``set_`` function takes the plain key and escapes it. Keys of nested dicts and columns of data frames in
+    `value` are escaped too. An existing value is overwritten, which is logged. A view is converted to an actual
+    AnnData.
 
     Returns
     -------
     str
-        The key as it was written.
+        The escaped key.
 
     Raises
     ------
     ConfigError
-        If a nested dict has keys that are not strings: h5ad and zarr would not keep them.
+        If a nested dict has keys that are not strings, because h5ad and zarr do not preserve them.
     """
     return _set(adata, "uns", key, value)
 
 
 def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
-    """Read ``adata.<slot>[key]`` by the plain key; names inside dicts and data frames come back plain.
+    """Return ``adata.<slot>[key]`` for a plain key. Names inside dicts and data frames are unescaped too.
 
     Parameters
     ----------
@@ -164,42 +165,41 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
     slot
         "uns", "obsm", "layers", ...
     key
-        The plain key, as it was given to the ``set_`` function.
+        The plain key, as it was passed to the ``set_`` function.
     hint
-        The next call, e.g. "Run `bf.tl.fit(adata)` first.", added to the message of the error.
+        The next call, e.g. "Run `bf.tl.fit(adata)` first.", which is added to the error message.
 
     Raises
     ------
     MissingKeyError
-        If the key is not there; the message lists the keys that are.
+        If there is no such key. The message lists the existing keys.
     DataError
-        If `adata` has no such slot, thus is no AnnData.
+        If `adata` has no such slot and is therefore not an AnnData.
     """
     if not hasattr(adata, slot):
         raise DataError(f"Expected an AnnData, found {type(adata).__name__}.")
     mapping = getattr(adata, slot)
     if escape(key) not in mapping:
-        there = [
-            unescape(str(name)) for name in mapping if name is not None
-        ]  # None: X among the layers of anndata 0.13
-        raise MissingKeyError(f"Did not find adata.{slot}[{key!r}]. {hint}{' ' if hint else ''}There: {there}.")
+        # anndata 0.13 lists X among the layers as None
+        keys = [unescape(str(name)) for name in mapping if name is not None]
+        raise MissingKeyError(f"Did not find adata.{slot}[{key!r}]. {hint}{' ' if hint else ''}Available: {keys}.")
     return _rename(mapping[escape(key)], unescape)
 
 
 def get_column(adata: Any, key: str) -> pd.Series[Any]:
-    """The column ``adata.var[key]``: by the name as the user wrote it, else by the name that we gave it.
+    """Return the column ``adata.var[key]``, or the column of a result that was stored with this key.
 
     Raises
     ------
     MissingKeyError
-        If it is not there.
+        If there is no such column.
     """
     column: pd.Series[Any] = adata.var[key] if key in adata.var else get_slot(adata, "var", key)
     return column
 
 
 def drop_slot(adata: Any, slot: str, key: str) -> None:
-    """Remove ``adata.<slot>[key]`` by the plain key, if it is there."""
+    """Remove ``adata.<slot>[key]`` for a plain key, if it exists."""
     mapping = getattr(actual(adata), slot)
     if escape(key) in mapping:
         del mapping[escape(key)]
@@ -214,14 +214,14 @@ def _set(adata: Any, slot: str, key: str, value: Any) -> str:
 
 
 def _rename(value: Any, rename: Any) -> Any:
-    """Apply `rename` to the keys of dicts and the columns of data frames, at any depth; leave the input alone."""
+    """Apply `rename` to keys of dicts and columns of data frames at any depth. The input is not changed."""
     if isinstance(value, pd.DataFrame):
         return value.rename(columns=lambda name: rename(str(name)))
     if not isinstance(value, Mapping):
         return value
     wrong = [key for key in value if not isinstance(key, str)]
     if wrong:
-        raise ConfigError(f"Keys of stored dicts must be strings, found {wrong[:3]}. Store them by `params_to_json`.")
+        raise ConfigError(f"Keys of stored dicts must be strings, found {wrong[:3]}. Use `params_to_json` for them.")
     return {rename(key): _rename(item, rename) for key, item in value.items()}
 
 
@@ -230,7 +230,7 @@ def _percent(character: str) -> str:
 
 
 def _pack(value: Any) -> Any:
-    """Plain JSON for anything that `params_to_json` takes; what JSON lacks becomes a dict with one tag."""
+    """Convert to plain JSON types. Types that JSON lacks become a dict with one key, which is the tag of the type."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -246,7 +246,7 @@ def _pack(value: Any) -> Any:
             return {key: _pack(item) for key, item in value.items()}
         return {"__dict__": [[_pack(key), _pack(item)] for key, item in value.items()]}
     raise ConfigError(
-        f"Parameters are dicts, lists, tuples, strings, numbers, bools or None, found {type(value).__name__}."
+        f"Parameters must be dicts, lists, tuples, strings, numbers, bools or None, found {type(value).__name__}."
     )
 
 

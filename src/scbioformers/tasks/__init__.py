@@ -1,4 +1,4 @@
-"""What the verbs compute, on a model and a source of cells."""
+"""Computations of the functions in ``bf.tl`` and ``bf.get``, with a model and a source of cells as input."""
 
 from scbioformers.tasks._gene_programs import (
     Programs,

@@ -1,7 +1,7 @@
-"""Gene programs: groups of genes that a fitted model treats alike, on which its members agree (section 3.4).
+"""Gene programs: clusters of genes that are similar in a fitted model and stable across its members (section 3.4).
 
-All similarities are (M, M) between genes. A *view* is one opinion of who is near whom: that of a member of an ensemble
-or, if there is only one, a part of its graph.
+All similarities are (M, M) between genes. A *view* is a graph of similar genes: the graph of one member of an ensemble,
+or a random part of the graph if there is only one member.
 """
 
 from __future__ import annotations
@@ -27,31 +27,38 @@ from scbioformers.tasks._grn import EdgeScorer, contextual_embedding
 Use = Literal["embedding", "attention"]
 USES = ("embedding", "attention")
 RESOLUTIONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-N_PARTS = 5  # views of a single member
-PART_SHARE = 0.8  # of the edges of its graph that each of them keeps
-CHANCE = 0.1  # neighbours that a gene may have by chance
-N_RANK = 1000
+N_PARTS = 5  # number of views if there is a single member
+PART_SHARE = 0.8  # share of the edges of the graph that each of these views keeps
+CHANCE = 0.1  # expected number of neighbours of a gene by chance
+N_RANK = 1000  # maximum number of genes from which the rank of the similarities is computed
 _PART_STREAM = 0x9A27
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Groups of genes, and how far the views agree on them."""
+    """Gene programs and their stability across views."""
 
     label: NDArray[np.int64]
-    """(M,), 0, 1, … by size, -1 for genes in none."""
+    """(M,), program of each gene: 0, 1, … by descending size, -1 for genes without a program."""
     weight: NDArray[np.float64]
-    """(M,), cosine of each gene with the centroid of its program, NaN for genes in none."""
+    """(M,), cosine of each gene with the centroid of its program, NaN for genes without a program."""
     support: NDArray[np.float64]
-    """(M,), share of the other genes of its program that a view has beside it, mean over the views; NaN for none."""
+    """(M,), share of the other genes of its program that are in the same cluster as the gene, averaged over the views.
+
+    NaN for genes without a program.
+    """
     resolution: float
-    """The one that was chosen."""
+    """Resolution of the Leiden algorithm that was used."""
     stability: pd.DataFrame
-    """By ``resolution``: ``ari`` between the views; ``n_programs`` and ``n_genes`` in them, means over the views."""
+    """One row for each ``resolution``.
+
+    ``ari`` is the adjusted Rand index between views. ``n_programs`` and ``n_genes`` (genes with a program) are means
+    over the views.
+    """
 
 
 def by_size(label: NDArray[np.int64], min_genes: int) -> NDArray[np.int64]:
-    """Number clusters by size, ties by their first gene; -1 for genes of those below ``min_genes``.
+    """Number clusters by descending size, and equal sizes by their first gene. Clusters below ``min_genes`` get -1.
 
     Examples
     --------
@@ -62,16 +69,16 @@ def by_size(label: NDArray[np.int64], min_genes: int) -> NDArray[np.int64]:
     order = np.lexsort((first, -sizes))
     number = np.empty(len(names), np.int64)
     number[order] = np.arange(len(names))
-    number[sizes < min_genes] = -1  # in order of size, so the others stay 0, 1, …
+    number[sizes < min_genes] = -1  # small clusters have the highest numbers, so the others remain 0, 1, …
     return number[codes]
 
 
 def chance_similarity(similarity: NDArray[np.float64]) -> float:
-    """The cosine that a gene would reach with :data:`CHANCE` others if all pointed anywhere.
+    """Threshold of the cosine that a gene exceeds with :data:`CHANCE` other genes on average, for random embeddings.
 
-    Embeddings are of few dimensions, and genes that are hardly measured have one too: without a threshold each of them
-    finds neighbours, and is clustered with them. The cosine of random directions in D dimensions, squared, follows
-    Beta(1/2, (D - 1) / 2); D is the rank of the similarities, told from at most :data:`N_RANK` genes.
+    Embeddings have few dimensions, so even genes with almost no counts have neighbours. Without a threshold, these
+    genes would be clustered too. The squared cosine of random vectors in D dimensions follows Beta(1/2, (D - 1) / 2).
+    D is the rank of the similarities, computed from at most :data:`N_RANK` genes.
 
     Examples
     --------
@@ -79,25 +86,25 @@ def chance_similarity(similarity: NDArray[np.float64]) -> float:
     (0.117, 0.895)
     """
     n = len(similarity)
-    every = -(-n // N_RANK)
-    rank = int(np.linalg.matrix_rank(similarity[::every, ::every], tol=1e-6 * n, hermitian=True))
+    step = -(-n // N_RANK)
+    rank = int(np.linalg.matrix_rank(similarity[::step, ::step], tol=1e-6 * n, hermitian=True))
     return float(np.sqrt(beta.ppf(1 - min(2 * CHANCE / n, 1.0), 0.5, (rank - 1) / 2))) if rank > 1 else 0.0
 
 
 def mutual_neighbors(similarity: NDArray[np.float64], n_neighbors: int, least: float = 0.0) -> csr_matrix:
-    """(M, M) similarity of genes that are each among the ``n_neighbors`` nearest of the other and reach ``least``."""
+    """(M, M), similarity of mutual nearest neighbours, with a similarity of at least ``least``; 0 for other pairs."""
     n = len(similarity)
     near = similarity.copy()
     np.fill_diagonal(near, -np.inf)
     k = min(n_neighbors, n - 1)
-    # those tied with the k-th stay, so that the order of the genes does not matter
+    # ties with the k-th neighbour are kept, so that the result does not depend on the order of the genes
     kth = np.partition(near, n - k, axis=1)[:, n - k] if k > 0 else np.full(n, np.inf)
     chosen = (near >= kth[:, None]) & (near > 0) & (near >= least - 1e-9)
     return csr_matrix(np.where(chosen & chosen.T, similarity, 0.0))
 
 
 def part_of(graph: csr_matrix, seed: int, view: int) -> csr_matrix:
-    """The same genes with a random share of the edges."""
+    """Graph of the same genes with a random part of the edges."""
     edges = triu(graph, k=1).tocoo()
     kept = uniform(seed ^ _PART_STREAM, view, edges.row.astype(np.int64) * graph.shape[0] + edges.col) < PART_SHARE
     upper = csr_matrix((edges.data[kept], (edges.row[kept], edges.col[kept])), shape=graph.shape)
@@ -105,14 +112,14 @@ def part_of(graph: csr_matrix, seed: int, view: int) -> csr_matrix:
 
 
 def cluster(graph: csr_matrix, resolution: float, min_genes: int, seed: int) -> NDArray[np.int64]:
-    """(M,) cluster of each gene by the Leiden algorithm: 0, 1, … by size, -1 for those in smaller ones."""
+    """(M,), cluster of each gene by the Leiden algorithm: 0, 1, … by size, -1 for clusters below ``min_genes``."""
     return by_size(leiden(graph, resolution, seed).astype(np.int64), min_genes)
 
 
 def agreement(labels: Sequence[NDArray[np.int64]]) -> float:
-    """Mean adjusted Rand index between all pairs of views; a gene in no program is alone.
+    """Mean adjusted Rand index between all pairs of views. A gene without a program is a cluster of its own.
 
-    NaN if a view has fewer than two programs: one program, or none, is agreed upon by chance.
+    NaN if a view has fewer than two programs, because the index has no meaning then.
 
     Examples
     --------
@@ -121,8 +128,8 @@ def agreement(labels: Sequence[NDArray[np.int64]]) -> float:
     """
     if min(len(set(label.tolist()) - {-1}) for label in labels) < 2:
         return float("nan")
-    alone = [np.where(label < 0, len(label) + np.arange(len(label)), label) for label in labels]
-    return float(np.mean([adjusted_rand_score(first, second) for first, second in combinations(alone, 2)]))
+    clusters = [np.where(label < 0, len(label) + np.arange(len(label)), label) for label in labels]
+    return float(np.mean([adjusted_rand_score(first, second) for first, second in combinations(clusters, 2)]))
 
 
 def find_programs(
@@ -133,20 +140,20 @@ def find_programs(
     resolution: float | None = None,
     seed: int = 0,
 ) -> Programs:
-    """Cluster genes at the resolution at which the views agree most, then on the mean of their similarities.
+    """Cluster genes by the mean of the similarities, at the resolution with the highest agreement between views.
 
     Parameters
     ----------
     similarities
-        (M, M) of each member: cosines.
+        Cosine similarities (M, M) of each member.
     n_neighbors
-        Of the mutual nearest neighbour graph.
+        Number of neighbours in the graph of mutual nearest neighbours.
     min_genes
-        Smaller clusters are no programs.
+        Minimum number of genes in a program. Smaller clusters are not used.
     resolution
-        Of the Leiden algorithm; None chooses among :data:`RESOLUTIONS`.
+        Resolution of the Leiden algorithm. None chooses from :data:`RESOLUTIONS`.
     seed
-        Of the Leiden algorithm and of the parts of a single graph.
+        Seed of the Leiden algorithm and of the random parts of the graph.
 
     Examples
     --------
@@ -155,20 +162,23 @@ def find_programs(
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
     mean = np.mean(similarities, axis=0)
-    least = [chance_similarity(each) for each in similarities]
-    mean_graph = mutual_neighbors(mean, n_neighbors, max(least) * _shrinkage(similarities))
-    graphs = [mutual_neighbors(each, n_neighbors, enough) for each, enough in zip(similarities, least, strict=True)]
+    thresholds = [chance_similarity(member) for member in similarities]
+    mean_graph = mutual_neighbors(mean, n_neighbors, max(thresholds) * _shrinkage(similarities))
+    graphs = [
+        mutual_neighbors(member, n_neighbors, threshold)
+        for member, threshold in zip(similarities, thresholds, strict=True)
+    ]
     views = graphs if len(similarities) > 1 else [part_of(mean_graph, seed, view) for view in range(N_PARTS)]
     tried = RESOLUTIONS if resolution is None else (resolution,)
-    labels = {each: [cluster(view, each, min_genes, seed) for view in views] for each in tried}
+    labels = {value: [cluster(view, value, min_genes, seed) for view in views] for value in tried}
     rows = [
         {
-            "resolution": each,
-            "ari": agreement(found),
-            "n_programs": float(np.mean([label.max(initial=-1) + 1 for label in found])),
-            "n_genes": float(np.mean([(label >= 0).sum() for label in found])),
+            "resolution": value,
+            "ari": agreement(view_labels),
+            "n_programs": float(np.mean([label.max(initial=-1) + 1 for label in view_labels])),
+            "n_genes": float(np.mean([(label >= 0).sum() for label in view_labels])),
         }
-        for each, found in labels.items()
+        for value, view_labels in labels.items()
     ]
     stability = pd.DataFrame(rows)
     chosen = tried[int(np.argmax(stability["ari"].fillna(-1.0)))]
@@ -177,20 +187,20 @@ def find_programs(
 
 
 def _shrinkage(similarities: Sequence[NDArray[np.float64]]) -> float:
-    """By how much the cosines of chance fall when members are averaged that are correlated, as they are."""
+    """Factor by which the threshold decreases for the mean of several members, given the correlation of members."""
     n = len(similarities)
     if n == 1:
         return 1.0
     pairs = np.triu_indices(len(similarities[0]), 1)
-    correlation = np.corrcoef([each[pairs] for each in similarities])
+    correlation = np.corrcoef([member[pairs] for member in similarities])
     mean = float((correlation.sum() - n) / (n * (n - 1)))
     return float(np.sqrt((1 + (n - 1) * max(mean, 0.0)) / n))
 
 
 def centrality(similarity: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(M,) cosine of each gene with the centroid of its program.
+    """(M,), cosine of each gene with the centroid of its program.
 
-    A mean of cosines is itself one: of the members' unit vectors side by side.
+    The mean similarity of the members is the cosine of the concatenated unit vectors of all members.
     """
     weight = np.full(len(label), np.nan)
     for program in range(int(label.max(initial=-1)) + 1):
@@ -201,24 +211,24 @@ def centrality(similarity: NDArray[np.float64], label: NDArray[np.int64]) -> NDA
 
 
 def support(label: NDArray[np.int64], views: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """(M,) share of the other genes of its program that a view has beside each gene, mean over the views."""
-    held = np.full(len(label), np.nan)
+    """(M,), share of the other genes of its program in the same cluster as the gene, averaged over the views."""
+    result = np.full(len(label), np.nan)
     for program in range(int(label.max(initial=-1)) + 1):
         genes = np.flatnonzero(label == program)
-        there = [view[genes] for view in views]
-        together = [(x[:, None] == x[None]) & (x >= 0)[:, None] for x in there]
+        in_views = [view[genes] for view in views]
+        together = [(x[:, None] == x[None]) & (x >= 0)[:, None] for x in in_views]
         others = np.mean([pairs.sum(axis=1) - pairs.diagonal() for pairs in together], axis=0)
-        held[genes] = others / max(len(genes) - 1, 1)
-    return held
+        result[genes] = others / max(len(genes) - 1, 1)
+    return result
 
 
 def similarity(
     model: BioFormer, network: Transformer, cells: Block, use: Use, seed: int, bar: tqdm[None]
 ) -> NDArray[np.float64]:
-    """(M, M) cosine of what one member makes of each pair of genes in those cells.
+    """(M, M), cosine similarity of genes in the given cells by one member of the model.
 
-    ``"embedding"``: of the mean-centred contextual embeddings. ``"attention"``: of what genes read of the others, less
-    what both genes alone lead to expect.
+    ``"embedding"`` compares the mean-centred contextual embeddings of genes. ``"attention"`` compares the attention of
+    genes to other genes, after the average product correction.
     """
     if use == "embedding":
         cosine = cosine_similarity(contextual_embedding(model, network, cells))
@@ -232,15 +242,15 @@ def similarity(
 
 
 def check_use(model: BioFormer, use: str) -> None:
-    """Refuse, before any work, a similarity that the model cannot tell.
+    """Check, before the computation, that the model has this similarity.
 
     Raises
     ------
     ConfigError
-        If it is not one of :data:`USES`, or attention of a model that has none.
+        If ``use`` is not one of :data:`USES`, or is "attention" for a model without attention.
     """
     if use not in USES:
-        raise ConfigError(f"`use` is one of {USES}, got {use!r}.")
+        raise ConfigError(f"`use` must be one of {USES}, got {use!r}.")
     if use == "attention" and not model.config.attention:
         raise ConfigError(
             "The model was fitted without attention (ModelConfig.attention=False). Pass `use='embedding'`."
@@ -248,7 +258,7 @@ def check_use(model: BioFormer, use: str) -> None:
 
 
 def score_cells(source: BlockSource, label: NDArray[np.int64], mean_depth: float | None) -> NDArray[np.float32]:
-    """(N, P) mean over the genes of each program of their standardised expression, in two passes over the blocks.
+    """(N, P), mean standardised expression of the genes of each program, in two passes over the blocks.
 
     Parameters
     ----------
@@ -257,11 +267,11 @@ def score_cells(source: BlockSource, label: NDArray[np.int64], mean_depth: float
     label
         (M,) program of each gene, -1 for none.
     mean_depth
-        Depth at which ``log1p`` of the counts is taken; None takes values as they are.
+        Depth to which counts are scaled before ``log1p``. None uses the values without transformation.
 
     Returns
     -------
-    Genes that do not vary over the cells count as their mean, thus 0.
+    float32 (N, P). Genes that do not vary over the cells contribute 0.
     """
     n_programs = int(label.max(initial=-1)) + 1
     total, squares = np.zeros(len(label)), np.zeros(len(label))

@@ -1,6 +1,6 @@
-"""Who regulates whom by a fitted model: by attention, by gene embeddings, by in-silico knock-outs (section 3.4).
+"""Gene regulatory networks from a fitted model: attention, gene embeddings or in-silico knock-outs (section 3.4).
 
-All matrices have targets as rows and regulators as columns, both among the M modelled genes.
+In all matrices rows are target genes and columns are regulators. Both are among the M modelled genes.
 """
 
 from __future__ import annotations
@@ -31,61 +31,66 @@ from scbioformers.nn import Transformer
 
 Method = Literal["knockout", "embedding", "attention"]
 METHODS = ("knockout", "embedding", "attention")
-N_PROBES = 32  # cells in which a regulator is knocked out, of those that express it
-MAX_HELD = 0.1  # share of the pairs that a member holds, at most
-PRIOR_COUNT = 10  # of attention: cells in which a pair is as good as average
-_CHUNK = 1024  # knocked-out cells that are read together
+N_PROBES = 32  # maximum number of cells in which a regulator is knocked out, chosen from those that express it
+MAX_HELD = 0.1  # maximum share of the pairs that count as edges of a member
+PRIOR_COUNT = 10  # attention: number of cells at which the weight of a pair is shrunk to half
+_CHUNK = 1024  # cells with a knock-out that are processed together
 _BATCH = 128
-_MAX_PAIRS = 2**21  # attention weights of a head held at a time
+_MAX_PAIRS = 2**21  # maximum number of attention weights per head in memory
 _PROBE_STREAM = 0x6124
 
 
 @dataclass(frozen=True)
 class EdgeWeights:
-    """What one member of a model says of all pairs."""
+    """Weights of all pairs of target and regulator by one member of a model."""
 
     weight: NDArray[np.float64]
-    """(M, R), NaN for pairs that were never seen and for a gene with itself."""
+    """(M, R), NaN for pairs without cells and for pairs of a gene with itself."""
     count: NDArray[np.int64]
-    """(M, R), cells behind each weight."""
+    """(M, R), number of cells from which each weight was computed."""
     signed: bool
-    """Whether a negative weight means repression; if not, only large weights are strong."""
+    """Whether pairs are ranked by the absolute weight, so that a negative weight means repression."""
     received: NDArray[np.float64] | None = None
-    """(R,), attention that is paid to each regulator, sum over the genes that ask, mean over the cells."""
+    """(R,), attention to each regulator, summed over target genes and averaged over cells. None for other methods."""
 
     @property
     def strength(self) -> NDArray[np.float64]:
-        """What pairs are ranked by."""
+        """(M, R), values by which pairs are ranked."""
         return np.abs(self.weight) if self.signed else self.weight
 
 
 @dataclass(frozen=True)
 class EdgeScorer:
-    """Which pairs of which model to weigh, and how."""
+    """Computes the weights of all pairs of target and regulator by one of the methods."""
 
     model: BioFormer
+    """Fitted model."""
     method: Method
+    """``"knockout"``, ``"embedding"`` or ``"attention"``."""
     regulators: NDArray[np.int64]
-    """(R,), positions among the genes."""
+    """(R,), positions of the regulators among the genes."""
     layers: tuple[int, ...] | None = None
-    """Attention: blocks to average over; None for all."""
+    """Only for attention: blocks to average over. None uses all blocks."""
     heads: tuple[int, ...] | None = None
-    """Attention: heads to average over; None for all."""
+    """Only for attention: heads to average over. None uses all heads."""
     contextual: bool = True
-    """Embedding: of the cells at hand, not of the input."""
+    """Only for embedding: whether embeddings depend on the cells. If not, input embeddings are used."""
 
     def __post_init__(self) -> None:
         config = self.model.config
         if self.method not in METHODS:
-            raise ConfigError(f"`method` is one of {METHODS}, got {self.method!r}.")
+            raise ConfigError(f"`method` must be one of {METHODS}, got {self.method!r}.")
         if self.method == "attention" and not config.attention:
-            raise ConfigError("The model was fitted without attention (ModelConfig.attention=False). Pass `method=`.")
+            raise ConfigError(
+                "The model was fitted without attention (ModelConfig.attention=False). "
+                "Pass `method='knockout'` or `method='embedding'`."
+            )
         for name, chosen, n in (("layers", self.layers, config.n_layers), ("heads", self.heads, config.n_heads)):
             if chosen is not None and (not chosen or not all(0 <= i < n for i in chosen)):
-                raise ConfigError(f"`{name}` are numbers from 0 to {n - 1}, at least one; got {list(chosen)}.")
+                raise ConfigError(f"`{name}` must hold numbers from 0 to {n - 1}, got {list(chosen)}.")
 
     def score(self, network: Transformer, cells: Block, seed: int, bar: tqdm[None]) -> EdgeWeights:
-        """Ask one member, in the cells of one condition."""
+        """Compute the weights by one member, in the cells of one condition."""
         if self.method == "attention":
             pairs = self._attention(network, cells, bar)
         elif self.method == "embedding":
@@ -97,14 +102,14 @@ class EdgeScorer:
         return replace(pairs, weight=np.where(pairs.count > 0, weight, np.nan))
 
     def n_steps(self, cells: Block) -> int:
-        """How far the progress bar moves in :meth:`score`."""
+        """Number of steps of the progress bar in :meth:`score`."""
         return {"attention": len(cells.depth), "embedding": 0, "knockout": len(self.regulators)}[self.method]
 
     def _attention(self, network: Transformer, cells: Block, bar: tqdm[None]) -> EdgeWeights:
         total, count = sum_attention(self.model, network, cells, self.layers, self.heads, bar)
         np.fill_diagonal(count, 0)
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-        # of pairs seen a few times the mean says little
+        # the mean over a few cells is unreliable, so it is shrunk towards 0
         corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
         received = total.sum(axis=0)[self.regulators] / len(cells.depth)
         return EdgeWeights(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
@@ -114,9 +119,8 @@ class EdgeScorer:
             similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
             share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
             similarity *= share
-            if (
-                self.model.reading.counts
-            ):  # without counts it is the share of bins; that of the target gained nothing there
+            # for data that are not counts, the share of the target gave no improvement (dev/experiments.md, 61)
+            if self.model.reading.counts:
                 similarity *= share[:, None]
         else:
             similarity = cosine_similarity(input_embedding(network))
@@ -129,7 +133,7 @@ class EdgeScorer:
         before = log_rates(self.model, network, cells)
         waiting: list[tuple[int, NDArray[np.int64], Block]] = []
 
-        def read() -> None:
+        def process_waiting() -> None:
             after = log_rates(self.model, network, concatenate([block for _, _, block in waiting]))
             start = 0
             for at, rows, _ in waiting:
@@ -148,49 +152,49 @@ class EdgeScorer:
                 continue
             waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, gene), 0)))
             if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
-                read()
+                process_waiting()
         if waiting:
-            read()
+            process_waiting()
         effect[self.regulators, np.arange(len(self.regulators))] = 0.0
         share = explained_share(self.model, cells, before)
         effect *= share[:, None]
         length = np.linalg.norm(effect, axis=0)
         unit = np.divide(effect, length, out=np.zeros_like(effect), where=length > 0)
-        # of one length, regulators that hardly any cell expresses would stand beside those that many do
+        # with equal lengths, regulators that few cells express would rank as high as others; so scale by their share
         return EdgeWeights(unit * share[self.regulators], count, signed=True)
 
 
 @dataclass(frozen=True)
 class ConsensusGRN:
-    """What the members of a model agree on in the cells of one condition."""
+    """Consensus of the members of a model in the cells of one condition."""
 
     consensus: Consensus
     """Weights, ranks and support of all pairs (M, R)."""
     count: NDArray[np.int64]
-    """(M, R), cells behind each pair."""
+    """(M, R), number of cells from which the weight of each pair was computed."""
     received: NDArray[np.float64] | None
-    """(R,), attention that each regulator receives, mean over the members."""
+    """(R,), attention that each regulator receives, averaged over the members. None for other methods."""
 
 
 def infer_grn(
     scorer: EdgeScorer, cells: Block, measured: NDArray[np.bool_], top_k: int, seed: int, shown: str | None
 ) -> ConsensusGRN:
-    """Ask every member in the cells of one condition.
+    """Compute the weights by every member in the cells of one condition, and their consensus.
 
     Parameters
     ----------
     scorer
-        Which pairs, and how.
+        Method, model and regulators.
     cells
-        Of the condition.
+        Cells of the condition.
     measured
-        (M,), targets that the data measure; the others are no pair.
+        (M,), whether each target is measured in the data. Pairs with other targets have no weight.
     top_k
-        Pairs that a member holds, at most a tenth of all.
+        Number of pairs that count as edges of a member, at most a tenth of all pairs.
     seed
-        Of the cells in which regulators are knocked out.
+        Seed of the choice of cells in which regulators are knocked out.
     shown
-        Name of the condition on the progress bar, None for no bar.
+        Name of the condition on the progress bar. None for no bar.
     """
     n_held = max(1, min(top_k, int(MAX_HELD * measured.sum() * scorer.regulators.size)))
     consensus, members, received = Consensus(n_held), scorer.model.members, []
@@ -206,7 +210,7 @@ def infer_grn(
 
 
 def edge_table(found: ConsensusGRN, genes: Sequence[str], regulators: NDArray[np.int64], top_k: int) -> pd.DataFrame:
-    """The strongest ``top_k`` edges: source, target, weight, rank, support and count."""
+    """Table of the strongest ``top_k`` edges with source, target, weight, rank, support and count."""
     rank, names = found.consensus.rank, np.array(genes, dtype=object)
     target, regulator = np.nonzero((rank > 0) & (rank <= top_k))
     table = pd.DataFrame(
@@ -231,9 +235,10 @@ def sum_attention(
     heads: Sequence[int] | None,
     bar: tqdm[None],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sums over the cells of the attention of each expressed gene (row) to the others, and numbers of cells.
+    """Attention of each visible gene (row) to the other genes, summed over cells, and the number of cells of each pair.
 
-    Mean over the chosen layers and heads, after the softmax. Never held: cells x heads x M x M.
+    Attention weights after the softmax are averaged over the chosen layers and heads. An array of the size
+    cells x heads x M x M is never created.
     """
     n = len(model.vocabulary)
     total, count = np.zeros((n, n)), np.zeros((n, n), np.int64)
@@ -244,7 +249,7 @@ def sum_attention(
     device = network.cls.device
     for batch in make_batches(model, cells, size):
         bar.update(len(batch))
-        if not batch.context_ids.shape[1]:  # cells without any count
+        if not batch.context_ids.shape[1]:  # all cells are empty
             continue
         weights = torch.zeros((), device=device)
         for layer in network.attend(batch.to(device), chosen):
@@ -258,15 +263,16 @@ def sum_attention(
 
 
 def input_embedding(network: Transformer) -> NDArray[np.float64]:
-    """(M, width) the embedding of each gene's token."""
+    """(M, width), input embedding of each gene."""
     return network.feature.weight[len(SPECIALS) :].detach().cpu().double().numpy()
 
 
 @torch.no_grad()
 def contextual_embedding(model: BioFormer, network: Transformer, cells: Block) -> NDArray[np.float64]:
-    """(M, L) how the predicted log rate of each gene answers to the latent of the cells, mean over them.
+    """(M, L), Jacobian of the predicted log rate of each gene with respect to the latent, averaged over the cells.
 
-    The decoder is linear but for one activation, so the mean of its Jacobian needs only the mean slope of that.
+    The decoder has a single non-linear activation. So its mean Jacobian is computed from the mean slope of the
+    activation.
     """
     decoder = cast("torch.nn.Linear", network.from_latent[0])
     slope, n = torch.zeros(decoder.out_features, dtype=torch.float64), 0
@@ -276,12 +282,12 @@ def contextual_embedding(model: BioFormer, network: Transformer, cells: Block) -
             (gradient,) = torch.autograd.grad(functional.gelu(inner).sum(), inner)
         slope += gradient.cpu().double().sum(dim=0)
         n += len(gradient)
-    rate, straight, first = (x.weight.cpu().double() for x in (network.rate, network.linear_rate, decoder))
-    return ((rate * (slope / max(n, 1))) @ first + straight).numpy()
+    rate, linear, first = (x.weight.cpu().double() for x in (network.rate, network.linear_rate, decoder))
+    return ((rate * (slope / max(n, 1))) @ first + linear).numpy()
 
 
 def log_rates(model: BioFormer, network: Transformer, cells: Block) -> NDArray[np.float32]:
-    """(N, M) log of the expected count of every gene at the mean depth (without counts: the logit of the bin)."""
+    """(N, M), log of the expected count of every gene at the mean depth. If there are no counts: logit of the bin."""
     rates = np.empty(cells.counts.shape, np.float32)
     for batch, output in run_network(model, network, [cells], _BATCH):
         rates[batch.rows.cpu().numpy()] = output.log_rate.cpu().numpy()
@@ -289,9 +295,10 @@ def log_rates(model: BioFormer, network: Transformer, cells: Block) -> NDArray[n
 
 
 def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(M,) spread of the predicted profile over the cells, as a share of that of the measured one; 0 to 1.
+    """(M,), standard deviation over cells of the predicted profile divided by that of the measured profile, at most 1.
 
-    A change of what the model cannot tell from one cell to the next says little, however large.
+    A low share means that the model does not predict how the gene varies between cells. Predicted changes of such a
+    gene are not reliable.
     """
     measured = model.tokenizer.profiles(cells)
     mean = np.asarray(measured.mean(axis=0)).ravel()
@@ -303,9 +310,9 @@ def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) 
 
 
 def draw_conditions(codes: NDArray[np.int64], n_cells: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of each condition (code 0, 1, …; -1 is none), equal numbers of all and at most ``n_cells``.
+    """Rows of each condition (codes 0, 1, …; -1 for none), the same number for each condition, at most ``n_cells``.
 
-    Which rows of a condition does not depend on its code, so the order of the categories changes nothing.
+    The choice of rows does not depend on the code, so the order of the categories has no effect.
     """
     sizes = np.bincount(codes[codes >= 0])
     n = int(sizes.min()) if n_cells is None else min(int(sizes.min()), n_cells)

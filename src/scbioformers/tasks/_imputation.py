@@ -1,4 +1,4 @@
-"""Predicted expression, block by block: what is queried is masked, predicted from the rest, and decoded."""
+"""Imputation in blocks of cells: queried values are masked, predicted from the visible features, and decoded."""
 
 from __future__ import annotations
 
@@ -26,35 +26,39 @@ from scbioformers.data import Block, BlockSource
 from scbioformers.model import BioFormer, predict_masked, run_network
 from scbioformers.nn import Batch
 
-BLOCK_CELLS = 1024  # cells decoded to dense rows at a time
-N_FOLDS = 7  # masks a seventh of the genes at a time, about the share that training masks
-N_RELIABILITY_BINS = 20
+BLOCK_CELLS = 1024  # cells that are decoded to dense rows at a time
+N_FOLDS = 7  # a seventh of the genes is masked at a time, about the share that is masked in training
+N_RELIABILITY_BINS = 20  # intervals of predicted probability for calibration
 _FOLD_STREAM = 0xF01D
 
 Plan = Callable[[Block], Iterator[csr_matrix]]
-"""What to hide of the cells of a block: one (n, M) matrix per pass, non-zero at what that pass asks for."""
+"""Function that returns the masks of a block: one (n, M) matrix per pass, non-zero at the positions to predict."""
 
 
 @dataclass
 class Evidence:
-    """How well masked measured values were predicted, as sums over all of them."""
+    """How well masked measured values were predicted, as sums over all masked values.
+
+    ``predicted``, ``observed`` and ``count`` have the shape (N_RELIABILITY_BINS,). The intervals are of the predicted
+    probability that the gene is expressed.
+    """
 
     joint: NDArray[np.float64]
-    """(V, V) expected number of predictions of each bin (columns) by measured bin (rows)."""
+    """(V, V), expected number of predictions of each bin (columns) for each measured bin (rows)."""
     predicted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
-    """Sum of the predicted probabilities of being expressed, by class of that probability."""
+    """Sum of the predicted probabilities that the gene is expressed, in each interval."""
     observed: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
-    """How many of the same were expressed."""
+    """Number of values in each interval that are expressed."""
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
-    """How many there were."""
+    """Number of values in each interval."""
     nll_bits: float = 0.0
-    """Sum of the negative log-likelihood, in bits."""
+    """Sum of the negative log-likelihoods, in bits."""
 
     def add(self, batch: Batch, probabilities: NDArray[np.float32]) -> None:
-        """Count the predictions of one batch."""
+        """Add the predictions of one batch."""
         target = batch.target_bins.cpu().numpy()
-        query_mask = target >= 0
-        bins, p = target[query_mask], probabilities[query_mask].astype(np.float64)
+        not_padding = target >= 0
+        bins, p = target[not_padding], probabilities[not_padding].astype(np.float64)
         for value in np.unique(bins):
             self.joint[value] += p[bins == value].sum(axis=0)
         expressed = 1.0 - p[:, 0]
@@ -65,7 +69,7 @@ class Evidence:
         self.nll_bits -= float(np.log2(np.maximum(p[np.arange(len(bins)), bins], 1e-12)).sum())
 
     def to_dict(self) -> dict[str, NDArray[np.float64]]:
-        """Arrays for ``uns``."""
+        """Arrays to store in ``uns``. The negative log-likelihood is a mean."""
         n = max(float(self.count.sum()), 1.0)
         return {
             "joint": self.joint,
@@ -77,25 +81,26 @@ class Evidence:
 
 
 def check_request(output: str, quantiles: Sequence[float], batch_size: int) -> None:
-    """Refuse, before any work, what cannot be predicted.
+    """Check the arguments before the computation.
 
     Raises
     ------
     ConfigError
-        If the unit, a quantile or the batch size is out of range.
+        If the output scale, a quantile or the batch size is not valid.
     """
     if output not in SCALES:
         raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
     if wrong := [q for q in quantiles if not 0 < q < 1]:
-        raise ConfigError(f"`quantiles` lie strictly between 0 and 1, got {wrong}.")
+        raise ConfigError(f"`quantiles` must lie strictly between 0 and 1, got {wrong}.")
     if batch_size < 1:
         raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
 
 
 def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None) -> Plan:
-    """Ask for every gene (or those) of every cell, in so many passes: each is predicted from the other folds.
+    """Plan that predicts every gene, or only ``genes``, of every cell in ``n_folds`` passes.
 
-    The folds are random, of equal size, and the same for all cells, so that no result depends on the order of cells.
+    The genes of a fold are masked and predicted from the genes of the other folds. The folds are random and of equal
+    size. They are the same for all cells, so that the result does not depend on the order of the cells.
     """
     rank = np.argsort(np.argsort(uniform(_FOLD_STREAM, np.arange(n_features)), kind="stable"))
     wanted = np.ones(n_features, dtype=bool)
@@ -115,7 +120,7 @@ def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None)
 
 
 def positions(mask: csr_matrix) -> Plan:
-    """Ask for the non-zero positions of a (N, M) mask, all at once."""
+    """Plan that predicts all non-zero positions of a (N, M) mask in one pass."""
 
     def plan(block: Block) -> Iterator[csr_matrix]:
         yield mask[block.start : block.start + len(block.depth)]
@@ -136,14 +141,14 @@ def impute_blocks(
     batch_size: int = 64,
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Predict what the plan asks for, in blocks of cells; nothing of size cells x genes x bins is ever held.
+    """Predict the positions of the plan, in blocks of cells. Predictions are decoded in batches to save memory.
 
-    ``keep_measured`` puts what was measured where a pass does not ask.
+    With ``keep_measured``, positions that are not queried contain the measured values.
 
     Yields
     ------
-    The row at which the block starts, and dense (n, M) arrays, NaN where nothing was queried: ``"mean"`` and, on
-    request, ``"std"`` and each quantile by its number.
+    The first row of the block, and dense (n, M) arrays, which are NaN where nothing was queried. The arrays are
+    ``"mean"`` and, if requested, ``"std"`` and each quantile, with the number as its name.
     """
     names = ["mean", *(["std"] if std else []), *(str(q) for q in quantiles)]
     with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
@@ -170,11 +175,11 @@ def posterior_blocks(
     batch_size: int = 64,
     progress_bar: bool = False,
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Expression given all that was measured of a cell, the gene itself included, in blocks of cells.
+    """Posterior mean of the expression given all measured values of a cell, including the gene itself, in blocks.
 
     Yields
     ------
-    The row at which the block starts, and ``"mean"``, dense (n, M), averaged over the members.
+    The first row of the block, and ``"mean"``, a dense array (n, M), averaged over the members.
     """
     with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
         for block in source.blocks(BLOCK_CELLS):
@@ -201,7 +206,7 @@ def _decode(
     start: int,
     values: dict[str, NDArray[np.float32]],
 ) -> None:
-    """Write the decoded predictions of one batch to their places."""
+    """Decode the predictions of one batch and write them to ``values``."""
     size = np.exp(batch.log_depth.cpu().numpy().astype(np.float64))
     levels = bin_levels(model.binnings["rna"], model.bin_mean, size, scale)
     ids = batch.masked_ids.cpu().numpy()

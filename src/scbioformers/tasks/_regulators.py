@@ -1,4 +1,4 @@
-"""Key regulators of a network: of all of it, of gene sets, and how many known targets they find."""
+"""Key regulators of a gene regulatory network and of gene sets, and comparison with known targets."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from scbioformers.metrics import edge_enrichment
 
 
 class Weights(Protocol):
-    """Weights of one network among the genes that have any."""
+    """Weights of one gene regulatory network, for genes that have at least one weight."""
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """(G, R), NaN where a pair was never seen."""
+        """(G, R), targets x regulators, NaN for pairs without a weight."""
         ...
 
     @property
     def genes(self) -> list[str]:
-        """(G,) targets."""
+        """(G,) names of the targets."""
         ...
 
     @property
     def regulators(self) -> list[str]:
-        """(R,)."""
+        """(R,) names of the regulators."""
         ...
 
     @property
     def attention(self) -> NDArray[np.float64] | None:
-        """(R,) attention that each regulator receives, None for networks by another method."""
+        """(R,) attention that each regulator receives. None for methods other than attention."""
         ...
 
 
 def rank_drivers(network: Weights) -> pd.DataFrame:
+    """Rank all regulators by the attention that they receive if it is known, else by their strength."""
     strength, n_targets = out_strength(network.weight)
     table = pd.DataFrame({"regulator": network.regulators, "strength": strength, "n_targets": n_targets})
     by = "strength"
@@ -50,6 +51,7 @@ def rank_drivers(network: Weights) -> pd.DataFrame:
 
 
 def rank_set_regulators(network: Weights, sets: dict[str, list[str]], top_k: int) -> pd.DataFrame:
+    """Rank the regulators of each gene set by the p-value of their weights in the set, at most ``top_k`` per set."""
     ranks, at = ColumnRanks.of(network.weight), {gene: i for i, gene in enumerate(network.genes)}
     tables = []
     for name, genes in sets.items():
@@ -70,12 +72,19 @@ def rank_set_regulators(network: Weights, sets: dict[str, list[str]], top_k: int
 
 
 def count_known_targets(network: Weights, known: pd.DataFrame, k: int | Sequence[int]) -> pd.DataFrame:
+    """Test how many known targets are among the ``k`` strongest targets of each regulator.
+
+    Raises
+    ------
+    DataError
+        If no known edge is between a regulator and a gene of the network.
+    """
     table = edge_enrichment(network.weight, known, genes=network.genes, regulators=network.regulators, k=k)
     if table.empty:
         sources = known["source"].astype(str)
         unknown = sorted(set(sources) - set(network.regulators)) or sorted(set(known["target"].astype(str)))
         raise DataError(
-            f"None of {len(known)} known edges lies between regulators and genes of the network. "
+            f"None of {len(known)} known edges lies between regulators and genes of the network. Check the gene names. "
             + (f"Unknown: {describe_unknown(unknown, network.genes)}." if unknown else "")
         )
     return table.sort_values(["k", "p"], kind="stable")

@@ -1,4 +1,4 @@
-"""Blocks of counts to token batches, and the order in which training reads them."""
+"""Conversion of blocks of counts to token batches, and the order in which training uses the cells."""
 
 from scbioformers.tokens._sampler import Buffer, Sampler
 from scbioformers.tokens._tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""The order in which training reads cells: contiguous chunks, shuffled inside a buffer."""
+"""The order in which training uses cells: chunks of consecutive rows, which are shuffled within a buffer."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _CHUNK_STREAM, _ROW_STREAM = 0x5EED, 0xC311
 
 @dataclass(frozen=True)
 class Buffer:
-    """Ranges of rows to read, and the batches to make of them."""
+    """Ranges of rows to read, and the batches that are made from them."""
 
     ranges: tuple[tuple[int, int], ...]
     """``(start, stop)`` of each chunk, in the order in which they are read."""
     batches: tuple[NDArray[np.int64], ...]
-    """Rows of this rank's share of each global batch."""
+    """For each global batch, the rows that belong to this rank."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Decides which cells make a batch. A data set within one buffer is shuffled perfectly.
+    """Chooses the cells of each batch. If all cells fit into one buffer, they are shuffled completely.
 
-    Every rank gets the same number of equally large batches, and the global batches do not depend on the number of
-    ranks; no cell is left out but the few that keep a batch from being divisible by ``world_size``.
+    Every rank gets the same number of batches, and they have the same size. The global batches do not depend on the
+    number of ranks. The only cells left out are those beyond the largest multiple of ``world_size`` in a batch.
 
     Examples
     --------
@@ -39,14 +39,19 @@ class Sampler:
     """
 
     rows: NDArray[np.bool_]
-    """bool (n_obs,), the cells to read."""
+    """bool (n_obs,), the cells to use."""
     batch_size: int
-    """Cells in a global batch, at least; fewer only if the buffer holds fewer."""
+    """Minimum number of cells in a global batch. A batch is smaller only if the buffer has fewer cells."""
     seed: int
+    """Seed of the order of chunks and cells."""
     chunk_size: int = 4096
+    """Number of consecutive rows in a chunk."""
     buffer_chunks: int = 16
+    """Number of chunks in a buffer."""
     rank: int = 0
+    """Number of this process."""
     world_size: int = 1
+    """Number of processes."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size", "buffer_chunks", "world_size"):
@@ -54,19 +59,19 @@ class Sampler:
                 raise ConfigError(f"Sampler.{name} must be at least 1, got {getattr(self, name)}.")
         if self.batch_size % self.world_size or not 0 <= self.rank < self.world_size:
             raise ConfigError(
-                f"The global batch of {self.batch_size} cells must divide among {self.world_size} processes, "
-                f"rank {self.rank} being one of them."
+                f"The global batch of {self.batch_size} cells must divide among {self.world_size} processes, rank "
+                f"{self.rank} of 0 to {self.world_size - 1}. Change `batch_size` or the number of devices."
             )
 
     def epoch(self, epoch: int) -> Iterator[Buffer]:
-        """The buffers of an epoch; each chunk of the data is in exactly one of them."""
+        """The buffers of an epoch. Each chunk of the data is in exactly one buffer."""
         for ranges in self._ranges(epoch):
             rows = np.concatenate([start + np.flatnonzero(self.rows[start:stop]) for start, stop in ranges])
             if rows.size:
                 yield Buffer(ranges, self._batches(rows, epoch))
 
     def n_batches(self, epoch: int = 0) -> int:
-        """Batches that :meth:`epoch` yields."""
+        """Number of batches in an epoch."""
         sizes = (sum(int(self.rows[start:stop].sum()) for start, stop in ranges) for ranges in self._ranges(epoch))
         return sum(self._count(size) for size in sizes if size)
 
@@ -78,7 +83,7 @@ class Sampler:
             yield tuple((int(start), int(min(start + self.chunk_size, len(self.rows)))) for start in starts)
 
     def _count(self, n_rows: int) -> int:
-        """Batches of a buffer; none if it holds fewer cells than there are ranks."""
+        """Number of batches in a buffer. It is 0 if the buffer has fewer cells than there are ranks."""
         return max(1, n_rows // self.batch_size) if n_rows >= self.world_size else 0
 
     def _batches(self, rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], ...]:

@@ -1,4 +1,4 @@
-"""Fitting, on Lightning."""
+"""Training of models with Lightning."""
 
 from scbioformers.training._callbacks import TrainingDiverged
 from scbioformers.training._data import BatchDataset

@@ -1,4 +1,4 @@
-"""Callbacks: best weights, history, a loss that is not a number, and Ctrl-C."""
+"""Lightning callbacks: history, best weights, and stopping at a non-finite loss or at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingDiverged(BioformersError, ArithmeticError):
-    """The loss became NaN or infinite before there were any weights worth keeping."""
+    """The loss became NaN or infinite before the first validation, so there are no weights to keep."""
 
 
 class History(Callback):
-    """One row of mean losses per epoch; the held-out ones only in epochs that ended with a validation."""
+    """One row of mean losses per epoch. Validation losses are only in rows of epochs with a validation."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self._validated = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation comes before the end of its epoch."""
+        """Record that this epoch had a validation, which runs before the end of the epoch."""
         self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect what the module logged in this epoch; Lightning would repeat the last validation's values."""
+        """Collect the losses of this epoch. Without a validation, Lightning would repeat the last validation losses."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "loss"}
         fresh = {name: value for name, value in metrics.items() if self._validated or not name.startswith("val_")}
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **fresh})
@@ -42,7 +42,7 @@ class History(Callback):
 
 
 class BestWeights(Callback):
-    """Keeps a copy of the weights with the lowest ``monitor`` and puts them back at the end."""
+    """Keeps a copy of the weights with the lowest value of the metric ``monitor``, to restore them at the end."""
 
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
@@ -50,63 +50,63 @@ class BestWeights(Callback):
         self.weights: dict[str, torch.Tensor] | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After each validation."""
+        """Copy the weights if the metric has improved."""
         value = float(trainer.callback_metrics.get(self.monitor, math.nan))
         if not trainer.sanity_checking and value < self.best:
             self.best, self.step = value, trainer.global_step
             self.weights = {name: x.detach().cpu().clone() for name, x in pl_module.state_dict().items()}
 
     def restore(self, module: L.LightningModule) -> None:
-        """Load the best weights, if any validation was finite."""
+        """Load the best weights. Without a finite validation loss, the weights are not changed."""
         if self.weights is not None:
             module.load_state_dict(self.weights)
 
 
-def _anywhere(trainer: L.Trainer, decision: bool) -> bool:
-    """Whether any process decided so: one that stopped by itself would leave the others waiting for its gradients."""
+def _any_process(trainer: L.Trainer, decision: bool) -> bool:
+    """Whether ``decision`` is True in any process. All processes must stop together, or they wait for each other."""
     return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
 class StopOnNaN(Callback):
-    """Stops at the first loss that is not finite; the best weights so far are kept."""
+    """Stops training at the first loss that is not finite."""
 
-    step: int | None = None
+    step: int | None = None  # step with the non-finite loss
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss that this step returned."""
+        """Check the loss of this step."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if _anywhere(trainer, loss is not None and not bool(torch.isfinite(loss))):
+        if _any_process(trainer, loss is not None and not bool(torch.isfinite(loss))):
             self.step = trainer.global_step
             trainer.should_stop = True
 
 
 class StopOnInterrupt(Callback):
-    """The first Ctrl-C ends training after the current step and keeps the best model; a second one aborts."""
+    """The first Ctrl-C stops training after the current step, and the best model is kept. A second Ctrl-C aborts."""
 
     interrupted = False
     _former: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over SIGINT, in the main thread only."""
+        """Install the handler of SIGINT. Python allows this only in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._former = signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here."""
-        if _anywhere(trainer, self.interrupted):
+        """Stop training if Ctrl-C was pressed."""
+        if _any_process(trainer, self.interrupted):
             trainer.should_stop = True
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        logger.warning("Interrupted: stopping after this step and keeping the best model so far.")
+        logger.warning("Interrupted. Training stops after this step and the best model is kept.")
         self.interrupted = True
-        signal.signal(signal.SIGINT, self._former)  # Lightning takes ours for the user's, so release does it again
+        signal.signal(signal.SIGINT, self._former)  # Lightning may restore our handler, so `release` repeats this
 
     def release(self) -> None:
-        """Give SIGINT back."""
+        """Restore the previous handler of SIGINT."""
         if self._former is not None:
             signal.signal(signal.SIGINT, self._former)
             self._former = None

@@ -1,4 +1,4 @@
-"""The Lightning data module: buffers of cells to token batches."""
+"""The Lightning data module, which converts buffers of cells to token batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from scbioformers.nn import Batch
 from scbioformers.tokens import Sampler, Tokenizer
 
 _LENGTH_STREAM = 0x1E46
-EVALUATION_EPOCH = 2**32 - 1  # no training epoch has it, so that held-out masks are fixed and their own
+EVALUATION_EPOCH = 2**32 - 1  # fixed, so that validation masks are constant and differ from those of training epochs
 
 
 class BatchDataset(IterableDataset[Batch]):
-    """The token batches of one epoch, the same whatever the number of workers."""
+    """The token batches of one epoch. They do not depend on the number of workers."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class BatchDataset(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        n_workers, me = (worker.num_workers, worker.id) if worker else (1, 0)
+        n_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
         step = 0
         for buffer in self.sampler.epoch(self.epoch):
             rows, block = None, None
             for batch_rows in buffer.batches:
-                if step % n_workers == me:
+                if step % n_workers == worker_id:
                     if rows is None or block is None:
                         rows, block = self._read(buffer.ranges)
                     at = np.searchsorted(rows, batch_rows)
@@ -85,7 +85,7 @@ class _Split:
 
 
 class TrainingData(L.LightningDataModule):
-    """Training and validation batches of a source; ``training`` and ``validation`` are bool (n_obs,)."""
+    """Training and validation batches of a source. ``training`` and ``validation`` are bool masks (n_obs,)."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class TrainingData(L.LightningDataModule):
         self.sampler = Sampler(training, config.batch_size, seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Made anew every epoch: the order and the masks are functions of its number."""
+        """Loader of the current epoch. It is created in every epoch, because order and masks depend on the epoch."""
         return self._loader(self.split.training, self.trainer.current_epoch if self.trainer else 0, training=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[None]:
-        """Always the same batches."""
+        """Loader of the validation batches, which are the same in every epoch."""
         if not self.split.validation.any():
             return []
         return self._loader(self.split.validation, 0, training=False)
@@ -116,7 +116,7 @@ class TrainingData(L.LightningDataModule):
         if self.trainer is not None:
             sampler = replace(sampler, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
         dataset = BatchDataset(self.source, self.tokenizer, sampler, self.config, epoch, training)
-        # its own generator: a DataLoader would otherwise draw from the global one
+        # with its own generator; otherwise a DataLoader draws from the global generator
         return DataLoader(
             dataset, batch_size=None, num_workers=self.config.num_workers, generator=torch.Generator().manual_seed(0)
         )

@@ -1,4 +1,4 @@
-"""From a source of cells to a fitted model."""
+"""Fit of a model to a source of cells."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ from scbioformers.training._run import run_training
 
 logger = logging.getLogger(__name__)
 
-MAX_SAMPLE = 50_000  # cells for components and histograms
-MAX_AXES_SAMPLE = 10_000  # cells for the axes of the embedding, decoded to all features
+MAX_SAMPLE = 50_000  # maximum number of cells for components and histograms
+MAX_AXES_SAMPLE = 10_000  # maximum number of cells for the axes of the embedding
 _SPLIT_STREAM, _SAMPLE_STREAM = 0x5B117, 0x5A3B1E
 _MAX_EXACT_BIN = 2**15 - 2
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A model and how its training went, one history per member."""
+    """A fitted model with its training history."""
 
     model: BioFormer
+    """The fitted model."""
     history: list[list[dict[str, float]]]
+    """For each member, one dict of losses per epoch."""
 
 
 def fit_model(
@@ -57,19 +59,19 @@ def fit_model(
     device: str = "cpu",
     progress_bar: bool = False,
 ) -> Fitted:
-    """Fit ``n_models`` networks to the cells of ``source`` and the axes of their common embedding.
+    """Fit ``n_models`` networks to the cells of ``source``, and the axes of their common embedding.
 
     Raises
     ------
     DataError
-        If no cell has a modelled count.
+        If no cell has a count in the modelled genes.
     TrainingDiverged
-        If the loss became NaN before any validation.
+        If the loss became NaN or infinite before the first validation.
     """
     reading = reading or Reading()
     filled = _filled(source)
     if not filled.any():
-        raise DataError("No cell has a count in the modelled genes; check `layer=` and `mask_var=`.")
+        raise DataError("No cell has a count in the modelled genes. Check `layer=` and `mask_var=`.")
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
@@ -77,7 +79,7 @@ def fit_model(
         binning=_freeze(binning, statistics),
         gene_mean=statistics.gene_mean.astype(np.float32),
         masking=train.masking,
-        masked_share=_hidden_share(train.masking, sample),
+        masked_share=_masked_share(train.masking, sample),
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=reading.counts,
@@ -89,7 +91,7 @@ def fit_model(
     members, histories = [], []
     for member in range(n_models):
         member_seed = (seed + member) % 2**63
-        with isolated(member_seed):  # torch's layers draw weights of their own, which initialise replaces
+        with isolated(member_seed):  # torch layers draw random weights, which `initialise` replaces
             network = Transformer(config, sizes)
         initialise(
             network, compute_initial_values(sample, statistics, tokenizer, sizes.n_batches, member_seed), member_seed
@@ -124,7 +126,9 @@ def fit_model(
 def _filled(source: BlockSource) -> NDArray[np.bool_]:
     filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
     if n := int((~filled).sum()):
-        logger.warning("%d of %d cells have no modelled count and are skipped in training.", n, len(filled))
+        logger.warning(
+            "%d of %d cells have no count in the modelled genes and are not used in training.", n, len(filled)
+        )
     return filled
 
 
@@ -138,7 +142,7 @@ def _validation(filled: NDArray[np.bool_], fraction: float, seed: int) -> NDArra
 
 def _freeze(binning: Binning, statistics: Statistics) -> Binning:
     if binning.kind == "segment":
-        # centred data have no depth, and segment bins need none
+        # centred data may have no positive depth, and segment bins do not need it
         depth = statistics.mean_depth if statistics.mean_depth > 0 else 1.0
         return binning.freeze(mean_depth=depth, max_bin=binning.n_bins)
     highest = statistics.max_normalized if binning.normalize else statistics.max_count
@@ -147,20 +151,21 @@ def _freeze(binning: Binning, statistics: Statistics) -> Binning:
 
 
 def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) -> Block:
-    """At most ``size`` of the rows, chosen by their random keys, read in one pass."""
+    """Read at most ``size`` of the rows, chosen at random, in one pass."""
     keys = uniform(seed ^ _SAMPLE_STREAM, np.arange(rows.size))
     keys[~rows] = 2.0
     chosen = rows if rows.sum() <= size else keys <= np.partition(keys, size - 1)[size - 1]
     return source.rows(np.flatnonzero(chosen))
 
 
-def _hidden_share(masking: Masking, sample: Block) -> float:
-    """Share of the expressed features that the masks hide, over these cells; logged beside that of the zeros."""
+def _masked_share(masking: Masking, sample: Block) -> float:
+    """Share of the expressed features that are masked, over these cells. Logs it together with that of the zeros."""
     n_expressed, n_features = np.diff(sample.counts.indptr), sample.counts.shape[1]
     expressed, zeros = masking.shares(n_expressed, n_features)
     n_masked = expressed * n_expressed.sum(), zeros * (n_expressed.size * n_features - n_expressed.sum())
     logger.info(
-        "Masking %.1f %% of the expressed and %.1f %% of the other genes; %.1f %% of the masked are expressed.",
+        "Masking %.1f %% of the expressed genes and %.1f %% of the other genes. "
+        "%.1f %% of the masked genes are expressed.",
         *(100 * expressed, 100 * zeros, 100 * n_masked[0] / max(sum(n_masked), 1.0)),
     )
     return expressed
@@ -168,7 +173,7 @@ def _hidden_share(masking: Masking, sample: Block) -> float:
 
 @torch.no_grad()
 def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Leading components of the decoded profiles, averaged over the members, of a sample of training cells."""
+    """Principal axes and mean of the decoded profiles of training cells, which are averaged over the members."""
     profiles = np.zeros((len(sample.depth), len(model.vocabulary)), np.float32)
     for network in model.members:
         for batch, output in run_network(model, network, [sample], batch_size=128):
@@ -176,7 +181,7 @@ def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.fl
     if len(profiles) < 2:
         return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)
     n_components = min(model.config.n_components, *profiles.shape)
-    with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all, if all cells are alike
+    with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal
         pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
     return np.ascontiguousarray(pca.components_.T, np.float32), pca.mean_.astype(np.float32)
 

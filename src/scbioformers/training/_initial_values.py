@@ -1,4 +1,4 @@
-"""What the training data say before the first step."""
+"""Statistics of the training cells from which the weights are initialised."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ N_COMPONENTS = 50
 def compute_initial_values(
     sample: Block, statistics: Statistics, tokenizer: Tokenizer, n_batches: int, seed: int
 ) -> InitialValues:
-    """Components, means, dispersions and bin histograms of the training cells.
+    """Compute components, means, dispersions and bin histograms of the training cells.
 
     Parameters
     ----------
     sample
-        At most 50,000 training cells, none of them empty.
+        Sample of the training cells, without empty cells.
     statistics
-        Of all training cells.
+        Statistics of all training cells.
+    tokenizer
+        Tokenizer with the frozen binning.
     n_batches
-        Number of technical batches, whose codes are the first obs field of the sample; 0 for none.
+        Number of technical batches, whose codes are the first obs field of the sample. 0 if there is no batch.
+    seed
+        Seed of the PCA.
     """
     n_cells, n_features = sample.counts.shape
     profile = tokenizer.profiles(sample)
     n_components = min(N_COMPONENTS, n_cells - 1, n_features - 1)
     if n_components >= 1:
-        with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all, if all cells are alike
+        with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal
             pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
         components, scale, mean = pca.components_.T, np.sqrt(pca.explained_variance_), pca.mean_
     else:
@@ -57,9 +61,9 @@ def compute_initial_values(
 
 
 def bin_means(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
-    """Mean of the (normalised) counts within each bin, (V,): the bin itself where the data are not counts.
+    """(V,), mean of the (normalised) counts in each value bin. For segment bins it is the number of the bin.
 
-    A bin that these cells do not fill gets the middle of its edges.
+    For bins without counts in these cells, it is the centre between the edges.
     """
     binning, counts = tokenizer.binning, sample.counts
     if binning.kind == "segment":
@@ -76,7 +80,7 @@ def bin_means(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
 
 
 def _batch_means(sample: Block, profile: csr_matrix, n_batches: int) -> NDArray[np.float32]:
-    """(n_batches, M) mean profile of each batch, less the mean of all cells; 0 for a batch without a training cell."""
+    """(n_batches, M), mean profile of each batch minus the mean of all cells. 0 for batches without training cells."""
     if not n_batches:
         return np.zeros((0, profile.shape[1]), np.float32)
     codes = sample.fields[:, 0]
@@ -88,14 +92,14 @@ def _batch_means(sample: Block, profile: csr_matrix, n_batches: int) -> NDArray[
 
 
 def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
-    """Log probability of each bin of each feature *where it is masked*, (M, V), shrunk towards all features' mean."""
+    """(M, V), log frequency of each bin of each feature among *masked* entries, shrunk towards the mean of features."""
     counts, n_values = sample.counts, tokenizer.binning.n_values
     bins = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, tokenizer.binning.mean_depth)
     histogram = np.zeros((counts.shape[1], n_values))
     np.add.at(histogram, (counts.indices, bins), 1.0)
     histogram[:, 0] = counts.shape[0] - histogram.sum(axis=1)
     expressed, zeros = tokenizer.masking.shares(np.diff(counts.indptr), counts.shape[1])
-    histogram[:, 0] *= zeros / max(expressed, 1e-12)  # zeros are masked in these odds
+    histogram[:, 0] *= zeros / max(expressed, 1e-12)  # zeros are masked with another probability than expressed values
     prior = histogram.sum(axis=0) + 0.1
     histogram += 5.0 * prior / prior.sum()
     return np.log(histogram / histogram.sum(axis=1, keepdims=True))

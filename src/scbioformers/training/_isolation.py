@@ -1,4 +1,4 @@
-"""What a training leaves as it was: global generators, log levels, warnings filters."""
+"""Context managers that restore global state after training: random generators, log levels and warning filters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _GLOBALS = threading.RLock()
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Dropout draws from torch's global generators: lend them a seed and give them back as they were.
+    """Seed the global random generators of torch, which dropout uses, and restore their state afterwards.
 
-    The generators are the process's, so of several threads one fits at a time.
+    All threads share these generators, so only one thread at a time can run inside this context.
     """
     with _GLOBALS, torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -29,23 +29,23 @@ def isolated(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning's remarks about our choices (few workers, no logger, hardware) are none of the user's business."""
+    """Suppress messages of Lightning on settings that the user did not choose, such as the number of workers."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [each.level for each in loggers]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning.*")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         try:
-            for each in loggers:
-                each.setLevel(logging.ERROR)
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
             yield
         finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def train_steps(module: L.LightningModule, batches: Sequence[Any], seed: int) -> None:
-    """Train a small module on the CPU, one step for each of ``batches``, without a progress bar, logs or files."""
+    """Train a small module on the CPU, one step per batch, without a progress bar, logs or files."""
     with isolated(seed), quiet():
         trainer = L.Trainer(
             max_epochs=1,
@@ -56,5 +56,5 @@ def train_steps(module: L.LightningModule, batches: Sequence[Any], seed: int) ->
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        generator = torch.Generator().manual_seed(0)  # a DataLoader would otherwise draw from the global one
+        generator = torch.Generator().manual_seed(0)  # otherwise a DataLoader draws from the global one
         trainer.fit(module, DataLoader(batches, batch_size=None, generator=generator))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The Lightning module: objectives, optimiser and schedule around a network."""
+"""The Lightning module: objectives, optimiser and learning rate schedule of a network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from scbioformers.config import TrainConfig
 from scbioformers.nn import OBJECTIVES, Batch, Transformer
 
-# relative to the learning rate of the rest
-EMBEDDING_LR = 0.1  # of feature embeddings that start from the data: at the full pace they overfit (experiment 14)
-DISPERSION_LR = 20.0  # its start knows nothing of cell types: it has far to go, in a straight line (experiment 21)
+# learning rates relative to that of the other parameters
+EMBEDDING_LR = 0.1  # feature embeddings initialised by SVD, which overfit otherwise (dev/experiments.md, 14)
+DISPERSION_LR = 20.0  # the initial dispersion ignores cell types and is far from the optimum (dev/experiments.md, 21)
 
 
 class TrainingModule(L.LightningModule):
@@ -31,7 +31,7 @@ class TrainingModule(L.LightningModule):
         return self._losses(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same on held-out cells, whose masks are fixed."""
+        """Log the same losses for the validation cells, whose masks are fixed."""
         self._losses(batch, "val")
 
     def _losses(self, batch: Batch, stage: str) -> torch.Tensor:
@@ -49,27 +49,27 @@ class TrainingModule(L.LightningModule):
         return total
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Lightning moves only containers that it knows."""
+        """Move the batch, because Lightning cannot move a :class:`Batch`."""
         return batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with linear warm-up and a cosine to zero (SPEC of the paper's section 3.2 at ``paper`` size)."""
+        """AdamW with a linear warm-up and a cosine decay of the learning rate to zero (paper, section 3.2)."""
         network, lr = self.network, self.config.lr
-        paces: list[tuple[torch.Tensor, float]] = [(network.log_dispersion, DISPERSION_LR)]
+        factors: list[tuple[torch.Tensor, float]] = [(network.log_dispersion, DISPERSION_LR)]
         if network.config.svd_init:
-            paces.append((network.feature.weight, EMBEDDING_LR))
-        rest = [p for p in network.parameters() if not any(p is own for own, _ in paces)]
+            factors.append((network.feature.weight, EMBEDDING_LR))
+        rest = [p for p in network.parameters() if not any(p is own for own, _ in factors)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-            *({"params": [p], "lr": lr * pace, "weight_decay": 0.0} for p, pace in paces),
+            *({"params": [p], "lr": lr * factor, "weight_decay": 0.0} for p, factor in factors),
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
         warmup = max(1, min(self.config.warmup_steps, self.total_steps // 10))
 
-        def factor(step: int) -> float:
+        def lr_factor(step: int) -> float:
             progress = min(1.0, step / max(self.total_steps, 1))
             return min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""One network through Lightning's trainer."""
+"""Training of one network with the Lightning trainer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_training(
     device: str = "cpu",
     progress_bar: bool = False,
 ) -> list[dict[str, float]]:
-    """Train in place; leaves the best weights in the network."""
+    """Train the network in place and load the weights with the lowest validation loss. Returns the history."""
     n_cells = int(data.split.training.sum())
     epochs = config.epochs(n_cells)
     steps = epochs * max(1, data.sampler.n_batches())
@@ -43,7 +43,7 @@ def run_training(
     history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
     callbacks: list[L.Callback] = [history, diverged, interrupt]
     if validated:
-        # at validations alone: max_steps may end an epoch before its validation
+        # check only at validations, because max_steps may end an epoch before its validation
         stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
         callbacks += [best, stop]
     kind, _, index = device.partition(":")
@@ -74,13 +74,13 @@ def run_training(
     if diverged.step is not None:
         if best.weights is None:
             raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
-        logger.warning("The loss became NaN at step %d; the weights of step %d are kept.", diverged.step, best.step)
+        logger.warning("The loss became NaN at step %d. The weights of step %d are kept.", diverged.step, best.step)
     best.restore(module)
     return history.rows
 
 
 def _strategy(config: TrainConfig) -> str:
-    """Lightning's strategy; several processes must expect weights that these data or objectives do not reach."""
+    """Strategy of Lightning. DDP must allow unused parameters, because some objectives do not use all weights."""
     n_gpus = torch.cuda.device_count()
     several = config.num_nodes > 1 or (config.devices not in (1, "1") and (config.devices != "auto" or n_gpus > 1))
     if config.strategy == "ddp" or (config.strategy == "auto" and several):

@@ -67,7 +67,7 @@ def test_a_knock_out_is_a_count_of_zero_and_one_more_token(pairing):
     names = ["TF1", "TF2", "G1", UNMEASURED[0]]
     before, after = (
         pairing.model.tokenizer.inference_batch(pairing.cells.take(cells), cells),
-        pairing.read(cells, names),
+        pairing.perturbed_batch(cells, names),
     )
     for i, name in enumerate(names):
         place = list(pairing.names).index(name)
@@ -92,7 +92,7 @@ def test_an_activation_is_twice_the_count_and_no_second_token(controls):
     gene = int(np.argmax((counts > 0).sum(axis=0) * ((counts == 0).any(axis=0))))
     name, expressed = str(pairing.names[gene]), counts[:, gene] > 0
     cells = np.arange(len(counts))
-    batch = pairing.read(cells, [name] * len(cells))
+    batch = pairing.perturbed_batch(cells, [name] * len(cells))
     mine = batch.context_ids == len(SPECIALS) + gene
     assert (mine.sum(dim=1) == 1).all()  # visible where it is expressed, one more where it is not
     assert (batch.context_external[mine] == 1).all()
@@ -110,7 +110,7 @@ def test_profiles_are_those_of_a_network_with_that_token_and_those_genes(pairing
         table[len(SPECIALS) + N_GENES :] = pairing.embeddings[len(SPECIALS) + N_GENES :]
         network.feature = torch.nn.Embedding.from_pretrained(table, padding_idx=0)
         for name in ("TF3", UNMEASURED[0]):
-            batch = pairing.read(np.arange(5), [name] * 5)
+            batch = pairing.perturbed_batch(np.arange(5), [name] * 5)
             told = replace(batch, external=torch.stack([torch.zeros(32), token]))
             torch.testing.assert_close(pairing.profiles(batch, token), network.profile(network(told).latent))
 

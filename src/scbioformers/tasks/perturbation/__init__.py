@@ -1,4 +1,4 @@
-"""Responses to perturbations: labels, measured effects, and the head that predicts those of other targets."""
+"""Responses to perturbations: labels, measured effects, and the head that predicts effects of other targets."""
 
 from scbioformers.tasks.perturbation._components import COMPONENTS
 from scbioformers.tasks.perturbation._correlations import Correlations, measure_correlations

@@ -1,4 +1,4 @@
-"""Several targets at once: the sum of their effects, less where they say the same."""
+"""Effects of combinations of targets: the sum of the single effects minus their overlap."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from scbioformers.tasks.perturbation._components import Array
 
-_PRIOR = 0.05  # strength of the belief that effects add up, as a share of the data
+_PRIOR = 0.05  # strength of the prior that effects are additive, relative to the data
 
 
 def overlap(effects: Array) -> Array:
-    """(M,), what a sum over targets (K, M) counts more than once: all but the largest effect of each sign.
+    """(M,), overlap of the effects (K, M) of several targets: for each sign, the sum without the largest effect.
 
     Examples
     --------
@@ -25,15 +25,16 @@ def overlap(effects: Array) -> Array:
 
 
 def fit_combination(singles: Sequence[Array], observed: Sequence[Array]) -> tuple[float, float]:
-    """Weights of the sum and of the overlap by ridge regression towards a plain sum, (1, 0).
+    """Weights of the sum and of the overlap, fitted by ridge regression that shrinks towards the plain sum (1, 0).
 
-    ``singles`` holds the effects (K, M) of the targets of each combination, ``observed`` the effects (M,) of all.
+    ``singles`` contains the effects (K, M) of the single targets of each combination. ``observed`` contains the effect
+    (M,) of each combination.
     """
     if not observed:
         return 1.0, 0.0
     sums = np.concatenate([each.sum(axis=0) for each in singles])
-    twice = np.concatenate([overlap(each) for each in singles])
-    design = np.column_stack([sums, -twice])
+    overlaps = np.concatenate([overlap(each) for each in singles])
+    design = np.column_stack([sums, -overlaps])
     ridge = _PRIOR * (design**2).sum(axis=0) + 1e-9
     rest = np.concatenate(list(observed)) - sums
     found = np.linalg.solve(design.T @ design + np.diag(ridge), design.T @ rest) + np.array([1.0, 0.0])

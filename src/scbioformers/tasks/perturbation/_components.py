@@ -1,4 +1,4 @@
-"""What speaks for an effect of a target on a gene, each piece by itself: targets x pieces x genes, in log1p units."""
+"""Components from which effects are predicted: targets x components x genes, in log1p units."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: The pieces, in order.
+#: Names of the components, in order.
 COMPONENTS = ("mean", "shared", "similar", "response", "terms", "coexpression", "network")
-POWER = 2.0  # of the similarity, so that a few close targets outweigh many distant ones
-DOUBT = 0.2  # similarity at which the similar targets count half
-RESPONSE_DOUBT = 0.3  # sum of squared moves, in standard deviations, at which a slope counts half
+POWER = 2.0  # power of the similarity, so that a few similar targets have more weight than many dissimilar ones
+DOUBT = 0.2  # summed similarity (to this power) at which the component of similar targets is shrunk to half
+RESPONSE_DOUBT = 0.3  # sum of squared changes, in standard deviations, at which a slope is shrunk to half
 _SIGN = {"knockout": -1.0, "activation": 1.0, "drug": 0.0}
 
 
 @dataclass(frozen=True)
 class TargetData:
-    """What is known of K named targets and the M genes beyond effects; none has seen a cell of its own perturbation."""
+    """Data on K targets and M genes, without effects. For each target, its own perturbed cells are not used."""
 
     own: NDArray[np.int64]
-    """(K,), the target's own place among the genes, -1 where it is not measured."""
+    """(K,), position of each target among the genes, -1 if it is not measured."""
     features: Array
-    """(K, F), of unit length, 0 where there are none."""
+    """(K, F), features of the targets, scaled to unit length. 0 for targets without features."""
     gene_features: Array
-    """(M, F)."""
+    """(M, F), features of the genes."""
     correlations: Array
-    """(K, M), of each measured target with the genes, lowered by their error; 0 for the others."""
+    """(K, M), correlations of each target with all genes, reduced by their error. 0 if the target is not measured."""
     control_sd: Array
     """(M,), standard deviation in control cells."""
     network: Array
-    """(K, M), change of the profile that the network predicts, the target carrying its token; 0 where it has none."""
+    """(K, M), effects predicted by the network with the external token. 0 where it cannot predict them."""
     kind: str
-    """What was done."""
+    """Kind of perturbation."""
 
     def take(self, rows: NDArray[np.int64]) -> TargetData:
-        """Of some targets only."""
+        """The data on some of the targets."""
         return TargetData(
             self.own[rows],
             self.features[rows],
@@ -49,14 +49,14 @@ class TargetData:
         )
 
     def own_mask(self) -> NDArray[np.bool_]:
-        """(K, M), True at the target itself."""
+        """(K, M), True at the gene of each target."""
         genes = np.arange(len(self.control_sd))
         mask: NDArray[np.bool_] = np.asarray(np.equal.outer(self.own, genes), dtype=bool)
         return mask
 
 
 def similarity(a: TargetData, b: TargetData) -> Array:
-    """(Ka, Kb) in [0, 1]: cosine of the features, or co-expression where a target has none."""
+    """(Ka, Kb) in [0, 1]: cosine of the features, or co-expression if a target has no features."""
     by_features = a.features @ b.features.T
     described = [np.abs(k.features).sum(axis=1) > 0 for k in (a, b)]
     lacking = ~np.logical_and.outer(*described)
@@ -65,7 +65,7 @@ def similarity(a: TargetData, b: TargetData) -> Array:
 
 
 def signal(effects: Array, se: Array) -> Array:
-    """(K,), mean square of the effects beyond their noise."""
+    """(K,), mean square of the effects minus the mean square of their standard errors, at least 0."""
     found: Array = np.maximum((effects**2).mean(axis=1) - (se**2).mean(axis=1), 0)
     return found
 
@@ -73,22 +73,22 @@ def signal(effects: Array, se: Array) -> Array:
 def components(
     knowledge: TargetData, training: TargetData, effects: Array, se: Array, itself: NDArray[np.bool_] | None = None
 ) -> Array:
-    """Pieces for K targets, from the effects of T training targets.
+    """Components for K targets, computed from the effects of T training targets.
 
     Parameters
     ----------
     knowledge
-        Of the targets.
+        Data on the K targets.
     training
-        Of the training targets.
+        Data on the training targets.
     effects, se
-        (T, M), of the training targets.
+        (T, M), effects of the training targets and their standard errors.
     itself
-        (K, T), which training target is the very one and must not be looked at.
+        (K, T), True where a training target is the same as the target. Its effects are not used.
 
     Returns
     -------
-    (K, n_components, M), 0 at the target itself in all but the first.
+    (K, n_components, M). At the gene of the target, all components except the first are 0.
     """
     keep: Array = np.ones((len(knowledge.own), len(training.own)))
     if itself is not None:
@@ -113,9 +113,10 @@ def components(
 
 
 def _response(knowledge: TargetData, masked: Array, seen: Array, se: Array, shared: Array, keep: Array) -> Array:
-    """How the genes move with the target over the training perturbations: slopes, times one standard deviation.
+    """Slope of each gene on the gene of the target over the training perturbations, times one standard deviation.
 
-    Where the loss of a training target lowers the gene of this one, the loss of this one should do some of the same.
+    If a training perturbation lowers the expression of the target, a knock-out of the target is expected to have a
+    similar effect.
     """
     scale = np.maximum(knowledge.control_sd, 1e-9)
     at, measured = np.maximum(knowledge.own, 0), knowledge.own >= 0
@@ -133,5 +134,5 @@ def _unit(rows: Array) -> Array:
 
 
 def unit_rows(rows: Array) -> Array:
-    """Rows of length 1; rows of zeros stay."""
+    """Scale rows to length 1. Rows of zeros do not change."""
     return _unit(np.nan_to_num(np.asarray(rows, np.float64)))

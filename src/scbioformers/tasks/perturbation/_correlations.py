@@ -1,9 +1,9 @@
-"""How genes move together in cells that were treated alike, and that of a target without its own perturbed cells.
+"""Correlations of genes among cells with the same perturbation, for each target without its own perturbed cells.
 
-Cells in which a knock-out failed lie beside those in which it did not, so even deviations from the mean of a group
-carry the effect of its perturbation. Were they part of what is said of the target, it would be predicted from what it
-is scored on. So sums are kept apart by fold, and those of a fold never enter the rows of its targets. Cells of
-combinations, which belong to several targets, are not used.
+A knock-out does not succeed in every cell. So deviations from the mean of a perturbation contain its effect. If they
+were used for its target, the prediction would use the data on which it is scored. Therefore sums are stored for each
+fold, and the correlations of a target do not use the cells of its own fold. Cells of combinations belong to several
+targets and are not used.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Correlations:
-    """Sums over cells, within groups and strata: K single targets, M genes; C classes, control and the folds."""
+    """Sums over cells of products of deviations from the mean of their group and stratum.
+
+    K single targets, M genes, C classes of cells: the control cells and the cells of each fold.
+    """
 
     products: Array
-    """(M, M), over all cells."""
+    """(M, M), sums of products over all cells."""
     rows: Array
-    """(C, K, M), products of the gene of each target with all genes; 0 where it is not measured."""
+    """(C, K, M), sums of products of the gene of each target with all genes. 0 if the target is not measured."""
     squares: Array
-    """(C, M)."""
+    """(C, M), sums of squares."""
     free: NDArray[np.int64]
-    """(C,), degrees of freedom: cells, less the means that were taken off."""
+    """(C,), degrees of freedom: number of cells minus number of means."""
     own: NDArray[np.int64]
-    """(K,), place of each target among the genes, -1 where it is not measured."""
+    """(K,), position of each target among the genes, -1 if it is not measured."""
 
     @property
     def noise(self) -> float:
@@ -43,24 +46,24 @@ class Correlations:
         return float(_error(self.free.sum()))
 
     def pooled(self) -> Array:
-        """(M, M), correlations over all cells; 0 for genes that do not vary."""
+        """(M, M), correlations over all cells. 0 for genes that do not vary."""
         scale = _scale(self.squares.sum(axis=0))
         found: Array = self.products / scale[:, None] / scale
         return found
 
     def of_targets(self, without: Sequence[int] = ()) -> Array:
-        """(K, M), correlations of each target, lowered by their error, over the cells of no target of its own fold.
+        """(K, M), correlations of each target without the cells of its fold, reduced by their standard error.
 
         Parameters
         ----------
         without
-            Other folds whose cells are left out too.
+            Other folds whose cells are not used either.
         """
         n = len(self.own)
         keep = np.ones((n, len(self.free)))  # (K, C)
         keep[np.arange(n), 1 + fold_of(n)] = 0
         keep[:, [1 + fold for fold in without]] = 0
-        # sums of what is kept, not differences: other cells leave no trace, not even in the last bit
+        # sums over the classes that are kept; differences from the total would depend on other cells by rounding
         squares = np.einsum("kc,cm->km", keep, self.squares)
         at = np.maximum(self.own, 0)
         scale = _scale(squares)
@@ -70,7 +73,7 @@ class Correlations:
 
 
 def lowered(correlations: Array, error: NDArray[np.float64] | float) -> Array:
-    """Correlations moved towards 0 by their standard error, as far as 0.
+    """Reduce the absolute value of correlations by their standard error, at most to 0.
 
     Examples
     --------
@@ -88,18 +91,18 @@ def measure_correlations(
     perturbations: Sequence[Targets],
     genes: Sequence[str],
 ) -> Correlations:
-    """Sum products of deviations from the mean of each group in each stratum, in one pass.
+    """Sum products of deviations from the mean of each group and stratum, in one pass.
 
     Parameters
     ----------
     rows
-        log1p profiles in blocks, all cells together N.
+        log1p profiles in blocks, N cells in total.
     groups
-        (N,), the perturbation of each cell, 0 for control, -1 for cells to leave out.
+        (N,), 1 + the perturbation of each cell, 0 for control cells, -1 for cells that are not used.
     strata
-        (N,), batch and cell type of each cell as one number.
+        (N,), combination of batch and cell type of each cell, as a number.
     perturbations
-        Targets of each group; the cells of those of several targets are left out.
+        Targets of each perturbation. Cells of combinations are not used.
     genes
         The M genes.
 
@@ -109,12 +112,12 @@ def measure_correlations(
         If there are no cells.
     """
     single = [i for i, targets in enumerate(perturbations) if len(targets) == 1]
-    places = {name: i for i, name in enumerate(genes)}
-    own = np.array([places.get(perturbations[i][0], -1) for i in single], dtype=np.int64)
-    class_of = np.full(len(perturbations) + 2, -1)  # of a group; the last for the group -1
+    positions = {name: i for i, name in enumerate(genes)}
+    own = np.array([positions.get(perturbations[i][0], -1) for i in single], dtype=np.int64)
+    class_of = np.full(len(perturbations) + 2, -1)  # class of each group; group -1 indexes the last entry
     class_of[0], class_of[1 + np.array(single, dtype=np.int64)] = 0, 1 + fold_of(len(single))
     n_strata, m, start = int(strata.max(initial=0)) + 1, len(genes), 0
-    kinds = np.repeat(class_of[:-1], n_strata)  # of a group in a stratum
+    kinds = np.repeat(class_of[:-1], n_strata)  # class of each pair of group and stratum
     sums, cells = np.zeros((kinds.size, m)), np.zeros(kinds.size, dtype=np.int64)
     classes = range(int(class_of.max()) + 1)
     products, squares, crossed = np.zeros((m, m)), np.zeros((len(classes), m)), np.zeros((len(classes), len(own), m))
@@ -130,8 +133,8 @@ def measure_correlations(
             cells += np.bincount(code[used], minlength=kinds.size)
             _add(part, 1.0, own, products, squares[each], crossed[each])
     if not start:
-        raise DataError("There are no cells.")
-    means = sums / np.sqrt(np.maximum(cells, 1))[:, None]  # their products are those of the means, times the cells
+        raise DataError("The data have no cells, expected control and perturbed cells.")
+    means = sums / np.sqrt(np.maximum(cells, 1))[:, None]  # products of these are products of means times n cells
     for each in classes:
         _add(means[kinds == each], -1.0, own, products, squares[each], crossed[each])
     free = [int(np.maximum(cells - 1, 0)[kinds == each].sum()) for each in classes]
@@ -139,7 +142,7 @@ def measure_correlations(
 
 
 def _add(rows: Array, sign: float, own: NDArray[np.int64], products: Array, squares: Array, crossed: Array) -> None:
-    """Add the products of some rows to the sums of all, and to those of their class."""
+    """Add the products of some rows to the sums of all cells and to the sums of their class."""
     measured = np.flatnonzero(own >= 0)
     products += sign * (rows.T @ rows)
     squares += sign * (rows**2).sum(axis=0)
@@ -153,6 +156,6 @@ def _error(free: NDArray[np.float64] | np.int64) -> Array:
 
 
 def _scale(squares: Array) -> Array:
-    """Roots, infinite where there is nothing but rounding."""
+    """Square roots, infinite for values that are only rounding errors."""
     found: Array = np.where(squares > 1e-9, np.sqrt(squares), np.inf)
     return found

@@ -1,4 +1,4 @@
-"""What was done to each cell: labels, doses and the groups in which control cells are matched."""
+"""The design of a perturbation experiment: the perturbation, dose and stratum of each cell."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from scbioformers.tasks.perturbation._labels import Targets, parse_label, requir
 
 @dataclass(frozen=True)
 class Design:
-    """What was done to each of N cells."""
+    """Perturbation, stratum and dose of N cells."""
 
     task: Perturbation
-    """Where that is written."""
+    """Description of the task, with the columns of ``adata.obs``."""
     batch_key: str | None
-    """Column with the batch, by which controls are matched."""
+    """Column with the batch. Perturbed cells are compared with control cells of the same batch."""
     perturbations: tuple[Targets, ...]
-    """(P,), distinct, in order."""
+    """(P,), targets of each perturbation, distinct and sorted."""
     groups: NDArray[np.int64]
-    """(N,), 0 for control, 1 + the perturbation, -1 for cells that are left out."""
+    """(N,), 0 for control cells, 1 + the perturbation for perturbed cells, -1 for cells that are not used."""
     strata: NDArray[np.int64]
-    """(N,), batch and cell type as one number."""
+    """(N,), combination of batch and cell type, as a number."""
     labels: dict[str, str]
-    """From labels that name no gene to their targets, joined by +."""
+    """Targets, joined by "+", of each label that differs from them."""
     dose: NDArray[np.float64] | None
-    """(N,), of each cell."""
+    """(N,), dose of each cell. None if there is no dose."""
 
     @property
     def controls(self) -> NDArray[np.int64]:
@@ -43,24 +43,28 @@ class Design:
 def read_design(
     adata: AnnData, task: Perturbation, batch_key: str | None, genes: Sequence[str], *, counts: bool = True
 ) -> Design:
-    """Read labels, strata and doses; ``counts`` tells whether the data can be taken as such.
+    """Read labels, strata and doses. ``counts`` is whether the data are counts.
 
     Raises
     ------
     MissingKeyError
-        If a column is not there.
+        If a column is missing.
     DataError
-        If the data is no counts, labels are missing, name unknown genes or cannot be parsed, cells have no control in
-        their stratum or no positive dose, or there are fewer than two perturbations of one target.
+        If the data are not counts, if labels are missing, unknown or cannot be parsed, if there is no control label, if
+        a stratum has perturbed cells but no control cell, if a dose is not positive, or if fewer than two perturbations
+        have a single target.
     """
     if not counts:
-        raise DataError("Responses to perturbations are changes of log1p counts: pass a `layer=` of counts.")
+        raise DataError(
+            "The data are not counts. Responses to perturbations are changes of log1p counts. "
+            "Pass a `layer=` of counts."
+        )
     field = ObsField.register(adata, task.key)
     codes = field.transfer(adata)
     if task.control not in field.categories:
         raise DataError(
-            f"No cell has the control label {task.control!r} in adata.obs[{task.key!r}]. There: "
-            f"{list(field.categories)[:10]}. Name it with `control=`."
+            f"No cell has the control label {task.control!r} in adata.obs[{task.key!r}]. Labels: "
+            f"{list(field.categories)[:10]}. Pass one of these as `control=`."
         )
     parsed = [
         None if label in task.ignore else parse_label(label, task.control, task.targets) for label in field.categories
@@ -79,8 +83,8 @@ def read_design(
     for stratum in np.unique(strata[groups > 0]):
         if not ((strata == stratum) & (groups == 0)).any():
             raise DataError(
-                f"The group {names[stratum]} has perturbed cells and no control cell ({task.control!r}). Leave out "
-                "these cells, or match controls by fewer columns (`batch_key`, `celltype_key`)."
+                f"The group {names[stratum]} has perturbed cells and no control cell ({task.control!r}). Remove "
+                "these cells, or use fewer columns to match controls (`batch_key`, `celltype_key`)."
             )
     labels = {
         label: "+".join(each)
@@ -94,10 +98,10 @@ def _dose(adata: AnnData, task: Perturbation, groups: NDArray[np.int64]) -> NDAr
     if task.dose is None:
         return None
     if task.dose not in adata.obs:
-        raise MissingKeyError(f"Did not find adata.obs[{task.dose!r}]. There: {[str(key) for key in adata.obs]}.")
+        raise MissingKeyError(f"Did not find adata.obs[{task.dose!r}]. Available: {[str(key) for key in adata.obs]}.")
     values = np.asarray(adata.obs[task.dose], dtype=np.float64)
     if not (values[groups > 0] > 0).all():
-        raise DataError(f"adata.obs[{task.dose!r}] must be positive in every perturbed cell.")
+        raise DataError(f"adata.obs[{task.dose!r}] must be positive in every perturbed cell. Correct these doses.")
     return values
 
 

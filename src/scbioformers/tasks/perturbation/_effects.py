@@ -1,4 +1,4 @@
-"""Effects of perturbations: mean changes from matched controls, with standard errors, from sums in one pass."""
+"""Effects of perturbations: mean differences from matched controls with standard errors, in one pass over the cells."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from scbioformers.core import DataError
 
 @dataclass(frozen=True)
 class Effects:
-    """P perturbations x M genes, in log1p units."""
+    """Effects of P perturbations on M genes, in log1p units."""
 
     mean: NDArray[np.float64]
-    """(P, M), mean change from the controls of the same strata."""
+    """(P, M), mean difference from the control cells of the same strata."""
     se: NDArray[np.float64]
-    """(P, M), its standard error, that of the controls included."""
+    """(P, M), standard error of the mean difference, including that of the controls."""
     n_cells: NDArray[np.int64]
-    """(P,), perturbed cells."""
+    """(P,), number of perturbed cells."""
     control_mean: NDArray[np.float64]
-    """(M,), mean of the controls."""
+    """(M,), mean of the control cells."""
     control_sd: NDArray[np.float64]
-    """(M,), standard deviation of the controls within strata."""
+    """(M,), standard deviation of the control cells within strata."""
 
 
 def measure_effects(
     rows: Iterable[sp.csr_matrix], groups: NDArray[np.int64], strata: NDArray[np.int64], n_groups: int
 ) -> Effects:
-    """Compare each perturbation with the controls of its strata, which count as its cells are spread over them.
+    """Compare each perturbation with the controls of its strata. Strata are weighted by its number of cells in them.
 
     Parameters
     ----------
     rows
-        log1p profiles in blocks, all cells together N.
+        log1p profiles in blocks, N cells in total.
     groups
-        (N,), the perturbation of each cell, 0 for control, -1 for cells to leave out.
+        (N,), 1 + the perturbation of each cell, 0 for control cells, -1 for cells that are not used.
     strata
-        (N,), batch and cell type of each cell as one number.
+        (N,), combination of batch and cell type of each cell, as a number.
     n_groups
         Number of perturbations, without the control.
 
     Raises
     ------
     DataError
-        If a stratum has perturbed cells and no control.
+        If a stratum has perturbed cells but no control cell.
     """
     n_strata = int(strata.max()) + 1 if strata.size else 1
     cells = np.zeros((n_groups + 1) * n_strata)
@@ -66,7 +66,7 @@ def measure_effects(
         cells += np.bincount(code, minlength=cells.size)
         start = stop
     if sums is None or squares is None:
-        raise DataError("There are no cells.")
+        raise DataError("The data have no cells, expected control and perturbed cells.")
     shape = (n_groups + 1, n_strata, sums.shape[1])
     return _compare(cells.reshape(shape[:2]), sums.reshape(shape), squares.reshape(shape))
 
@@ -74,7 +74,7 @@ def measure_effects(
 def _compare(cells: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64]) -> Effects:
     lacking = np.flatnonzero((cells[1:].sum(axis=0) > 0) & (cells[0] == 0))
     if lacking.size:
-        raise DataError(f"Strata {lacking.tolist()} have perturbed cells and no control.")
+        raise DataError(f"Strata {lacking.tolist()} have perturbed cells and no control. Leave out these cells.")
     n = np.maximum(cells, 1)[:, :, None]
     mean = sums / n
     inner = np.maximum(squares - n * mean**2, 0)  # sums of squares within group and stratum
@@ -84,7 +84,7 @@ def _compare(cells: NDArray[np.float64], sums: NDArray[np.float64], squares: NDA
     share = cells[1:] / total[:, None]  # (P, strata)
     effect = np.einsum("ps,psm->pm", share, mean[1:] - mean[0])
     own = inner[1:].sum(axis=1) / np.maximum(total - 1, 1)[:, None]
-    # a gene that no cell of a few expresses has a variance too, about that of the controls
+    # with few cells, a gene may be zero in all of them; so the variance is shrunk towards that of the controls
     pooled = inner[0].sum(axis=0) / max(cells[0].sum() - np.count_nonzero(cells[0]), 1.0)
     prior = 10.0
     variance = (own * total[:, None] + prior * pooled) / (total[:, None] + prior)

@@ -1,4 +1,4 @@
-"""From measured effects to a head, with its evidence."""
+"""Fit of the perturbation head to measured effects, with cross-validation over targets."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from scbioformers.tasks.perturbation._head import MAX_LOADINGS, PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, require_singles
 from scbioformers.tasks.perturbation._stack import choose_strength, fit_weights, out_of_fold
 
-_REMAINING = {"knockout": 0.3, "activation": 3.0, "drug": 1.0}  # where no perturbed gene is measured
-_PRIOR_TARGETS = 5.0
-#: From the rows of the effects that the network may train on, and names, to its answers (M,) for those it knows.
-Network = Callable[[NDArray[np.int64], Sequence[str]], dict[str, NDArray[Any]]]
+_REMAINING = {"knockout": 0.3, "activation": 3.0, "drug": 1.0}  # default if no perturbed gene is measured
+_PRIOR_TARGETS = 5.0  # weight of the mean over genes in the error of each gene, in targets
+#: Function of the rows of the effects to train on and the names of targets. Returns predicted effects (M,) by name.
+TokenPrediction = Callable[[NDArray[np.int64], Sequence[str]], dict[str, NDArray[Any]]]
 
 
 def fit_head(
@@ -36,7 +36,7 @@ def fit_head(
     correlations: Correlations,
     task: Perturbation,
     mean_depth: float,
-    network: Network | None = None,
+    network: TokenPrediction | None = None,
 ) -> PerturbationHead:
     """Fit the head to the effects of P perturbations, and cross-validate it over targets.
 
@@ -47,20 +47,20 @@ def fit_head(
     perturbations
         The P targets or combinations, in the order of the effects.
     effects
-        Of the perturbations.
+        Effects of the perturbations.
     correlations
-        In the cells of the control and of these perturbations, no others.
+        Correlations of genes in the control cells and in the cells of these perturbations.
     task
-        Its features and kind are used.
+        Description of the task, of which the features and the kind are used.
     mean_depth
-        Depth at which log1p was taken.
+        Depth to which counts were scaled before log1p.
     network
-        Trains on the effects of some perturbations, and answers for other targets.
+        Function that trains the network on the effects of some perturbations and predicts those of other targets.
 
     Raises
     ------
     DataError
-        If there are fewer than two single targets: nothing can be learned for others.
+        If there are fewer than two single targets.
     """
     single = require_singles(perturbations)
     names = list(dict.fromkeys([*genes, *(n for each in perturbations for n in each)]))
@@ -90,47 +90,51 @@ def fit_head(
         mean_depth=mean_depth,
     )
     found, features = target_features(names, task.features)
-    answers = predict_by_token(network, perturbations, single, len(genes))
-    told = head.network.copy()
-    told[single] = answers[group_of(len(single)), np.arange(len(single))]
-    return _validated(replace(head, names=found, features=features, network=told), single, correlations, answers)
+    predicted = predict_by_token(network, perturbations, single, len(genes))
+    by_network = head.network.copy()
+    by_network[single] = predicted[group_of(len(single)), np.arange(len(single))]
+    head = replace(head, names=found, features=features, network=by_network)
+    return _validated(head, single, correlations, predicted)
 
 
 def predict_by_token(
-    network: Network | None, perturbations: Sequence[Targets], single: list[int], n_genes: int
+    network: TokenPrediction | None, perturbations: Sequence[Targets], single: list[int], n_genes: int
 ) -> Array:
-    """(n_groups, T, M), answers for each target, trained without its own group of folds and another one."""
+    """(n_groups, T, M), effects of T single targets predicted by the network.
+
+    For the entry (g, t), the network is trained without group g of the folds and without the group of target t.
+    """
     groups, rows = group_of(len(single)), np.array(single, dtype=np.int64)
     found = np.zeros((N_GROUPS, len(single), n_genes))
     if network is None:
         return found
     for a, b in combinations_with_replacement(np.unique(groups), 2):
         out = np.flatnonzero((groups == a) | (groups == b))
-        answers = network(np.delete(rows, out), [perturbations[single[i]][0] for i in out])
+        predicted = network(np.delete(rows, out), [perturbations[single[i]][0] for i in out])
         for i in out:
-            found[b if groups[i] == a else a, i] = answers.get(perturbations[single[i]][0], 0.0)
+            found[b if groups[i] == a else a, i] = predicted.get(perturbations[single[i]][0], 0.0)
     return found
 
 
 def _validated(
-    head: PerturbationHead, single: list[int], correlations: Correlations, answers: Array
+    head: PerturbationHead, single: list[int], correlations: Correlations, by_network: Array
 ) -> PerturbationHead:
-    """Weights, strength, error and evidence from the single targets; then the rule for combinations."""
+    """Fit weights, strength, error and evidence to the single targets, then the weights of combinations."""
     training = head.stack.training
     effects, se = head.effects[single].astype(np.float64), head.se[single].astype(np.float64)
-    full, mean = out_of_fold(training, effects, se, correlations, answers)
+    full, mean = out_of_fold(training, effects, se, correlations, by_network)
     strength = choose_strength(full, mean, training, effects, se)
     shrunk = mean + strength * (full - mean)
     own = training.own_mask()
     residual = np.where(own, 0, shrunk - effects)
-    # genes that hardly vary in control cells must not blow up what all genes share
+    # a lower limit, because genes that hardly vary in control cells would dominate the mean over genes
     scale = np.maximum(head.control_sd.astype(np.float64), max(0.2 * float(head.control_sd.mean()), 1e-6))
     pooled = (residual / scale) ** 2
     n = len(single)
     spread = np.sqrt((pooled.sum(axis=0) + _PRIOR_TARGETS * pooled.mean()) / (n + _PRIOR_TARGETS)) * scale
     remaining = _remaining(head, training.own, effects)
     weights = fit_weights(training, effects, se).weights
-    told = {"strength": strength, "weights": dict(zip(COMPONENTS, weights.tolist(), strict=True))}
+    fitted = {"strength": strength, "weights": dict(zip(COMPONENTS, weights.tolist(), strict=True))}
     shrunk = np.where(own, replace(head, remaining=remaining).own_change(), shrunk)
     head = replace(
         head,
@@ -138,7 +142,7 @@ def _validated(
         strength=strength,
         residual_sd=spread.astype(np.float32),
         remaining=remaining,
-        evidence=_evidence(head, single, shrunk, mean, training, effects, se) | told,
+        evidence=_evidence(head, single, shrunk, mean, training, effects, se) | fitted,
     )
     several = [i for i, targets in enumerate(head.perturbations) if len(targets) > 1]
     singles = [head.predict([(name,) for name in head.perturbations[i]])[0] for i in several]
@@ -155,7 +159,7 @@ def _evidence(
     effects: Array,
     se: Array,
 ) -> dict[str, Any]:
-    """Scores of every target, predicted from the others, beside the baselines."""
+    """Scores of the out-of-fold predictions and of the baselines, for every single target."""
     own, folds = training.own_mask(), fold_of(len(single))
     linear = np.zeros_like(effects)
     for fold in np.unique(folds):
@@ -184,7 +188,7 @@ def _evidence(
 
 
 def _remaining(head: PerturbationHead, own: NDArray[np.int64], effects: Array) -> float:
-    """Median expression of the measured targets relative to control."""
+    """Median expression of the measured targets in perturbed cells, relative to control."""
     rows = np.flatnonzero(own >= 0)
     base = head.control_mean.astype(np.float64)[own[rows]]
     rows, base = rows[base > 1e-3], base[base > 1e-3]
@@ -195,7 +199,7 @@ def _remaining(head: PerturbationHead, own: NDArray[np.int64], effects: Array) -
 
 
 def _loadings(correlations: Array) -> Array:
-    """(M, R) whose products are the correlations, as far as the leading components hold them."""
+    """(M, R), leading components of the correlations. Their products approximate the correlations."""
     values, vectors = np.linalg.eigh(correlations)
     order = np.argsort(-values)[:MAX_LOADINGS]
     found: Array = vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
@@ -203,7 +207,7 @@ def _loadings(correlations: Array) -> Array:
 
 
 def target_features(names: Sequence[str], table: pd.DataFrame | None) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """All names that may be perturbed, those of the table included, and their features (N, F) of unit length."""
+    """All target names, including those of the table, and their features (N, F), scaled to unit length."""
     if table is None:
         return tuple(names), np.zeros((len(names), 1), np.float32)
     rows = [str(name) for name in table.index]

@@ -1,4 +1,4 @@
-"""The light head that predicts responses to perturbations: all it needs, as float32 arrays and JSON."""
+"""The head that predicts responses to perturbations. It consists of float32 arrays and JSON."""
 
 from __future__ import annotations
 
@@ -25,60 +25,64 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class PerturbationHead:
-    """Fitted to the effects of P perturbations on M genes; N names have features, or are genes."""
+    """Fitted to the effects of P perturbations on M genes. N targets are known: genes, or names with features."""
 
     genes: Names
-    """(M,), the model's genes."""
+    """(M,), genes of the model."""
     names: Names
-    """(N,), all names that may be perturbed."""
+    """(N,), names of all targets for which effects can be predicted."""
     perturbations: tuple[Targets, ...]
     """(P,), targets of each training perturbation."""
     labels: Mapping[str, str]
-    """From labels of the training data that name no gene to the gene they hit."""
+    """Target gene of each label of the training data that is not a gene name."""
     kind: str
+    """Kind of perturbation: "knockout", "activation" or "drug"."""
     effects: NDArray[np.float32]
-    """(P, M), observed."""
+    """(P, M), observed effects in log1p units."""
     se: NDArray[np.float32]
-    """(P, M)."""
+    """(P, M), standard errors of the effects."""
     features: NDArray[np.float32]
-    """(N, F), of unit length."""
+    """(N, F), features of the targets, scaled to unit length."""
     loadings: NDArray[np.float32]
-    """(M, R), of the correlations of the genes, over all cells of the training data."""
+    """(M, R), loadings of the correlations between genes, over all cells of the training data."""
     coexpression: NDArray[np.float32]
-    """(P, M), of each training target with the genes over the cells of others, lowered; 0 for combinations."""
+    """(P, M), correlations of each training target with all genes, reduced by their standard error.
+
+    They are computed without the cells of targets in the same fold. 0 for combinations.
+    """
     control_mean: NDArray[np.float32]
-    """(M,), log1p."""
+    """(M,), mean log1p expression in control cells."""
     control_sd: NDArray[np.float32]
-    """(M,)."""
+    """(M,), standard deviation in control cells."""
     network: NDArray[np.float32]
-    """(P, M), the network's own answer for each training perturbation of one target, trained on those of others."""
+    """(P, M), effect of each single training target predicted by the network, trained without this target."""
     weights: NDArray[np.float32]
-    """(n_components,)."""
+    """(n_components,), weights of the components."""
     residual_sd: NDArray[np.float32]
-    """(M,), of the out-of-fold predictions, noise included."""
+    """(M,), standard deviation of the errors of the out-of-fold predictions, including measurement noise."""
     remaining: float
     """Expression of a perturbed gene relative to control."""
     strength: float
-    """Share of the way from the training mean to the weighted pieces."""
+    """Factor in [0, 1] of the deviation of the weighted components from the mean training effect."""
     combination: tuple[float, float]
-    """Weights of the sum of the single effects, and of where they overlap."""
+    """Weights of the sum of the single effects and of their overlap, for combinations."""
     correlation_error: float
-    """Standard error of the correlations, by which they are lowered."""
+    """Standard error of the correlations over all cells."""
     mean_depth: float
-    """Counts at which log1p is taken."""
+    """Depth to which counts are scaled before log1p."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Scores of the cross-validation over targets."""
     task: Mapping[str, Any] = field(default_factory=dict)
-    """Columns and labels that the fit was told of: ``key``, ``control``, ``batch_key``, …."""
+    """Columns and labels that were passed to the fit: ``key``, ``control``, ``batch_key``, …."""
     token: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     """(D,), external token of a perturbed gene, trained on the effects of all single targets."""
 
     def resolve(self, targets: Sequence[Targets]) -> None:
-        """Refuse targets that are not known; raises :class:`DataError` with near names."""
+        """Check that all targets are known. Raises :class:`DataError`, which suggests similar names."""
         require_known((name for each in targets for name in each), set(self.names), "Perturbations")
 
     def knowledge(self, singles: Sequence[str], network: NDArray[Any] | None = None) -> TargetData:
-        """What is known of some targets; ``network`` (K, M) is the network's answer for them."""
+        """Data on K single targets. ``network`` (K, M) contains the effects predicted by the network."""
         gene_at, name_at = _positions(self.genes), _positions(self.names)
         at = np.array([name_at[name] for name in singles], dtype=np.int64)
         features = self.features.astype(np.float64)
@@ -98,7 +102,10 @@ class PerturbationHead:
         )
 
     def _correlations(self, singles: Sequence[str], own: NDArray[np.int64]) -> Array:
-        """(K, M), of targets never perturbed over all cells, of others without the cells of their own."""
+        """(K, M), correlations of the targets with all genes.
+
+        For training targets these are ``coexpression``. For other targets they are computed over all cells.
+        """
         loadings, seen = self.loadings.astype(np.float64), _positions(self.perturbations)
         found = lowered(loadings[np.maximum(own, 0)] @ loadings.T, self.correlation_error)
         for i, name in enumerate(singles):
@@ -108,12 +115,12 @@ class PerturbationHead:
         return found
 
     def weight(self, component: str) -> float:
-        """The weight of a component, by its name in :data:`COMPONENTS`."""
+        """The weight of a component. ``component`` is a name in :data:`COMPONENTS`."""
         return float(self.weights[COMPONENTS.index(component)])
 
     @property
     def stack(self) -> Stack:
-        """The weighted pieces."""
+        """The weighted components with the data of the single training targets."""
         single = [i for i, targets in enumerate(self.perturbations) if len(targets) == 1]
         training = self.knowledge([self.perturbations[i][0] for i in single], self.network[single])
         return Stack(
@@ -127,16 +134,16 @@ class PerturbationHead:
     def predict(
         self, targets: Sequence[Targets], network: Mapping[str, Array] | None = None, *, unseen: bool = False
     ) -> tuple[Array, Array]:
-        """Effects (K, M) in log1p units and their standard errors.
+        """Predict effects (K, M) in log1p units and their standard errors.
 
         Parameters
         ----------
         targets
-            What is perturbed together, known names.
+            Targets that are perturbed together, for each of K perturbations. The names must be known.
         network
-            The network's answer (M,) for single targets that are not among the training perturbations.
+            Effects (M,) predicted by the network, for single targets that are not training perturbations.
         unseen
-            Do not use what was observed of a target or combination itself.
+            Whether observed effects of the same perturbation are not used.
         """
         self.resolve(targets)
         singles = list(dict.fromkeys(name for each in targets for name in each))
@@ -161,10 +168,10 @@ class PerturbationHead:
     def _singles(self, singles: Sequence[str], network: Mapping[str, Array], unseen: bool) -> tuple[Array, Array]:
         m = len(self.genes)
         at = _positions(self.perturbations)
-        answers = np.zeros((len(singles), m))
+        by_network = np.zeros((len(singles), m))
         for i, name in enumerate(singles):
-            answers[i] = self.network[at[(name,)]] if (name,) in at else network.get(name, 0.0)
-        knowledge = self.knowledge(singles, answers)
+            by_network[i] = self.network[at[(name,)]] if (name,) in at else network.get(name, 0.0)
+        knowledge = self.knowledge(singles, by_network)
         stack = self.stack
         effect = stack.predict(knowledge, self._itself(singles))
         effect = np.where(knowledge.own_mask(), self.own_change(), effect)
@@ -176,7 +183,10 @@ class PerturbationHead:
         return effect, sd
 
     def own_change(self) -> Array:
-        """(M,), change of each gene in log1p units where it is itself perturbed: to its remaining expression."""
+        """(M,), change of each gene in log1p units if the gene itself is perturbed.
+
+        Its expression changes to the share ``remaining`` of the control mean.
+        """
         base = self.control_mean.astype(np.float64)
         found: Array = np.log1p(self.remaining * np.expm1(base)) - base
         return found
@@ -186,7 +196,7 @@ class PerturbationHead:
         return np.array([[name == other for other in training] for name in singles]).reshape(len(singles), -1)
 
     def _update(self, prior: Array, sd: Array, row: int) -> tuple[Array, Array]:
-        """Weigh a prediction and what was observed by their precisions."""
+        """Combine a prediction with the observed effect. Both are weighted by their precision."""
         noise = self.se[row].astype(np.float64) ** 2
         spread = np.maximum(sd**2 - noise, 0.05 * sd**2)
         spread = np.maximum(spread, (self.effects[row].astype(np.float64) - prior) ** 2 - noise)
@@ -194,7 +204,7 @@ class PerturbationHead:
         return prior + share * (self.effects[row] - prior), np.sqrt(share * noise)
 
     def to_head(self) -> Head:
-        """As it is stored with a model."""
+        """Convert to the form that is stored with a model."""
         config = {
             "names": list(self.names),
             "perturbations": [list(each) for each in self.perturbations],
@@ -212,18 +222,21 @@ class PerturbationHead:
 
     @classmethod
     def from_head(cls, genes: Names, head: Head) -> PerturbationHead:
-        """Inverse of :meth:`to_head`; raises :class:`ModelFormatError` if something is missing or of another shape."""
+        """Inverse of :meth:`to_head`. Raises :class:`ModelFormatError` for missing entries or wrong shapes."""
         stored, arrays = head.config, head.arrays
         try:
             return cls._checked(genes, stored, arrays)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFormatError(f"The stored response to perturbations is inconsistent: {error}") from error
+            raise ModelFormatError(
+                f"The stored response to perturbations is inconsistent: {error}. Run `bf.tl.fit` again."
+            ) from error
 
     @classmethod
     def _checked(cls, genes: Names, stored: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PerturbationHead:
         if lacking := [name for name in _ARRAYS if name not in arrays]:
             raise ModelFormatError(
-                f"The stored response to perturbations lacks {lacking}, as of another version. Run `bf.tl.fit` again."
+                f"The stored response to perturbations lacks {lacking}; another version may have written it. "
+                "Run `bf.tl.fit` again."
             )
         names = tuple(str(name) for name in stored["names"])
         perturbations = tuple(tuple(str(name) for name in each) for each in stored["perturbations"])
@@ -242,7 +255,9 @@ class PerturbationHead:
         wrong += [name for name, rows in (("features", n), ("loadings", m)) if len(arrays[name]) != rows]
         known = set(names)
         if wrong or not known.issuperset(genes) or not all(set(each) <= known for each in perturbations):
-            raise ModelFormatError(f"The stored response to perturbations is inconsistent: {wrong or 'names'}.")
+            raise ModelFormatError(
+                f"The stored response to perturbations has inconsistent {wrong or 'names'}. Run `bf.tl.fit` again."
+            )
         combination = (float(stored["combination"][0]), float(stored["combination"][1]))
         return cls(
             genes=genes,

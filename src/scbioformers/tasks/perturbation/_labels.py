@@ -1,4 +1,4 @@
-"""From labels to the genes that they perturb."""
+"""Conversion of perturbation labels to target genes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from scbioformers.core import DataError, near_names
 
 Targets = tuple[str, ...]
-_NONE = ("ctrl", "control")  # parts that stand for nothing, as in GEARS' "STAT1+ctrl"
+_NONE = ("ctrl", "control")  # parts that mean no target, such as in "STAT1+ctrl" of GEARS
 
 
 def parse_label(label: str, control: str, targets: Mapping[str, str] | None = None) -> Targets:
-    """Genes that a label perturbs, sorted; none for the control.
+    """Target genes of a label, sorted. The control label has no targets.
 
     Raises
     ------
@@ -32,40 +32,41 @@ def parse_label(label: str, control: str, targets: Mapping[str, str] | None = No
     if not all(parts):
         raise DataError(
             f"The label {label!r} cannot be parsed: expected a gene or genes joined by '+', such as 'STAT1+IRF1'. "
-            "Name its genes with `targets=`, or leave its cells out with `ignore=`."
+            "Define its genes with `targets=`, or leave its cells out with `ignore=`."
         )
     return tuple(sorted({mapping.get(part, part) for part in parts if part != control and part not in _NONE}))
 
 
 def require_known(names: Iterable[str], known: Collection[str], where: str) -> None:
-    """Refuse names that are not known, with near ones.
+    """Check that all names are known.
 
     Raises
     ------
     DataError
-        If there are any.
+        If a name is unknown. The message suggests similar names.
     """
     unknown = sorted({name for name in names if name not in known})
     if not unknown:
         return
     near = near_names(unknown[0], known)
     raise DataError(
-        f"{where}: {unknown[:5]} unknown, neither genes of the model, nor rows of its features, nor perturbed in its "
-        f"training data ({len(known)} names).{f' Near names: {near}.' if near else ''}"
+        f"{where}: {unknown[:5]} unknown. Expected genes of the model, rows of `features` or targets of the training "
+        f"data ({len(known)} names).{f' Near names: {near}.' if near else ''}"
     )
 
 
 def require_singles(perturbations: Sequence[Targets]) -> list[int]:
-    """Places of the perturbations of one target.
+    """Positions of the perturbations with a single target.
 
     Raises
     ------
     DataError
-        If there are fewer than two: nothing can be learned for others.
+        If there are fewer than two. At least two are needed to predict effects of other targets.
     """
     single = [i for i, targets in enumerate(perturbations) if len(targets) == 1]
     if len(single) < 2:
         raise DataError(
-            f"Found {len(single)} perturbations of one target; responses to others are learned from at least two."
+            f"Found {len(single)} perturbations of one target, expected at least two. "
+            "Add perturbed cells, or check `key` and `control` of the task."
         )
     return single

@@ -1,6 +1,7 @@
-"""How much each piece counts: few, non-negative, shrunk weights, chosen by how well the pieces predict other targets.
+"""Weights of the components. They are non-negative, shrunk, and fitted to predict targets from the other targets.
 
-A target counts by the direction of its effect, not by its size, so that one strong target does not speak for all.
+The fit maximises correlations, which do not depend on the size of an effect. So a single target with strong effects
+does not dominate the fit.
 """
 
 from __future__ import annotations
@@ -15,30 +16,31 @@ from scbioformers.tasks.perturbation._components import COMPONENTS, Array, Targe
 from scbioformers.tasks.perturbation._correlations import Correlations
 from scbioformers.tasks.perturbation._folds import N_GROUPS, fold_of
 
-PENALTY = 0.1  # on squared departures from the prior, of pieces in units of their mean size
-# what is believed before: the common part and that of similar targets as they are, a little of co-expression
+PENALTY = 0.1  # on squared deviations from the prior weights, in units of the mean size of each component
+# prior weights of the components: mainly the shared effect and the effects of similar targets
 PRIOR = np.array([0.0, 1.0, 2.0, 0.25, 0.0, 0.2, 0.0])
-BASE_WEIGHT = 0.3  # of a target without any signal, beside those that have it
+BASE_WEIGHT = 0.3  # weight of a target without signal; a target with a strong signal has the weight 1 + BASE_WEIGHT
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-FEWEST = 4  # targets with which weights can be chosen at all
+FEWEST = 4  # minimum number of targets for which weights are fitted
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Weights of the pieces, and the training targets that they were fitted on."""
+    """Weighted components, with the T training targets from which they are computed."""
 
     weights: Array
-    """(n_components,)."""
+    """(n_components,), weights of the components."""
     training: TargetData
+    """Data on the training targets."""
     effects: Array
-    """(T, M)."""
+    """(T, M), effects of the training targets."""
     se: Array
-    """(T, M)."""
+    """(T, M), standard errors of the effects."""
     strength: float = 1.0
-    """Share of the way from the training mean to the weighted pieces."""
+    """Factor in [0, 1] of the deviation of the weighted components from the mean training effect."""
 
     def predict(self, knowledge: TargetData, itself: NDArray[np.bool_] | None = None) -> Array:
-        """(K, M), effects off the target itself, shrunk towards the training mean."""
+        """(K, M), predicted effects on genes other than the target, shrunk towards the mean training effect."""
         pieces = components(knowledge, self.training, self.effects, self.se, itself)
         full = np.einsum("c,kcm->km", self.weights, pieces)
         found: Array = pieces[:, 0] + self.strength * (full - pieces[:, 0])
@@ -46,7 +48,7 @@ class Stack:
 
 
 def fit_weights(training: TargetData, effects: Array, se: Array) -> Stack:
-    """Choose the weights by how predicted and observed effects correlate, each target predicted from the others."""
+    """Fit the weights, so that the predictions of each target from the others correlate with its observed effects."""
     weights = np.eye(len(COMPONENTS))[0]
     n = len(effects)
     if n < FEWEST:
@@ -66,13 +68,13 @@ def fit_weights(training: TargetData, effects: Array, se: Array) -> Stack:
     empty = np.einsum("kcc->c", gram) <= 1e-12
     weights = _maximise(gram, product / size[:, None], counts / counts.sum(), units, empty)
     fitted = np.einsum("kcd,c,d->k", gram, weights, weights)
-    # the size is that of the effects: least squares over all targets
+    # the correlation does not determine the scale of the weights, so it is fitted by least squares over all targets
     scale = (product @ weights).sum() / max(fitted.sum(), 1e-12)
     return Stack(weights * max(scale, 0.0), training, effects, se)
 
 
 def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: NDArray[np.bool_]) -> Array:
-    """Non-negative weights with the highest mean correlation, less the penalty."""
+    """Non-negative weights that maximise the mean correlation minus the penalty."""
     prior = PRIOR * units
     prior = prior / max(float(prior.max()), 1e-12)
 
@@ -86,7 +88,7 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
         return float(PENALTY * off @ off - counts @ correlation), 2 * PENALTY * off - (counts @ slope) / units
 
     k = len(units)
-    bounds = [(0.0, 0.0) if nothing else (0.0, None) for nothing in empty]
+    bounds = [(0.0, 0.0) if is_empty else (0.0, None) for is_empty in empty]
     starts = [prior + 0.05, np.full(k, 0.3), *(0.05 + 0.7 * np.eye(k))]
     found = [minimize(loss, start * ~empty, jac=True, bounds=bounds, method="L-BFGS-B") for start in starts]
     best: Array = min(found, key=lambda result: float(result.fun)).x / units
@@ -96,11 +98,11 @@ def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: N
 def out_of_fold(
     training: TargetData, effects: Array, se: Array, correlations: Correlations, network: Array
 ) -> tuple[Array, Array]:
-    """Predictions (T, M) of every target from weights and effects of the other folds, and the mean of those effects.
+    """Out-of-fold predictions (T, M) of every target, and mean effects (T, M) of the other folds.
 
-    Correlations of all targets, also of those that the weights are fitted to, are taken without the cells of the fold,
-    and so is ``network`` (n_groups, T, M), what the network answers when a group of folds is left out too: what a
-    target is scored on, its own perturbed cells, never enters its prediction.
+    Weights and components are fitted to the other folds. The correlations of all targets are computed without the cells
+    of the fold. ``network`` (n_groups, T, M) contains the predictions of the network without each group of folds. So
+    the perturbed cells of a target, on which it is scored, are never used for its prediction.
     """
     full, mean = np.zeros_like(effects), np.zeros_like(effects)
     folds = fold_of(len(effects))
@@ -115,7 +117,7 @@ def out_of_fold(
 
 
 def choose_strength(full: Array, mean: Array, training: TargetData, effects: Array, se: Array) -> float:
-    """The step from the training mean that predicts left-out targets best, 0 if none is better."""
+    """Choose the strength with the best out-of-fold predictions. It is 0 if the mean training effect is as good."""
     counts = BASE_WEIGHT + signal(effects, se) / np.maximum((effects**2).mean(axis=1), 1e-12)
     scores = [
         np.average(correlations(mean + s * (full - mean), effects, training.own_mask()), weights=counts)
@@ -125,7 +127,7 @@ def choose_strength(full: Array, mean: Array, training: TargetData, effects: Arr
 
 
 def correlations(predicted: Array, observed: Array, mask: NDArray[np.bool_]) -> Array:
-    """(K,), Pearson over the genes that are not masked; 0 where one side is constant."""
+    """(K,), Pearson correlation over the genes that are not in ``mask``. 0 if one of the two is constant."""
     found = np.zeros(len(predicted))
     for i, (p, y, masked) in enumerate(zip(predicted, observed, mask, strict=True)):
         a, b = p[~masked] - p[~masked].mean(), y[~masked] - y[~masked].mean()

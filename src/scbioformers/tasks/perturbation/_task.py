@@ -1,4 +1,4 @@
-"""From measured responses to a head that predicts others, and what is requested of it."""
+"""The perturbation task: fit of the head to the data, and choice of the targets to predict."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label
 from scbioformers.tasks.perturbation._token import TokenPredictor
 
-HEAD = "perturbation"  # its name among those of a model
-N_PROBES = 64  # control cells in which the network is requested
+HEAD = "perturbation"  # key of the head in BioFormer.heads
+N_PROBES = 64  # control cells in which the network predicts effects
 
 
 def fit_perturbation(
     model: BioFormer, source: BlockSource, design: Design, *, seed: int = 0, progress_bar: bool = True
 ) -> BioFormer:
-    """The model with a head and an external token fitted to the effects in ``source``; all else saw controls only."""
+    """Return the model with a head and an external token that are fitted to the effects in ``source``.
+
+    The rest of the model was fitted to control cells only and is not changed.
+    """
     task, dose = design.task, design.dose
     depth = model.tokenizer.binning.mean_depth or 1.0
 
@@ -38,7 +41,7 @@ def fit_perturbation(
 
     effects = measure_effects(rows(), design.groups, design.strata, len(design.perturbations))
     if dose is not None:
-        # effects for each unit of dose
+        # effects per unit of dose
         mean = np.array([dose[design.groups == i + 1].mean() for i in range(len(design.perturbations))])
         effects = replace(effects, mean=effects.mean / mean[:, None], se=effects.se / mean[:, None])
     genes = model.vocabulary.feature_names()
@@ -50,57 +53,60 @@ def fit_perturbation(
     chances = pair_chances(design, probes)
 
     correlations = measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes)
-    with tqdm(total=n_trainings(single.size) + 1, desc="Responses, left out in turn", disable=not progress_bar) as bar:
+    with tqdm(total=n_trainings(single.size) + 1, desc="Cross-validating", disable=not progress_bar) as bar:
 
         def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             bar.update()
             names = [targets[i] for i in rows]
             return predictor.train(names, effects.mean[rows], effects.se[rows], chances[rows], seed)
 
-        def answer(rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        def train_and_predict(rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
             return predictor.predict(names, train(rows))
 
-        head = fit_head(genes, design.perturbations, effects, correlations, task, float(depth), answer)
+        head = fit_head(genes, design.perturbations, effects, correlations, task, float(depth), train_and_predict)
         token = train(single)
-    told = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
-    told |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
-    head = replace(head, labels=design.labels, task=told, token=token)
+    params = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
+    params |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
+    head = replace(head, labels=design.labels, task=params, token=token)
     return replace(model, heads=model.heads | {HEAD: head.to_head()})
 
 
 def choose_probes(controls: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of some control cells, evenly spread.
+    """Choose at most ``N_PROBES`` control cells, evenly spaced in the order of the data.
 
     Raises
     ------
     DataError
-        If there is none.
+        If there is no control cell.
     """
     if not controls.size:
-        raise DataError("There is no control cell to start from.")
+        raise DataError("There is no control cell to start from. Check the `control` label of the task.")
     return controls[np.linspace(0, controls.size - 1, min(N_PROBES, controls.size)).astype(np.int64)]
 
 
 def pair_chances(design: Design, probes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(P, probes), how often each control cell is paired with cells of a perturbation: as its stratum is perturbed."""
+    """(P, probes), probability with which each control cell is paired with cells of a perturbation.
+
+    It is proportional to the number of perturbed cells in the stratum of the control cell.
+    """
     strata, n = design.strata, int(design.strata.max()) + 1
-    there = np.maximum(np.bincount(strata[probes], minlength=n), 1)
+    n_probes = np.maximum(np.bincount(strata[probes], minlength=n), 1)
     found = np.zeros((len(design.perturbations), probes.size))
     for i in range(len(found)):
         cells = np.bincount(strata[design.groups == i + 1], minlength=n)
-        # of a stratum without a probe the others speak
-        share = (cells / there)[strata[probes]]
+        # strata without a chosen control cell are left out
+        share = (cells / n_probes)[strata[probes]]
         found[i] = share / share.sum() if share.sum() > 0 else 1 / probes.size
     return found
 
 
 def require_head(model: BioFormer) -> PerturbationHead:
-    """The part that predicts responses.
+    """The head of a model that predicts responses to perturbations.
 
     Raises
     ------
     MissingKeyError
-        If the model was fitted without such a task.
+        If the model was fitted without a perturbation task.
     """
     if HEAD not in model.heads:
         raise MissingKeyError(
@@ -111,23 +117,23 @@ def require_head(model: BioFormer) -> PerturbationHead:
 
 
 def requested_targets(head: PerturbationHead, perturbations: str | Sequence[str]) -> dict[str, Targets]:
-    """Targets by label; ``"all"`` are all measured genes and all targets of the training data.
+    """Targets of each requested label. ``"all"`` means all genes of the model and all targets of the training data.
 
     Raises
     ------
     ConfigError
-        If nothing is requested.
+        If there is no label.
     DataError
-        If a label cannot be parsed or names what is not known.
+        If a label cannot be parsed, or if a target is unknown.
     """
     if isinstance(perturbations, str) and perturbations == "all":
         seen = [name for each in head.perturbations for name in each]
         return {name: (name,) for name in dict.fromkeys([*head.genes, *seen])}
     names = [perturbations] if isinstance(perturbations, str) else [str(name) for name in perturbations]
     if not names:
-        raise ConfigError("`perturbations` is empty: name a gene, a combination such as 'STAT1+IRF1', or 'all'.")
+        raise ConfigError("`perturbations` is empty. Pass a gene, a combination such as 'STAT1+IRF1', or 'all'.")
     found = {name: parse_label(name, "", head.labels) for name in names}
     if empty := [name for name, targets in found.items() if not targets]:
-        raise DataError(f"{empty[:5]} name no perturbed gene.")
+        raise DataError(f"{empty[:5]} name no perturbed gene. Pass genes, or combinations such as 'STAT1+IRF1'.")
     head.resolve(list(found.values()))
     return found
