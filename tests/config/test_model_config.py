@@ -37,7 +37,7 @@ def test_presets_by_name():
 )
 @pytest.mark.parametrize("value", [0, -2])
 def test_sizes_are_at_least_one(name, value):
-    with pytest.raises(ConfigError, match=rf"ModelConfig\.{name} must be at least 1, got {value}"):
+    with pytest.raises(ConfigError, match=rf"ModelConfig\.{name} must be at least 1, found {value}"):
         ModelConfig(**{name: value})
 
 
@@ -56,7 +56,7 @@ def test_dropout_is_a_share(value):
 
 @pytest.mark.parametrize("name", ["value_embedding", "tokens"])
 def test_unknown_choices_are_named(name):
-    with pytest.raises(ConfigError, match=f"ModelConfig.{name} is .* or .*, got 'other'"):
+    with pytest.raises(ConfigError, match=f"ModelConfig.{name} is .* or .*, found 'other'"):
         ModelConfig(**{name: "other"})
 
 
@@ -66,5 +66,5 @@ def test_it_cannot_be_changed_in_place():
 
 
 def test_negative_noise_is_refused():
-    with pytest.raises(ConfigError, match=r"ModelConfig\.latent_noise must not be negative, got -1"):
+    with pytest.raises(ConfigError, match=r"ModelConfig\.latent_noise must not be negative, found -1"):
         ModelConfig(latent_noise=-1.0)

@@ -99,7 +99,7 @@ def test_layer(query, model):
 def test_errors(simulated, query, fitted, model):
     with pytest.raises(DataError, match=r"All genes of the model are measured.*`genes=`.*bf\.tl\.impute"):
         bf.get.imputed(fitted)
-    with pytest.raises(DataError, match=r"does not know \['G300'\].*Near names: \['G30'"):
+    with pytest.raises(DataError, match=r"does not know \['G300'\].*Similar names: \['G30'"):
         bf.get.imputed(fitted, genes=["G300"])
     with pytest.raises(DataError, match="`genes` is empty"):
         bf.get.imputed(fitted, genes=[])

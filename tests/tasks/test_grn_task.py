@@ -302,7 +302,7 @@ def test_cells_in_any_order(fit, method):
     ("kwargs", "message"),
     [
         ({"method": "cosine"}, "one of .*'knockout', 'embedding', 'attention'.*'cosine'"),
-        ({"layers": (7,)}, r"`layers` must hold numbers from 0 to \d, got \[7\]"),
+        ({"layers": (7,)}, r"`layers` must hold numbers from 0 to \d, found \[7\]"),
         ({"heads": ()}, r"`heads` must hold numbers from 0"),
         ({"heads": (-1,)}, r"`heads` must hold numbers from 0"),
     ],

@@ -201,10 +201,10 @@ def test_progress_bar(simulated, model, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"output": "tpm"}, r"`output` is one of \('counts', 'log1p', 'bins'\), got 'tpm'"),
-        ({"quantiles": (0.1, 1.0)}, r"strictly between 0 and 1, got \[1\.0\]"),
-        ({"quantiles": (float("nan"), 0)}, r"got \[nan, 0\]"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"output": "tpm"}, r"`output` is one of \('counts', 'log1p', 'bins'\), found 'tpm'"),
+        ({"quantiles": (0.1, 1.0)}, r"strictly between 0 and 1, found \[1\.0\]"),
+        ({"quantiles": (float("nan"), 0)}, r"found \[nan, 0\]"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, found 0"),
     ],
 )
 def test_requests_that_cannot_be_met(changes, message):

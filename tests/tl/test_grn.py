@@ -315,7 +315,7 @@ def test_cells_without_a_condition_are_ignored(fitted):
         ({"groupby": "condition", "reference": "B"}, DataError, r"'B' is not a category.*CD4\+/CD45RA\+"),
         ({"groupby": "condition", "reference": "few"}, DataError, r"at least 10 cells.*'few': 3"),
         ({"groupby": "cell"}, DataError, "at least 10 cells of a condition"),
-        ({"regulators": ["tf1", "TF2"]}, DataError, r"does not know \['tf1'\].*Near names: \['TF1'"),
+        ({"regulators": ["tf1", "TF2"]}, DataError, r"does not know \['tf1'\].*Similar names: \['TF1'"),
         ({"top_k": 0}, ConfigError, "`top_k` must be at least 1"),
         ({"n_cells": 9}, ConfigError, "`n_cells` at least 10"),
         ({"method": "cosine"}, ConfigError, "'knockout', 'embedding', 'attention'"),

@@ -375,16 +375,16 @@ def test_segment_bins(segment, mask):
         pytest.param(
             {"mask": "masked"}, DataError, r"`mask` must be a bool array.*True marks the values to predict", id="name"
         ),
-        pytest.param({"genes": ["TF1", "G100"]}, DataError, r"not know \['G100'\].*Near names: \['G10'", id="gene"),
-        pytest.param({"genes": ["tf2"]}, DataError, r"does not know \['tf2'\].*Near names: \['TF2'", id="case"),
+        pytest.param({"genes": ["TF1", "G100"]}, DataError, r"not know \['G100'\].*Similar names: \['G10'", id="gene"),
+        pytest.param({"genes": ["tf2"]}, DataError, r"does not know \['tf2'\].*Similar names: \['TF2'", id="case"),
         pytest.param({"genes": []}, DataError, "`genes` is empty", id="no-gene"),
         pytest.param({"output": "tpm"}, ConfigError, "`output` is one of", id="output"),
-        pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, got \[95\]", id="quantile"),
+        pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, found \[95\]", id="quantile"),
         pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
         pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' is not available", id="device"),
         pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
         pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
-        pytest.param({"model": 3}, ConfigError, "got int", id="not-a-model"),
+        pytest.param({"model": 3}, ConfigError, "found int", id="not-a-model"),
     ],
 )
 def test_wrong_arguments_write_nothing(fitted, kwargs, error, message, tmp_path):

@@ -176,7 +176,7 @@ def test_shares_lie_strictly_between_0_and_1(name, value):
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(ConfigError, match="'expressed' or 'paper', got 'all'"):
+    with pytest.raises(ConfigError, match="'expressed' or 'paper', found 'all'"):
         Masking(rule="all")
 
 

@@ -143,7 +143,7 @@ def test_no_cell_no_batch():
 
 @pytest.mark.parametrize("name", ["batch_size", "chunk_size", "buffer_chunks", "world_size"])
 def test_sizes_are_at_least_one(name):
-    with pytest.raises(ConfigError, match=rf"Sampler\.{name} must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=rf"Sampler\.{name} must be at least 1, found 0"):
         Sampler(np.ones(3, bool), **{"batch_size": 2, "seed": 0, name: 0})
 
 

@@ -146,9 +146,9 @@ def genie3_edges(
     True
     """
     if forest not in FORESTS:
-        raise ConfigError(f"`forest` must be one of {tuple(FORESTS)}, got {forest!r}.")
+        raise ConfigError(f"`forest` must be one of {tuple(FORESTS)}, found {forest!r}.")
     if min(n_trees, n_jobs) < 1:
-        raise ConfigError(f"`n_trees` and `n_jobs` must be at least 1, got {n_trees} and {n_jobs}.")
+        raise ConfigError(f"`n_trees` and `n_jobs` must be at least 1, found {n_trees} and {n_jobs}.")
     matrix, columns = _read(X, regulators)
     inputs = np.asarray(_dense(matrix[:, columns]), np.float32)
 
@@ -209,7 +209,7 @@ def expression_edges(
            [3., 0.]])
     """
     if of not in EXPRESSIONS:
-        raise ConfigError(f"`of` must be one of {EXPRESSIONS}, got {of!r}.")
+        raise ConfigError(f"`of` must be one of {EXPRESSIONS}, found {of!r}.")
     matrix, columns = _read(X, regulators)
     mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
     target, regulator = np.ones_like(mean) if of == "regulator" else mean, mean[columns]
@@ -241,7 +241,7 @@ def _columns(numbers: ArrayLike, n_genes: int) -> NDArray[np.int64]:
         )
     if not len(columns) or columns.min() < 0 or columns.max() >= n_genes:
         raise DataError(
-            f"Regulators and targets must be columns between 0 and {n_genes - 1}, got {columns.tolist()[:5]}."
+            f"Regulators and targets must be columns between 0 and {n_genes - 1}, found {columns.tolist()[:5]}."
         )
     return columns.astype(np.int64)
 

@@ -43,9 +43,9 @@ class Masking:
     def __post_init__(self) -> None:
         for name in ("ratio", "nonzero_share"):
             if not 0.0 < getattr(self, name) < 1.0:
-                raise ConfigError(f"Masking.{name} must lie strictly between 0 and 1, got {getattr(self, name)}.")
+                raise ConfigError(f"Masking.{name} must lie strictly between 0 and 1, found {getattr(self, name)}.")
         if self.rule not in ("expressed", "paper"):
-            raise ConfigError(f"Masking.rule must be 'expressed' or 'paper', got {self.rule!r}.")
+            raise ConfigError(f"Masking.rule must be 'expressed' or 'paper', found {self.rule!r}.")
 
     def counts(self, n_expressed: int, n_features: int) -> tuple[int, int]:
         """Numbers of expressed features and of zeros to mask in a cell that expresses ``n_expressed`` features."""

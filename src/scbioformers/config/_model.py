@@ -81,22 +81,22 @@ class ModelConfig:
         positive = ("n_layers", "n_heads", "width", "feedforward", "n_latent", "n_components", "max_tokens")
         for name in positive:
             if getattr(self, name) < 1:
-                raise ConfigError(f"ModelConfig.{name} must be at least 1, got {getattr(self, name)}.")
+                raise ConfigError(f"ModelConfig.{name} must be at least 1, found {getattr(self, name)}.")
         if self.width % self.n_heads:
             raise ConfigError(
                 f"ModelConfig.width={self.width} must be divisible by n_heads={self.n_heads}; "
                 f"the nearest valid width: {round(self.width / self.n_heads) * self.n_heads or self.n_heads}."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"ModelConfig.dropout must lie in [0, 1), got {self.dropout}.")
+            raise ConfigError(f"ModelConfig.dropout must lie in [0, 1), found {self.dropout}.")
         if self.latent_noise < 0.0:
-            raise ConfigError(f"ModelConfig.latent_noise must not be negative, got {self.latent_noise}.")
+            raise ConfigError(f"ModelConfig.latent_noise must not be negative, found {self.latent_noise}.")
         if self.value_embedding not in ("scalar", "lookup"):
             raise ConfigError(
-                f"ModelConfig.value_embedding is either 'scalar' or 'lookup', got {self.value_embedding!r}."
+                f"ModelConfig.value_embedding is either 'scalar' or 'lookup', found {self.value_embedding!r}."
             )
         if self.tokens not in ("expressed", "all"):
-            raise ConfigError(f"ModelConfig.tokens is either 'expressed' or 'all', got {self.tokens!r}.")
+            raise ConfigError(f"ModelConfig.tokens is either 'expressed' or 'all', found {self.tokens!r}.")
 
     def noise_width(self, has_batches: bool) -> int:
         """Width of the noise on the latent in training. It is 0 if the decoder is not conditioned on a batch."""

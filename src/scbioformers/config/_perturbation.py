@@ -38,7 +38,7 @@ class Perturbation:
     features: pd.DataFrame | None = None
     """Table of genes x features with prior knowledge about the genes, of any kind.
 
-    It may contain genes that are not measured. See :func:`scbioformers.pp.gene_features`.
+    It may contain genes that are not measured. See :func:`scbioformers.datasets.gene_features`.
     """
     kind: Kind = "knockout"
     """Kind of perturbation: ``"knockout"`` (also knock-down), ``"activation"`` or ``"drug"``.
@@ -61,11 +61,11 @@ class Perturbation:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError(f"`kind` must be one of {KINDS}, got {self.kind!r}.")
+            raise ConfigError(f"`kind` must be one of {KINDS}, found {self.kind!r}.")
         if self.features is not None and not isinstance(self.features, pd.DataFrame):
             raise ConfigError(
-                f"`features` must be a DataFrame of genes x features, got {type(self.features).__name__}. "
-                "`bf.pp.gene_features` makes one."
+                f"`features` must be a DataFrame of genes x features, found {type(self.features).__name__}. "
+                "`bf.datasets.gene_features` makes one."
             )
         if self.features is not None and not self.features.index.is_unique:
             raise ConfigError("The index of `features` has duplicate genes. Keep one row for each gene.")

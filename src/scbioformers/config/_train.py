@@ -85,17 +85,17 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise ConfigError(f"TrainConfig.{name} must be at least {low}, got {value}.")
+                raise ConfigError(f"TrainConfig.{name} must be at least {low}, found {value}.")
         for name in ("lr", "gradient_clip"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"TrainConfig.{name} must be positive, got {getattr(self, name)}.")
+                raise ConfigError(f"TrainConfig.{name} must be positive, found {getattr(self, name)}.")
         if not 0.0 <= self.validation_fraction < 1.0:
-            raise ConfigError(f"TrainConfig.validation_fraction must lie in [0, 1), got {self.validation_fraction}.")
+            raise ConfigError(f"TrainConfig.validation_fraction must lie in [0, 1), found {self.validation_fraction}.")
         if not 0.0 <= self.bag_dropout < 1.0:
-            raise ConfigError(f"TrainConfig.bag_dropout must lie in [0, 1), got {self.bag_dropout}.")
+            raise ConfigError(f"TrainConfig.bag_dropout must lie in [0, 1), found {self.bag_dropout}.")
         if self.n_context is not None and not 1 <= self.n_context[0] <= self.n_context[1]:
             raise ConfigError(
-                f"TrainConfig.n_context must be None or two ascending positive integers, got {self.n_context}."
+                f"TrainConfig.n_context must be None or two ascending positive integers, found {self.n_context}."
             )
         names = {"profile", *OBJECTIVE_NAMES}
         if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):

@@ -22,7 +22,7 @@ def term_features(
         If ``n_features`` is below 1 or no term has a size in the range.
     """
     if n_features < 1:
-        raise ConfigError(f"`n_features` must be at least 1, got {n_features}.")
+        raise ConfigError(f"`n_features` must be at least 1, found {n_features}.")
     pairs = pd.DataFrame({"gene": genes, "term": terms}).dropna().astype(str).drop_duplicates()
     n_genes = pairs["gene"].nunique()
     count = pairs.groupby("term")["gene"].transform("count")

@@ -128,7 +128,7 @@ def edge_enrichment(
     """
     sizes = np.atleast_1d(np.asarray(k))
     if sizes.dtype.kind not in "iu" or (sizes < 1).any():
-        raise ConfigError(f"`k` must be integers of at least 1, got {k}.")
+        raise ConfigError(f"`k` must be integers of at least 1, found {k}.")
     w, rows, columns = _read_weights(weights, genes, regulators)
     eligible = set(rows) if background is None else set(background)
     if unknown := sorted(eligible - set(rows)):

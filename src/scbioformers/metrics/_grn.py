@@ -105,7 +105,7 @@ def grn_scores(
     (0.833, 0.5, 1.0, 3)
     """
     if universe not in UNIVERSES:
-        raise ConfigError(f"`universe` must be one of {UNIVERSES}, got {universe!r}.")
+        raise ConfigError(f"`universe` must be one of {UNIVERSES}, found {universe!r}.")
     w, rows, columns = _read_weights(weights, genes, regulators)
     signs = _true_signs(truth, rows, columns)
     used = np.flatnonzero((~np.isnan(signs)).any(axis=0))
@@ -190,7 +190,7 @@ def jaccard_top(
     (1.0, 0.5)
     """
     if k < 1:
-        raise ConfigError(f"`k` must be at least 1, got {k}.")
+        raise ConfigError(f"`k` must be at least 1, found {k}.")
     if np.shape(a) != np.shape(b):
         raise DataError(f"Shapes differ: {np.shape(a)} and {np.shape(b)}. Pass the weights of the same pairs.")
     if genes is None:

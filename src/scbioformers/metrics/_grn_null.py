@@ -78,7 +78,7 @@ def degree_preserving_null(
     np.True_
     """
     if n < 1:
-        raise ConfigError(f"`n` must be at least 1, got {n}.")
+        raise ConfigError(f"`n` must be at least 1, found {n}.")
     edges = read_edges(truth)
     if edges.empty:
         raise DataError(f"The truth has no edges ({len(truth)} rows, without self-loops).")
@@ -140,7 +140,7 @@ def compare_with_null(observed: float, null: ArrayLike, *, level: float = 0.95) 
     NullComparison(observed=3.0, mean=1.0, low=1.0, high=1.0, ratio=3.0, p=0.25)
     """
     if not 0 < level < 1:
-        raise ConfigError(f"`level` must be between 0 and 1, got {level}.")
+        raise ConfigError(f"`level` must be between 0 and 1, found {level}.")
     scores: NDArray[np.float64] = np.asarray(null, np.float64)
     if scores.ndim != 1 or not scores.size or not np.isfinite([observed, *scores]).all():
         raise DataError(f"Expected finite scores of at least one random network, found shape {scores.shape}.")

@@ -242,7 +242,7 @@ def paired_bootstrap(
     (0.5, 0.5, 0.5)
     """
     if not 0 < level < 1:
-        raise ConfigError(f"`level` must be between 0 and 1, got {level}.")
+        raise ConfigError(f"`level` must be between 0 and 1, found {level}.")
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     drawn = np.random.default_rng(seed).integers(len(difference), size=(n_draws, len(difference)))
     low, high = np.quantile(difference[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])

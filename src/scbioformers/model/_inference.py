@@ -57,9 +57,9 @@ def embed_cells(
         If ``use`` or ``batch_size`` is not valid.
     """
     if use not in USES:
-        raise ConfigError(f"`use` must be one of {USES}, got {use!r}.")
+        raise ConfigError(f"`use` must be one of {USES}, found {use!r}.")
     if batch_size < 1:
-        raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
+        raise ConfigError(f"`batch_size` must be at least 1, found {batch_size}.")
     parts: list[NDArray[np.float32]] = []
     for network in model.members:
         outputs = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual=use == "mean")

@@ -65,7 +65,7 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
         "`ad.concat` drops `uns`)."
     )
     if model is not None and not isinstance(model, AnnData):
-        raise ConfigError(f"`model` must be a BioFormer, an AnnData or a directory, got {type(model).__name__}.")
+        raise ConfigError(f"`model` must be a BioFormer, an AnnData or a directory, found {type(model).__name__}.")
     stored = get_slot(adata if model is None else model, "uns", key, hint=hint)
     if "model" in stored:
         return BioFormer.from_bytes(np.asarray(stored["model"], dtype=np.uint8).tobytes())

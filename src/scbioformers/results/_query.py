@@ -64,7 +64,7 @@ class Query:
             raise DataError("`genes` is empty. Pass at least one gene, or None.")
         if unknown := [gene for gene in genes if gene not in at]:
             near = near_names(unknown[0], names)
-            hint = f" Near names: {near}." if near else ""
+            hint = f" Similar names: {near}." if near else ""
             raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
         found = np.array([at[gene] for gene in genes], dtype=np.int64)
         if measured and not self.measured[found].all():

@@ -250,7 +250,7 @@ def check_use(model: BioFormer, use: str) -> None:
         If ``use`` is not one of :data:`USES`, or is "attention" for a model without attention.
     """
     if use not in USES:
-        raise ConfigError(f"`use` must be one of {USES}, got {use!r}.")
+        raise ConfigError(f"`use` must be one of {USES}, found {use!r}.")
     if use == "attention" and not model.config.attention:
         raise ConfigError(
             "The model was fitted without attention (ModelConfig.attention=False). Pass `use='embedding'`."

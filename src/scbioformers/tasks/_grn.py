@@ -79,7 +79,7 @@ class EdgeScorer:
     def __post_init__(self) -> None:
         config = self.model.config
         if self.method not in METHODS:
-            raise ConfigError(f"`method` must be one of {METHODS}, got {self.method!r}.")
+            raise ConfigError(f"`method` must be one of {METHODS}, found {self.method!r}.")
         if self.method == "attention" and not config.attention:
             raise ConfigError(
                 "The model was fitted without attention (ModelConfig.attention=False). "
@@ -87,7 +87,7 @@ class EdgeScorer:
             )
         for name, chosen, n in (("layers", self.layers, config.n_layers), ("heads", self.heads, config.n_heads)):
             if chosen is not None and (not chosen or not all(0 <= i < n for i in chosen)):
-                raise ConfigError(f"`{name}` must hold numbers from 0 to {n - 1}, got {list(chosen)}.")
+                raise ConfigError(f"`{name}` must hold numbers from 0 to {n - 1}, found {list(chosen)}.")
 
     def score(self, network: Transformer, cells: Block, seed: int, bar: tqdm[None]) -> EdgeWeights:
         """Compute the weights by one member, in the cells of one condition."""

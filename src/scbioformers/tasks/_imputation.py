@@ -89,11 +89,11 @@ def check_request(output: str, quantiles: Sequence[float], batch_size: int) -> N
         If the output scale, a quantile or the batch size is not valid.
     """
     if output not in SCALES:
-        raise ConfigError(f"`output` is one of {SCALES}, got {output!r}.")
+        raise ConfigError(f"`output` is one of {SCALES}, found {output!r}.")
     if wrong := [q for q in quantiles if not 0 < q < 1]:
-        raise ConfigError(f"`quantiles` must lie strictly between 0 and 1, got {wrong}.")
+        raise ConfigError(f"`quantiles` must lie strictly between 0 and 1, found {wrong}.")
     if batch_size < 1:
-        raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}.")
+        raise ConfigError(f"`batch_size` must be at least 1, found {batch_size}.")
 
 
 def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None) -> Plan:

@@ -56,7 +56,7 @@ class Sampler:
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size", "buffer_chunks", "world_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"Sampler.{name} must be at least 1, got {getattr(self, name)}.")
+                raise ConfigError(f"Sampler.{name} must be at least 1, found {getattr(self, name)}.")
         if self.batch_size % self.world_size or not 0 <= self.rank < self.world_size:
             raise ConfigError(
                 f"The global batch of {self.batch_size} cells must divide among {self.world_size} processes, rank "

@@ -122,7 +122,7 @@ def test_a_head_of_another_version(cells):
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        pytest.param("tf1", DataError, "Near names: .*'TF1'", id="unknown gene"),
+        pytest.param("tf1", DataError, "Similar names: .*'TF1'", id="unknown gene"),
         pytest.param("TF1+", DataError, "cannot be parsed", id="label"),
         pytest.param([], ConfigError, "empty", id="nothing"),
     ],
@@ -150,7 +150,7 @@ def test_unknown_label_and_missing_column(cells):
     features = pd.DataFrame(np.eye(8), index=[f"TF{i}" for i in range(1, 9)])
     adata = cells.copy()
     adata.obs["perturbation"] = adata.obs["perturbation"].cat.rename_categories({"TF5": "TFX5"})
-    with pytest.raises(DataError, match=r"\['TFX5'\] unknown.*Near names"):
+    with pytest.raises(DataError, match=r"\['TFX5'\] unknown.*Similar names"):
         bf.tl.fit(adata, task=bf.Perturbation("perturbation", "control", features=features), config=TINY, train=TRAIN)
     with pytest.raises(MissingKeyError, match="nonsense"):
         bf.tl.fit(adata, task=bf.Perturbation("nonsense", "control"), config=TINY, train=TRAIN)

@@ -51,7 +51,7 @@ def require_known(names: Iterable[str], known: Collection[str], where: str) -> N
     near = near_names(unknown[0], known)
     raise DataError(
         f"{where}: {unknown[:5]} unknown. Expected genes of the model, rows of `features` or targets of the training "
-        f"data ({len(known)} names).{f' Near names: {near}.' if near else ''}"
+        f"data ({len(known)} names).{f' Similar names: {near}.' if near else ''}"
     )
 
 
