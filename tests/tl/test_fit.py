@@ -265,7 +265,7 @@ def test_save_dir_may_be_relative(simulated, fit, tmp_path, monkeypatch):
 def test_another_model_in_the_directory_raises_an_error(simulated, fit, tmp_path):
     fit(simulated, save_dir=tmp_path / "model")
     fit(simulated, save_dir=tmp_path / "model", rng=1, copy=True)
-    with pytest.raises(ModelFormatError, match="another model than the one fitted here"):
+    with pytest.raises(ModelFormatError, match="does not hold the model fitted here"):
         bf.tl.embed(simulated)
 
 

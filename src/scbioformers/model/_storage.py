@@ -43,7 +43,7 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
     if len(data) < 48:
         raise ModelFormatError(f"The stored model is truncated: {len(data)} bytes. Fit again, or load another copy.")
     if hashlib.sha256(body).digest() != digest:
-        raise ModelFormatError("The stored model is damaged or not one of scbioformers: its hash does not match.")
+        raise ModelFormatError("The stored model is damaged, or not written by scbioformers: its hash does not match.")
     length = int.from_bytes(body[:8], "little")
     if not 0 < length <= min(_MAX_HEADER, len(body) - 8):
         raise ModelFormatError(

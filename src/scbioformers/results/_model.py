@@ -74,7 +74,7 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
     found = BioFormer.load(str(stored["model_dir"]))
     if found.hash != str(stored["model_hash"]):
         raise ModelFormatError(
-            f"{stored['model_dir']} holds another model than the one fitted here. Pass the right model as `model=`."
+            f"{stored['model_dir']} does not hold the model fitted here. Pass the right model as `model=`."
         )
     return found
 
