@@ -268,7 +268,8 @@ def test_row30_unnamed_genes(name):
 
 
 def test_row30_the_fly_gene_nan_has_a_name():
-    require_valid(renamed(["nan", "CG1234", *"abcdef"]))
+    assert require_valid(renamed(["nan", "CG1234", *"abcdef"])).n_unnamed_vars == 0
+    assert_refused(renamed(["nan", *"abcdefg"]), "1 genes have no name", check=require_valid)
 
 
 def test_row31_missing_layer():
