@@ -157,7 +157,7 @@ def test_targets_never_seen_follow_all_cells():
     x, groups, targets, genes, measured = screen(4)
     correlations = measure_correlations([sp.csr_matrix(x)], groups, np.zeros_like(groups), targets, genes)
     head = fit_head(genes, targets, measured, correlations, bf.Perturbation("key", "control"), 1000.0)
-    known = head.knowledge(["G20", "G3"])
+    known = head.target_data(["G20", "G3"])
     error = (1500 - 15) ** -0.5
     pooled = correlations.pooled()[20]
     expected = np.sign(pooled) * np.clip(np.abs(pooled) - error, 0, None)

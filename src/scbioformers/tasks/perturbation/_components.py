@@ -71,13 +71,13 @@ def signal(effects: Array, se: Array) -> Array:
 
 
 def components(
-    knowledge: TargetData, training: TargetData, effects: Array, se: Array, itself: NDArray[np.bool_] | None = None
+    target_data: TargetData, training: TargetData, effects: Array, se: Array, itself: NDArray[np.bool_] | None = None
 ) -> Array:
     """Components for K targets, computed from the effects of T training targets.
 
     Parameters
     ----------
-    knowledge
+    target_data
         Data on the K targets.
     training
         Data on the training targets.
@@ -90,7 +90,7 @@ def components(
     -------
     (K, n_components, M). At the gene of the target, all components except the first are 0.
     """
-    keep: Array = np.ones((len(knowledge.own), len(training.own)))
+    keep: Array = np.ones((len(target_data.own), len(training.own)))
     if itself is not None:
         keep[itself] = 0
     mean = keep @ effects / np.maximum(keep.sum(axis=1, keepdims=True), 1)
@@ -99,27 +99,27 @@ def components(
     strength = signal(masked, se)
     precision = seen / (se**2 + strength[:, None] + 1e-9)
     shared: Array = keep @ (precision * masked) / np.maximum(keep @ precision, 1e-12)
-    weight = keep * similarity(knowledge, training) ** POWER
+    weight = keep * similarity(target_data, training) ** POWER
     weight = weight / (weight.sum(axis=1, keepdims=True) + DOUBT)
     weight = weight * (strength / np.maximum(strength + (se**2).mean(axis=1), 1e-12))
     similar = weight @ masked - (weight @ seen) * shared
-    sign = _SIGN[knowledge.kind]
-    response = sign * _response(knowledge, masked, seen.astype(np.float64), se, shared, keep)
-    terms = sign * np.clip(knowledge.features @ knowledge.gene_features.T, 0, 1) * knowledge.control_sd
-    coexpression = sign * knowledge.correlations * knowledge.control_sd
-    pieces = np.stack([mean, shared, similar, response, terms, coexpression, knowledge.network * (sign != 0)], axis=1)
-    pieces[:, 1:] *= ~knowledge.own_mask()[:, None]
+    sign = _SIGN[target_data.kind]
+    response = sign * _response(target_data, masked, seen.astype(np.float64), se, shared, keep)
+    terms = sign * np.clip(target_data.features @ target_data.gene_features.T, 0, 1) * target_data.control_sd
+    coexpression = sign * target_data.correlations * target_data.control_sd
+    pieces = np.stack([mean, shared, similar, response, terms, coexpression, target_data.network * (sign != 0)], axis=1)
+    pieces[:, 1:] *= ~target_data.own_mask()[:, None]
     return pieces
 
 
-def _response(knowledge: TargetData, masked: Array, seen: Array, se: Array, shared: Array, keep: Array) -> Array:
+def _response(target_data: TargetData, masked: Array, seen: Array, se: Array, shared: Array, keep: Array) -> Array:
     """Slope of each gene on the gene of the target over the training perturbations, times one standard deviation.
 
     If a training perturbation lowers the expression of the target, a knock-out of the target is expected to have a
     similar effect.
     """
-    scale = np.maximum(knowledge.control_sd, 1e-9)
-    at, measured = np.maximum(knowledge.own, 0), knowledge.own >= 0
+    scale = np.maximum(target_data.control_sd, 1e-9)
+    at, measured = np.maximum(target_data.own, 0), target_data.own >= 0
     moved = (masked / scale)[:, at].T * keep * measured[:, None]  # (K, T)
     noise = (se / scale)[:, at].T ** 2 * keep
     moved = np.sign(moved) * np.sqrt(np.maximum(moved**2 - noise, 0))

@@ -81,7 +81,7 @@ class PerturbationHead:
         """Check that all targets are known. Raises :class:`DataError`, which suggests similar names."""
         require_known((name for each in targets for name in each), set(self.names), "Perturbations")
 
-    def knowledge(self, singles: Sequence[str], network: NDArray[Any] | None = None) -> TargetData:
+    def target_data(self, singles: Sequence[str], network: NDArray[Any] | None = None) -> TargetData:
         """Data on K single targets. ``network`` (K, M) contains the effects predicted by the network."""
         gene_at, name_at = _positions(self.genes), _positions(self.names)
         at = np.array([name_at[name] for name in singles], dtype=np.int64)
@@ -122,7 +122,7 @@ class PerturbationHead:
     def stack(self) -> Stack:
         """The weighted components with the data of the single training targets."""
         single = [i for i, targets in enumerate(self.perturbations) if len(targets) == 1]
-        training = self.knowledge([self.perturbations[i][0] for i in single], self.network[single])
+        training = self.target_data([self.perturbations[i][0] for i in single], self.network[single])
         return Stack(
             self.weights.astype(np.float64),
             training,
@@ -157,7 +157,7 @@ class PerturbationHead:
                 found[i], error[i] = effect[rows[0]], sd[rows[0]]
                 continue
             found[i] = self.combination[0] * effect[rows].sum(axis=0) - self.combination[1] * overlap(effect[rows])
-            own = self.knowledge(list(each)).own_mask()
+            own = self.target_data(list(each)).own_mask()
             for row, mask in zip(rows, own, strict=True):
                 found[i, mask] = effect[row, mask]
             error[i] = np.sqrt((sd[rows] ** 2).sum(axis=0))
@@ -171,10 +171,10 @@ class PerturbationHead:
         by_network = np.zeros((len(singles), m))
         for i, name in enumerate(singles):
             by_network[i] = self.network[at[(name,)]] if (name,) in at else network.get(name, 0.0)
-        knowledge = self.knowledge(singles, by_network)
+        target_data = self.target_data(singles, by_network)
         stack = self.stack
-        effect = stack.predict(knowledge, self._itself(singles))
-        effect = np.where(knowledge.own_mask(), self.own_change(), effect)
+        effect = stack.predict(target_data, self._itself(singles))
+        effect = np.where(target_data.own_mask(), self.own_change(), effect)
         sd = np.broadcast_to(self.residual_sd.astype(np.float64), effect.shape).copy()
         if not unseen:
             for i, name in enumerate(singles):

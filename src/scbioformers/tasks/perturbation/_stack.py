@@ -39,9 +39,9 @@ class Stack:
     strength: float = 1.0
     """Factor in [0, 1] of the deviation of the weighted components from the mean training effect."""
 
-    def predict(self, knowledge: TargetData, itself: NDArray[np.bool_] | None = None) -> Array:
+    def predict(self, target_data: TargetData, itself: NDArray[np.bool_] | None = None) -> Array:
         """(K, M), predicted effects on genes other than the target, shrunk towards the mean training effect."""
-        pieces = components(knowledge, self.training, self.effects, self.se, itself)
+        pieces = components(target_data, self.training, self.effects, self.se, itself)
         full = np.einsum("c,kcm->km", self.weights, pieces)
         found: Array = pieces[:, 0] + self.strength * (full - pieces[:, 0])
         return found
