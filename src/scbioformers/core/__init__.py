@@ -9,6 +9,7 @@ from scbioformers.core._bin_kernels import (
     check_integer,
     check_positive,
 )
+from scbioformers.core._categories import category_text, find_category, short_list
 from scbioformers.core._decoding import SCALES, Scale, deviation, expected, posterior_mean, quantile
 from scbioformers.core._drivers import ColumnRanks, out_strength
 from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
@@ -52,6 +53,7 @@ __all__ = [
     "bin_segment_dense",
     "bin_segment_rows",
     "bin_value_rows",
+    "category_text",
     "check_integer",
     "check_positive",
     "choose_masked",
@@ -60,6 +62,7 @@ __all__ = [
     "describe_unknown",
     "deviation",
     "expected",
+    "find_category",
     "hash_uniform",
     "leiden",
     "log1p_rows",
@@ -71,6 +74,7 @@ __all__ = [
     "quantile",
     "rank_pairs",
     "seed_from",
+    "short_list",
     "split_targets",
     "tqdm",
     "uniform",

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, DataError, MissingKeyError, ModelFormatError
+from scbioformers.core import (
+    BioformersWarning,
+    DataError,
+    MissingKeyError,
+    ModelFormatError,
+    category_text,
+    short_list,
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,8 @@ class ObsField:
         elif numeric:
             values = sorted(column.dropna().unique())
         else:
-            values = sorted(column.dropna().unique(), key=_text)
-        categories = tuple(_text(value) for value in values)
+            values = sorted(column.dropna().unique(), key=category_text)
+        categories = tuple(category_text(value) for value in values)
         if len(set(categories)) < len(categories):
             raise DataError(
                 f"adata.obs[{key!r}] has categories of different types with the same text: {values}. "
@@ -118,8 +125,8 @@ class ObsField:
             )
         unseen = sorted(set(texts[codes < 0]))
         raise DataError(
-            f"adata.obs[{self.name!r}] has {len(unseen)} categories that the model has not seen: {_short(unseen)}. "
-            f"It knows {_short(self.categories)}. Rename or remove these cells, or fit the model again."
+            f"adata.obs[{self.name!r}] has {len(unseen)} categories that the model has not seen: {short_list(unseen)}. "
+            f"It knows {short_list(self.categories)}. Rename or remove these cells, or fit the model again."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +159,7 @@ def field_codes(fields: Sequence[ObsField], adata: Any) -> NDArray[np.int32]:
 def _column(adata: Any, key: str, hint: str) -> pd.Series[Any]:
     if key not in adata.obs:
         raise MissingKeyError(
-            f"Did not find adata.obs[{key!r}]. {hint} Available: {_short([str(k) for k in adata.obs])}."
+            f"Did not find adata.obs[{key!r}]. {hint} Available: {short_list([str(k) for k in adata.obs])}."
         )
     column: pd.Series[Any] = adata.obs[key]
     return column
@@ -161,14 +168,5 @@ def _column(adata: Any, key: str, hint: str) -> pd.Series[Any]:
 def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
     """Values as text (object dtype), and None for missing values. Each distinct value is converted once."""
     codes, values = pd.factorize(column)
-    texts = np.array([*(_text(value) for value in values), None], dtype=object)
+    texts = np.array([*(category_text(value) for value in values), None], dtype=object)
     return pd.Series(texts[codes], index=column.index, dtype=object)  # missing values have the code -1: the last text
-
-
-def _text(value: Any) -> str:
-    # pandas stores integers as floats if a value is missing, so the same batch may be 1 or 1.0
-    return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
-
-
-def _short(names: Sequence[str], limit: int = 20) -> str:
-    return str(list(names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
