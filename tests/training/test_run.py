@@ -164,3 +164,14 @@ def test_the_masked_share_is_that_of_the_training_cells_and_logged(simulated, ti
     shares = 100 * share, 100 * zero / (2400 - expressed.sum()), 100 * nonzero / (nonzero + zero)
     (said,) = [record for record in caplog.records if record.getMessage().startswith("Masking")]
     assert said.args == pytest.approx(shares)
+
+
+def test_mixed_precision_trains_to_a_similar_loss(simulated, tiny_config):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        adata = simulated.copy()
+        train = bf.TrainConfig(max_epochs=2, batch_size=16, precision=precision)
+        bf.tl.fit(adata, config=tiny_config, train=train, device="cpu")
+        losses[precision] = bf.get.history(adata)["val_loss"].to_numpy()[-1]
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
+    assert losses["bf16-mixed"] != losses["32-true"]  # the setting reaches the trainer

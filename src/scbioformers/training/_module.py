@@ -64,7 +64,9 @@ class TrainingModule(L.LightningModule):
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
             *({"params": [p], "lr": lr * factor, "weight_decay": 0.0} for p, factor in factors),
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=True)
+        # under mixed precision, Lightning cannot clip the gradients of a fused optimizer
+        fused = "mixed" not in self.config.precision
+        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=fused)
         warmup = max(1, min(self.config.warmup_steps, self.total_steps // 10))
 
         def lr_factor(step: int) -> float:
