@@ -9,14 +9,16 @@ import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scbioformers import settings
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from scbioformers import datasets, get, metrics, pl, pp, settings, tl
+    from scbioformers import datasets, get, metrics, pl, pp, tl
     from scbioformers.config import Binning, Masking, ModelConfig, Perturbation, TrainConfig
     from scbioformers.model import BioFormer
 
-_NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "settings", "tl")
+_NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
 _CLASSES = {
     "Binning": "config",
     "BioFormer": "model",
