@@ -21,7 +21,8 @@ def draw(data: Path, folder: Path) -> None:
     bf.tl.fit(blood, train=QUIET)
     bf.tl.grn(blood, regulators=FACTORS, progress_bar=False)
     known = problem.truths["collectri"]
-    bf.pl.grn_network(blood, regulators=FACTORS, n_top=8, known=known, save=folder / "network_pbmc3k.png")
+    network = folder / "network_pbmc3k.png"
+    bf.pl.grn_network(blood, regulators=FACTORS, n_top=8, known=known, save=network, show=False)
     bf.tl.gene_programs(blood, progress_bar=False)
     programs = bf.get.gene_programs(blood)
     print(programs[programs["gene"].isin(CD3_CD8)].to_string(index=False))
@@ -32,4 +33,4 @@ def draw(data: Path, folder: Path) -> None:
     bf.tl.fit(cells, train=QUIET)
     how = {"method": "knockout", "groupby": "perturbation", "reference": CONTROL}
     bf.tl.grn(cells, regulators=["STAT1"], progress_bar=False, **how)
-    bf.pl.attention_heatmap(cells, "STAT1", save=folder / "heatmap_papalexi.png")
+    bf.pl.attention_heatmap(cells, "STAT1", save=folder / "heatmap_papalexi.png", show=False)

@@ -17,6 +17,7 @@ from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transfo
 from scbioformers.tokens import Tokenizer
 
 bf.settings.progress_bar = False
+bf.settings.autoshow = False  # figures return their axes
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 

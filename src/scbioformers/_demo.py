@@ -206,5 +206,4 @@ def draw(adata: AnnData, color: str, out: Path) -> None:
         sc.pl.embedding(adata, basis, color=color, title=title, legend_loc=legend, frameon=False, ax=ax, show=False)
     figure.savefig(out / "umap.png", dpi=150)
     plt.close(figure)
-    bf.pl.training(adata, save=out / "training.png")
-    plt.close()
+    bf.pl.training(adata, save=out / "training.png", show=False)

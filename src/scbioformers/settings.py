@@ -78,7 +78,7 @@ def _error(message: str) -> Exception:
 
 
 class _Settings(ModuleType):
-    """This module, with a check of each assignment."""
+    """The type of this module: it checks each assignment."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_"):
@@ -103,9 +103,8 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         return not logging.getLogger().handlers and bool(super().filter(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        return (
-            f"{record.levelname}: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage()
-        )
+        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
 
 
 sys.modules[__name__].__class__ = _Settings

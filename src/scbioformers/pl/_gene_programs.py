@@ -13,12 +13,14 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbioformers.core import DataError, MissingKeyError
+from scbioformers.pl._show import figure
 from scbioformers.results import has_program_genes, read_program_genes, read_program_labels, read_program_scores
 
 _MISSING = "0.82"
 _MAX_LIMIT = 3.0  # upper bound of the colour scale, so that a few outlier cells do not dominate it
 
 
+@figure
 def gene_programs(
     adata: AnnData,
     *,
@@ -26,7 +28,8 @@ def gene_programs(
     n_genes: int = 4,
     key: str = "gene_program",
     ax: Axes | None = None,
-    save: str | Path | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> Axes:
     """Heat map of the scores of gene programs, by group of cells or by cell.
 
@@ -46,13 +49,16 @@ def gene_programs(
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
     ax
         Axes to draw on. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    Axes
-        Axes with the figure.
+    Axes or None
+        Axes with the figure, or None if the figure is shown.
 
     Raises
     ------
@@ -98,8 +104,6 @@ def gene_programs(
     bar.set_label(f"{'score' if groupby is None else 'mean score'} (standard deviations)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    if save is not None:
-        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
 
 

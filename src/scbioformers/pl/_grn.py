@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scbioformers import get
 from scbioformers.core import ConfigError, DataError, near_names
 from scbioformers.pl._layout import GAP, border, boxes, place
+from scbioformers.pl._show import check_number, figure
 from scbioformers.results import read_grn_params
 
 WEIGHTS = {
@@ -33,6 +34,7 @@ _REGULATOR, _TARGET = "#3b4252", "#eceff4"
 _FONT_SIZE = 8.0
 
 
+@figure
 def attention_heatmap(
     adata: AnnData,
     regulator: str,
@@ -41,7 +43,8 @@ def attention_heatmap(
     conditions: Sequence[str] | None = None,
     key: str = "grn",
     axes: Sequence[Axes] | None = None,
-    save: str | Path | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> list[Axes]:
     """Heat map of the strongest targets of one regulator in each condition (paper, section 3.4 and Fig. 2).
 
@@ -65,13 +68,16 @@ def attention_heatmap(
     axes
         Axes to draw on: one for the weights, and one for the differences if the network has a reference. By default, a
         new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    list of Axes
-        Axes of the weights, and of the differences if there are any.
+    list of Axes or None
+        Axes of the weights, and of the differences if there are any. None if the figure is shown.
 
     Raises
     ------
@@ -88,7 +94,7 @@ def attention_heatmap(
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, n_types=2)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.grn(adata, groupby="cell_type", reference="type_1", regulators=["TF1"])
-    >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1")]
+    >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1", show=False)]
     ['targets of TF1', 'difference from type_1']
     """
     params = read_grn_params(adata, key)
@@ -105,9 +111,7 @@ def attention_heatmap(
         tables.append(_column(adata, regulator, others, key, difference=True).reindex(weight.index))
     if axes is None:
         axes = _panels(tables)
-    if len(axes) != len(tables):
-        names = "weights and differences" if others else "weights"
-        raise ConfigError(f"`axes` must have length {len(tables)} ({names}), found {len(axes)}.")
+    check_number(axes, ["weights", "differences"][: len(tables)])
     titles = [f"targets of {regulator}", f"difference from {reference}"]
     missing = "\n(grey: no weight)" if weight.isna().any(axis=None) else ""
     labels = [WEIGHTS[params["method"]] + missing, "difference of weights"]
@@ -116,11 +120,10 @@ def attention_heatmap(
         _heat(ax, table, title, label, diverging)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
-    if save is not None:
-        axes[0].figure.canvas.figure.savefig(save, dpi=150)
     return list(axes)
 
 
+@figure
 def grn_network(
     adata: AnnData,
     *,
@@ -130,7 +133,8 @@ def grn_network(
     known: pd.DataFrame | None = None,
     key: str = "grn",
     ax: Axes | None = None,
-    save: str | Path | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> Axes:
     """Draw the strongest edges as a network (paper, section 3.4).
 
@@ -154,13 +158,16 @@ def grn_network(
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     ax
         Axes to draw on. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    Axes
-        Axes with the figure.
+    Axes or None
+        Axes with the figure, or None if the figure is shown.
 
     Raises
     ------
@@ -178,7 +185,7 @@ def grn_network(
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.grn(adata, regulators=["TF1", "TF2"], top_k=20)
-    >>> bf.pl.grn_network(adata, n_top=10, known=adata.uns["grn_true"]).get_title()
+    >>> bf.pl.grn_network(adata, n_top=10, known=adata.uns["grn_true"], show=False).get_title()
     '10 strongest edges'
     """
     graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, condition=condition, known=known, key=key)
@@ -194,8 +201,6 @@ def grn_network(
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=7.5)
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # computes the final size of the axes
     _draw_network(ax, graph, params["method"] in _SIGNED)
-    if save is not None:
-        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
 
 

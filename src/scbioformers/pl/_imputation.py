@@ -11,9 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
 from scbioformers import get
+from scbioformers.pl._show import figure
 
 
-def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, save: str | Path | None = None) -> Axes:
+@figure
+def imputation(
+    adata: AnnData,
+    *,
+    key: str = "imputed",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
+) -> Axes:
     """Predicted against measured expression by bin (paper, section 3.2).
 
     Each measured value was masked before it was predicted. A row contains all values that were measured in one bin.
@@ -28,13 +37,16 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
         Axes to draw on. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    Axes
-        Axes with the figure.
+    Axes or None
+        Axes with the figure, or None if the figure is shown.
 
     Raises
     ------
@@ -47,7 +59,7 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.impute(adata)
-    >>> bf.pl.imputation(adata).get_xlabel()
+    >>> bf.pl.imputation(adata, show=False).get_xlabel()
     'predicted bin'
     """
     evidence = get.imputation_evidence(adata, key=key)
@@ -70,13 +82,17 @@ def imputation(adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, 
     right.set_ylabel("number of values")
     ax.legend(loc="lower right", frameon=False, fontsize=8)
     ax.figure.colorbar(image, ax=ax, label="mean predicted probability", pad=0.02)
-    if save is not None:
-        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
 
 
+@figure
 def calibration(
-    adata: AnnData, *, key: str = "imputed", ax: Axes | None = None, save: str | Path | None = None
+    adata: AnnData,
+    *,
+    key: str = "imputed",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> Axes:
     """Calibration curve of the predicted probability that a gene is expressed (paper, section 3.2).
 
@@ -93,13 +109,16 @@ def calibration(
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
         Axes to draw on. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    Axes
-        Axes with the figure.
+    Axes or None
+        Axes with the figure, or None if the figure is shown.
 
     Raises
     ------
@@ -112,7 +131,7 @@ def calibration(
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.impute(adata)
-    >>> bf.pl.calibration(adata).get_ylabel()
+    >>> bf.pl.calibration(adata, show=False).get_ylabel()
     'observed share'
     """
     table = get.imputation_evidence(adata, key=key)["calibration"]
@@ -131,6 +150,4 @@ def calibration(
     ax.plot(table["predicted"], table["observed"], "o-", color="#4c72b0", markersize=4)
     ax.set(xlabel="predicted probability of expression", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     ax.set_title(f"expected calibration error: {error:.3f}")
-    if save is not None:
-        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax

@@ -13,11 +13,13 @@ from sklearn.isotonic import IsotonicRegression
 
 from scbioformers import get
 from scbioformers.core import DataError
+from scbioformers.pl._show import figure
 
 _NAME_HEIGHT = 0.028  # height of a line of text, as a share of the axes of a figure of the default size
 _NAME_WIDTH = 0.16  # width of the name of a gene, as a share of the range of the points
 
 
+@figure
 def perturbation(
     adata: AnnData,
     observed: ArrayLike,
@@ -26,7 +28,8 @@ def perturbation(
     n_top: int = 20,
     key: str = "perturbed",
     ax: Axes | None = None,
-    save: str | Path | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> Axes:
     """Predicted against observed change of every gene after a perturbation (paper, section 3.3).
 
@@ -47,13 +50,16 @@ def perturbation(
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
         Axes to draw on. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    Axes
-        Axes with the figure.
+    Axes or None
+        Axes with the figure, or None if the figure is shown.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def perturbation(
     >>> task = bf.Perturbation(key="perturbation", control="control")
     >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "TF4")
-    >>> bf.pl.perturbation(adata, np.linspace(-1, 1, 40)).get_xlabel()
+    >>> bf.pl.perturbation(adata, np.linspace(-1, 1, 40), show=False).get_xlabel()
     'observed change (log1p)'
     """
     shown = name if name is not None else str(get.perturb(adata, key=key)["perturbation"].iloc[0])
@@ -99,8 +105,6 @@ def perturbation(
     ax.set_title(f"{shown}: r = {r:.2f} (other genes)")
     if own.any():
         ax.legend(loc="lower center", frameon=False, fontsize=8)
-    if save is not None:
-        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax
 
 
@@ -133,8 +137,15 @@ def _spread(heights: NDArray[np.float64], gap: float, low: float, high: float) -
     return spread
 
 
+@figure
 def perturbation_screen(
-    adata: AnnData, *, n_top: int = 30, key: str = "perturbed", ax: Axes | None = None, save: str | Path | None = None
+    adata: AnnData,
+    *,
+    n_top: int = 30,
+    key: str = "perturbed",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> Axes:
     """Predicted perturbations ranked by the size of their effect, with 95 % intervals (paper, section 3.3).
 
@@ -151,13 +162,16 @@ def perturbation_screen(
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
         Axes to draw on. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    Axes
-        Axes with the figure.
+    Axes or None
+        Axes with the figure, or None if the figure is shown.
 
     Raises
     ------
@@ -171,7 +185,7 @@ def perturbation_screen(
     >>> task = bf.Perturbation(key="perturbation", control="control")
     >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "all")
-    >>> bf.pl.perturbation_screen(adata, n_top=5).get_xlabel()
+    >>> bf.pl.perturbation_screen(adata, n_top=5, show=False).get_xlabel()
     'predicted effect size (root mean square, log1p)'
     """
     table = get.perturb(adata, key=key).head(n_top)
@@ -186,6 +200,4 @@ def perturbation_screen(
     changes = [f"{gene} {value:+.2f}" for gene, value in zip(table["gene"], table["effect"], strict=True)]
     right.set_yticks(y, changes, fontsize=7)
     right.set_ylabel("largest change (log1p)")
-    if save is not None:
-        ax.figure.savefig(save, dpi=150)  # type: ignore[union-attr]
     return ax

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scbioformers import get
 from scbioformers.core import DataError
+from scbioformers.pl._show import check_number, figure
 
 _TITLES = {
     "masked_bins": ("masked genes", "cross-entropy\n(nats per masked gene)"),
@@ -20,8 +21,14 @@ _TITLES = {
 }
 
 
+@figure
 def training(
-    adata: AnnData, *, key: str = "bioformer", axes: Sequence[Axes] | None = None, save: str | Path | None = None
+    adata: AnnData,
+    *,
+    key: str = "bioformer",
+    axes: Sequence[Axes] | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
 ) -> list[Axes]:
     """Learning curves of a fit: the loss of each objective on training cells and on held-out cells.
 
@@ -33,18 +40,23 @@ def training(
         Key of the model in ``adata.uns``.
     axes
         Axes to draw on, one per objective. By default, a new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
     save
-        Path of the file to which the figure is saved.
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
 
     Returns
     -------
-    list of Axes
-        Axes with the figure, one per objective.
+    list of Axes or None
+        Axes with the figure, one per objective, or None if the figure is shown.
 
     Raises
     ------
     MissingKeyError
         If no fit is stored under ``key``.
+    ConfigError
+        If the number of axes is not that of the objectives.
     DataError
         If the fit made no training step.
 
@@ -53,7 +65,7 @@ def training(
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
-    >>> [ax.get_title() for ax in bf.pl.training(adata)]
+    >>> [ax.get_title() for ax in bf.pl.training(adata, show=False)]
     ['masked genes', 'profile from <cls>']
     """
     table = get.history(adata, key=key)
@@ -66,6 +78,7 @@ def training(
     if axes is None:
         _, grid = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), layout="constrained", squeeze=False)
         axes = list(grid[0])
+    check_number(axes, [_TITLES[name][0] for name in names])
     for ax, name in zip(axes, names, strict=True):
         for member, rows in table.groupby("member"):
             single = table["member"].nunique() == 1
@@ -88,6 +101,4 @@ def training(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize="small")
-    if save is not None:
-        axes[0].figure.canvas.figure.savefig(save, dpi=150)  # the whole figure, also if the axes are in a subfigure
     return list(axes)
