@@ -228,6 +228,7 @@ def test_copy(fitted, name):
         assert set(getattr(fitted, slot)) == set(getattr(copied, slot)), slot
 
 
+@pytest.mark.fault(46)
 @pytest.mark.parametrize("name", ON_ADATA)
 def test_what_is_no_adata_is_refused(name):
     with pytest.raises(bf.core.DataError, match="Expected an AnnData"):

@@ -91,6 +91,7 @@ def test_inputs_are_not_written():
 # --- the parameters ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -41,6 +41,7 @@ def test_sizes_are_at_least_one(name, value):
         ModelConfig(**{name: value})
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize(("width", "n_heads", "nearest"), [(130, 4, 128), (15, 8, 16), (3, 8, 8)])
 def test_heads_divide_the_width_and_the_error_says_which_width_would_do(width, n_heads, nearest):
     with pytest.raises(ConfigError, match=rf"width={width} must be divisible by n_heads={n_heads}.*: {nearest}\."):

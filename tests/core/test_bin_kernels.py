@@ -111,6 +111,7 @@ def test_segment_bins_by_hand(dtype):
     assert bins.tolist() == [38] * 150 + [48] * 40 + [50] * 10
 
 
+@pytest.mark.fault(37)
 @no_deadline
 @given(COUNT_ROWS, st.integers(1, 120), st.sampled_from([np.float32, np.int64]))
 def test_segment_bins_of_counts_equal_exact_arithmetic(rows, n_bins, dtype):
@@ -132,6 +133,7 @@ def test_segment_bins_of_other_scales_equal_exact_arithmetic(rows, n_bins):
     assert bin_segment_rows(*as_csr(rows), n_bins).tolist() == expected
 
 
+@pytest.mark.fault(37)
 @no_deadline
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 200), st.booleans())
 def test_segment_properties(counts, n_bins, log_scale):
@@ -179,12 +181,14 @@ def test_all_negative_rows_reach_the_highest_bin():
 # --- errors ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("call", [lambda: bin_normalized([1], 0, 3), lambda: bin_normalized([1], 8, 0)])
 def test_kernels_check_their_parameters(call):
     with pytest.raises(ConfigError):
         call()
 
 
+@pytest.mark.fault(38)
 def test_kernels_check_the_number_of_bins():
     with pytest.raises(ConfigError, match="`n_bins`"):
         bin_segment_rows([1], [0, 1], 0)

@@ -109,6 +109,7 @@ def test_permuted_names_match_fully_without_a_hint():
     assert (found.share, found.hint) == (1.0, "")
 
 
+@pytest.mark.fault(29)
 def test_versions_of_ensembl_ids_are_ignored_without_an_exact_match():
     found = match([ensembl(1, 5), ensembl(2), ensembl(3, 1), ensembl(4)], [ensembl(2, 9), ensembl(1, 6), ensembl(3, 1)])
     assert found.columns.tolist() == [1, 0, 2, -1]
@@ -131,6 +132,7 @@ def test_several_versions_of_an_id_raise():
         match([ensembl(1)], [ensembl(1, 1), ensembl(1, 2)])
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("vocabulary", "query", "hint"),
     [

@@ -15,6 +15,7 @@ GENES = ["CD4", "CD8A", "MS4A1", "NKG7"]
 ENSEMBL = [f"ENSG0000000000{i}" for i in range(4)]
 
 
+@pytest.mark.fault(28)
 def test_row28_permuted_genes_give_the_same_bits():
     rng = np.random.default_rng(0)
     names = np.array([f"g{i}" for i in range(30)])
@@ -33,6 +34,7 @@ def test_row28_permuted_genes_give_the_same_bits():
         np.testing.assert_array_equal(getattr(blocks[0].counts, name), getattr(blocks[1].counts, name))
 
 
+@pytest.mark.fault(26, 27)
 @pytest.mark.parametrize(
     ("names", "match"),
     [
@@ -48,6 +50,7 @@ def test_too_little_overlap(names, match):
         match_features(GENES, names)
 
 
+@pytest.mark.fault(27)
 def test_row27_partial_overlap_warns_with_the_share():
     with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 genes \(75.0 %\).*'CD8A'") as caught:
         found = match_features(GENES, ["NKG7", "extra", "CD4", "MS4A1"])
@@ -55,12 +58,14 @@ def test_row27_partial_overlap_warns_with_the_share():
     assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
 
 
+@pytest.mark.fault(27)
 def test_row27_share_is_never_rounded_up_to_all():
     names = [f"g{i}" for i in range(3000)]
     with pytest.warns(BioformersWarning, match=r"99\.9 %"):
         match_features(names, names[1:])
 
 
+@pytest.mark.fault(27)
 def test_row27_threshold_is_inclusive():
     with pytest.warns(BioformersWarning, match=r"50\.0 %"):
         match_features(GENES, GENES[:2])
@@ -68,12 +73,14 @@ def test_row27_threshold_is_inclusive():
         match_features(GENES, GENES[:2], min_share=0.6)
 
 
+@pytest.mark.fault(29)
 def test_row29_ensembl_versions():
     with pytest.warns(BioformersWarning, match="different versions"):
         found = match_features(ENSEMBL, [f"{name}.{i}" for i, name in enumerate(ENSEMBL[::-1])])
     assert found.columns.tolist() == [3, 2, 1, 0]
 
 
+@pytest.mark.fault(18)
 def test_row18_duplicate_names():
     with pytest.raises(DataError, match="var_names_make_unique"):
         match_features(GENES, ["CD4", "CD4", "CD8A"])
@@ -91,6 +98,7 @@ def test_gene_mask():
     assert gene_mask(adata, None).all() and gene_mask(make()).all()
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("mask_var", "error", "match"),
     [

@@ -90,6 +90,7 @@ def test_real_log_and_scaled_data():
     assert inspect(adata.raw.to_adata()).kind == "log1p"
 
 
+@pytest.mark.fault(1)
 def test_row1_negative():
     assert_refused(
         changed(-2.0), r"adata.X has 2 negative values, the first in cell '4', gene 'gene2'; expected raw counts"
@@ -98,6 +99,7 @@ def test_row1_negative():
     require_valid(changed(-2.0))  # segment bins take it
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("check", [require_counts, require_valid])
 def test_row2_nan_and_inf(value, check):
@@ -106,6 +108,7 @@ def test_row2_nan_and_inf(value, check):
     )
 
 
+@pytest.mark.fault(3)
 def test_row3_non_integers_in_the_last_row_only():
     adata = changed(1.0)
     adata.X[-1, -1] = 2.5
@@ -116,6 +119,7 @@ def test_row3_non_integers_in_the_last_row_only():
     require_valid(adata)
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize(
     ("place", "match"),
     [
@@ -136,6 +140,7 @@ def test_row4_log_data_names_a_likelier_layer(place, match):
     require_valid(adata)
 
 
+@pytest.mark.fault(4)
 def test_row4_counts_in_x():
     adata = make(200, 60)
     adata.layers["log"] = normalized(adata, True).X
@@ -144,12 +149,14 @@ def test_row4_counts_in_x():
     )
 
 
+@pytest.mark.fault(4)
 def test_row4_opting_out_warns():
     with pytest.warns(BioformersWarning, match="looks as if it were on a log scale") as caught:
         require_counts(normalized(make(200, 60), True), allow_non_integer=True)
     assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
 
 
+@pytest.mark.fault(5, 6, 8, 9, 13, 17)
 @pytest.mark.parametrize(
     "matrix",
     [
@@ -173,23 +180,27 @@ def test_accepted_silently_and_not_written(matrix):
     assert hashlib.sha256(data.tobytes()).hexdigest() == before
 
 
+@pytest.mark.fault(10)
 def test_row10_duplicate_entries_are_added_up_first():
     matrix = sp.csr_matrix((np.array([1.5, 1.5]), [0, 0], [0, 2]), shape=(1, 1))
     assert inspect(ad.AnnData(matrix)).kind == "counts"
 
 
+@pytest.mark.fault(11)
 def test_row11_stored_zeros_are_zeros():
     matrix = sp.csr_matrix((np.array([0.0, 2.0]), [0, 1], [0, 2]), shape=(1, 2))
     found = inspect(ad.AnnData(matrix))
     assert found.n_nonzero == 1 and found.n_empty_genes == 1
 
 
+@pytest.mark.fault(7)
 def test_row7_large_values():
     with pytest.warns(BioformersWarning, match=r"up to 1.678e\+07.*float32") as caught:
         require_counts(changed(2.0**24 + 1))
     assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
 
 
+@pytest.mark.fault(14, 16)
 @pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
 @pytest.mark.parametrize("kind", ["h5ad", "zarr", "memory"])
 def test_row14_row16_stored(tmp_path, kind):
@@ -205,6 +216,7 @@ def test_row14_row16_stored(tmp_path, kind):
     assert found.n_nonzero == inspect(changed(3.0)).n_nonzero and found.kind == "counts"
 
 
+@pytest.mark.fault(15)
 def test_row15_backed_view(tmp_path):
     make().write_h5ad(tmp_path / "x.h5ad")
     assert_refused(ad.read_h5ad(tmp_path / "x.h5ad", backed="r")[:3], r"\.to_memory\(\)")
@@ -216,6 +228,7 @@ def renamed(names) -> ad.AnnData:
     return adata
 
 
+@pytest.mark.fault(18)
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 @pytest.mark.parametrize("check", [require_counts, require_valid])
 def test_row18_duplicate_genes(check):
@@ -226,6 +239,7 @@ def test_row18_duplicate_genes(check):
     )
 
 
+@pytest.mark.fault(19)
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 def test_row19_duplicate_cells():
     adata = make()
@@ -233,6 +247,7 @@ def test_row19_duplicate_cells():
     assert require_counts(adata).n_duplicate_obs == 29
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("adata", "match"),
     [
@@ -245,10 +260,12 @@ def test_row23_nothing_there(adata, match):
     assert_refused(adata, match, check=require_valid)
 
 
+@pytest.mark.fault(24)
 def test_row24_one_cell():
     assert require_counts(ad.AnnData(np.array([[1.0, 2]]))).n_obs == 1
 
 
+@pytest.mark.fault(22)
 def test_row22_all_zero_genes():
     adata = make()
     adata.X = sp.csr_matrix(adata.X.toarray() * np.array([1, 0, 1, 0, 1, 1, 1, 1]))
@@ -262,24 +279,29 @@ def test_row22_all_zero_genes():
         require_counts(adata, modelled=np.arange(8) > 3)
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("name", [np.nan, None, ""])
 def test_row30_unnamed_genes(name):
     assert_refused(renamed([*"abcdefg", name]), "1 genes have no name", check=require_valid)
 
 
+@pytest.mark.fault(30)
 def test_row30_the_fly_gene_nan_has_a_name():
     assert require_valid(renamed(["nan", "CG1234", *"abcdef"])).n_unnamed_vars == 0
     assert_refused(renamed(["nan", *"abcdefg"]), "1 genes have no name", check=require_valid)
 
 
+@pytest.mark.fault(31)
 def test_row31_missing_layer():
     assert_refused(make(), r"Did not find adata.layers\['counts'\]", layer="counts", error=MissingKeyError)
 
 
+@pytest.mark.fault(44)
 def test_row44_no_x():
     assert_refused(ad.AnnData(shape=(3, 2)), "adata.X is None", check=require_valid)
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize(
     ("obs_names", "var_names", "transposed"),
     [
@@ -303,6 +325,7 @@ def test_row45_transposed(obs_names, var_names, transposed):
             require_counts(adata)
 
 
+@pytest.mark.fault(46)
 @pytest.mark.parametrize("wrong", [pd.DataFrame(np.ones((2, 2))), np.ones((2, 2)), None])
 def test_row46_not_anndata(wrong):
     assert_refused(wrong, "Expected an AnnData, found", check=require_valid)

@@ -18,6 +18,7 @@ def make(**columns) -> ad.AnnData:
     return ad.AnnData(np.ones((n, 1)), obs=pd.DataFrame(columns, index=[f"c{i}" for i in range(n)]))
 
 
+@pytest.mark.fault(35, 53)
 @pytest.mark.parametrize(
     ("values", "categories", "codes"),
     [
@@ -41,17 +42,20 @@ def test_register_and_transfer(values, categories, codes):
     assert found.tolist() == codes and found.dtype == np.int32
 
 
+@pytest.mark.fault(35)
 def test_row35_the_input_keeps_its_unused_categories():
     adata = make(x=pd.Categorical(["b", "b"], ["a", "b"]))
     ObsField.register(adata, "x")
     assert list(adata.obs["x"].cat.categories) == ["a", "b"]
 
 
+@pytest.mark.fault(31)
 def test_row31_missing_column_lists_what_is_there():
     with pytest.raises(MissingKeyError, match=r"Did not find adata.obs\['batch'\].*Available: \['donor', 'x'\]"):
         ObsField.register(make(donor=["a"], x=["b"]), "batch")
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
 def test_row32_missing_values(missing):
     adata = make(x=np.array(["a", missing, "b", missing], dtype=object))
@@ -63,11 +67,13 @@ def test_row32_missing_values(missing):
         field.transfer(adata)
 
 
+@pytest.mark.fault(32)
 def test_row32_nothing_but_missing_values():
     with pytest.raises(DataError, match="no value in any cell"):
         ObsField.register(make(x=np.array([None, None], dtype=object)), "x", allow_missing=True)
 
 
+@pytest.mark.fault(33)
 def test_row33_unseen_category():
     field = ObsField.register(make(x=["a", "b"]), "x")
     query = make(x=["b", "c", "d", "c"])
@@ -78,18 +84,21 @@ def test_row33_unseen_category():
     assert field.transfer(query, allow_missing=True).tolist() == [1, -1, -1, -1]
 
 
+@pytest.mark.fault(33)
 def test_row33_long_lists_are_cut():
     field = ObsField("x", tuple(f"c{i}" for i in range(500)))
     with pytest.raises(DataError, match="and 480 more"):
         field.transfer(make(x=["new"]))
 
 
+@pytest.mark.fault(34)
 def test_row34_absent_at_query():
     field = ObsField.register(make(batch=["a"]), "batch")
     with pytest.raises(MissingKeyError, match=r"obs\['batch'\]. The model was trained with this column.*\['other'\]"):
         field.transfer(make(other=["a"]))
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("values", [[10, 9, 9], [10.0, 9.0, 9.0], np.array([10, 9, 9], np.float32)])
 def test_row36_numeric_column(values):
     with pytest.warns(BioformersWarning, match=r"obs\['x'\] is numeric: each of its 2 values") as caught:

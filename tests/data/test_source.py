@@ -1,6 +1,7 @@
 """BlockSource blocks against a slow dense implementation, over every way of holding a matrix."""
 
 import hashlib
+import logging
 import warnings
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def assert_blocks(source: AnnDataSource, dense: np.ndarray, features: np.ndarray
     assert row == len(dense)
 
 
+@pytest.mark.fault(5, 6, 8, 9, 10, 11, 12, 13)
 @pytest.mark.parametrize("chunk_size", [1, 7, 100])
 @pytest.mark.parametrize("features", [None, np.array([5, -1, 0, 9])], ids=["all", "subset"])
 @pytest.mark.parametrize("make", [pytest.param(f, id=name) for name, f in FORMATS.items()])
@@ -115,11 +117,13 @@ def test_formats_equal_the_slow_reader_and_leave_the_input_alone(make, features,
     assert fingerprint(adata.X) == before
 
 
+@pytest.mark.fault(6)
 def test_bool_sums_in_full():
     dense = make_counts() > 0
     assert_blocks(AnnDataSource(ad.AnnData(sp.csr_matrix(dense))), dense.astype(int), None, 4)  # row 6
 
 
+@pytest.mark.fault(10, 13)
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize(
     "make",
@@ -136,12 +140,14 @@ def test_formats_that_anndata_may_convert(make, monkeypatch):
     assert_blocks(AnnDataSource(adata), dense, None, 5)
 
 
+@pytest.mark.fault(6, 10)
 def test_bool_duplicates_add_up():
     matrix = sp.csr_matrix((np.ones(2, bool), [0, 0], [0, 2]), shape=(1, 1))
     block = AnnDataSource(ad.AnnData(matrix)).read(0, 1)
     assert block.counts[0, 0] == 2 and block.depth[0] == 2
 
 
+@pytest.mark.fault(17)
 def test_row17_view_without_warning():
     dense = make_counts()
     adata = ad.AnnData(sp.csr_matrix(dense.astype(np.float32)))
@@ -179,6 +185,7 @@ def write(path: Path, matrix: object, kind: str) -> ad.AnnData:
     return ad.AnnData(X, layers={"counts": layer})
 
 
+@pytest.mark.fault(14, 16, "memory-backed-zarr")
 @pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
 @pytest.mark.parametrize("layer", [None, "counts"])
 @pytest.mark.parametrize(
@@ -207,11 +214,23 @@ def test_stored_equals_memory_and_is_not_written(tmp_path, kind, make, layer):
     assert [hashlib.sha256(p.read_bytes()).hexdigest() for p in files] == before
 
 
+@pytest.mark.fault(8, 14)
+@pytest.mark.parametrize(("name", "said"), [("csr", "results stay in memory"), ("row8_csc", "read into memory once")])
+def test_reading_from_disk_is_logged(tmp_path, caplog, name, said):
+    adata = write(tmp_path, FORMATS[name](make_counts()), "backed")
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        AnnDataSource(adata)
+    (record,) = caplog.records
+    assert said in record.getMessage()
+
+
+@pytest.mark.fault(15)
 def test_row15_backed_view(tmp_path):
     with pytest.raises(DataError, match=r"\.to_memory\(\)"):
         AnnDataSource(write(tmp_path, FORMATS["csr"](make_counts()), "backed")[:5])
 
 
+@pytest.mark.fault(31, 44, 46)
 @pytest.mark.parametrize(
     ("adata", "layer", "error", "match"),
     [
@@ -237,6 +256,7 @@ def test_unreadable(adata, layer, error, match):
         AnnDataSource(adata, layer=layer)
 
 
+@pytest.mark.fault(44)
 def test_row44_raw_is_never_used():
     adata = ad.AnnData(np.ones((2, 2)))
     adata.raw = adata
@@ -342,6 +362,7 @@ def test_taken_rows_are_a_source_of_their_own(tmp_path, kind, rows):
     assert_blocks(source, dense, features, 5)  # it can still be read
 
 
+@pytest.mark.fault(7, 20)
 def test_row20_depth_is_exact_for_large_counts():
     dense = np.array([[2.0**24, 1, 1, 0], [0, 0, 0, 0]], np.float32)
     assert AnnDataSource(ad.AnnData(dense)).read(0, 2).depth.tolist() == [2.0**24 + 2, 0.0]
@@ -365,6 +386,7 @@ def slow_statistics(dense: np.ndarray, features: np.ndarray) -> dict[str, object
     }
 
 
+@pytest.mark.fault(20, 21)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("chunk_size", [3, 1000])
 def test_scan_equals_the_slow_statistics(masked, chunk_size):
@@ -382,6 +404,7 @@ def test_scan_of_nothing():
     assert (found.n_cells, found.n_empty, found.mean_depth, found.max_normalized) == (4, 4, 0.0, 0.0)
 
 
+@pytest.mark.fault("fuzzing")
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     dtype=st.sampled_from([bool, np.int8, np.uint8, np.int32, np.uint16, np.int64, np.float32, np.float64]),

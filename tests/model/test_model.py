@@ -127,6 +127,7 @@ def test_unknown_use(model, simulated):
 # genes
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("use", USES)
 def test_permuted_genes_give_the_same_bits(model, simulated, use):
     expected = embed(model, simulated, use)
@@ -186,6 +187,7 @@ def test_extra_genes_count_for_the_depth_alone(model, simulated):
 # the token budget
 
 
+@pytest.mark.fault(40)
 def test_above_max_tokens_the_highest_counts_are_read(model, simulated):
     """Attention must not see what is over the budget: moving a count between two dropped features changes nothing."""
     whole = with_config(model, bag=False)
@@ -207,6 +209,7 @@ def test_above_max_tokens_the_highest_counts_are_read(model, simulated):
     assert (difference > 100 * CLOSE).all()
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("tokens", ["expressed", "all"])
 def test_max_tokens_is_independent_of_chunks(model, simulated, monkeypatch, tokens):
     few = with_config(model, max_tokens=4, tokens=tokens)

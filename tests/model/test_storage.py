@@ -64,6 +64,7 @@ def test_the_manifest_is_written_last(ensemble, tmp_path, monkeypatch):
 # damage
 
 
+@pytest.mark.fault("truncation")
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("keep", [0, 4, "half", "all but one"])
 def test_truncated_file(directory, name, keep):
@@ -74,6 +75,7 @@ def test_truncated_file(directory, name, keep):
         bf.BioFormer.load(directory)
 
 
+@pytest.mark.fault("truncation")
 @pytest.mark.parametrize("keep", [0, 4, 32, 40, "half", "all but one"])
 def test_truncated_bytes(ensemble, keep):
     data = ensemble.to_bytes()
@@ -82,6 +84,7 @@ def test_truncated_bytes(ensemble, keep):
         bf.BioFormer.from_bytes(data[:keep])
 
 
+@pytest.mark.fault("byte-flip")
 @pytest.mark.parametrize("name", FILES[:3])
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.7, 1.0])
 def test_flipped_byte(directory, name, where):
@@ -93,6 +96,7 @@ def test_flipped_byte(directory, name, where):
         bf.BioFormer.load(directory)
 
 
+@pytest.mark.fault("byte-flip")
 @pytest.mark.parametrize("bit", [1, 128])
 def test_every_byte_of_the_manifest_counts(directory, bit):
     path = directory / "manifest.json"
@@ -103,6 +107,7 @@ def test_every_byte_of_the_manifest_counts(directory, bit):
             bf.BioFormer.load(directory)
 
 
+@pytest.mark.fault("byte-flip")
 @pytest.mark.parametrize("where", [0.0, 0.001, 0.01, 0.5, 1.0])
 def test_flipped_byte_in_bytes(ensemble, where):
     data = bytearray(ensemble.to_bytes())
@@ -178,6 +183,7 @@ def test_saved_directory_has_ordinary_permissions(ensemble, tmp_path):
     assert saved.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
+@pytest.mark.fault("disk-full")
 @pytest.mark.parametrize("former", [False, True])
 @pytest.mark.parametrize("failing", FILES)
 def test_full_disk(ensemble, tmp_path, monkeypatch, former, failing):
@@ -251,6 +257,7 @@ for step in range(1, 100):
 """
 
 
+@pytest.mark.fault("kill-9")
 def test_killed_while_saving(ensemble, tmp_path):
     former, new = ensemble.save(tmp_path / "former"), other(ensemble).save(tmp_path / "new")
     command = [sys.executable, "-c", KILLED, str(former), str(new), str(tmp_path / "place" / "saved")]

@@ -62,6 +62,7 @@ def pickles(tmp_path):
     return contents, mark
 
 
+@pytest.mark.fault("pickle")
 @pytest.mark.parametrize("kind", ["torch", "pickle"])
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
 def test_pickle_in_a_directory_is_refused(directory, pickles, kind, name):
@@ -74,6 +75,7 @@ def test_pickle_in_a_directory_is_refused(directory, pickles, kind, name):
     assert not mark.exists()
 
 
+@pytest.mark.fault("pickle")
 @pytest.mark.parametrize("kind", ["torch", "pickle"])
 @pytest.mark.parametrize("sign", [bytes, signed])
 def test_pickle_as_bytes_is_refused(pickles, kind, sign):
@@ -83,6 +85,7 @@ def test_pickle_as_bytes_is_refused(pickles, kind, sign):
     assert not mark.exists()
 
 
+@pytest.mark.fault("pickle")
 def test_pickle_as_a_path_is_refused(pickles, tmp_path):
     _, mark = pickles
     for name in ("evil.pt", "evil.ckpt", "model.safetensors"):
@@ -93,6 +96,7 @@ def test_pickle_as_a_path_is_refused(pickles, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.fault("header")
 @pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63, 2**64 - 1])
 def test_absurd_header_length(ensemble, directory, length):
     body = ensemble.to_bytes()[32:]
@@ -125,6 +129,7 @@ def test_bytes_of_another_program_are_refused():
         bf.BioFormer.from_bytes(foreign)
 
 
+@pytest.mark.fault(52)
 def test_path_traversal(directory, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("mine")
@@ -138,6 +143,7 @@ def test_path_traversal(directory, tmp_path):
     assert secret.read_text() == "mine"
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("name", FILES)
 def test_symlinked_file(directory, tmp_path, name):
     (directory / name).rename(tmp_path / "elsewhere")
@@ -146,6 +152,7 @@ def test_symlinked_file(directory, tmp_path, name):
         bf.BioFormer.load(directory)
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("schema", [0, 1, 99, "2", None])
 @pytest.mark.parametrize("where", ["manifest.json", "config.json"])
 def test_other_schema_names_both(directory, where, schema):
@@ -158,6 +165,7 @@ def test_other_schema_names_both(directory, where, schema):
         bf.BioFormer.load(directory)
 
 
+@pytest.mark.fault(51)
 def test_other_schema_in_bytes(ensemble, monkeypatch):
     monkeypatch.setattr(_storage, "SCHEMA", 7)
     data = ensemble.to_bytes()
@@ -234,6 +242,7 @@ def absurd_loads(ensemble, tmp_path_factory):
     return {name: result for name, *result in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.fault("header")
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_configuration(absurd_loads, name):
     error, seconds, megabytes = absurd_loads[name]

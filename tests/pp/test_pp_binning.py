@@ -86,6 +86,7 @@ CONTAINERS = [
 ]
 
 
+@pytest.mark.fault(5, 6, 8, 9, 13)
 @pytest.mark.parametrize(("build", "container"), CONTAINERS)
 def test_all_formats_give_the_same_bins_in_the_same_format(counts, build, container):
     adata = ad.AnnData(build(counts))
@@ -107,6 +108,7 @@ def test_all_formats_give_the_same_bins_in_the_same_format(counts, build, contai
     assert np.array_equal(dense(adata.X), dense(before))
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("build", [sp.csr_matrix, sp.csc_matrix, np.array], ids=["CSR", "CSC", "dense"])
 def test_backed_file_is_not_changed(counts, build, tmp_path):
     path = tmp_path / "cells.h5ad"
@@ -125,6 +127,7 @@ def test_backed_file_is_not_changed(counts, build, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.fault(17)
 def test_views_are_copied_without_a_warning_and_their_parent_is_not_changed(counts):
     parent = ad.AnnData(sp.csr_matrix(counts))
     view = parent[10:30, ::-1]
@@ -211,6 +214,7 @@ def test_segment_bins_of_log_data_and_of_counts_are_equal(counts):
     assert np.array_equal(dense(adata.layers["bin_segment"]), dense(adata.layers["from_counts"]))
 
 
+@pytest.mark.fault(4)
 def test_value_bins_of_log_data_raise_an_error_that_names_the_layer_with_counts(counts):
     scaled = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4
     adata = ad.AnnData(np.log1p(scaled), layers={"counts": counts.copy()})
@@ -222,6 +226,7 @@ def test_value_bins_of_log_data_raise_an_error_that_names_the_layer_with_counts(
     assert np.array_equal(adata.layers["bin_value"], slow_value_layer(counts))
 
 
+@pytest.mark.fault(1)
 def test_value_bins_of_negative_values_raise_an_error(counts):
     with pytest.raises(DataError, match="negative values"):
         bin_value(ad.AnnData(counts - 1))
@@ -237,6 +242,7 @@ def test_estimated_counts_are_accepted_on_request(counts):
     assert np.array_equal(adata.layers["bin_value"], slow_value_layer(estimated))
 
 
+@pytest.mark.fault(2, 31)
 @pytest.mark.parametrize("verb", [bin_value, bin_segment])
 def test_nan_and_a_missing_layer_raise_an_error(verb, counts):
     broken = counts.copy()
@@ -258,6 +264,7 @@ def test_all_zero_data_raises_an_error():
         bin_value(adata)
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize(
     ("verb", "arguments"),
     [
@@ -283,6 +290,7 @@ def test_copies_do_not_change_the_input(counts):
     assert not adata.uns
 
 
+@pytest.mark.fault(47)
 def test_overwriting_is_logged(counts, caplog):
     adata = ad.AnnData(counts.copy())
     bin_value(adata)

@@ -70,6 +70,7 @@ def round_trip(adata: ad.AnnData, path, kind: str) -> ad.AnnData:
     return ad.read_zarr(path / "x.zarr")
 
 
+@pytest.mark.fault(53)
 @given(st.text())
 def test_escape_is_reversible_and_safe(name):
     key = escape(name)
@@ -93,6 +94,7 @@ def test_plain_names_stay_readable(name):
     assert escape(name) == name
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3"])
 def test_row53_names_round_trip(tmp_path, kind):
     adata = small()
@@ -112,6 +114,7 @@ def test_row53_names_round_trip(tmp_path, kind):
     assert list(frame.columns) == ["a/b", "__c"]  # the input was not renamed
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3"])
 def test_row53_bulk_labels_round_trip(tmp_path, kind):
     adata = sc.datasets.pbmc68k_reduced()
@@ -199,6 +202,7 @@ SETTERS = [
 ]
 
 
+@pytest.mark.fault(47)
 @pytest.mark.parametrize(("setter", "slot", "value"), SETTERS)
 def test_row47_overwriting_is_logged(setter, slot, value, caplog):
     adata = small()
@@ -210,6 +214,7 @@ def test_row47_overwriting_is_logged(setter, slot, value, caplog):
     assert "x" in getattr(adata, slot)
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize(("setter", "slot", "value"), SETTERS)
 def test_row17_views_become_actual_without_warning(setter, slot, value):
     parent = ad.AnnData(np.arange(20.0).reshape(5, 4))
@@ -231,6 +236,7 @@ def test_target():
     assert target(view, copy=False) is view and not view.is_view
 
 
+@pytest.mark.fault(14, 15)
 def test_row14_row15_backed(tmp_path):
     small().write_h5ad(tmp_path / "x.h5ad")
     before = (tmp_path / "x.h5ad").read_bytes()

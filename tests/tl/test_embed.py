@@ -68,6 +68,7 @@ def test_copy(fitted, expected):
     assert np.array_equal(copied.obsm["X_bioformer"], expected)
 
 
+@pytest.mark.fault(47)
 def test_overwriting_is_logged(fitted, caplog):
     bf.tl.embed(fitted)
     with caplog.at_level(logging.INFO, logger="scbioformers"):
@@ -125,6 +126,7 @@ def test_wrong_models(simulated, fitted, tmp_path):
     assert "X_bioformer" not in fitted.obsm
 
 
+@pytest.mark.fault(46)
 def test_not_an_anndata(model):
     with pytest.raises(DataError, match="Expected an AnnData"):
         bf.tl.embed(np.ones((3, 40)), model=model)
@@ -133,6 +135,7 @@ def test_not_an_anndata(model):
 # accepted data
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("n_empty", [1, 60])
 def test_empty_cells_are_finite_and_flagged(fitted, expected, n_empty):
     x = fitted.X.toarray()
@@ -151,6 +154,7 @@ def test_empty_cells_are_finite_and_flagged(fitted, expected, n_empty):
     np.testing.assert_allclose(values[others], expected[others], rtol=0, atol=1e-5)
 
 
+@pytest.mark.fault(21)
 def test_cell_without_a_modelled_count_is_empty(simulated, tiny_config):
     x = simulated.X.toarray()
     x[7, :30] = 0
@@ -167,6 +171,7 @@ def test_flag_of_an_earlier_call_is_replaced(fitted):
     assert not fitted.obs["bioformer_empty"].any()
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("tokens", ["expressed", "all"])
 def test_cells_over_max_tokens_are_reported(simulated, model, tokens):
     expressed = np.asarray((simulated.X > 0).sum(axis=1)).ravel()
@@ -181,6 +186,7 @@ def test_cells_over_max_tokens_are_reported(simulated, model, tokens):
     bf.tl.embed(simulated, model=replace(few, config=replace(few.config, max_tokens=longest)))
 
 
+@pytest.mark.fault(1, 2, 3, 4)
 def test_other_scales_raise_an_error(model, simulated):
     logged = log1p(simulated.copy())
     with pytest.raises(DataError, match=r"log scale.*expected raw counts"):
@@ -223,6 +229,7 @@ def test_layer_of_the_fit_is_the_default(simulated, tiny_config):
         bf.tl.embed(simulated, layer="raw")
 
 
+@pytest.mark.fault(24)
 def test_few_cells_without_a_warning(fitted, expected):
     """Genes without a count are not a problem if nothing is fitted."""
     few = fitted[[3, 8]].copy()
@@ -230,6 +237,7 @@ def test_few_cells_without_a_warning(fitted, expected):
     np.testing.assert_allclose(few.obsm["X_bioformer"], expected[[3, 8]], rtol=0, atol=1e-5)
 
 
+@pytest.mark.fault(17)
 def test_view(fitted, expected):
     view = fitted[5:]
     with warnings.catch_warnings():
@@ -239,6 +247,7 @@ def test_view(fitted, expected):
     np.testing.assert_allclose(view.obsm["X_bioformer"], expected[5:], rtol=0, atol=1e-5)
 
 
+@pytest.mark.fault(14, 15, 16, "memory-backed-zarr")
 @pytest.mark.parametrize("kind", ["backed", "zarr"])
 def test_on_disk(simulated, model, expected, tmp_path, kind):
     if kind == "backed":
@@ -257,6 +266,7 @@ def test_on_disk(simulated, model, expected, tmp_path, kind):
         assert (tmp_path / "x.h5ad").read_bytes() == before
 
 
+@pytest.mark.fault(27)
 def test_missing_genes_are_reported_once(fitted, model):
     partial = fitted[:, :37].copy()
     with pytest.warns(BioformersWarning, match=r"37 of the model's 40 genes") as caught:
@@ -274,6 +284,7 @@ def test_embedding_of_an_ensemble(simulated, tiny_config):
 # parameters
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu"])
 def test_missing_device(fitted, name):
     if torch.cuda.is_available():

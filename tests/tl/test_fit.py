@@ -152,6 +152,7 @@ def test_rng_none_draws_a_new_seed_that_is_stored(simulated, fit):
 # the same data in other formats
 
 
+@pytest.mark.fault(5, 6, 8)
 def test_dtype_and_format_do_not_matter(simulated, fit):
     expected = fit(simulated, copy=True)
     for x in (simulated.X.toarray().astype(np.int64), sp.csc_matrix(simulated.X, dtype=np.float64)):
@@ -160,6 +161,7 @@ def test_dtype_and_format_do_not_matter(simulated, fit):
         assert_same_fit(fit(other, copy=True), expected)
 
 
+@pytest.mark.fault(17)
 def test_view(simulated, fit):
     expected = fit(simulated[3:].copy(), copy=True)
     view = simulated[3:]
@@ -184,6 +186,7 @@ def on_disk(simulated, tmp_path):
     return openers, tmp_path / "x.h5ad"
 
 
+@pytest.mark.fault(14, 16, "memory-backed-zarr")
 @pytest.mark.parametrize("kind", ["backed", "zarr"])
 def test_on_disk_equals_in_memory(simulated, fit, on_disk, kind):
     openers, path = on_disk
@@ -201,6 +204,7 @@ def test_on_disk_equals_in_memory(simulated, fit, on_disk, kind):
     assert path.read_bytes() == before
 
 
+@pytest.mark.fault(14)
 def test_copy_of_backed_data_is_in_memory(simulated, fit, on_disk):
     backed = on_disk[0]["backed"]()
     copied = fit(backed, copy=True)
@@ -376,6 +380,7 @@ def test_a_column_has_one_role(simulated, fit, names):
         fit(simulated, batch_key="batch", phenotype_keys=names)
 
 
+@pytest.mark.fault(36)
 def test_numeric_batch_is_reported(simulated, fit):
     simulated.obs["lane"] = np.arange(60) % 3
     with pytest.warns(BioformersWarning, match="numeric: each of its 3 values"):
@@ -427,6 +432,7 @@ def test_segment_bins_of_counts_use_the_objective_of_counts(simulated, fit):
     assert "train_profile_counts" in bf.get.history(simulated)
 
 
+@pytest.mark.fault(3)
 def test_values_that_are_not_integers_need_allow_non_integer(simulated, fit):
     simulated.X = simulated.X * 0.75
     with pytest.raises(DataError, match=r"not integers.*allow_non_integer=True"):

@@ -49,6 +49,7 @@ def expressed(adata):
 # few cells
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("n_cells", [1, 2, 3])
 def test_few_cells(simulated, fit, n_cells):
     few = expressed(simulated[:n_cells])
@@ -58,12 +59,14 @@ def test_few_cells(simulated, fit, n_cells):
     assert np.isfinite(values).all()
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("batch_size", [1, 16, 59, 10_000])
 def test_batch_sizes(simulated, fit, batch_size):
     fit(simulated, train={"batch_size": batch_size})
     assert np.isfinite(embedded(simulated)).all()
 
 
+@pytest.mark.fault(24)
 def test_last_batch_of_one(simulated, fit):
     train = {"batch_size": 16, "max_steps": None, "max_epochs": 1, "validation_fraction": 0.0}
     few = expressed(simulated[:17])
@@ -86,6 +89,7 @@ def test_one_gene(simulated, fit):
     assert np.isfinite(embedded(one)).all()
 
 
+@pytest.mark.fault(20)
 def test_empty_cells_are_skipped_and_reported(simulated, fit, caplog):
     x = simulated.X.toarray()
     x[[4, 40]] = 0
@@ -110,6 +114,7 @@ def test_no_modelled_gene_is_expressed(simulated, fit):
         fit(simulated, mask_var=np.arange(40) < 3)
 
 
+@pytest.mark.fault(22)
 def test_zero_genes_that_are_not_modelled_raise_no_warning(simulated, fit):
     x = simulated.X.toarray()
     x[:, 3] = 0
@@ -194,6 +199,7 @@ def test_early_stopping(simulated, fit, spy_on):
     assert_weights(simulated, spy.weights[1])
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_loss_keeps_the_best_weights(simulated, fit, spy_on, caplog, bad):
     spy = spy_on([2.0, 1.0, 3.0, 4.0, 5.0, 6.0], {8: lambda loss: loss * bad})
@@ -203,6 +209,7 @@ def test_nan_loss_keeps_the_best_weights(simulated, fit, spy_on, caplog, bad):
     assert_weights(simulated, spy.weights[1])
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("train", [{}, {"validation_fraction": 0.0}])
 def test_nan_loss_before_any_validation(simulated, fit, spy_on, train):
     spy_on([1.0], {2: lambda loss: loss * np.nan})
@@ -227,6 +234,7 @@ def interrupt(loss):
     return loss
 
 
+@pytest.mark.fault("sigint")
 @pytest.mark.parametrize(("step", "best"), [(8, 1), (10, 1), (1, 0)])
 def test_interrupt_keeps_the_best_weights(simulated, fit, spy_on, handler, caplog, step, best):
     spy = spy_on([2.0, 1.0, 3.0, 4.0, 5.0, 6.0], {step: interrupt})
@@ -237,6 +245,7 @@ def test_interrupt_keeps_the_best_weights(simulated, fit, spy_on, handler, caplo
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.fault("sigint")
 def test_interrupt_from_outside(simulated, fit, handler, monkeypatch):
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     objective = OBJECTIVES["masked_bins"]
@@ -258,6 +267,7 @@ def test_interrupt_from_outside(simulated, fit, handler, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.fault("sigint")
 def test_second_interrupt_aborts(simulated, fit, spy_on, handler):
     spy_on([1.0] * 6, {4: lambda loss: interrupt(interrupt(loss))})
     with pytest.raises((KeyboardInterrupt, SystemExit)):  # Lightning turns the first into the second
@@ -269,6 +279,7 @@ def test_second_interrupt_aborts(simulated, fit, spy_on, handler):
 # hardware
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:x", "gpu", "mps"])
 def test_missing_device(simulated, fit, name):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
@@ -278,6 +289,7 @@ def test_missing_device(simulated, fit, name):
     assert "bioformer" not in simulated.uns
 
 
+@pytest.mark.fault(50)
 def test_missing_device_raises_an_error_before_any_work(simulated, fit, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the device is available")
@@ -324,6 +336,7 @@ def global_state() -> dict:
     }
 
 
+@pytest.mark.fault("random-state")
 def test_global_state_and_input_are_not_changed(simulated, fit, tmp_path, monkeypatch, tiny_config):
     monkeypatch.chdir(tmp_path)
     simulated.X = sp.csr_matrix(simulated.X)
@@ -337,6 +350,7 @@ def test_global_state_and_input_are_not_changed(simulated, fit, tmp_path, monkey
     assert global_state() == state
 
 
+@pytest.mark.fault("random-state")
 def test_global_random_states_do_not_change_the_result(simulated, fit, tiny_config):
     found = []
     with torch.random.fork_rng():
@@ -374,6 +388,7 @@ def fits(fit, adata, config, *, parallel: bool) -> dict[int, bytes]:
     return results
 
 
+@pytest.mark.fault("two-fits")
 def test_parallel_fits_give_the_same_results(simulated, fit, tiny_config):
     with warnings.catch_warnings():  # warning filters are global, so two threads may change them
         expected = fits(fit, simulated, tiny_config, parallel=False)

@@ -156,6 +156,7 @@ def test_earlier_networks_of_the_same_key_are_removed(fitted):
     assert not bf.get.grn(found).empty
 
 
+@pytest.mark.fault(43)
 def test_genes_that_are_never_expressed_together_have_no_weight(fitted):
     found = grn(fitted, method="attention", n_cells=None)
     a, b = fitted.var_names.get_indexer(["G1", "G2"])
@@ -211,6 +212,7 @@ def test_the_order_of_conditions_cells_genes_and_regulators(fitted):
         np.testing.assert_allclose(one.loc[two.index, two.columns], two, atol=1e-6)
 
 
+@pytest.mark.fault(53)
 def test_names_of_conditions_survive_files(fitted, tmp_path):
     found = grn(fitted, groupby="condition", reference=SPECIAL, regulators=["TF1"])
     for format in ("h5ad", "zarr"):
@@ -225,6 +227,7 @@ def test_names_of_conditions_survive_files(fitted, tmp_path):
         bf.get.grn_matrix(read, condition="count", difference=True)
 
 
+@pytest.mark.fault(14)
 def test_backed(fitted, tmp_path):
     fitted.write_h5ad(tmp_path / "x.h5ad")
     before = (tmp_path / "x.h5ad").read_bytes()
@@ -235,6 +238,7 @@ def test_backed(fitted, tmp_path):
     assert (tmp_path / "x.h5ad").read_bytes() == before
 
 
+@pytest.mark.fault(17)
 def test_a_view_is_copied_without_a_warning(fitted):
     view = fitted[:50]
     with warnings.catch_warnings():

@@ -69,6 +69,7 @@ def test_copy(fitted, mask):
         assert (fitted.X != before.X).nnz == 0
 
 
+@pytest.mark.fault(47)
 def test_overwriting_is_logged(fitted, caplog):
     bf.tl.impute(fitted)
     with caplog.at_level(logging.INFO, logger="scbioformers"):

@@ -122,12 +122,14 @@ def test_fewer_cells_than_ranks_give_every_rank_the_same_number_of_batches():
 # --- small data ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(24)
 def test_one_cell():
     sampler = Sampler(np.array([False, True, False]), batch_size=64, seed=0)
     assert batches(sampler) == [[1]]
     assert sampler.n_batches() == 1
 
 
+@pytest.mark.fault(25)
 def test_fewer_cells_than_the_batch_make_one_batch():
     (batch,) = batches(Sampler(np.ones(10, bool), batch_size=64, seed=0))
     assert sorted(batch) == list(range(10))

@@ -119,6 +119,7 @@ def test_a_head_of_another_version(cells):
         PerturbationHead.from_head(head.genes, replace(stored, arrays=arrays))
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
@@ -132,6 +133,7 @@ def test_what_cannot_be_perturbed(cells, asked, error, message):
         bf.tl.perturb(cells, asked)
 
 
+@pytest.mark.fault(42)
 @pytest.mark.filterwarnings("ignore:All-zero genes")
 def test_no_controls(cells):
     some = cells[cells.obs["perturbation"] != "control"].copy()
