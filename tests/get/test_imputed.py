@@ -99,9 +99,9 @@ def test_layer(query, model):
 def test_errors(simulated, query, fitted, model):
     with pytest.raises(DataError, match=r"All genes of the model are measured.*`genes=`.*bf\.tl\.impute"):
         bf.get.imputed(fitted)
-    with pytest.raises(DataError, match=r"does not know \['G300'\].*Similar names: \['G30'"):
+    with pytest.raises(DataError, match=r"0 of 1 name can be used. 1 absent from the data: 'G300' \(near 'G300': G30"):
         bf.get.imputed(fitted, genes=["G300"])
-    with pytest.raises(DataError, match="`genes` is empty"):
+    with pytest.raises(ConfigError, match="`genes` is empty"):
         bf.get.imputed(fitted, genes=[])
     with pytest.raises(ConfigError, match="`output` is one of"):
         bf.get.imputed(fitted, output="tpm")

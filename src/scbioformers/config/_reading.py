@@ -23,6 +23,9 @@ class Reading:
     allow_non_integer: bool = False
     """Whether values that are not integers are accepted as counts."""
 
+    gene_symbols: str | None = None
+    """Column of ``var`` with the names of the genes, ``None`` for ``var_names``. It is the default of every query."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

@@ -24,7 +24,7 @@ from scbioformers.core._errors import (
 )
 from scbioformers.core._leiden import leiden
 from scbioformers.core._masking import choose_masked, mask_sizes
-from scbioformers.core._names import describe_unknown, near_names
+from scbioformers.core._names import GeneIndex, as_names, describe_unknown, near_names, plain_ensembl
 from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
@@ -41,6 +41,7 @@ __all__ = [
     "ConfigError",
     "Consensus",
     "DataError",
+    "GeneIndex",
     "Match",
     "MissingDependencyError",
     "MissingKeyError",
@@ -48,6 +49,7 @@ __all__ = [
     "Scale",
     "Vocabulary",
     "as_float",
+    "as_names",
     "average_product_correction",
     "bin_normalized",
     "bin_segment_dense",
@@ -70,6 +72,7 @@ __all__ = [
     "match",
     "near_names",
     "out_strength",
+    "plain_ensembl",
     "posterior_mean",
     "quantile",
     "rank_pairs",

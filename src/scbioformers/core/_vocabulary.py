@@ -1,6 +1,5 @@
 """Names of features, their ids, and matching with the names of other data."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.core._errors import DataError, ModelFormatError
+from scbioformers.core._names import plain_ensembl
 
 #: Reserved ids: padding. The feature at position i of a vocabulary has the id ``i + len(SPECIALS)``. ``<cls>`` and the
 #: mask are parameters of the network, not rows of the table of embeddings.
 SPECIALS: Final = ("<pad>",)
 
-_ENSEMBL = re.compile(r"(ENS[A-Z]*\d{11})(\.\d+)?")
 # below this share of matched names a hint is given
 _POOR_SHARE = 0.5
 
@@ -117,12 +116,12 @@ class Match:
     """Advice for the user if few names matched, else empty."""
     stripped: bool = False
     """Whether names were matched without the version suffix of their Ensembl ids."""
+    names: tuple[str, ...] = ()
+    """(n_vocabulary,), name of each feature in the spelling of the other data.
 
-
-def _plain_ensembl(name: str) -> str | None:
-    """Ensembl id without its version, or `None` if the name is not an Ensembl id."""
-    parts = _ENSEMBL.fullmatch(name)
-    return parts.group(1) if parts else None
+    A missing feature keeps its name in the vocabulary. Only if the Ensembl ids of the other data have no versions, its
+    version is left out.
+    """
 
 
 def _match_stripped(vocabulary: Sequence[str], query: Sequence[str], columns: NDArray[np.int64]) -> bool:
@@ -130,24 +129,39 @@ def _match_stripped(vocabulary: Sequence[str], query: Sequence[str], columns: ND
     taken = set(columns.tolist())
     candidates: dict[str, list[int]] = {}
     for column, name in enumerate(query):
-        plain = _plain_ensembl(name)
+        plain = plain_ensembl(name)
         if plain is not None and column not in taken:
             candidates.setdefault(plain, []).append(column)
     filled = False
     for position in np.flatnonzero(columns < 0).tolist():
-        plain = _plain_ensembl(vocabulary[position])
+        plain = plain_ensembl(vocabulary[position])
         hits = candidates.get(plain, []) if plain is not None else []
         if len(hits) > 1:
             versions = [query[column] for column in hits]
             raise DataError(f"Several genes of the data are versions of {plain}: {versions}. Keep one of them.")
         if hits:
-            columns[position] = hits[0]
+            columns[position] = hits.pop()  # a second version of the id in the vocabulary is missing
             filled = True
     return filled
 
 
+def _spelled(vocabulary: Sequence[str], query: Sequence[str], columns: NDArray[np.int64], stripped: bool) -> list[str]:
+    """Names of the features in the spelling of the other data."""
+    names = [query[column] if column >= 0 else name for name, column in zip(vocabulary, columns, strict=True)]
+    ids = [name for name in query if plain_ensembl(name) is not None]
+    if not stripped or any(plain_ensembl(name) != name for name in ids):
+        return names
+    taken = {*query, *names}
+    for position in np.flatnonzero(columns < 0).tolist():
+        plain = plain_ensembl(names[position])
+        if plain is not None and plain not in taken:
+            names[position] = plain
+            taken.add(plain)
+    return names
+
+
 def _share_ensembl(names: Sequence[str]) -> float:
-    return sum(_plain_ensembl(name) is not None for name in names) / max(len(names), 1)
+    return sum(plain_ensembl(name) is not None for name in names) / max(len(names), 1)
 
 
 def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
@@ -207,4 +221,5 @@ def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
     n_found = int((columns >= 0).sum())
     share = n_found / len(vocabulary) if vocabulary else 0.0
     hint = _hint(vocabulary, query, n_found) if share < _POOR_SHARE else ""
-    return Match(columns=columns, share=share, hint=hint, stripped=stripped)
+    names = tuple(_spelled(vocabulary, query, columns, stripped))
+    return Match(columns=columns, share=share, hint=hint, stripped=stripped, names=names)

@@ -1,6 +1,6 @@
 """Reading of AnnData in blocks of rows: sources, inspection, checks, gene alignment, and obs fields."""
 
-from scbioformers.data._align import DEFAULT_MASK, gene_mask, match_features
+from scbioformers.data._align import DEFAULT_MASK, choose_gene_symbols, gene_mask, match_features, match_genes
 from scbioformers.data._block import Block, concatenate
 from scbioformers.data._check import (
     COUNTS_FROM_RAW,
@@ -11,6 +11,7 @@ from scbioformers.data._check import (
     require_valid,
 )
 from scbioformers.data._fields import ObsField, field_codes
+from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._matrix import get_matrix
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
@@ -22,19 +23,24 @@ __all__ = [
     "AnnDataSource",
     "Block",
     "BlockSource",
+    "GeneNames",
     "Inspection",
     "MemorySource",
     "ObsField",
     "Statistics",
+    "best_measured",
+    "choose_gene_symbols",
     "concatenate",
     "field_codes",
     "find_cautions",
     "find_count_problems",
     "find_problems",
     "gene_mask",
+    "gene_names",
     "get_matrix",
     "inspect",
     "match_features",
+    "match_genes",
     "require_counts",
     "require_valid",
     "scan",

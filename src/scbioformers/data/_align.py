@@ -5,19 +5,84 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, DataError, Match, MissingKeyError, match
+from scbioformers.core import BioformersWarning, DataError, GeneIndex, Match, MissingKeyError, match
+from scbioformers.data._gene_names import best_measured, gene_names, text_columns
 
 MIN_SHARE = 0.5  # below this share, most features of the model would not be measured
 DEFAULT_MASK = "highly_variable"
 
 
-def match_features(features: Sequence[str], var_names: Iterable[Any], *, min_share: float = MIN_SHARE) -> Match:
+def match_genes(
+    features: Sequence[str],
+    adata: Any,
+    gene_symbols: str | None = None,
+    n_cells: Sequence[int] | NDArray[np.int64] | None = None,
+) -> Match:
+    """Find the features of a model among the genes of ``adata``, by ``var_names`` or by a column of ``var``.
+
+    Parameters
+    ----------
+    features
+        Names of the features of the model, in their order.
+    adata
+        The data.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. None uses ``adata.var_names``.
+    n_cells
+        (n_vars,), number of cells that express each gene. Of genes with the same name in the column, the one that most
+        cells express is matched. Only required with ``gene_symbols``.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such column.
+    DataError, BioformersWarning
+        As in :func:`match_features`. The error names a column of ``adata.var`` that has the names of the model.
+    """
+    names = gene_names(adata, gene_symbols)
+    kept = np.arange(len(names))
+    if gene_symbols is not None:
+        kept = np.flatnonzero(
+            best_measured(names, np.zeros(len(names), np.int64) if n_cells is None else n_cells, gene_symbols)
+        )
+    found = match_features(features, names[kept], var=adata.var)
+    return replace(found, columns=np.where(found.columns >= 0, kept[found.columns], -1))
+
+
+def choose_gene_symbols(features: Sequence[str], adata: Any, given: str | None, fitted: str | None) -> str | None:
+    """The column of ``adata.var`` to match genes by: the given one, else that of the fit if it has more of the names.
+
+    Parameters
+    ----------
+    features
+        Names of the features of the model.
+    adata
+        The data.
+    given
+        The argument ``gene_symbols`` of the call.
+    fitted
+        The argument ``gene_symbols`` of the fit.
+    """
+    if given is not None or fitted is None or fitted not in adata.var:
+        return given
+    by_column, by_name = (_n_found(features, gene_names(adata, column)) for column in (fitted, None))
+    return fitted if by_column >= by_name else None
+
+
+def match_features(
+    features: Sequence[str],
+    var_names: Iterable[Any],
+    *,
+    min_share: float = MIN_SHARE,
+    var: pd.DataFrame | None = None,
+) -> Match:
     """Find the features of a model among the genes of other data by name. The order of the genes does not matter.
 
     Parameters
@@ -28,6 +93,8 @@ def match_features(features: Sequence[str], var_names: Iterable[Any], *, min_sha
         Gene names of the data, ``adata.var_names``.
     min_share
         Minimum share of the features that must be found.
+    var
+        Table in which the error looks for a column with the names of the features, ``adata.var``.
 
     Returns
     -------
@@ -49,13 +116,14 @@ def match_features(features: Sequence[str], var_names: Iterable[Any], *, min_sha
     >>> match_features(["CD4", "CD8A"], ["CD8A", "MS4A1", "CD4"]).columns
     array([2, 0])
     """
-    names = list(var_names)
+    names = [str(name) for name in var_names]
     found = match(features, names)
     n_found = int((found.columns >= 0).sum())
     counted = f"{n_found} of the model's {len(features)} genes ({_percent(n_found, len(features))})"
     if n_found == 0 or found.share < min_share:
+        hint = found.hint if var is None else _column_hint(features, var) or found.hint
         raise DataError(
-            f"Found {counted} among the {len(names)} genes of the data, expected at least {min_share:.0%}. {found.hint}"
+            f"Found {counted} among the {len(names)} genes of the data, expected at least {min_share:.0%}. {hint}"
         )
     if n_found < len(features):
         absent = [features[i] for i in np.flatnonzero(found.columns < 0)[:3]]
@@ -112,6 +180,23 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
     if adata.n_vars and not mask.any():
         raise DataError(f"{name} selects no gene. Run `sc.pp.highly_variable_genes` again, or pass `mask_var=None`.")
     return mask
+
+
+def _n_found(features: Sequence[str], names: Iterable[Any]) -> int:
+    index = GeneIndex([str(name) for name in names])
+    return int((index.positions(features) >= 0).sum())
+
+
+def _column_hint(features: Sequence[str], var: pd.DataFrame) -> str:
+    """Advice to match by the column of ``var`` with the most names of the features, empty if none has half of them."""
+    n_found = {key: _n_found(features, values) for key, values in text_columns(var).items()}
+    best = max(n_found, key=lambda key: n_found[key], default=None)
+    if best is None or n_found[best] < MIN_SHARE * len(features):
+        return ""
+    return (
+        f"adata.var[{best!r}] has {n_found[best]} of them ({_percent(n_found[best], len(features))}): pass "
+        f"`gene_symbols={best!r}`."
+    )
 
 
 def _percent(part: int, whole: int) -> str:

@@ -22,6 +22,7 @@ def imputed(
     output: Scale = "counts",
     model: ModelLike | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -46,6 +47,9 @@ def imputed(
         By default, the model in ``adata.uns[key]``.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
+        ``adata.var_names``.
     batch_size
         Maximum number of cells in a batch.
     device
@@ -82,14 +86,14 @@ def imputed(
     (60, 2)
     """
     check_request(output, (), batch_size)
-    query = open_query(adata, model, layer=layer, key=key, device=device)
+    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
     if not requested.size:
         raise DataError(
             "All genes of the model are measured in the data. Pass the genes to predict as `genes=`, or run "
             "`bf.tl.impute(adata)` to denoise all genes."
         )
-    names = np.array(query.model.vocabulary.feature_names())[requested]
+    names = np.array(query.names)[requested]
     x = np.empty((adata.n_obs, requested.size), np.float32)
     blocks = impute_blocks(
         query.model,

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, near_names
+from scbioformers.core import DataError, GeneIndex, as_names, describe_unknown
 from scbioformers.data import (
     AnnDataSource,
     BlockSource,
+    GeneNames,
+    choose_gene_symbols,
     field_codes,
     inspect,
-    match_features,
+    match_genes,
     require_counts,
     require_valid,
 )
 from scbioformers.model import BioFormer, on_device
 from scbioformers.nn import choose_device
 from scbioformers.results._model import ModelLike, find_model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,46 +43,100 @@ class Query:
     columns: NDArray[np.int64]
     """(M,) column of each feature in the data, -1 if it is not measured."""
 
+    names: tuple[str, ...]
+    """(M,) name of each feature in the spelling of the data. A feature that is not measured has that of the model."""
+    genes: GeneNames
+    """Names of all genes of the data."""
+    model_given: bool = False
+    """Whether the model was passed as an argument."""
+
     @property
     def measured(self) -> NDArray[np.bool_]:
         """(M,) whether each feature is measured in the data."""
         return self.columns >= 0
 
-    def positions(self, genes: str | Sequence[str], *, measured: bool = True) -> NDArray[np.int64]:
-        """Positions of genes among the features of the model.
+    @property
+    def stored_names(self) -> list[str]:
+        """(M,) names by which results are stored: ``var_names`` of measured features, else :attr:`names`."""
+        return np.where(self.measured, self.genes.var_names[self.columns], np.array(self.names, object)).tolist()
+
+    @cached_property
+    def index(self) -> GeneIndex:
+        """Positions of the features by their names in the data, by ``var_names`` and by their names in the model."""
+        return GeneIndex(self.names, self.stored_names, self.model.vocabulary.feature_names())
+
+    def positions(self, genes: Any, *, argument: str = "genes", measured: bool = True) -> NDArray[np.int64]:
+        """Positions of genes among the features of the model, each once, in the order of their first occurrence.
+
+        Genes that cannot be used are left out. A log message has their number, and the call that models them.
 
         Parameters
         ----------
         genes
-            Names, or one name.
+            Names, or one name, in the spelling of the data or of the model.
+        argument
+            Name of the argument, for messages.
         measured
-            Whether to raise an error for genes that are not measured in the data.
+            Whether genes that are not measured in the data are left out.
 
         Raises
         ------
+        ConfigError
+            If ``genes`` is not a name or a list of names.
         DataError
-            If there is no gene, or a gene is unknown to the model (similar names are suggested) or not measured.
+            If none of the genes can be used (similar names are suggested).
         """
-        names = self.model.vocabulary.feature_names()
-        at = {name: i for i, name in enumerate(names)}
-        genes = [genes] if isinstance(genes, str) else list(genes)
-        if not genes:
-            raise DataError("`genes` is empty. Pass at least one gene, or None.")
-        if unknown := [gene for gene in genes if gene not in at]:
-            near = near_names(unknown[0], names)
-            hint = f" Similar names: {near}." if near else ""
-            raise DataError(f"The model does not know {unknown[:5]}; it models {len(names)} genes.{hint}")
-        found = np.array([at[gene] for gene in genes], dtype=np.int64)
-        if measured and not self.measured[found].all():
-            absent = [gene for gene, present in zip(genes, self.measured[found], strict=True) if not present]
-            raise DataError(
-                f"{absent[:5]} are not among the genes of the data; `bf.get.imputed(adata, genes=…)` predicts them."
+        names = list(dict.fromkeys(as_names(genes, argument)))
+        at = self.index.positions(names)
+        usable = (at >= 0) & (self.measured[at] | (not measured))
+        if not usable.all():
+            message = self._left_out(names, at, usable, argument)
+            if not usable.any():
+                raise DataError(message)
+            logger.warning("%s", message)
+        return np.array(list(dict.fromkeys(at[usable].tolist())), dtype=np.int64)
+
+    def _left_out(self, names: list[str], at: NDArray[np.int64], usable: NDArray[np.bool_], argument: str) -> str:
+        """How many genes are used, not modelled, not measured and unknown, and the call that models more of them."""
+        in_data = self.genes.index.positions(names)
+        unmodelled = [self.genes.shown[i] for i in in_data[(at < 0) & (in_data >= 0)]]
+        unmeasured = [name for name, left_out in zip(names, (at >= 0) & ~usable, strict=True) if left_out]
+        unknown = [name for name, i, j in zip(names, at, in_data, strict=True) if max(i, j) < 0]
+        parts = [f"`{argument}`: {usable.sum():,} of {len(names):,} name{'s' * (len(names) > 1)} can be used."]
+        if unmodelled:
+            parts.append(
+                f"{len(unmodelled):,} measured but not modelled, such as {unmodelled[:3]}: "
+                f"`{self._fit_call(unmodelled, argument)}` fits a model that has them too."
             )
-        return found
+        if unmeasured:
+            parts.append(
+                f"{len(unmeasured):,} modelled but not measured, such as {unmeasured[:3]}: "
+                f"`bf.get.imputed(adata, genes={unmeasured[:3]})` predicts such genes."
+            )
+        if unknown:
+            parts.append(f"{len(unknown):,} absent from the data: {describe_unknown(unknown, self.names)}.")
+        return " ".join(parts)
+
+    def _fit_call(self, unmodelled: list[str], argument: str) -> str:
+        """The call that fits a model of the same genes and of those in ``argument``."""
+        column = self.genes.gene_symbols
+        names = "adata.var_names.astype(str)" if column is None else f"adata.var[{column!r}]"
+        added = str(unmodelled)[1:-1] if len(unmodelled) <= 3 else f"*{argument}"
+        model = "adata, model=model" if self.model_given else "adata"
+        wanted = f"[*bf.get.gene_embeddings({model}).index, {added}]"
+        given = {"layer": self.layer, "gene_symbols": column}
+        others = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+        return f"bf.tl.fit(adata, mask_var=np.asarray({names}.isin({wanted})){others})"
 
 
 def open_query(
-    adata: AnnData, model: ModelLike | None, *, layer: str | None = None, key: str = "bioformer", device: str = "cpu"
+    adata: AnnData,
+    model: ModelLike | None,
+    *,
+    layer: str | None = None,
+    gene_symbols: str | None = None,
+    key: str = "bioformer",
+    device: str = "cpu",
 ) -> Query:
     """Find the model, and the layer, genes and obs fields that it needs in ``adata``.
 
@@ -88,6 +148,9 @@ def open_query(
         A model, its directory, or the AnnData that it was fitted on. None uses the model in ``adata.uns[key]``.
     layer
         Layer to read. None uses the layer that the model was fitted on if it exists, else ``X``.
+    gene_symbols
+        Column of ``adata.var`` by which the genes are matched. None uses the column of the fit if it has more of the
+        model's names than ``var_names``, else ``var_names``.
     key
         Key of the model in ``uns``.
     device
@@ -114,6 +177,9 @@ def open_query(
         require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=inspection)
     else:
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
-    columns = match_features(found.vocabulary.feature_names(), adata.var_names).columns
-    source = AnnDataSource(adata, layer=layer, columns=columns, fields=field_codes(found.fields, adata))
-    return Query(found, source, layer, columns)
+    features = found.vocabulary.feature_names()
+    gene_symbols = choose_gene_symbols(features, adata, gene_symbols, reading.gene_symbols)
+    matched = match_genes(features, adata, gene_symbols, inspection.gene_nnz)
+    source = AnnDataSource(adata, layer=layer, columns=matched.columns, fields=field_codes(found.fields, adata))
+    genes = GeneNames.of(adata, gene_symbols)
+    return Query(found, source, layer, matched.columns, matched.names, genes, model_given=model is not None)

@@ -20,6 +20,7 @@ def embed(
     *,
     model: ModelLike | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     use: Use = "profile",
     batch_size: int = 128,
     device: str = "auto",
@@ -43,6 +44,9 @@ def embed(
         By default, the model in ``adata.uns[key]``.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
+        ``adata.var_names``.
     use
         Embedding to compute. ``"profile"``: principal components of the expression profile that the model predicts from
         ``<cls>`` (n_obs, n_components). ``"cls"``: the ``<cls>`` vector of the paper (n_obs, width). ``"latent"``: the
@@ -93,7 +97,7 @@ def embed(
     --------
     See :func:`scbioformers.tl.fit`.
     """
-    query = open_query(adata, model, layer=layer, key=key, device=device)
+    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     adata = target(adata, copy)
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
     embedding = embed_cells(query.model, query.source, use=use, **options)

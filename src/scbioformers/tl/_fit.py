@@ -20,8 +20,10 @@ from scbioformers.data import (
     AnnDataSource,
     MemorySource,
     ObsField,
+    best_measured,
     field_codes,
     gene_mask,
+    gene_names,
     inspect,
     require_counts,
     require_valid,
@@ -41,6 +43,7 @@ def fit(
     *,
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
+    gene_symbols: str | None = None,
     batch_key: str | None = None,
     phenotype_keys: Sequence[str] = (),
     binning: str | Binning = "value",
@@ -72,6 +75,10 @@ def fit(
         Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
         The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. The depth of a cell is
         always the sum over all genes.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. The model knows its
+        genes by these names. Of several genes with the same name, the one that most cells express is modelled, which is
+        logged. A gene without a value in the column keeps its ``var_names``. None uses ``adata.var_names``.
     batch_key
         Column of ``adata.obs`` with the batch. The predicted profile is conditioned on the batch, so the embedding does
         not have to contain it.
@@ -152,7 +159,7 @@ def fit(
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
     device, shown = choose_device(device), shows_progress(progress_bar)
-    adata, cells = _read(adata, layer, mask_var, kind, batch_key, phenotype_keys, allow_non_integer, copy)
+    adata, cells = _read(adata, layer, mask_var, gene_symbols, kind, batch_key, phenotype_keys, allow_non_integer, copy)
     source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)
     check_size(n_models * _n_bytes(model_config, cells), save_dir)
@@ -178,6 +185,7 @@ def fit(
     params = {
         "layer": layer,
         "mask_var": mask_var if isinstance(mask_var, str) else None,
+        "gene_symbols": gene_symbols,
         "batch_key": batch_key,
         "phenotype_keys": [phenotype.name for phenotype in cells.phenotypes],
         "binning": kind.to_dict(),
@@ -206,6 +214,7 @@ def _read(
     adata: AnnData,
     layer: str | None,
     mask_var: str | NDArray[np.bool_] | None,
+    gene_symbols: str | None,
     binning: Binning,
     batch_key: str | None,
     phenotype_keys: Sequence[str],
@@ -214,24 +223,28 @@ def _read(
 ) -> tuple[AnnData, _Cells]:
     """Check the data, and read the cells of the object that the model will be written to."""
     inspection = inspect(adata, layer)
+    names = gene_names(adata, gene_symbols)
     genes = gene_mask(adata, mask_var)
+    if gene_symbols is not None:
+        # in a query the best measured gene is read, also if the mask has another one of the same name
+        genes = np.isin(names, names[genes]) & best_measured(names, inspection.gene_nnz, gene_symbols)
     if binning.kind == "value":
         require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
     else:
         require_valid(adata, layer, modelled=genes, inspection=inspection)
-    names = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
-    if batch_key in names or len(set(names)) < len(names):
+    keys = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
+    if batch_key in keys or len(set(keys)) < len(keys):
         raise ConfigError(
-            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {names}. Pass each column "
+            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {keys}. Pass each column "
             "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
         )
     adata = target(adata, copy)
     batch = None if batch_key is None else ObsField.register(adata, batch_key)
-    phenotypes = tuple(ObsField.register(adata, name) for name in names)
+    phenotypes = tuple(ObsField.register(adata, name) for name in keys)
     fields = (*(() if batch is None else (batch,)), *phenotypes)
     source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
-    vocabulary = Vocabulary.from_names([str(name) for name in adata.var_names[genes]])
-    reading = Reading(layer, inspection.kind == "counts" or allow_non_integer, allow_non_integer)
+    vocabulary = Vocabulary.from_names(names[genes])
+    reading = Reading(layer, inspection.kind == "counts" or allow_non_integer, allow_non_integer, gene_symbols)
     return adata, _Cells(source, vocabulary, batch, phenotypes, reading)
 
 

@@ -29,6 +29,7 @@ def gene_programs(
     n_cells: int | None = 1000,
     model: ModelLike | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     key: str = "bioformer",
     key_added: str = "gene_program",
     rng: int | np.random.Generator = 0,
@@ -70,6 +71,9 @@ def gene_programs(
         By default, the model in ``adata.uns[key]``.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
+        ``adata.var_names``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -124,7 +128,7 @@ def gene_programs(
     >>> adata.obsm["gene_program_scores"].shape[1] == adata.var["gene_program"].nunique()
     True
     """
-    query = open_query(adata, model, layer=layer, key=key, device=device)
+    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     fitted = query.model
     check_use(fitted, use)
     _check_sizes(resolution, min_genes, n_neighbors, n_cells)
@@ -154,10 +158,10 @@ def gene_programs(
     label_of_var = np.full(adata.n_vars, -1)
     label_of_var[query.columns[measured]] = programs.label
     mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
-    names = np.array(fitted.vocabulary.feature_names(), dtype=object)[measured]
+    names = np.array(query.stored_names, dtype=object)[measured]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "n_cells": len(rows), "n_members": len(fitted.members)}
-    params |= {"model_hash": fitted.hash, "layer": query.layer}
+    params |= {"model_hash": fitted.hash, "layer": query.layer, "gene_symbols": query.genes.gene_symbols}
     write_gene_programs(
         adata,
         key_added,

@@ -39,6 +39,7 @@ def grn(
     contextual: bool = True,
     model: ModelLike | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     key: str = "bioformer",
     key_added: str = "grn",
     rng: int | np.random.Generator = 0,
@@ -100,6 +101,9 @@ def grn(
         By default, the model in ``adata.uns[key]``.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
+        ``adata.var_names``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -163,14 +167,18 @@ def grn(
     >>> sorted(set(bf.get.grn(adata)["source"]))
     ['TF1', 'TF2']
     """
-    query = open_query(adata, model, layer=layer, key=key, device=device)
+    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
         raise ConfigError(
             f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}, found {top_k} and {n_cells}."
         )
     measured = query.measured
     # unique, because duplicate entries of a sparse matrix are added up
-    chosen = np.flatnonzero(measured) if regulators is None else np.unique(query.positions(regulators))
+    chosen = (
+        np.flatnonzero(measured)
+        if regulators is None
+        else np.unique(query.positions(regulators, argument="regulators"))
+    )
     names, codes = _conditions(adata, groupby, reference)
     scorer = EdgeScorer(query.model, method, chosen, _as_tuple(layers), _as_tuple(heads), contextual)
     seed = seed_from(rng)
@@ -181,12 +189,14 @@ def grn(
         shown = name if shows_progress(progress_bar) else None
         inferred = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
         networks[name] = _to_var_order(inferred, query, chosen, adata.n_vars)
-        table = edge_table(inferred, query.model.vocabulary.feature_names(), chosen, top_k)
+        table = edge_table(inferred, query.stored_names, chosen, top_k)
         tables.append(table.assign(condition=name))
     params = {"method": method, "groupby": groupby, "reference": reference, "conditions": names, "top_k": top_k}
     params |= {"n_cells": len(drawn[0]), "n_members": len(query.model.members), "model_hash": query.model.hash}
     edges = pd.concat(tables, ignore_index=True)
-    write_grn(adata, key_added, networks, edges, params | {"layer": query.layer})
+    write_grn(
+        adata, key_added, networks, edges, params | {"layer": query.layer, "gene_symbols": query.genes.gene_symbols}
+    )
     return adata if copy else None
 
 

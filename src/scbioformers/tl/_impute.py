@@ -42,6 +42,7 @@ def impute(
     out: str | Path | None = None,
     model: ModelLike | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -94,6 +95,9 @@ def impute(
         By default, the model in ``adata.uns[key]``.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
+        ``adata.var_names``.
     batch_size
         Maximum number of cells in a batch.
     device
@@ -149,7 +153,7 @@ def impute(
     (60, 40)
     """
     check_request(output, quantiles, batch_size)
-    query = open_query(adata, model, layer=layer, key=key, device=device)
+    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     _check_output(query.model, output, posterior and (mask is not None or std or bool(quantiles)), posterior)
     wanted = None if genes is None else query.positions(genes)
     chosen = _modelled_mask(mask, adata, query.columns, wanted)

@@ -34,6 +34,7 @@ def perturb(
     model: ModelLike | None = None,
     groupby: str | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     key: str = "bioformer",
     key_added: str = "perturbed",
     device: str = "auto",
@@ -63,6 +64,9 @@ def perturb(
         categories because a gene cannot decrease by more than its mean expression.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
+        ``adata.var_names``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -113,7 +117,7 @@ def perturb(
     >>> adata.varm["perturb_effect"].shape
     (40, 2)
     """
-    query = open_query(adata, model, layer=layer, key=key, device=device)
+    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     head = require_head(query.model)
     requested = requested_targets(head, perturbations)
     controls = _controls(adata, head.task)

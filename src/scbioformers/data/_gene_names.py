@@ -1,0 +1,143 @@
+"""Names of the genes of an AnnData: ``var_names``, or a column of ``var``."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scbioformers.core import GeneIndex, MissingKeyError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneNames:
+    """Names of all genes of an AnnData. Results are stored by ``var_names`` and shown by the names that the user chose.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, anndata as ad
+    >>> var = pd.DataFrame({"symbol": ["CD4", "MS4A1"]}, index=["ENSG00000010610", "ENSG00000156738"])
+    >>> genes = GeneNames.of(ad.AnnData(np.ones((1, 2)), var=var), "symbol")
+    >>> genes.show(["ENSG00000156738"]), genes.index.positions(["MS4A1"]).tolist()
+    (['MS4A1'], [1])
+    """
+
+    var_names: NDArray[np.object_]
+    """(n_vars,) ``adata.var_names`` as text."""
+    shown: NDArray[np.object_]
+    """(n_vars,) values of the column, or ``var_names``."""
+    gene_symbols: str | None
+    """Column of ``adata.var`` with the shown names, None for ``var_names``."""
+
+    @classmethod
+    def of(cls, adata: Any, gene_symbols: str | None) -> GeneNames:
+        """Names of the genes of ``adata``, see :func:`gene_names`."""
+        return cls(gene_names(adata), gene_names(adata, gene_symbols), gene_symbols)
+
+    @cached_property
+    def index(self) -> GeneIndex:
+        """Positions of genes by either name."""
+        return GeneIndex(self.shown.tolist(), self.var_names.tolist())
+
+    def show(self, stored: Iterable[str]) -> list[str]:
+        """Shown name of each gene of a result. Different genes with the same shown name keep their stored name."""
+        stored = list(stored)
+        if self.gene_symbols is None:
+            return stored
+        shown_of = dict(zip(self.var_names, self.shown, strict=True))
+        names = {name: str(shown_of.get(name, name)) for name in dict.fromkeys(stored)}
+        n_genes = Counter(names.values())
+        return [names[name] if n_genes[names[name]] == 1 else name for name in stored]
+
+
+def gene_names(adata: Any, gene_symbols: str | None = None) -> NDArray[np.object_]:
+    """Name of each gene as text, object (n_vars,).
+
+    Parameters
+    ----------
+    adata
+        The data. Its ``var_names`` may be text, integers or categorical.
+    gene_symbols
+        Column of ``adata.var`` with the names. A gene without a value in it keeps its ``var_names``. None returns
+        ``var_names``.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such column. The message lists the columns of text.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, anndata as ad
+    >>> var = pd.DataFrame({"symbol": ["CD4", None]}, index=["ENSG00000010610", "ENSG00000290825"])
+    >>> gene_names(ad.AnnData(np.ones((1, 2)), var=var), "symbol").tolist()
+    ['CD4', 'ENSG00000290825']
+    """
+    names = np.array([str(name) for name in adata.var_names], dtype=object)
+    if gene_symbols is None:
+        return names
+    if gene_symbols not in adata.var:
+        raise MissingKeyError(
+            f"adata.var has no column {gene_symbols!r}. Pass one of these columns as `gene_symbols=`: "
+            f"{list(text_columns(adata.var))}. By default, genes are named by `adata.var_names`."
+        )
+    symbols = _texts(adata.var[gene_symbols])
+    return np.where(pd.isna(symbols) | (symbols == ""), names, symbols)
+
+
+def best_measured(
+    names: NDArray[np.object_], n_cells: Sequence[int] | NDArray[np.int64], gene_symbols: str | None
+) -> NDArray[np.bool_]:
+    """Which genes keep their name, bool (n_vars,): of genes with the same name, the one that most cells express.
+
+    Parameters
+    ----------
+    names
+        (n_vars,), see :func:`gene_names`.
+    n_cells
+        (n_vars,), number of cells that express each gene.
+    gene_symbols
+        Column of the names, for the log message.
+
+    Examples
+    --------
+    >>> best_measured(np.array(["A", "B", "A"], dtype=object), [3, 1, 5], "symbol").tolist()
+    [False, True, True]
+    """
+    table = pd.DataFrame({"name": names, "n": n_cells}).sort_values("n", ascending=False, kind="stable")
+    kept = np.zeros(len(names), dtype=bool)
+    kept[table.index[~table["name"].duplicated()]] = True
+    if not kept.all():
+        repeated = pd.unique(names[~kept])
+        logger.info(
+            "%d names in adata.var[%r] belong to several genes, such as %s. Of these genes, the one that most cells "
+            "express is used.",
+            len(repeated),
+            gene_symbols,
+            list(repeated[:3]),
+        )
+    return kept
+
+
+def text_columns(var: pd.DataFrame) -> dict[str, NDArray[np.object_]]:
+    """Columns of ``adata.var`` with text, by name."""
+    found = {}
+    for key in var:
+        values = var[key].cat.categories if isinstance(var[key].dtype, pd.CategoricalDtype) else var[key]
+        if pd.api.types.infer_dtype(values, skipna=True) == "string":
+            found[str(key)] = _texts(var[key])
+    return found
+
+
+def _texts(column: pd.Series[Any]) -> NDArray[np.object_]:
+    values = column.astype(object).to_numpy()
+    return np.array([None if pd.isna(value) else str(value) for value in values], dtype=object)

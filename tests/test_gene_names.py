@@ -1,0 +1,135 @@
+"""Gene names in every verb: the user's spelling, a column of ``var``, names that are no text, unknown names."""
+
+import logging
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scbioformers as bf
+from scbioformers.core import BioformersWarning, DataError, MissingKeyError
+
+TRAIN = bf.TrainConfig(max_steps=3, batch_size=16)
+ID = "ENSG{:011d}".format
+N = 40
+
+
+def quiet(function, *args, **kwargs):
+    """Call a function without its warning that versions of Ensembl ids are ignored."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Ensembl ids of the data and the model", BioformersWarning)
+        return function(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def versioned_once(_simulated_once, tiny_config) -> ad.AnnData:
+    """Cells whose genes have Ensembl ids with versions, symbols in ``var["symbol"]``, and a fitted model."""
+    adata = _simulated_once.copy()
+    adata.var["symbol"] = pd.Categorical(adata.var_names)
+    adata.var_names = [f"{ID(i)}.{i % 3 + 1}" for i in range(N)]
+    bf.tl.fit(adata, config=tiny_config, train=TRAIN)
+    return adata
+
+
+@pytest.fixture
+def versioned(versioned_once) -> ad.AnnData:
+    return versioned_once.copy()
+
+
+@pytest.fixture
+def plain(versioned_once) -> ad.AnnData:
+    """The same cells and model, with ids without versions, and the genes in another order."""
+    adata = versioned_once.copy()
+    adata.var_names = [ID(i) for i in range(N)]
+    return adata[:, ::-1].copy()
+
+
+def test_fit_reads_names_from_a_column(versioned, tiny_config):
+    by_name = versioned.copy()
+    by_name.var_names = by_name.var["symbol"].astype(str)
+    for adata, kwargs in ((versioned, {"gene_symbols": "symbol"}), (by_name, {})):
+        bf.tl.fit(adata, config=tiny_config, train=TRAIN, **kwargs)
+        bf.tl.embed(adata)
+    assert bf.get.model(versioned).vocabulary == bf.get.model(by_name).vocabulary
+    np.testing.assert_array_equal(versioned.obsm["X_bioformer"], by_name.obsm["X_bioformer"])
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("column", ["symbol", "values"])
+def test_genes_are_matched_by_a_column(versioned, plain, column):
+    other = versioned[:, ::-1].copy()
+    bf.tl.embed(versioned)
+    other.var["values"] = [f"{ID(i)}.9" for i in range(N)][::-1]
+    other.var_names = [f"g{i}" for i in range(N)]
+    del other.var["symbol"]
+    if column == "symbol":
+        with pytest.raises(DataError, match=r"adata\.var\['values'\] has 40 of them.*pass `gene_symbols='values'`"):
+            bf.tl.embed(other)
+        with pytest.raises(MissingKeyError, match=r"no column 'symbol'.*\['values'\]"):
+            bf.tl.embed(other, gene_symbols="symbol")
+    else:
+        quiet(bf.tl.embed, other, gene_symbols="values")
+        np.testing.assert_array_equal(other.obsm["X_bioformer"], versioned.obsm["X_bioformer"])
+
+
+@pytest.mark.fault(55)
+def test_of_repeated_symbols_the_best_measured_is_read(versioned, caplog):
+    worse = versioned[:, 5].copy()
+    worse.X = worse.X.toarray() * (np.arange(60) % 2)[:, None]  # half of its cells
+    worse.var_names = ["worse"]
+    twice = ad.concat([worse, versioned], axis=1, merge="first", uns_merge="first")
+    twice.var["names"] = [versioned.var_names[5], *versioned.var_names]
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.grn(twice, gene_symbols="names", regulators=[versioned.var_names[5]])
+    assert "1 names in adata.var['names'] belong to several genes" in caplog.text
+    assert twice.varp["grn"][:, 0].nnz == 0
+    assert twice.varp["grn"][:, 6].nnz == N - 1
+
+
+@pytest.mark.fault(55)
+def test_networks_are_stored_by_the_names_of_the_data(versioned, plain):
+    quiet(bf.tl.grn, plain, regulators=[ID(0), f"{ID(1)}.2", f"{ID(2)}.7"])
+    bf.tl.grn(versioned, regulators=[f"{ID(i)}.{i % 3 + 1}" for i in range(3)])
+    expected, found = bf.get.grn(versioned), bf.get.grn(plain)
+    assert len(found) == 3 * (N - 1)
+    for end in ("source", "target"):
+        assert found[end].tolist() == [name.split(".")[0] for name in expected[end]]
+    np.testing.assert_allclose(found["weight"], expected["weight"], atol=1e-6)
+
+
+@pytest.mark.fault(68)
+def test_regulators_that_are_not_modelled_are_counted(versioned, caplog):
+    extra = ad.AnnData(np.ones((60, 5), np.float32), obs=versioned.obs[[]], var=pd.DataFrame(index=[*"ABCDE"]))
+    wide = ad.concat([versioned, extra], axis=1, merge="first", uns_merge="first")
+    known = wide.var_names[:3].tolist()
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.grn(wide, regulators=[*known, *"ABCDE", *[f"absent{i}" for i in range(7)]])
+    assert sorted(set(wide.uns["grn"]["edges"]["source"])) == sorted(known)
+    (message,) = [record.getMessage() for record in caplog.records if "`regulators`" in record.getMessage()]
+    assert "3 of 15 names can be used" in message
+    assert "5 measured but not modelled" in message
+    assert "7 absent from the data" in message
+    with pytest.raises(DataError, match=r"0 of 1 name can be used. 1 measured but not modelled, such as \['A'\]"):
+        bf.tl.grn(wide, regulators="A")
+
+
+@pytest.mark.fault(68)
+@pytest.mark.parametrize("regulators", [[f"G{i}" for i in range(20, 25)], "G22"], ids=["list", "string"])
+@pytest.mark.parametrize("column", [None, "symbol"])
+def test_the_suggested_fit_models_the_regulators_too(simulated, tiny_config, column, regulators):
+    names = list(simulated.var_names)
+    if column is not None:
+        simulated.var[column] = names
+        simulated.var_names = [ID(i) for i in range(N)]
+    options = {"config": tiny_config, "train": bf.TrainConfig(max_steps=1)}
+    bf.tl.fit(simulated, mask_var=np.arange(N) < 20, gene_symbols=column, **options)
+    with pytest.raises(DataError, match="measured but not modelled") as raised:
+        bf.tl.grn(simulated, regulators=regulators)
+    call = str(raised.value).split("`")[3]
+    assert call.startswith("bf.tl.fit(adata, ")
+    given = {"bf": bf, "np": np, "adata": simulated, "regulators": regulators, "options": options}
+    eval(call.replace("bf.tl.fit(adata, ", "bf.tl.fit(adata, **options, "), given)
+    added = {regulators} if isinstance(regulators, str) else {*regulators}
+    assert bf.get.model(simulated).vocabulary.feature_names() == [n for n in names if n in {*names[:20], *added}]
