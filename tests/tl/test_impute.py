@@ -206,7 +206,7 @@ def test_posterior_equals_a_loop_over_cells(ensemble, output):
 
 def test_posterior_stores_no_evidence(simulated, model):
     result = bf.tl.impute(simulated, model=model, posterior=True, copy=True)
-    assert set(result.uns["imputed"]) == {"params"}
+    assert set(result.uns["imputed"]) == {"params", "slots"}
     assert params_from_json(result.uns["imputed"]["params"])["posterior"]
 
 

@@ -36,7 +36,7 @@ def test_fields(fitted, model):
     params = params_from_json(fitted.uns["imputed"]["params"])
     arguments = {"output": "counts", "layer": None, "masked": False, "posterior": False, "out": None}
     assert params == {"model_hash": model.hash, **arguments}
-    assert set(fitted.uns["imputed"]) == {"params", "evidence"}
+    assert set(fitted.uns["imputed"]) == {"params", "evidence", "slots"}
     assert (fitted.X != before.X).nnz == 0
     pd.testing.assert_frame_equal(fitted.obs, before.obs)
     pd.testing.assert_frame_equal(fitted.var, before.var)
@@ -45,7 +45,7 @@ def test_fields(fitted, model):
 def test_a_mask_removes_the_evidence(fitted, mask):
     bf.tl.impute(fitted)
     bf.tl.impute(fitted, mask=mask, output="log1p")  # the evidence of the first call is removed
-    assert set(fitted.uns["imputed"]) == {"params"}
+    assert set(fitted.uns["imputed"]) == {"params", "slots"}
     params = params_from_json(fitted.uns["imputed"]["params"])
     assert params["masked"]
     assert params["output"] == "log1p"

@@ -12,7 +12,7 @@ from scbioformers.data._check import (
 )
 from scbioformers.data._fields import ObsField, field_codes
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
-from scbioformers.data._inspect import Inspection, inspect
+from scbioformers.data._inspect import Inspection, inspect, seem_counts
 from scbioformers.data._matrix import get_matrix
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
@@ -44,4 +44,5 @@ __all__ = [
     "require_counts",
     "require_valid",
     "scan",
+    "seem_counts",
 ]

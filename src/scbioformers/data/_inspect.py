@@ -276,16 +276,17 @@ def _are_barcodes(names: Sequence[str]) -> bool:
 def _counts_elsewhere(adata: Any, layer: str | None) -> tuple[Literal["layer", "X", "raw"] | None, str | None]:
     """Look for counts in other slots: layers (first those with "count" in the name), then X, then raw."""
     for key in sorted(layer_names(adata), key=lambda key: "count" not in key.lower()):
-        if key != layer and _seem_counts(adata.layers[key]):
+        if key != layer and seem_counts(adata.layers[key]):
             return "layer", key
-    if layer is not None and adata.X is not None and _seem_counts(adata.X):
+    if layer is not None and adata.X is not None and seem_counts(adata.X):
         return "X", None
-    if adata.raw is not None and not adata.isbacked and _seem_counts(adata.raw.X):
+    if adata.raw is not None and not adata.isbacked and seem_counts(adata.raw.X):
         return "raw", None
     return None, None
 
 
-def _seem_counts(matrix: Any) -> bool:
+def seem_counts(matrix: Any) -> bool:
+    """Whether the first rows of a matrix are whole numbers of at least 0, and not only 0 and 1."""
     if np.dtype(matrix.dtype).kind not in "iuf" or isinstance(matrix, CSCDataset):
         return False
     data = to_csr((matrix.tocsr() if sp.issparse(matrix) else matrix)[:_PEEK_ROWS]).data

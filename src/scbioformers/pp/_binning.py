@@ -91,6 +91,7 @@ def bin_value(
     array([[ 0,  1,  9, 14],
            [ 4, 11, 10,  8]], dtype=int16)
     """
+    _check_key(adata, key_added, layer)
     binning = Binning(kind="value", cutoff=cutoff, bins_per_doubling=bins_per_doubling, normalize=normalize)
     name = require_counts(adata, layer, allow_non_integer=allow_non_integer).name
     source = AnnDataSource(adata, layer=layer)
@@ -165,6 +166,7 @@ def bin_segment(
     array([[0, 2, 2, 3, 4],
            [4, 0, 0, 0, 0]], dtype=int16)
     """
+    _check_key(adata, key_added, layer)
     binning = Binning(kind="segment", n_bins=n_bins)
     centred = require_valid(adata, layer).kind == "centered"
     source = AnnDataSource(adata, layer=layer)
@@ -193,6 +195,13 @@ def _bin_blocks(source: BlockSource, matrix: Any, bins_of: Callable[[Block], Any
         return dense
     stacked = sp.vstack([bins_of(block) for block in source.blocks()], format=format_)
     return sp.csr_array(stacked).asformat(format_) if isinstance(matrix, sp.sparray) else stacked
+
+
+def _check_key(adata: AnnData, key: str, layer: str | None) -> None:
+    from scbioformers.results import check_key_added  # imported here because it imports torch
+
+    get_matrix(adata, layer)  # first, because it checks the type of `adata`
+    check_key_added(adata, key, {"layers": [key]}, layer=layer)
 
 
 def _write(

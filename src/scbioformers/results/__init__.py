@@ -24,6 +24,7 @@ from scbioformers.results._model import ModelLike, check_size, find_fit, find_mo
 from scbioformers.results._perturb import (
     GroupEffects,
     Perturbed,
+    check_perturb_key,
     read_perturb,
     read_perturb_evidence,
     read_perturb_names,
@@ -32,7 +33,7 @@ from scbioformers.results._perturb import (
 )
 from scbioformers.results._query import Query, open_query
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
-from scbioformers.results._slots import get_column, target
+from scbioformers.results._slots import check_key_added, get_column, target
 
 __all__ = [
     "ConditionGRN",
@@ -41,6 +42,8 @@ __all__ = [
     "Perturbed",
     "Query",
     "WeightTable",
+    "check_key_added",
+    "check_perturb_key",
     "check_size",
     "create_store",
     "find_fit",

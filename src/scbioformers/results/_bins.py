@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from scbioformers.config import Binning
-from scbioformers.results._slots import params_to_json, set_layer, set_uns
+from scbioformers.results._slots import params_to_json, write_result
 
 
 def write_bins(adata: Any, key: str, bins: Any, binning: Binning, layer: str | None) -> None:
     """Write bins (N, n_vars), the binning, and the layer that was binned."""
-    set_layer(adata, key, bins)
-    set_uns(adata, key, {"params": params_to_json({"layer": layer, "binning": binning.to_dict()})})
+    params = params_to_json({"layer": layer, "binning": binning.to_dict()})
+    write_result(adata, key, {"params": params}, {"layers": {key: bins}})

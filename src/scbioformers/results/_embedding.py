@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.results._slots import params_to_json, set_obs, set_obsm, set_uns
+from scbioformers.results._slots import params_to_json, set_obs, write_result
 
 EMPTY = "bioformer_empty"
 
@@ -16,7 +16,6 @@ def write_embedding(
     adata: Any, key: str, embedding: NDArray[np.float32], params: dict[str, Any], empty: NDArray[np.bool_]
 ) -> None:
     """Write an embedding (N, K), its parameters, and which cells (N,) have no counts in the features of the model."""
-    set_obsm(adata, key, embedding)
-    set_uns(adata, key, {"params": params_to_json(params)})
+    write_result(adata, key, {"params": params_to_json(params)}, {"obsm": {key: embedding}})
     if empty.any() or EMPTY in adata.obs:
         set_obs(adata, EMPTY, empty)

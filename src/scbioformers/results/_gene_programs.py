@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError
-from scbioformers.results._slots import escape, get_slot, params_to_json, set_obsm, set_uns, set_var
+from scbioformers.results._slots import escape, get_slot, params_to_json, write_result
 
 _HINT = "Run `bf.tl.gene_programs(adata)` first."
 
@@ -27,10 +27,10 @@ def write_gene_programs(
 ) -> None:
     """Write the program of each gene (n_vars,), -1 for none, the scores (N, P) and the tables."""
     names = pd.Index([str(i + 1) for i in range(scores.shape[1])], dtype=str)
-    set_var(adata, key, pd.Categorical.from_codes(label, names))
-    set_obsm(adata, f"{key}_scores", scores)
     stored = {"genes": genes, "stability": stability, "background": background.astype(str)}
-    set_uns(adata, key, stored | {"params": params_to_json(params)})
+    labels = pd.Categorical.from_codes(label, names)
+    slots: dict[str, dict[str, Any]] = {"var": {key: labels}, "obsm": {f"{key}_scores": scores}}
+    write_result(adata, key, stored | {"params": params_to_json(params)}, slots)
 
 
 def has_program_genes(adata: Any, key: str) -> bool:

@@ -16,14 +16,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from scbioformers.results._slots import (
-    drop_slot,
-    escape,
     get_slot,
     params_from_json,
     params_to_json,
-    set_uns,
-    set_var,
-    set_varp,
+    write_result,
 )
 
 _HINT = "Run `bf.tl.grn(adata)` first."
@@ -62,18 +58,19 @@ def write_grn(
 
     An earlier result with the same key is removed with all its conditions.
     """
-    _drop(adata, key)
+    varp: dict[str, sp.csr_matrix] = {}
+    var: dict[str, NDArray[np.float32]] = {}
     reference = params["reference"]
     for condition, network in networks.items():
         ending = _ending(params, condition)
-        set_varp(adata, f"{key}{ending}", network.weight)
-        set_varp(adata, f"{key}_count{ending}", network.count)
+        varp[f"{key}{ending}"] = network.weight
+        varp[f"{key}_count{ending}"] = network.count
         if network.attention is not None:
-            set_var(adata, f"{key}_attention{ending}", network.attention)
+            var[f"{key}_attention{ending}"] = network.attention
         if reference is not None and condition != reference:
-            difference = _difference(network.weight, networks[reference].weight)
-            set_varp(adata, f"{key}_difference{ending}", difference)
-    set_uns(adata, key, {"edges": edges, "params": params_to_json(params)})
+            varp[f"{key}_difference{ending}"] = _difference(network.weight, networks[reference].weight)
+    entry = {"edges": edges, "params": params_to_json(params)}
+    write_result(adata, key, entry, {"varp": varp, "var": var})
 
 
 def read_grn_params(adata: Any, key: str) -> dict[str, Any]:
@@ -120,19 +117,6 @@ def read_grns(adata: Any, key: str) -> Iterator[tuple[str, WeightTable]]:
 
 def _ending(params: Mapping[str, Any], condition: str | None) -> str:
     return "" if params["groupby"] is None else f".{condition}"
-
-
-def _drop(adata: Any, key: str) -> None:
-    """Remove the result of an earlier call with the same key. Its conditions may differ from those of this call."""
-    stored = adata.uns.get(escape(key))
-    if not isinstance(stored, Mapping) or not {"edges", "params"} <= set(stored):
-        return
-    params = read_grn_params(adata, key)
-    for condition in params["conditions"]:
-        ending = _ending(params, condition)
-        for slot, name in (("varp", ""), ("varp", "_count"), ("varp", "_difference"), ("var", "_attention")):
-            drop_slot(adata, slot, f"{key}{name}{ending}")
-    drop_slot(adata, "uns", key)
 
 
 def _difference(weight: sp.csr_matrix, reference: sp.csr_matrix) -> sp.csr_matrix:

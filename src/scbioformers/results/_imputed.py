@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, MissingKeyError
-from scbioformers.results._slots import escape, get_slot, params_to_json, set_layer, set_uns
+from scbioformers.results._slots import escape, get_slot, params_to_json, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,8 @@ def write_imputed(
     evidence: dict[str, NDArray[np.float64]] | None,
 ) -> None:
     """Write layers (N, n_vars), parameters, and the evidence: how well masked measured values were predicted."""
-    for name, values in layers.items():
-        set_layer(adata, name, values)
     stored: dict[str, Any] = {"params": params_to_json(params)}
-    set_uns(adata, key, stored | ({} if evidence is None else {"evidence": evidence}))
+    write_result(adata, key, stored | ({} if evidence is None else {"evidence": evidence}), {"layers": layers})
 
 
 def create_store(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

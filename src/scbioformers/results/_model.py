@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError
 from scbioformers.model import BioFormer
-from scbioformers.results._slots import get_slot, params_from_json, params_to_json, set_uns
+from scbioformers.results._slots import get_slot, params_from_json, params_to_json, write_result
 
 MAX_BYTES_IN_UNS = 32 * 2**20
 ModelLike: TypeAlias = BioFormer | AnnData | str | Path
@@ -26,7 +26,7 @@ def store_model(
         value["model"] = np.frombuffer(model.to_bytes(), dtype=np.uint8).copy()
     else:
         value["model_dir"] = str(model.save(save_dir))
-    set_uns(adata, key, value)
+    write_result(adata, key, value, new_model=True)
 
 
 def check_size(n_bytes: int, save_dir: str | Path | None) -> None:

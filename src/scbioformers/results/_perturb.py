@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.results._slots import get_slot, params_from_json, params_to_json, set_layer, set_uns, set_varm
+from scbioformers.results._slots import check_key_added, get_slot, params_from_json, params_to_json, write_result
 
 DEFAULT_KEY = "perturbed"
 _HINT = "Run `bf.tl.perturb(adata, …)` first."
@@ -51,8 +51,6 @@ def write_perturb(
 ) -> None:
     """Write effects (n_vars, K), their standard errors and, if given, the profiles (N, n_vars) of one perturbation."""
     effects = f"{_entry(key)}_effect"
-    set_varm(adata, effects, effect)
-    set_varm(adata, f"{effects}_se", se)
     stored: dict[str, Any] = {
         "names": np.array(list(names), dtype=object).astype(str),
         "evidence": params_to_json(dict(evidence)),
@@ -61,9 +59,13 @@ def write_perturb(
     if groups is not None:
         stored["groups"] = dict(groups.effects)
         stored["group_genes"] = np.array(list(groups.genes), dtype=object).astype(str)
-    if profiles is not None:
-        set_layer(adata, key, profiles)
-    set_uns(adata, _entry(key), stored)
+    layers = {} if profiles is None else {key: profiles}
+    write_result(adata, _entry(key), stored, {"layers": layers, "varm": {effects: effect, f"{effects}_se": se}})
+
+
+def check_perturb_key(adata: Any, key: str, layer: str | None) -> None:
+    """Check that the results may be stored under this key, see :func:`check_key_added`."""
+    check_key_added(adata, _entry(key), {"layers": [key]}, layer=layer)
 
 
 def read_perturb(adata: Any, key: str) -> Perturbed:

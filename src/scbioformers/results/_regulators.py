@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from scbioformers.core import MissingKeyError
-from scbioformers.results._slots import get_slot, params_to_json, set_uns
+from scbioformers.results._slots import get_slot, params_to_json, write_result
 
 _HINT = "Run `bf.tl.regulators(adata)` first."
 _ENRICHMENT_HINT = "Run `bf.tl.program_enrichment(adata, gene_sets)` first."
@@ -16,7 +16,7 @@ _ENRICHMENT_HINT = "Run `bf.tl.program_enrichment(adata, gene_sets)` first."
 def write_regulators(adata: Any, key: str, tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> None:
     """Write the table ``"drivers"`` and, if they exist, the tables ``"sets"`` and ``"known"``."""
     stored: dict[str, Any] = dict(tables)
-    set_uns(adata, key, stored | {"params": params_to_json(params)})
+    write_result(adata, key, stored | {"params": params_to_json(params)})
 
 
 def read_regulators(adata: Any, key: str, table: str, hint: str = _HINT) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def read_regulators(adata: Any, key: str, table: str, hint: str = _HINT) -> pd.D
 
 def write_enrichment(adata: Any, key: str, table: pd.DataFrame, params: dict[str, Any]) -> None:
     """Write the table of overlaps between programs and gene sets."""
-    set_uns(adata, key, {"table": table, "params": params_to_json(params)})
+    write_result(adata, key, {"table": table, "params": params_to_json(params)})
 
 
 def read_enrichment(adata: Any, key: str) -> pd.DataFrame:

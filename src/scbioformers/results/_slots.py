@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.data import seem_counts
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ _UNSAFE = re.compile(r"[%/\\\x00-\x1f\x7f]")
 # zarr metadata files (".zattrs", "zarr.json"), "." and "..", names reserved by zarr ("__") and anndata ("_index")
 _RESERVED = re.compile(r"\.|__|zarr\.json$|_index$")
 _EMPTY = "%"
+_SLOTS = "slots"  # key, in the entry of a result in `uns`, of the list of the other slots of the result
+_OWN_LAYERS = ("imputed", "perturbed", "bin_value", "bin_segment")  # default keys: never layers with raw counts
 
 
 def escape(name: str) -> str:
@@ -103,6 +106,113 @@ def target(adata: Data, copy: bool) -> Data:
     backed: Any = adata
     copied: Data = backed.to_memory() if getattr(adata, "isbacked", False) else backed.copy()
     return copied
+
+
+def check_key_added(
+    adata: Any,
+    key: str,
+    slots: Mapping[str, Collection[str]] | None = None,
+    *,
+    layer: str | None = None,
+    inputs: Collection[str] = (),
+    new_model: bool = False,
+) -> None:
+    """Check, before any work, that a result may be stored under these keys.
+
+    Parameters
+    ----------
+    adata
+        The object to write to.
+    key
+        Key of the result in ``uns``.
+    slots
+        Keys of the result in the other slots, such as ``{"layers": ["imputed"]}``.
+    layer
+        The layer that is read to compute the result.
+    inputs
+        Keys in ``uns`` of the results that are read to compute it.
+    new_model
+        Whether the result is itself a fitted model, which may replace another one.
+
+    Raises
+    ------
+    ConfigError
+        If the result would overwrite a fitted model, a layer or column that a model was fitted with, what it is
+        computed from, or a layer with raw counts.
+    """
+    models = dict(_models(adata))
+    if escape(key) in models and not new_model:
+        raise ConfigError(
+            f"adata.uns[{key!r}] holds a fitted model, which the result would overwrite. Pass another name as "
+            "`key_added=`."
+        )
+    if key in inputs:
+        raise ConfigError(
+            f"The result is computed from adata.uns[{key!r}] and would overwrite it. Pass another name as `key_added=`."
+        )
+    used: dict[str, set[str | None]] = {"layers": {layer}, "var": set(), "obs": set()}
+    for params in models.values():
+        used["layers"].add(params.get("layer"))
+        used["var"].add(params.get("mask_var"))
+        used["obs"] |= {params.get("batch_key"), *(params.get("phenotype_keys") or ())}
+    for slot, names in (slots or {}).items():
+        for name in names:
+            if name in used.get(slot, ()):
+                what = "a model was fitted with, or which is read now"
+            elif slot == "layers" and _holds_counts(adata, name):
+                what = "seems to hold raw counts"
+            else:
+                continue
+            raise ConfigError(
+                f"The result would overwrite adata.{slot}[{name!r}], which {what}. Pass another name as `key_added=`."
+            )
+
+
+def write_result(
+    adata: Any,
+    key: str,
+    entry: Mapping[str, Any],
+    slots: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    new_model: bool = False,
+) -> None:
+    """Write a result: its entry in ``uns[key]``, and what it has in other slots. All verbs write through this function.
+
+    The entry lists these slots. So everything that an earlier result with the same key has stored is removed, for
+    instance a layer with standard deviations that the new result does not have.
+
+    Parameters
+    ----------
+    adata
+        The object to write to.
+    key
+        Key of the result in ``uns``.
+    entry
+        What to store there.
+    slots
+        Values to store in other slots, such as ``{"layers": {"imputed": values}}``.
+    new_model
+        Whether the result is a fitted model.
+
+    Raises
+    ------
+    ConfigError
+        As in :func:`check_key_added`.
+    """
+    slots = slots or {}
+    check_key_added(adata, key, slots, new_model=new_model)
+    names = [f"{slot}/{escape(name)}" for slot, values in slots.items() for name in values]
+    earlier = adata.uns.get(escape(key))
+    if isinstance(earlier, Mapping):
+        for stale in set(map(str, earlier.get(_SLOTS, ()))) - set(names):
+            slot, _, escaped = stale.partition("/")
+            if escaped in getattr(adata, slot):
+                logger.info("Removing adata.%s[%r], which belongs to an earlier result.", slot, escaped)
+                del getattr(actual(adata), slot)[escaped]
+    for slot, values in slots.items():
+        for name, value in values.items():
+            _set(adata, slot, name, value)
+    set_uns(adata, key, {**entry, _SLOTS: np.array(names, dtype=str)} if names else entry)
 
 
 def set_layer(adata: Any, key: str, value: Any) -> str:
@@ -198,11 +308,21 @@ def get_column(adata: Any, key: str) -> pd.Series[Any]:
     return column
 
 
-def drop_slot(adata: Any, slot: str, key: str) -> None:
-    """Remove ``adata.<slot>[key]`` for a plain key, if it exists."""
-    mapping = getattr(actual(adata), slot)
-    if escape(key) in mapping:
-        del mapping[escape(key)]
+def _models(adata: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and parameters of each fitted model in ``uns``."""
+    for key, entry in adata.uns.items():
+        if isinstance(entry, Mapping) and "model_hash" in entry and {"model", "model_dir"} & set(entry):
+            yield str(key), dict(params_from_json(str(entry["params"]))) if "params" in entry else {}
+
+
+def _holds_counts(adata: Any, name: str) -> bool:
+    """Whether a layer seems to hold raw counts of the user. A layer that a verb has written is none."""
+    if name in _OWN_LAYERS or escape(name) not in adata.layers:
+        return False
+    listed = (entry.get(_SLOTS, ()) for entry in adata.uns.values() if isinstance(entry, Mapping))
+    if f"layers/{escape(name)}" in {str(slot) for slots in listed for slot in slots}:
+        return False
+    return seem_counts(adata.layers[escape(name)])
 
 
 def _set(adata: Any, slot: str, key: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning
 from scbioformers.model import BioFormer, Use, embed_cells
-from scbioformers.results import ModelLike, open_query, target, write_embedding
+from scbioformers.results import ModelLike, check_key_added, open_query, target, write_embedding
 from scbioformers.settings import shows_progress
 
 
@@ -98,6 +98,7 @@ def embed(
     See :func:`scbioformers.tl.fit`.
     """
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    check_key_added(adata, key_added, {"obsm": [key_added]})
     adata = target(adata, copy)
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
     embedding = embed_cells(query.model, query.source, use=use, **options)

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from, tqdm
-from scbioformers.results import ModelLike, open_query, target, write_gene_programs
+from scbioformers.results import ModelLike, check_key_added, open_query, target, write_gene_programs
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_programs, score_cells, similarity
 
@@ -129,6 +129,7 @@ def gene_programs(
     True
     """
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    check_key_added(adata, key_added, {"var": [key_added]})
     fitted = query.model
     check_use(fitted, use)
     _check_sizes(resolution, min_genes, n_neighbors, n_cells)

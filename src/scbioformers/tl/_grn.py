@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
 from scbioformers.data import ObsField
-from scbioformers.results import ConditionGRN, ModelLike, Query, open_query, target, write_grn
+from scbioformers.results import ConditionGRN, ModelLike, Query, check_key_added, open_query, target, write_grn
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 
@@ -168,6 +168,7 @@ def grn(
     ['TF1', 'TF2']
     """
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    check_key_added(adata, key_added, {"var": [f"{key_added}_attention"]})
     if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
         raise ConfigError(
             f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}, found {top_k} and {n_cells}."

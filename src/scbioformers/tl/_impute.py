@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, Scale
 from scbioformers.model import BioFormer
-from scbioformers.results import ModelLike, create_store, imputed_layers, open_query, target, write_imputed
+from scbioformers.results import (
+    ModelLike,
+    check_key_added,
+    create_store,
+    imputed_layers,
+    open_query,
+    target,
+    write_imputed,
+)
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import (
     N_FOLDS,
@@ -161,8 +169,9 @@ def impute(
     plan: Plan = folds(len(query.columns), N_FOLDS, requested) if chosen is None else positions(chosen)
     n_values = query.model.binnings["rna"].n_values
     evidence = Evidence(np.zeros((n_values, n_values))) if chosen is None and not posterior else None
-    adata = target(adata, copy)
     names = imputed_layers(key_added, std, quantiles)
+    check_key_added(adata, key_added, {"layers": names.values()}, layer=query.layer)
+    adata = target(adata, copy)
     layers: dict[str, Any]
     if out is None:
         layers = {name: np.full(adata.shape, np.nan, np.float32) for name in names.values()}

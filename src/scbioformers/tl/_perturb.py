@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, log1p_rows
 from scbioformers.data import BlockSource, ObsField
-from scbioformers.results import GroupEffects, ModelLike, Query, open_query, target, write_perturb
+from scbioformers.results import GroupEffects, ModelLike, Query, check_perturb_key, open_query, target, write_perturb
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import (
     PerturbationHead,
@@ -118,6 +118,7 @@ def perturb(
     (40, 2)
     """
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    check_perturb_key(adata, key_added, query.layer)
     head = require_head(query.model)
     requested = requested_targets(head, perturbations)
     controls = _controls(adata, head.task)

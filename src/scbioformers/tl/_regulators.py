@@ -11,6 +11,7 @@ from anndata import AnnData
 from scbioformers.core import ConfigError, DataError, MissingKeyError
 from scbioformers.metrics import enrichment
 from scbioformers.results import (
+    check_key_added,
     read_grn_params,
     read_grns,
     read_program_background,
@@ -100,6 +101,7 @@ def regulators(
     [1, 2, 3]
     """
     params = read_grn_params(adata, grn_key)
+    check_key_added(adata, key_added, inputs=[grn_key])
     if condition is not None and condition not in params["conditions"]:
         raise MissingKeyError(
             f"There is no network for the condition {condition!r}. Pass one of these as `condition=`: "
@@ -183,6 +185,7 @@ def program_enrichment(
     ['program', 'gene_set', 'size', 'set_size', 'hits']
     """
     background = read_program_background(adata, program_key)
+    check_key_added(adata, key_added, inputs=[program_key])
     if min_genes < 1 or (max_genes is not None and max_genes < min_genes):
         raise ConfigError(f"Expected 1 <= `min_genes` <= `max_genes`, found {min_genes} and {max_genes}.")
     sets = read_gene_sets(adata, gene_sets, background)
