@@ -25,6 +25,14 @@ from typing import Any, TextIO
 progress_bar: bool = True
 """Whether functions show a progress bar if their argument ``progress_bar`` is None."""
 
+n_threads: int | None = None
+"""Number of threads of torch while a function computes. Afterwards, torch has the number that it had before.
+
+None: one thread for networks up to a width of 256, else the number that is set in torch. A small network gains at most
+a third by a second thread. On a machine that is busy with other processes, several threads make its fit many times
+slower. The result is the same, bit by bit, only for the same number of threads.
+"""
+
 verbosity: int = 2
 """Which messages are shown: 0 or "error", 1 or "warning", 2 or "info", 3 or "hint", 4 or "debug"."""
 
@@ -48,6 +56,12 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
+def _number(name: str, value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise _wrong(name, value, "a number of threads, at least 1, or None")
+    return value
+
+
 def _verbosity(name: str, value: object) -> int:
     names = list(_LEVELS)
     if isinstance(value, str) and value.lower() in names:
@@ -64,7 +78,13 @@ def _folder(name: str, value: object) -> Path:
     return Path(value)
 
 
-_CHECKS = {"progress_bar": _flag, "verbosity": _verbosity, "autoshow": _flag, "figdir": _folder}
+_CHECKS = {
+    "progress_bar": _flag,
+    "n_threads": _number,
+    "verbosity": _verbosity,
+    "autoshow": _flag,
+    "figdir": _folder,
+}
 
 
 def _wrong(name: str, value: object, expected: str) -> Exception:

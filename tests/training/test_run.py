@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import scbioformers as bf
 from scbioformers.nn import OBJECTIVES
-from scbioformers.training import TrainingDiverged
+from scbioformers.core import TrainingDiverged
 
 torch.set_num_threads(1)
 rank = int(os.environ.get("LOCAL_RANK", 0))  # the first process starts the others with theirs

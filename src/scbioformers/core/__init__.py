@@ -21,6 +21,9 @@ from scbioformers.core._errors import (
     MissingDependencyError,
     MissingKeyError,
     ModelFormatError,
+    OutOfMemoryError,
+    StorageError,
+    TrainingDiverged,
 )
 from scbioformers.core._leiden import leiden
 from scbioformers.core._masking import choose_masked, mask_sizes
@@ -31,6 +34,7 @@ from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._splits import split_targets, validation_rows
 from scbioformers.core._vocabulary import SPECIALS, Match, Vocabulary, match
+from scbioformers.core._warnings import warn
 
 __all__ = [
     "SCALES",
@@ -46,7 +50,10 @@ __all__ = [
     "MissingDependencyError",
     "MissingKeyError",
     "ModelFormatError",
+    "OutOfMemoryError",
     "Scale",
+    "StorageError",
+    "TrainingDiverged",
     "Vocabulary",
     "as_float",
     "as_names",
@@ -82,4 +89,5 @@ __all__ = [
     "tqdm",
     "uniform",
     "validation_rows",
+    "warn",
 ]

@@ -24,6 +24,18 @@ class ModelFormatError(BioformersError, ValueError):
     """A stored model is damaged, has another schema, or is not a model of scbioformers."""
 
 
+class StorageError(BioformersError, OSError):
+    """A model could not be written, for instance to a full disk. A former model in the same place is still whole."""
+
+
+class OutOfMemoryError(BioformersError, MemoryError):
+    """A computation needs more memory than there is. The message suggests a smaller batch."""
+
+
+class TrainingDiverged(BioformersError, ArithmeticError):
+    """The loss became NaN or infinite before the first validation, so there are no weights to keep."""
+
+
 class MissingDependencyError(BioformersError, ImportError):
     """An optional dependency is not installed. The message contains the pip command."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, DataError, GeneIndex, Match, MissingKeyError, match
+from scbioformers.core import DataError, GeneIndex, Match, MissingKeyError, match, warn
 from scbioformers.data._gene_names import best_measured, gene_names, text_columns
 
 MIN_SHARE = 0.5  # below this share, most features of the model would not be measured
@@ -127,17 +126,9 @@ def match_features(
         )
     if n_found < len(features):
         absent = [features[i] for i in np.flatnonzero(found.columns < 0)[:3]]
-        warnings.warn(
-            f"Found {counted} in the data. The others, such as {absent}, are read as absent (not measured).",
-            BioformersWarning,
-            stacklevel=2,
-        )
+        warn(f"Found {counted} in the data. The others, such as {absent}, are read as absent (not measured).")
     if found.stripped:
-        warnings.warn(
-            "Ensembl ids of the data and the model have different versions (such as `.5`). The versions are ignored.",
-            BioformersWarning,
-            stacklevel=2,
-        )
+        warn("Ensembl ids of the data and the model have different versions (such as `.5`). The versions are ignored.")
     return found
 
 

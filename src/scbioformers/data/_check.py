@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, DataError
+from scbioformers.core import DataError, warn
 from scbioformers.data._inspect import FLOAT32_EXACT, Inspection, inspect
 
 COUNTS_FROM_RAW = "adata.layers['counts'] = adata.raw[:, adata.var_names].X"
@@ -100,11 +99,7 @@ def require_counts(
 
     found = _require(adata, layer, modelled, inspection, problems_of)
     if found.kind == "log1p":
-        warnings.warn(
-            f"{found.name} looks as if it were on a log scale. It is used as counts because `allow_non_integer=True`.",
-            BioformersWarning,
-            stacklevel=2,
-        )
+        warn(f"{found.name} looks as if it were on a log scale. It is used as counts because `allow_non_integer=True`.")
     return found
 
 
@@ -192,7 +187,7 @@ def _require(
     if problems:
         raise DataError(" ".join(problems))
     for caution in find_cautions(found, modelled):
-        warnings.warn(caution, BioformersWarning, stacklevel=3)  # points at the caller of require_*
+        warn(caution)
     return found
 
 

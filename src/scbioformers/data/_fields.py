@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scbioformers.core import (
-    BioformersWarning,
-    DataError,
-    MissingKeyError,
-    ModelFormatError,
-    category_text,
-    short_list,
-)
+from scbioformers.core import DataError, MissingKeyError, ModelFormatError, category_text, short_list, warn
 
 
 @dataclass(frozen=True)
@@ -76,11 +68,7 @@ class ObsField:
             raise DataError(f"adata.obs[{key!r}] has no value in any cell. Pass another column.")
         numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         if numeric:
-            warnings.warn(
-                f"adata.obs[{key!r}] is numeric: each of its {texts.nunique()} values is taken as a category.",
-                BioformersWarning,
-                stacklevel=2,
-            )
+            warn(f"adata.obs[{key!r}] is numeric: each of its {texts.nunique()} values is taken as a category.")
         if isinstance(column.dtype, pd.CategoricalDtype):
             values = list(column.cat.remove_unused_categories().cat.categories)
         elif numeric:

@@ -10,11 +10,13 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import DataError, Scale
+from scbioformers.nn import computes
 from scbioformers.results import ModelLike, open_query, read_evidence
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks
 
 
+@computes
 def imputed(
     adata: AnnData,
     *,

@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingDependencyError, leiden
+from scbioformers.core import ConfigError, DataError, MissingDependencyError, leiden, warn
 from scbioformers.metrics._mixing import mixing_scores
 
 if TYPE_CHECKING:
@@ -200,11 +200,7 @@ def _warn_of_small_labels(codes: Codes, labels: ArrayLike) -> None:
     small = sizes[sizes < N_FOLDS]
     if len(small):
         listed = ", ".join(f"{name!r} ({size})" for name, size in small.items())
-        warnings.warn(
-            f"Labels with fewer cells than the {N_FOLDS} folds lower the macro F1 scores: {listed}.",
-            BioformersWarning,
-            stacklevel=3,
-        )
+        warn(f"Labels with fewer cells than the {N_FOLDS} folds lower the macro F1 scores: {listed}.")
 
 
 def _connectivities(embedding: NDArray[np.floating], seed: int) -> sparse.csr_matrix:

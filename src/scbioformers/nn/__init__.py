@@ -1,6 +1,7 @@
 """The transformer network. Its inputs and outputs are tensors."""
 
 from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
+from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._device import choose_device
 from scbioformers.nn._init import InitialValues, initialise
 from scbioformers.nn._losses import OBJECTIVES
@@ -15,5 +16,7 @@ __all__ = [
     "Sizes",
     "Transformer",
     "choose_device",
+    "computes",
     "initialise",
+    "use_threads",
 ]

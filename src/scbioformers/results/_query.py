@@ -24,7 +24,7 @@ from scbioformers.data import (
     require_valid,
 )
 from scbioformers.model import BioFormer, on_device
-from scbioformers.nn import choose_device
+from scbioformers.nn import choose_device, use_threads
 from scbioformers.results._model import ModelLike, find_model
 
 logger = logging.getLogger(__name__)
@@ -167,6 +167,7 @@ def open_query(
     """
     device = choose_device(device)
     found = on_device(find_model(adata, model, key), device)
+    use_threads(found.config.width)
     reading = found.reading
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
         layer = reading.layer

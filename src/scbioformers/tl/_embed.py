@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning
+from scbioformers.core import warn
 from scbioformers.model import BioFormer, Use, embed_cells
+from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_embedding
 from scbioformers.settings import shows_progress
 
 
+@computes
 def embed(
     adata: AnnData,
     *,
@@ -113,9 +114,7 @@ def _warn_if_truncated(model: BioFormer, n_expressed: NDArray[np.int64]) -> None
     limit = model.config.max_tokens
     lengths = n_expressed if model.config.tokens == "expressed" else np.full_like(n_expressed, len(model.vocabulary))
     if n := int((lengths > limit).sum()):
-        warnings.warn(
+        warn(
             f"{n} of {len(lengths)} cells have more genes than attention can read (ModelConfig.max_tokens={limit}). "
             "For these cells, attention reads the genes with the highest counts.",
-            BioformersWarning,
-            stacklevel=3,
         )

@@ -29,7 +29,7 @@ from scbioformers.data import (
     require_valid,
 )
 from scbioformers.model import network_sizes
-from scbioformers.nn import Transformer, choose_device
+from scbioformers.nn import Transformer, choose_device, computes, use_threads
 from scbioformers.results import check_size, store_model, target
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
@@ -38,6 +38,7 @@ from scbioformers.training import fit_model
 logger = logging.getLogger(__name__)
 
 
+@computes
 def fit(
     adata: AnnData,
     *,
@@ -159,6 +160,7 @@ def fit(
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
     device, shown = choose_device(device), shows_progress(progress_bar)
+    use_threads(model_config.width)
     adata, cells = _read(adata, layer, mask_var, gene_symbols, kind, batch_key, phenotype_keys, allow_non_integer, copy)
     source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)

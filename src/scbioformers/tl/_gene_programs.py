@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from, tqdm
+from scbioformers.core import ConfigError, DataError, seed_from, tqdm, warn
+from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_gene_programs
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_programs, score_cells, similarity
@@ -19,6 +19,7 @@ from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_p
 logger = logging.getLogger(__name__)
 
 
+@computes
 def gene_programs(
     adata: AnnData,
     *,
@@ -148,11 +149,9 @@ def gene_programs(
         similarities, n_neighbors=n_neighbors, min_genes=min_genes, resolution=resolution, seed=seed
     )
     if len(similarities) > 1 and (programs.label >= 0).any() and not np.nanmax(programs.support):
-        warnings.warn(
+        warn(
             "The support of all programs is 0: no ensemble member has two genes of a program in one program. The "
             "programs may be random. Fit for more epochs, fit to more cells, or use a smaller `min_genes`.",
-            BioformersWarning,
-            stacklevel=2,
         )
     label = np.full(len(query.columns), -1)
     label[measured] = programs.label

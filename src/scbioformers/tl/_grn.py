@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersWarning, ConfigError, DataError, seed_from
+from scbioformers.core import ConfigError, DataError, seed_from, warn
 from scbioformers.data import ObsField
+from scbioformers.nn import computes
 from scbioformers.results import ConditionGRN, ModelLike, Query, check_key_added, open_query, target, write_grn
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
@@ -25,6 +25,7 @@ ALL_CELLS = "all cells"
 MIN_CELLS = 10
 
 
+@computes
 def grn(
     adata: AnnData,
     *,
@@ -229,9 +230,7 @@ def _conditions(adata: AnnData, groupby: str | None, reference: str | None) -> t
             f"have fewer: {small}. Pass another `groupby=` or `reference=`."
         )
     if small:
-        warnings.warn(
-            f"Conditions with fewer than {MIN_CELLS} cells are skipped: {small}.", BioformersWarning, stacklevel=3
-        )
+        warn(f"Conditions with fewer than {MIN_CELLS} cells are skipped: {small}.")
     new_codes = np.full(len(field.categories) + 1, -1)  # the last entry is for cells without a value (code -1)
     new_codes[kept] = np.arange(len(kept))
     return [field.categories[i] for i in kept], new_codes[codes]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, Scale
 from scbioformers.model import BioFormer
+from scbioformers.nn import computes
 from scbioformers.results import (
     ModelLike,
     check_key_added,
@@ -38,6 +39,7 @@ from scbioformers.tasks import (
 logger = logging.getLogger(__name__)
 
 
+@computes
 def impute(
     adata: AnnData,
     *,

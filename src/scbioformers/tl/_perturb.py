@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, log1p_rows
 from scbioformers.data import BlockSource, ObsField
+from scbioformers.nn import computes
 from scbioformers.results import GroupEffects, ModelLike, Query, check_perturb_key, open_query, target, write_perturb
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import (
@@ -27,6 +28,7 @@ from scbioformers.tasks.perturbation import (
 logger = logging.getLogger(__name__)
 
 
+@computes
 def perturb(
     adata: AnnData,
     perturbations: str | Sequence[str],

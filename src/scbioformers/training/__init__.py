@@ -1,6 +1,5 @@
 """Training of models with Lightning."""
 
-from scbioformers.training._callbacks import TrainingDiverged
 from scbioformers.training._data import BatchDataset
 from scbioformers.training._fit import Fitted, fit_model
 from scbioformers.training._isolation import train_steps
@@ -9,7 +8,6 @@ from scbioformers.training._module import TrainingModule
 __all__ = [
     "BatchDataset",
     "Fitted",
-    "TrainingDiverged",
     "TrainingModule",
     "fit_model",
     "train_steps",

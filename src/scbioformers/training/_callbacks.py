@@ -1,4 +1,4 @@
-"""Lightning callbacks: history, best weights, and stopping at a non-finite loss or at Ctrl-C."""
+"""Lightning callbacks: history, best weights, the progress bar, and stopping at a non-finite loss or at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
-
-from scbioformers.core import BioformersError
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingDiverged(BioformersError, ArithmeticError):
-    """The loss became NaN or infinite before the first validation, so there are no weights to keep."""
 
 
 class History(Callback):
@@ -60,6 +54,15 @@ class BestWeights(Callback):
         """Load the best weights. Without a finite validation loss, the weights are not changed."""
         if self.weights is not None:
             module.load_state_dict(self.weights)
+
+
+class EpochBar(TQDMProgressBar):
+    """The progress bar of Lightning, which counts epochs from 0 and names no last one, with "Epoch 1/8"."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Start the bar of this epoch."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
 
 def _any_process(trainer: L.Trainer, decision: bool) -> bool:

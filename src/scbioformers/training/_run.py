@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from scbioformers.config import TrainConfig
+from scbioformers.core import TrainingDiverged
 from scbioformers.nn import Transformer
-from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN, TrainingDiverged
+from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN
 from scbioformers.training._data import TrainingData
 from scbioformers.training._isolation import isolated, quiet
 from scbioformers.training._module import TrainingModule
