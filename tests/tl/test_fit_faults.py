@@ -15,10 +15,9 @@ import scipy.sparse as sp
 import torch
 
 import scbioformers as bf
-from scbioformers.core import BioformersError, BioformersWarning, ConfigError, DataError
+from scbioformers.core import BioformersError, BioformersWarning, ConfigError, DataError, TrainingDiverged
 from scbioformers.data import BlockSource
 from scbioformers.nn import OBJECTIVES
-from scbioformers.training import TrainingDiverged
 
 TRAIN = bf.TrainConfig(max_steps=3, batch_size=16)
 
@@ -268,9 +267,23 @@ def test_interrupt_from_outside(simulated, fit, handler, monkeypatch):
 
 
 @pytest.mark.fault("sigint")
+def test_interrupted_ensemble_has_the_members_so_far(simulated, fit, spy_on, handler, caplog):
+    spy = spy_on([2.0, 1.0, 3.0, 4.0, 5.0, 6.0] * 2, {20: interrupt})
+    fit(simulated, train=SPIED, n_models=3)
+    assert spy.step == 20
+    assert "The model has 2 of 3 members" in caplog.text
+    model = bf.get.model(simulated)
+    assert len(model.members) == 2
+    for i, weights in enumerate((1, 6)):  # the best of the first; the interrupted one has one validation
+        for name, tensor in model.members[i].state_dict().items():
+            assert torch.equal(tensor, spy.weights[weights][name]), name
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.fault("sigint")
 def test_second_interrupt_aborts(simulated, fit, spy_on, handler):
     spy_on([1.0] * 6, {4: lambda loss: interrupt(interrupt(loss))})
-    with pytest.raises((KeyboardInterrupt, SystemExit)):  # Lightning turns the first into the second
+    with pytest.raises(KeyboardInterrupt):  # Lightning would end Python
         fit(simulated, train=SPIED)
     assert signal.getsignal(signal.SIGINT) is handler
     assert "bioformer" not in simulated.uns

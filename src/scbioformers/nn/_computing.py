@@ -73,7 +73,8 @@ def use_threads(width: int) -> None:
 @contextmanager
 def _torch_settings() -> Iterator[None]:
     """Restore the settings of torch after the block. Threads that compute at the same time do not meet in it."""
-    _CALLS.own_threads = (*_CALLS.own_threads, torch.get_num_threads())
+    with _LOCK:  # at its first use of torch, a thread takes over the number, which another may be setting
+        _CALLS.own_threads = (*_CALLS.own_threads, torch.get_num_threads())
     try:
         with _float32(), torch.inference_mode(False), torch.enable_grad():
             yield

@@ -223,7 +223,7 @@ def support(label: NDArray[np.int64], views: Sequence[NDArray[np.int64]]) -> NDA
 
 
 def similarity(
-    model: BioFormer, network: Transformer, cells: Block, use: Use, seed: int, bar: tqdm[None]
+    model: BioFormer, network: Transformer, cells: Block, use: Use, seed: int, bar: tqdm
 ) -> NDArray[np.float64]:
     """(M, M), cosine similarity of genes in the given cells by one member of the model.
 

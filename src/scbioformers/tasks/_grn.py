@@ -89,7 +89,7 @@ class EdgeScorer:
             if chosen is not None and (not chosen or not all(0 <= i < n for i in chosen)):
                 raise ConfigError(f"`{name}` must hold numbers from 0 to {n - 1}, found {list(chosen)}.")
 
-    def score(self, network: Transformer, cells: Block, seed: int, bar: tqdm[None]) -> EdgeWeights:
+    def score(self, network: Transformer, cells: Block, seed: int, bar: tqdm) -> EdgeWeights:
         """Compute the weights by one member, in the cells of one condition."""
         if self.method == "attention":
             pairs = self._attention(network, cells, bar)
@@ -105,7 +105,7 @@ class EdgeScorer:
         """Number of steps of the progress bar in :meth:`score`."""
         return {"attention": len(cells.depth), "embedding": 0, "knockout": len(self.regulators)}[self.method]
 
-    def _attention(self, network: Transformer, cells: Block, bar: tqdm[None]) -> EdgeWeights:
+    def _attention(self, network: Transformer, cells: Block, bar: tqdm) -> EdgeWeights:
         total, count = sum_attention(self.model, network, cells, self.layers, self.heads, bar)
         np.fill_diagonal(count, 0)
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
@@ -127,7 +127,7 @@ class EdgeScorer:
         similarity = similarity[:, self.regulators]
         return EdgeWeights(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
 
-    def _knockout(self, network: Transformer, cells: Block, seed: int, bar: tqdm[None]) -> EdgeWeights:
+    def _knockout(self, network: Transformer, cells: Block, seed: int, bar: tqdm) -> EdgeWeights:
         effect = np.zeros((len(self.model.vocabulary), len(self.regulators)))
         count = np.zeros(effect.shape, np.int64)
         before = log_rates(self.model, network, cells)
@@ -233,7 +233,7 @@ def sum_attention(
     cells: Block,
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
-    bar: tqdm[None],
+    bar: tqdm,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Attention of each visible gene (row) to the other genes, summed over cells, and the number of cells of each pair.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,6 +153,7 @@ def fit(
     >>> adata.obsm["X_bioformer"].shape
     (60, 32)
     """
+    start = time.perf_counter()
     kind = binning if isinstance(binning, Binning) else Binning(kind=binning)  # type: ignore[arg-type]
     model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
     train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
@@ -198,6 +200,7 @@ def fit(
         "seed": seed,
     }
     store_model(adata, key_added, model, params, history, save_dir)
+    _log_summary(history, time.perf_counter() - start, key_added, perturbs=design is not None)
     return adata if copy else None
 
 
@@ -248,6 +251,18 @@ def _read(
     vocabulary = Vocabulary.from_names(names[genes])
     reading = Reading(layer, inspection.kind == "counts" or allow_non_integer, allow_non_integer, gene_symbols)
     return adata, _Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool) -> None:
+    """Say what the fit took and reached, and what to call next."""
+    loss = ""
+    if "val_loss" in history:
+        best = [float(rows["val_loss"].min()) for _, rows in history.groupby("member")]
+        loss = f", validation loss {np.mean(best):.3f} nats" + f" (mean of {len(best)} members)" * (len(best) > 1)
+    steps = int(history.groupby("member")["step"].max().sum()) if len(history) else 0
+    named = "" if key == "bioformer" else f", key={key!r}"
+    call = f"bf.tl.perturb(adata, 'all'{named})" if perturbs else f"bf.tl.embed(adata{named})"
+    logger.info("Fitted in %.0f s: %d steps%s. The next call can be `%s`.", seconds, steps, loss, call)
 
 
 def _n_bytes(config: ModelConfig, cells: _Cells) -> int:

@@ -60,8 +60,8 @@ class EpochBar(TQDMProgressBar):
     """The progress bar of Lightning, which counts epochs from 0 and names no last one, with "Epoch 1/8"."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Start the bar of this epoch."""
-        super().on_train_epoch_start(trainer, *args)
+        """Start the bar of this epoch. The method of Lightning would show its own number first."""
+        self.train_progress_bar.reset(int(self.total_train_batches))
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
 
@@ -86,7 +86,10 @@ class StopOnNaN(Callback):
 
 
 class StopOnInterrupt(Callback):
-    """The first Ctrl-C stops training after the current step, and the best model is kept. A second Ctrl-C aborts."""
+    """The first Ctrl-C stops training after the current step, and the best model is kept. A second Ctrl-C aborts.
+
+    Use it inside of :func:`interruptible`, which restores the handler.
+    """
 
     interrupted = False
     _former: Any = None
@@ -106,10 +109,4 @@ class StopOnInterrupt(Callback):
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         logger.warning("Interrupted. Training stops after this step and the best model is kept.")
         self.interrupted = True
-        signal.signal(signal.SIGINT, self._former)  # Lightning may restore our handler, so `release` repeats this
-
-    def release(self) -> None:
-        """Restore the previous handler of SIGINT."""
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
+        signal.signal(signal.SIGINT, self._former)

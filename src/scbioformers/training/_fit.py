@@ -97,10 +97,14 @@ def fit_model(
             network, compute_initial_values(sample, statistics, tokenizer, sizes.n_batches, member_seed), member_seed
         )
         data = TrainingData(source, tokenizer, train, filled & ~validation, validation, member_seed)
-        histories.append(
-            run_training(network, data, train, reading.counts, member_seed, device=device, progress_bar=progress_bar)
+        history, interrupted = run_training(
+            network, data, train, reading.counts, member_seed, device=device, progress_bar=progress_bar
         )
+        histories.append(history)
         members.append(network.cpu().eval())
+        if interrupted and len(members) < n_models:
+            logger.warning("Interrupted. The model has %d of %d members.", len(members), n_models)
+            break
     n_features = len(vocabulary)
     model = BioFormer(
         config=config,

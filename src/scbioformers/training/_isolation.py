@@ -1,8 +1,9 @@
-"""Context managers that restore global state after training: random generators, log levels and warning filters."""
+"""Context managers that restore global state after training: random generators, log levels, the handler of Ctrl-C."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,9 +45,27 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is a :class:`KeyboardInterrupt`, and its handler is as before after the block.
+
+    Lightning ends Python instead, which would also end a notebook or a session, and it has the next Ctrl-C ignored.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Python allows this only there
+            signal.signal(signal.SIGINT, former)
+
+
 def train_steps(module: L.LightningModule, batches: Sequence[Any], seed: int) -> None:
     """Train a small module on the CPU, one step per batch, without a progress bar, logs or files."""
-    with isolated(seed), quiet():
+    with isolated(seed), quiet(), interruptible():
         trainer = L.Trainer(
             max_epochs=1,
             accelerator="cpu",

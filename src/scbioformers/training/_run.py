@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from scbioformers.config import TrainConfig
 from scbioformers.core import TrainingDiverged
 from scbioformers.nn import Transformer
-from scbioformers.training._callbacks import BestWeights, History, StopOnInterrupt, StopOnNaN
+from scbioformers.training._callbacks import BestWeights, EpochBar, History, StopOnInterrupt, StopOnNaN
 from scbioformers.training._data import TrainingData
-from scbioformers.training._isolation import isolated, quiet
+from scbioformers.training._isolation import interruptible, isolated, quiet
 from scbioformers.training._module import TrainingModule
 
 logger = logging.getLogger(__name__)
@@ -28,15 +28,18 @@ def run_training(
     *,
     device: str = "cpu",
     progress_bar: bool = False,
-) -> list[dict[str, float]]:
-    """Train the network in place and load the weights with the lowest validation loss. Returns the history."""
+) -> tuple[list[dict[str, float]], bool]:
+    """Train the network in place and load the weights with the lowest validation loss.
+
+    Returns the history, and whether Ctrl-C stopped the training.
+    """
     n_cells = int(data.split.training.sum())
     epochs = config.epochs(n_cells)
     steps = epochs * max(1, data.sampler.n_batches())
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
     if steps == 0:
-        return []
+        return [], False
     profile = "profile_counts" if counts else "profile_bins"
     objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
     module = TrainingModule(network, config, steps, objectives)
@@ -47,8 +50,10 @@ def run_training(
         # check only at validations, because max_steps may end an epoch before its validation
         stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
         callbacks += [best, stop]
+    if progress_bar:
+        callbacks.append(EpochBar())
     kind, _, index = device.partition(":")
-    with isolated(seed), quiet():
+    with isolated(seed), quiet(), interruptible():
         trainer = L.Trainer(
             max_epochs=epochs,
             max_steps=steps,
@@ -68,16 +73,13 @@ def run_training(
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
         )
-        try:
-            trainer.fit(module, datamodule=data)
-        finally:
-            interrupt.release()
+        trainer.fit(module, datamodule=data)
     if diverged.step is not None:
         if best.weights is None:
             raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
         logger.warning("The loss became NaN at step %d. The weights of step %d are kept.", diverged.step, best.step)
     best.restore(module)
-    return history.rows
+    return history.rows, interrupt.interrupted
 
 
 def _strategy(config: TrainConfig) -> str:
