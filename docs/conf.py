@@ -41,6 +41,13 @@ python_maximum_signature_line_length = 88
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
+nitpicky = True
+# types of other packages, whose documentation is not read: the build needs no network
+nitpick_ignore_regex = [
+    ("py:.*", rf"{package}\..*")
+    for package in ("anndata", "collections", "matplotlib", "networkx", "numpy", "pandas", "pathlib", "scipy", "torch")
+]
+
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 2
 nb_execution_mode = "cache"
@@ -57,6 +64,12 @@ def literal_fields(app: Any, what: str, name: str, obj: object, options: object,
     lines[:] = [re.sub(r"\*\*(`+)(.+?)\1\*\*", r"``\2``", line) for line in lines]
 
 
+def untyped_attributes(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep napoleon from reading the words before the first colon of the text on an attribute as its type."""
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = f": {lines[0]}"
+
+
 def link_files(app: Any, docname: str, source: list[str]) -> None:
     """Offer files beside the documentation, such as the experiment log, for download: they are no pages of the site."""
     source[0] = re.sub(r"\]\((\.\./dev/[\w.]+)(#[^)]*)?\)", r"](path:\1)", source[0])
@@ -64,5 +77,6 @@ def link_files(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Register what is defined here."""
+    app.connect("autodoc-process-docstring", untyped_attributes, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", literal_fields, priority=600)  # after napoleon, at 500
     app.connect("source-read", link_files)

@@ -20,7 +20,7 @@ HEAD = """\
 What bad input and broken machines get. An *error* comes before any work. It names what was found, what was expected and
 the next call. *Warning* means that the input is handled, with one warning or log line. *Silent* means that it is
 handled without a message.
-The last column names the tests that hold a row. [Contributing](contributing.md#a-fault) says how to add one.
+The last column names the tests that hold a row. [Contributing](contributing.md#how-to-add) says how to add one.
 
 This page is made from `tests/faults.toml` and the markers of the tests by `python docs/draw_faults.py`.
 """

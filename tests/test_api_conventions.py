@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from importlib import import_module
+from pathlib import Path
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -178,6 +179,32 @@ def test_examples_run(name, capsys, tmp_path, monkeypatch):
     plt.close("all")
     assert not failed, capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [
+    *Path(bf.__file__).parent.rglob("*.py"),
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "tutorials").glob("*.ipynb"),
+]
+NAME = r"((?:\.[A-Za-z_]\w*)+)(?![\w*])"
+
+
+def exists(name: str) -> bool:
+    value = bf
+    for part in name.split(".")[1:]:
+        if not hasattr(value, part):
+            return part in getattr(value, "__annotations__", {})  # a field of a dataclass
+        value = getattr(value, part)
+    return True
+
+
+def test_every_name_that_a_text_mentions_exists():
+    """``bf.tl.fit`` in a message or on a page, and the targets of links in docstrings."""
+    for path in TEXTS:
+        names = re.findall(rf"(?:\bbf|`~?scbioformers){NAME}", path.read_text())
+        assert not {name for name in names if not exists(name)}, path.name
 
 
 # behaviour

@@ -77,7 +77,7 @@ class Binning:
 
     @property
     def n_values(self) -> int:
-        """Number of distinct bins, including bin 0. Raises :class:`ConfigError` for value bins that are not frozen."""
+        """Number of distinct bins, including bin 0. Value bins that are not frozen raise an error."""
         return self._highest() + 1
 
     def _highest(self) -> int:
@@ -125,7 +125,7 @@ class Binning:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Binning":
-        """Inverse of :meth:`to_dict`. Raises :class:`ConfigError` for unknown fields and for values out of range."""
+        """Inverse of :meth:`to_dict`. Unknown fields and values out of range raise a ``ConfigError``."""
         unknown = set(stored) - {field.name for field in fields(cls)}
         if unknown:
             raise ConfigError(

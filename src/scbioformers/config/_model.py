@@ -132,7 +132,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Inverse of :meth:`to_dict`. Raises :class:`ConfigError` for unknown names."""
+        """Inverse of :meth:`to_dict`. Raises :class:`~scbioformers.core.ConfigError` for unknown names."""
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ConfigError(f"ModelConfig has no {unknown}; it has {sorted(names)}.")

@@ -64,7 +64,7 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: Iterable[str], modality: str = "rna") -> "Vocabulary":
-        """Vocabulary of plain names of one modality; raises :class:`DataError` if names are duplicate or invalid."""
+        """Vocabulary of plain names of one modality. Duplicate or invalid names raise a ``DataError``."""
         return cls(tuple(_qualify(names, modality)))
 
     def extend(self, names: Iterable[str], modality: str) -> "Vocabulary":
@@ -96,7 +96,7 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
-        """Inverse of :meth:`to_dict`; raises :class:`ModelFormatError` if keys or special tokens differ."""
+        """Inverse of :meth:`to_dict`. Other keys or special tokens raise a ``ModelFormatError``."""
         if set(stored) != {"specials", "names"}:
             raise ModelFormatError(f"A stored vocabulary has the keys 'names' and 'specials', found {sorted(stored)}.")
         if tuple(stored["specials"]) != SPECIALS:

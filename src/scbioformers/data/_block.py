@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive rows of a :class:`BlockSource`, as copies."""
+    """Consecutive rows of a :class:`~scbioformers.data.BlockSource`, as copies."""
 
     start: int
     """Row of the source at which the block starts."""

@@ -123,7 +123,7 @@ class ObsField:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ObsField:
-        """Inverse of :meth:`to_dict`. Raises :class:`ModelFormatError` for any other input."""
+        """Inverse of :meth:`to_dict`. Raises :class:`~scbioformers.core.ModelFormatError` for any other input."""
         name, categories = stored.get("name"), stored.get("categories")
         if set(stored) != {"name", "categories"} or not isinstance(name, str) or not isinstance(categories, list):
             raise ModelFormatError(
@@ -137,7 +137,7 @@ class ObsField:
 
 
 def field_codes(fields: Sequence[ObsField], adata: Any) -> NDArray[np.int32]:
-    """Return the codes of all `fields`, int32 (n_obs, n_fields), the input of :class:`AnnDataSource`."""
+    """Return the codes of all `fields`, int32 (n_obs, n_fields), the input of ``AnnDataSource``."""
     codes = np.zeros((adata.n_obs, len(fields)), np.int32)
     for position, field in enumerate(fields):
         codes[:, position] = field.transfer(adata)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Configuration and arrays of one task. The key in :attr:`BioFormer.heads` is the name of the task.
+    """Configuration and arrays of one task. The key in :attr:`scbioformers.BioFormer.heads` is the name of the task.
 
     The model does not interpret them. The task checks them and creates its own object from them.
 

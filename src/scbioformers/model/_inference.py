@@ -35,7 +35,8 @@ def embed_cells(
 ) -> NDArray[np.float32]:
     """Cell embeddings (paper, section 2.3). They do not depend on the batch size or on the order of the cells.
 
-    All functions of this module compute on the device of the networks of the model, see :func:`on_device`.
+    All functions of this module compute on the device of the networks of the model, see
+    :func:`scbioformers.model.on_device`.
 
     Parameters
     ----------

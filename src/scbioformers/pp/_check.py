@@ -49,7 +49,7 @@ _IDS = {"ensembl": "Ensembl ids", "symbol": "symbols", "number": "numbers, which
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """Result of :func:`check`. Its ``repr`` is a readable report."""
+    """Result of :func:`scbioformers.pp.check`. Its ``repr`` is a readable report."""
 
     inspection: Inspection = field(repr=False)
     """Properties of the matrix."""

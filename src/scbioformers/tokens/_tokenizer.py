@@ -86,7 +86,7 @@ def _aligned(array: NDArray[np.float32]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Converts blocks of counts to a :class:`Batch`. Its parameters are frozen on the training cells.
+    """Converts blocks of counts to a :class:`~scbioformers.nn.Batch`. Its parameters are frozen on the training cells.
 
     The input must not contain information on masked counts through the depth or the ranks of the cell. So features are
     masked first. The visible features are then binned by the depth estimated from them, the targets by the full depth.
@@ -101,7 +101,7 @@ class Tokenizer:
     masked_share: float = 0.15
     """Share of the expressed features that are masked, over the training cells."""
     tokens: str = "expressed"
-    """``"expressed"`` or ``"all"``, see :class:`ModelConfig`."""
+    """``"expressed"`` or ``"all"``, see :class:`~scbioformers.ModelConfig`."""
     max_tokens: int = 2048
     """Maximum number of visible features per cell at inference."""
     counts: bool = True
