@@ -30,7 +30,7 @@ _COMMON_GENES = frozenset({"ACTB", "GAPDH", "B2M", "MALAT1", "RPL13", "RPS18", "
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """Properties of a matrix of an AnnData, found by :func:`inspect`."""
+    """Properties of a matrix of an AnnData, found by ``inspect``."""
 
     layer: str | None
     """Layer that was read, ``None`` for ``X``."""
