@@ -57,7 +57,7 @@ def test_dropout_is_a_share(value):
 
 @pytest.mark.parametrize("name", ["value_embedding", "tokens"])
 def test_unknown_choices_are_named(name):
-    with pytest.raises(ConfigError, match=f"ModelConfig.{name} is .* or .*, found 'other'"):
+    with pytest.raises(ConfigError, match=f"`ModelConfig.{name}` must be '.*' or '.*', found 'other'"):
         ModelConfig(**{name: "other"})
 
 

@@ -42,8 +42,8 @@ def test_a_category_is_found_by_value(column, value, expected):
 @pytest.mark.parametrize("value", [2, "2", 1, None, ["False"], {"a": 1}, float("nan"), float("inf"), "true"])
 def test_what_is_not_there_is_shown_as_python_writes_it(value):
     with pytest.raises(DataError) as caught:
-        find_category(value, ["False", "True"], argument="condition", place="adata.obs['x']")
-    assert f"`condition={value!r}` is not a category of adata.obs['x']" in str(caught.value)
+        find_category(value, ["False", "True"], argument="condition", place="the categories of x")
+    assert f"`condition={value!r}` is not among the categories of x." in str(caught.value)
     assert "Pass one of these: ['False', 'True']." in str(caught.value)
 
 

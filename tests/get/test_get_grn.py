@@ -167,7 +167,7 @@ READERS = {"table": bf.get.grn, "matrix": bf.get.grn_matrix, "graph": bf.get.grn
 def test_missing_results(network, name):
     with pytest.raises(MissingKeyError, match=r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first.*\['grn'\]"):
         READERS[name](network, key="other")
-    with pytest.raises(MissingKeyError, match=r"no network for the condition 'B cell'.*`condition=`: .*CD4\+/CD45RA\+"):
+    with pytest.raises(MissingKeyError, match=r"`condition='B cell'` is not among.*CD4\+/CD45RA\+"):
         READERS[name](network, condition="B cell")
 
 
@@ -184,7 +184,7 @@ def test_one_condition_at_a_time(network, name):
         ({"regulators": ["TF2", "A"]}, DataError, r"'A' is the regulator of none of the 5.*`bf\.tl\.grn\(adata, regul"),
         ({"n_top": 0}, ConfigError, "`n_top` must be at least 1, found 0"),
         ({"known": pd.DataFrame({"source": ["TF2"]})}, DataError, "columns 'source' and 'target'"),
-        ({"known": [("TF2", "B")]}, DataError, "found list"),
+        ({"known": [("TF2", "B")]}, ConfigError, "`known` must be a DataFrame"),
     ],
 )
 def test_graph_errors(network, kwargs, error, message):

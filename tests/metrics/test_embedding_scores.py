@@ -158,7 +158,7 @@ def test_bad_batch_and_implementation_raise():
     X, labels = overlapping(60)
     with pytest.raises(DataError, match="`batch` has 1 category"):
         embedding_scores(X, labels, batch=np.zeros(60))
-    with pytest.raises(ConfigError, match="'fast' is unknown"):
+    with pytest.raises(ConfigError, match="`implementation` must be 'sklearn' or 'scib', found 'fast'"):
         embedding_scores(X, labels, implementation="fast")
 
 

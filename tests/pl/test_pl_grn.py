@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 
 import scbioformers as bf
@@ -213,10 +214,15 @@ def test_heatmap_of_a_subset():
     [
         (["tf1"], {}, DataError, r"'tf1' is not a gene of the data. Similar names: \['TF1'"),
         (["G1"], {}, DataError, r"'G1' has no weights.*Run `bf\.tl\.grn\(adata, regulators=\['G1'\]\)`"),
-        (["TF1"], {"conditions": ["T cell"]}, MissingKeyError, r"no network for .* 'T cell'.*CD4\+/CD45RA\+"),
+        (["TF1"], {"conditions": ["T cell"]}, MissingKeyError, r"`conditions='T cell'` is not .*CD4\+/CD45RA\+"),
         (["TF1"], {"conditions": []}, ConfigError, "empty.*B cell"),
         (["TF1"], {"n_top": 0}, ConfigError, "`n_top` must be at least 1"),
-        (["TF1"], {"axes": [None]}, ConfigError, r"must have length 2 \(weights and differences\), found 1"),
+        (
+            ["TF1"],
+            {"axes": [object.__new__(Axes)]},
+            ConfigError,
+            r"must have length 2 \(weights and differences\), found 1",
+        ),
         (["TF1"], {"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),
     ],
 )
@@ -287,7 +293,7 @@ def test_network_without_signs():
     ("kwargs", "error", "message"),
     [
         ({"condition": None}, ConfigError, r"`condition=`: .*CD4\+/CD45RA\+"),
-        ({"condition": "T cell"}, MissingKeyError, r"no network for the condition 'T cell'.*`condition=`"),
+        ({"condition": "T cell"}, MissingKeyError, r"`condition='T cell'` is not among"),
         ({"regulators": ["TF11"]}, DataError, r"'TF11' is not a gene of the data. Similar names: \['TF1'"),
         ({"regulators": ["G1"]}, DataError, r"'G1' is the regulator of none.*`bf\.tl\.grn\(adata, regulators=\['G1'\]"),
         ({"known": pd.DataFrame({"from": []})}, DataError, "'source' and 'target'"),

@@ -113,7 +113,7 @@ def test_after_concat_the_error_names_model(fitted, expected):
 def test_wrong_models(simulated, fitted, tmp_path):
     with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.fit"):
         bf.tl.embed(simulated, model=simulated)
-    with pytest.raises(ConfigError, match="BioFormer, an AnnData or a directory, found int"):
+    with pytest.raises(ConfigError, match=r"`model` must be a BioFormer, an AnnData, .*found 3 .int."):
         bf.tl.embed(simulated, model=3)
     with pytest.raises(ModelFormatError, match="Did not find"):
         bf.tl.embed(simulated, model=tmp_path)

@@ -83,7 +83,7 @@ def test_read_back(adata):
     assert list(scores.index) == list(adata.obs_names)
     left = bf.get.gene_programs(adata[:, 50:])
     assert set(left["gene"]) == set(column.index[50:]) & set(table["gene"])
-    with pytest.raises(MissingKeyError, match=r"no program '99'. .*`program=`: \['1'"):
+    with pytest.raises(MissingKeyError, match=r"`program='99'` is not among.*\['1', '2'"):
         bf.get.gene_programs(adata, program="99")
     with pytest.raises(MissingKeyError, match=r"bf\.tl\.gene_programs"):
         bf.get.gene_programs(adata, key="other")
@@ -150,7 +150,7 @@ def test_copy(fitted):
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        pytest.param({"use": "genes"}, ConfigError, r"`use` must be one of .*'genes'", id="use"),
+        pytest.param({"use": "genes"}, ConfigError, r"`use` must be 'embedding' or .*found 'genes'", id="use"),
         pytest.param({"resolution": 0.0}, ConfigError, "`resolution` must be positive", id="resolution"),
         pytest.param({"resolution": np.inf}, ConfigError, "`resolution` must be positive", id="infinite"),
         pytest.param({"min_genes": 1}, ConfigError, "`min_genes` must be at least 2", id="min-genes"),
@@ -253,7 +253,7 @@ def test_enrichment_tests_only_sets_of_the_right_size(adata):
             pd.DataFrame({"term": ["a"]}), DataError, r"no column 'source', found \['term'\]\. Rename", id="table"
         ),
         pytest.param("celltype", MissingKeyError, r"adata\.var\['celltype'\]", id="column"),
-        pytest.param(3, ConfigError, "found int", id="number"),
+        pytest.param(3, ConfigError, "`gene_sets` must be a string.*found 3 .int.", id="number"),
     ],
 )
 def test_wrong_gene_sets(adata, sets, error, message):

@@ -377,18 +377,18 @@ def test_segment_bins(segment, mask):
         pytest.param({"mask": np.ones((60, 40))}, DataError, r"found float64 \(60, 40\)", id="dtype"),
         pytest.param({"mask": sp.csr_matrix((60, 40))}, DataError, "found float64", id="sparse-dtype"),
         pytest.param(
-            {"mask": "masked"}, DataError, r"`mask` must be a bool array.*True marks the values to predict", id="name"
+            {"mask": "masked"}, ConfigError, "`mask` must be an array of numbers, .* found 'masked'", id="name"
         ),
         pytest.param({"genes": ["G100"]}, DataError, r"1 absent from the data: 'G100' \(near 'G100': G10", id="gene"),
         pytest.param({"genes": ["tf2"]}, DataError, r"0 of 1 name can be used.*near 'tf2': TF2", id="case"),
         pytest.param({"genes": []}, ConfigError, "`genes` is empty", id="no-gene"),
-        pytest.param({"output": "tpm"}, ConfigError, "`output` is one of", id="output"),
+        pytest.param({"output": "tpm"}, ConfigError, "`output` must be 'counts', 'log1p' or 'bins'", id="output"),
         pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, found \[95\]", id="quantile"),
         pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
         pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' is not available", id="device"),
         pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
         pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
-        pytest.param({"model": 3}, ConfigError, "found int", id="not-a-model"),
+        pytest.param({"model": 3}, ConfigError, "a BioFormer, an AnnData, .*found 3 .int.", id="not-a-model"),
     ],
 )
 def test_wrong_arguments_write_nothing(fitted, kwargs, error, message, tmp_path):

@@ -154,7 +154,7 @@ def test_special_characters_survive_a_round_trip(adata, tmp_path):
             None,
             {"condition": "x"},
             MissingKeyError,
-            r"no network for the condition 'x'\. .*`condition=`",
+            r"`condition='x'` is not among the conditions of this network.*'control'",
             id="condition",
         ),
         pytest.param(None, {"grn_key": "x"}, MissingKeyError, r"bf\.tl\.grn", id="network"),
@@ -188,9 +188,9 @@ def test_reading_missing_results(adata):
     with pytest.raises(MissingKeyError, match=r"bf\.tl\.regulators"):
         bf.get.regulators(adata)
     bf.tl.regulators(adata, gene_sets=["g1", "g2"])
-    with pytest.raises(MissingKeyError, match=r"no condition 'x'\. .*`condition=`: "):
+    with pytest.raises(MissingKeyError, match=r"`condition='x'` is not among the conditions of this result.*'control'"):
         bf.get.regulators(adata, condition="x")
-    with pytest.raises(MissingKeyError, match=r"no gene set 'x'. .*`gene_set=`: \['genes'\]"):
+    with pytest.raises(MissingKeyError, match=r"`gene_set='x'` is not among .*\['genes'\]"):
         bf.get.set_regulators(adata, gene_set="x")
 
 

@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
-from scbioformers.core import ConfigError, DataError, tqdm
+from scbioformers.core import ConfigError, DataError, check_arguments, tqdm
 
 Array = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64] | sparse.csc_matrix
@@ -48,6 +48,7 @@ def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None =
            [ 1.],
            [-1.]])
     """
+    check_arguments(pearson_edges, locals())
     matrix, columns = _read(X, regulators)
     return _correlations(matrix, columns)
 
@@ -77,6 +78,7 @@ def spearman_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None 
     array([[0.],
            [1.]])
     """
+    check_arguments(spearman_edges, locals())
     matrix, columns = _read(X, regulators)
     if isinstance(matrix, np.ndarray):
         return _correlations(rankdata(matrix, axis=0), columns)
@@ -145,6 +147,7 @@ def genie3_edges(
     >>> bool(weights[2, 0] > weights[2, 1])
     True
     """
+    check_arguments(genie3_edges, locals())
     if forest not in FORESTS:
         raise ConfigError(f"`forest` must be one of {tuple(FORESTS)}, found {forest!r}.")
     if min(n_trees, n_jobs) < 1:
@@ -208,6 +211,7 @@ def expression_edges(
     array([[0., 2.],
            [3., 0.]])
     """
+    check_arguments(expression_edges, locals())
     if of not in EXPRESSIONS:
         raise ConfigError(f"`of` must be one of {EXPRESSIONS}, found {of!r}.")
     matrix, columns = _read(X, regulators)

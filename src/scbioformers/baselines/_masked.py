@@ -14,7 +14,7 @@ from scipy.special import betainc, gammaln
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
 from scbioformers.baselines._masked_features import Array, DepthModel, log_histogram, zero_odds
 from scbioformers.config import Binning, count_range
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, check_arguments
 
 LogProbabilities = NDArray[np.float32]
 
@@ -49,6 +49,7 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(constant_bin, locals())
     n_values = train.binning.n_values
     if not 0 <= value < n_values:
         raise ConfigError(f"value={value} is not one of the bins 0…{n_values - 1}.")
@@ -94,6 +95,7 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
            [0.47, 0.27, 0.13, 0.13],
            [0.35, 0.29, 0.22, 0.14]], dtype=float32)
     """
+    check_arguments(bin_histogram, locals())
     return log_histogram(train)[test.genes].astype(np.float32)
 
 
@@ -119,6 +121,7 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(negative_binomial, locals())
     rate = np.maximum(np.asarray(train.counts.sum(axis=0)).ravel(), 0.5) / train.depth.sum()
     dispersion = _dispersion(train.counts, train.depth, rate)
     depth = DepthModel.fit(train)

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
 from scbioformers.baselines._masked_features import Array, Components, DepthModel, log_histogram, value_basis
 from scbioformers.baselines._masked_tilt import Tilt
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, check_arguments
 
 T = TypeVar("T")
 
@@ -130,6 +130,7 @@ def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int |
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(knn_smoothing, locals())
     if n_neighbors is None:
         fit, validation = train.split()
         model = Neighbors(fit)
@@ -168,6 +169,7 @@ def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(low_rank, locals())
     if rank is None:
         fit, validation = train.split()
         rank = best_rank(LowRank(fit), validation)

@@ -15,7 +15,7 @@ from scbioformers.baselines._masked_features import Array, value_basis
 from scbioformers.baselines._masked_levels import LowRank, best, best_rank
 from scbioformers.baselines._masked_tilt import Tilt
 from scbioformers.config import bin_rows
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, check_arguments
 
 _GRID = ((5, 30.0), (5, 100.0), (10, 100.0), (10, 300.0), (20, 300.0))  # number of components, ridge penalty
 _INTERCEPT_RIDGE = 5.0
@@ -50,6 +50,7 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(linear_predictions, locals())
     if n_predictors < 1:
         raise ConfigError(f"n_predictors={n_predictors} must be at least 1.")
     X = _dense_bins(train, train.counts, train.depth, 1.0)
@@ -119,6 +120,7 @@ def linear_regression(
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(linear_regression, locals())
     n_values, draw = train.binning.n_values, train.draws[0]
     predicted = linear_predictions(train, stack([draw, test]), n_predictors=n_predictors)
     of_draw, of_test = np.split(np.clip(predicted, 0, n_values - 1), [draw.bins.size])
@@ -188,6 +190,7 @@ def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.fl
     --------
     See :func:`bin_histogram`.
     """
+    check_arguments(softmax_regression, locals())
     fit, validation = train.split()
     model = LowRank(fit)
     rank = best_rank(model, validation)

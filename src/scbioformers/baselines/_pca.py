@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from scbioformers.core import ConfigError, DataError, log1p_rows
+from scbioformers.core import ConfigError, DataError, check_arguments, log1p_rows
 
 Matrix: TypeAlias = "NDArray[Any] | sparse.spmatrix | sparse.sparray"
 
@@ -47,6 +47,7 @@ def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_su
     array([[2., 6.],
            [0., 0.]], dtype=float32)
     """
+    check_arguments(log1p_normalize, locals())
     if depth is None:
         depth = np.asarray(counts.sum(axis=1))
     totals = np.asarray(depth, dtype=np.float64).ravel()
@@ -88,6 +89,7 @@ def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]
     >>> pca(np.random.default_rng(0).normal(size=(30, 8)), 3).shape
     (30, 3)
     """
+    check_arguments(pca, locals())
     limit = min(X.shape) - 1
     if not 1 <= n_components <= limit:
         raise ConfigError(
@@ -130,6 +132,7 @@ def pca_log1p(
     >>> pca_log1p(np.random.default_rng(0).poisson(1.0, size=(30, 8)), 3).shape
     (30, 3)
     """
+    check_arguments(pca_log1p, locals())
     return pca(log1p_normalize(counts, depth=depth), n_components, seed)
 
 
@@ -159,4 +162,5 @@ def pca_binned(bins: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[n
     >>> pca_binned(np.random.default_rng(0).integers(0, 9, size=(30, 8)), 3).shape
     (30, 3)
     """
+    check_arguments(pca_binned, locals())
     return pca(bins, n_components, seed)

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 
-from scbioformers.core import DataError
+from scbioformers.core import DataError, check_arguments
 
 Array = NDArray[np.float64]
 
@@ -43,6 +43,7 @@ def no_change(training: ArrayLike, n: int) -> Array:
     >>> no_change([[1.0, 2.0]], 1)
     array([[0., 0.]])
     """
+    check_arguments(no_change, locals())
     return np.zeros((n, _effects(training).shape[1]))
 
 
@@ -70,6 +71,7 @@ def training_mean(training: ArrayLike, n: int) -> Array:
     >>> training_mean([[1.0, 2.0], [3.0, 2.0]], 1)
     array([[2., 2.]])
     """
+    check_arguments(training_mean, locals())
     return np.tile(_effects(training).mean(axis=0), (n, 1))
 
 
@@ -90,6 +92,7 @@ def target_falls(own: ArrayLike) -> Array:
     >>> target_falls([[False, True]])
     array([[ 0., -1.]])
     """
+    check_arguments(target_falls, locals())
     return np.where(np.asarray(own, bool), -1.0, 0.0)
 
 
@@ -110,6 +113,7 @@ def additive(singles: ArrayLike) -> Array:
     >>> additive([[[1.0, 0.0], [1.0, -1.0]]])
     array([[ 2., -1.]])
     """
+    check_arguments(additive, locals())
     total: Array = np.asarray(singles, np.float64).sum(axis=1)
     return total
 
@@ -149,6 +153,7 @@ def linear_bilinear(
     >>> linear_bilinear([[1.0, 2.0], [3.0, 2.0]], np.zeros((2, 2), bool), np.zeros((1, 2), bool))
     array([[2., 2.]])
     """
+    check_arguments(linear_bilinear, locals())
     effects = _effects(training)
     mean = effects.mean(axis=0)
     left, scale, _ = np.linalg.svd((effects - mean).T, full_matrices=False)
@@ -190,6 +195,7 @@ def knn_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     >>> knn_features([[1.0], [3.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], n_neighbors=1)
     array([[1.]])
     """
+    check_arguments(knn_features, locals())
     effects, (known, new) = _effects(training), _unit(features, new_features)
     model = KNeighborsRegressor(min(n_neighbors, len(effects)), weights="distance").fit(known, effects)
     predicted: Array = np.asarray(model.predict(new), np.float64)
@@ -222,6 +228,7 @@ def ridge_features(training: ArrayLike, features: ArrayLike, new_features: Array
     >>> ridge_features([[1.0], [3.0]], [[1.0], [1.0]], [[1.0]])
     array([[2.]])
     """
+    check_arguments(ridge_features, locals())
     known, new = _unit(features, new_features)
     predicted: Array = np.asarray(Ridge(penalty).fit(known, _effects(training)).predict(new), np.float64)
     return predicted.reshape(len(new), -1)
@@ -253,6 +260,7 @@ def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     >>> mlp_features([[1.0, 0.0], [3.0, 0.0]], [[1.0], [1.0]], [[1.0]]).shape
     (1, 2)
     """
+    check_arguments(mlp_features, locals())
     known, new = _unit(features, new_features)
     model = MLPRegressor(hidden_layer_sizes=(64,), alpha=1e-3, solver="lbfgs", max_iter=200, random_state=seed)
     with warnings.catch_warnings():

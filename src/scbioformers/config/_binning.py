@@ -14,6 +14,7 @@ from scbioformers.core import (
     as_float,
     bin_segment_rows,
     bin_value_rows,
+    check_fields,
     check_integer,
     check_positive,
 )
@@ -53,10 +54,7 @@ class Binning:
     """Highest bin of the training cells. Higher bins of other data are clipped to it. `None` until frozen."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("value", "segment"):
-            raise ConfigError(f"`kind` must be 'value' or 'segment', found {self.kind!r}.")
-        if not isinstance(self.normalize, bool):
-            raise ConfigError(f"`normalize` must be True or False, found {self.normalize!r}.")
+        check_fields(self)
         # JSON cannot store numpy scalars, so they are converted to Python numbers
         plain: dict[str, float | None] = {
             "n_bins": check_integer("n_bins", self.n_bins, 1),

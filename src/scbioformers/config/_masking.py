@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, choose_masked, mask_sizes
+from scbioformers.core import ConfigError, check_fields, choose_masked, mask_sizes
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,10 @@ class Masking:
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("ratio", "nonzero_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"Masking.{name} must lie strictly between 0 and 1, found {getattr(self, name)}.")
-        if self.rule not in ("expressed", "paper"):
-            raise ConfigError(f"Masking.rule must be 'expressed' or 'paper', found {self.rule!r}.")
 
     def counts(self, n_expressed: int, n_features: int) -> tuple[int, int]:
         """Numbers of expressed features and of zeros to mask in a cell that expresses ``n_expressed`` features."""

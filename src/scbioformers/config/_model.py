@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, check_fields
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class ModelConfig:
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         positive = ("n_layers", "n_heads", "width", "feedforward", "n_latent", "n_components", "max_tokens")
         for name in positive:
             if getattr(self, name) < 1:
@@ -91,12 +92,6 @@ class ModelConfig:
             raise ConfigError(f"ModelConfig.dropout must lie in [0, 1), found {self.dropout}.")
         if self.latent_noise < 0.0:
             raise ConfigError(f"ModelConfig.latent_noise must not be negative, found {self.latent_noise}.")
-        if self.value_embedding not in ("scalar", "lookup"):
-            raise ConfigError(
-                f"ModelConfig.value_embedding is either 'scalar' or 'lookup', found {self.value_embedding!r}."
-            )
-        if self.tokens not in ("expressed", "all"):
-            raise ConfigError(f"ModelConfig.tokens is either 'expressed' or 'all', found {self.tokens!r}.")
 
     def noise_width(self, has_batches: bool) -> int:
         """Width of the noise on the latent in training. It is 0 if the decoder is not conditioned on a batch."""

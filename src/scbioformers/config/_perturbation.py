@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from scbioformers.core import ConfigError
+from scbioformers.core import Category, ConfigError, check_fields
 
 Kind = Literal["knockout", "activation", "drug"]
 KINDS = ("knockout", "activation", "drug")
@@ -27,7 +27,7 @@ class Perturbation:
 
     key: str
     """Column of ``adata.obs`` with perturbation labels such as ``"STAT1"``, ``"STAT1+IRF1"`` or ``"ctrl+STAT1"``."""
-    control: str
+    control: Category
     """Label of the control (unperturbed) cells."""
     targets: Mapping[str, str] | None = None
     """Target gene of each label, or part of a label, that is not a gene name.
@@ -60,13 +60,7 @@ class Perturbation:
     """Labels of cells that are not used."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"`kind` must be one of {KINDS}, found {self.kind!r}.")
-        if self.features is not None and not isinstance(self.features, pd.DataFrame):
-            raise ConfigError(
-                f"`features` must be a DataFrame of genes x features, found {type(self.features).__name__}. "
-                "`bf.datasets.gene_features` makes one."
-            )
+        check_fields(self)
         if self.features is not None and not self.features.index.is_unique:
             raise ConfigError("The index of `features` has duplicate genes. Keep one row for each gene.")
         if self.control in self.ignore:

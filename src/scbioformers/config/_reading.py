@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scbioformers.core import check_fields
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -25,6 +27,9 @@ class Reading:
 
     gene_symbols: str | None = None
     """Column of ``var`` with the names of the genes, ``None`` for ``var_names``. It is the default of every query."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scbioformers.config._masking import Masking
-from scbioformers.core import ConfigError, default_epochs
+from scbioformers.core import ConfigError, check_fields, default_epochs
 
 OBJECTIVE_NAMES = ("masked_bins", "profile_counts", "profile_bins")
 
@@ -73,6 +73,7 @@ class TrainConfig:
     """Number of processes that prepare batches. The batches do not depend on this number."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, low in (
             ("max_epochs", 1),
             ("max_steps", 0),

@@ -1,5 +1,6 @@
 """Functions of arrays: errors, random numbers, vocabulary, binning kernels, masking kernels, decoding, splits."""
 
+from scbioformers.core._arguments import Category, check_arguments, check_fields
 from scbioformers.core._bin_kernels import (
     as_float,
     bin_normalized,
@@ -9,7 +10,7 @@ from scbioformers.core._bin_kernels import (
     check_integer,
     check_positive,
 )
-from scbioformers.core._categories import category_text, find_category, short_list
+from scbioformers.core._categories import category_text, find_category, match_category, short_list
 from scbioformers.core._decoding import SCALES, Scale, deviation, expected, posterior_mean, quantile
 from scbioformers.core._drivers import ColumnRanks, out_strength
 from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
@@ -41,6 +42,7 @@ __all__ = [
     "SPECIALS",
     "BioformersError",
     "BioformersWarning",
+    "Category",
     "ColumnRanks",
     "ConfigError",
     "Consensus",
@@ -63,6 +65,8 @@ __all__ = [
     "bin_segment_rows",
     "bin_value_rows",
     "category_text",
+    "check_arguments",
+    "check_fields",
     "check_integer",
     "check_positive",
     "choose_masked",
@@ -77,6 +81,7 @@ __all__ = [
     "log1p_rows",
     "mask_sizes",
     "match",
+    "match_category",
     "near_names",
     "out_strength",
     "plain_ensembl",

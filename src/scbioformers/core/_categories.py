@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scbioformers.core._errors import DataError
+from scbioformers.core._errors import BioformersError, DataError
 from scbioformers.core._names import near_names
 
 N_SHOWN = 20
@@ -27,7 +27,21 @@ def category_text(value: Any) -> str:
     return str(int(value)) if whole else str(value)
 
 
-def find_category(value: Any, categories: Sequence[str], *, argument: str, place: str) -> str:
+def match_category(value: Any, categories: Sequence[str]) -> str | None:
+    """Return the category with this value, None if there is none. Text, numbers and bools are compared by value.
+
+    Examples
+    --------
+    >>> match_category(1.0, ["0", "1"]), match_category(True, ["False", "True"]), match_category("x", ["0", "1"])
+    ('1', 'True', None)
+    """
+    texts = (str(value), category_text(value))  # first as it is written: "1.0" may be the text of a category
+    return next((text for text in texts if text in categories), None)
+
+
+def find_category(
+    value: Any, categories: Sequence[str], *, argument: str, place: str, error: type[BioformersError] = DataError
+) -> str:
     """Return the category that an argument names. Text, numbers and bools are compared by value.
 
     Parameters
@@ -39,11 +53,13 @@ def find_category(value: Any, categories: Sequence[str], *, argument: str, place
     argument
         Name of the argument, for the message.
     place
-        Where the categories are, for the message, such as ``"adata.obs['condition']"``.
+        What the categories are, for the message, such as ``"the categories of adata.obs['condition']"``.
+    error
+        Error to raise: :class:`MissingKeyError` where a stored result is read.
 
     Raises
     ------
-    DataError
+    BioformersError
         If there is no such category. The message shows the value and the categories as Python writes them.
 
     Examples
@@ -53,14 +69,11 @@ def find_category(value: Any, categories: Sequence[str], *, argument: str, place
     >>> find_category(True, ["False", "True"], argument="condition", place="adata.obs['x']")
     'True'
     """
-    for text in (str(value), category_text(value)):  # first as it is written: "1.0" may be the text of a category
-        if text in categories:
-            return text
+    if (found := match_category(value, categories)) is not None:
+        return found
     near = near_names(str(value), categories)
     hint = f" Similar: {near}." if near else ""
-    raise DataError(
-        f"`{argument}={value!r}` is not a category of {place}.{hint} Pass one of these: {short_list(categories)}."
-    )
+    raise error(f"`{argument}={value!r}` is not among {place}.{hint} Pass one of these: {short_list(categories)}.")
 
 
 def short_list(names: Sequence[Any], limit: int = N_SHOWN) -> str:

@@ -163,6 +163,12 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
                 f"Did not find {name}.{f' Did you mean {near[0]!r}?' if near else ''} Bool columns: {bool_columns}."
             )
         values = adata.var[mask_var]
+    elif isinstance(values, pd.Series) and not isinstance(values.index, pd.RangeIndex):
+        if set(values.index) != set(adata.var_names) or not values.index.is_unique:
+            other = [name for name in values.index if name not in adata.var_names][:3]
+            raise DataError(f"The index of `mask_var` differs from adata.var_names, for instance {other}.")
+        values = values.reindex(adata.var_names)
+    values = values if hasattr(values, "dtype") else np.asarray(values)
     if not pd.api.types.is_bool_dtype(values) or len(values) != adata.n_vars:
         raise DataError(f"Expected {adata.n_vars} bools in {name}, found {len(values)} of dtype {values.dtype}.")
     if pd.isna(values).any():

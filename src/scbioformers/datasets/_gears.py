@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import DataError, MissingKeyError
+from scbioformers.core import DataError, MissingKeyError, check_arguments
 from scbioformers.datasets._recovery import recover_counts
 
 CONTROL = "ctrl"
@@ -55,6 +55,7 @@ def read_gears(path: str | Path, *, max_counts: float = 1e6) -> AnnData:
     --------
     >>> read_gears("perturb_processed.h5ad")  # doctest: +SKIP
     """
+    check_arguments(read_gears, locals())
     adata = ad.read_h5ad(path)
     if "condition" not in adata.obs:
         raise MissingKeyError(f"{path} has no obs['condition'], only {[str(key) for key in adata.obs]}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from scbioformers.core import check_arguments
 from scbioformers.datasets._term_features import term_features, term_table
 
 
@@ -50,5 +51,6 @@ def gene_features(
     >>> gene_features(table, min_genes=1, n_features=2).shape
     (3, 2)
     """
+    check_arguments(gene_features, locals())
     genes, terms = term_table(table, gene, term)
     return term_features(genes, terms, n_features, (min_genes, max_genes))

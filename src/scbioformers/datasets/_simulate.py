@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, check_arguments
 
 CHUNK_SIZE = 2048  # cells drawn at once; another value changes the cells of a given seed
 KNOCK_DOWN = -3.0  # log activity of a regulator that is knocked down: about 5 % of its baseline
@@ -91,6 +91,7 @@ def simulate(
     >>> adata.shape, sorted(adata.obs["perturbation"].unique())
     ((200, 50), ['TF1', 'TF1+TF2', 'control'])
     """
+    check_arguments(simulate, locals())
     _check_sizes(n_cells, n_genes, n_types, n_batches, n_regulators)
     knocked_down = {name: _regulator_indices(name, n_regulators) for name in perturbations}
     random = np.random.default_rng(rng)

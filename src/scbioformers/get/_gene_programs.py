@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import MissingKeyError
+from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
 from scbioformers.results import read_program_genes, read_program_scores
 
 
-def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gene_program") -> pd.DataFrame:
+def gene_programs(adata: AnnData, *, program: Category | None = None, key: str = "gene_program") -> pd.DataFrame:
     """Genes of each program, as found by :func:`scbioformers.tl.gene_programs` (paper, section 3.4).
 
     Parameters
@@ -45,12 +45,12 @@ def gene_programs(adata: AnnData, *, program: str | None = None, key: str = "gen
     >>> list(bf.get.gene_programs(adata))
     ['program', 'gene', 'weight', 'support']
     """
+    check_arguments(gene_programs, locals())
     genes = read_program_genes(adata, key)
     if program is not None:
-        available = genes["program"].unique().tolist()
-        if program not in available:
-            raise MissingKeyError(f"There is no program {program!r}. Pass one of these as `program=`: {available}.")
-        genes = genes[genes["program"] == program]
+        available, place = genes["program"].unique().tolist(), "the programs of this result"
+        name = find_category(program, available, argument="program", place=place, error=MissingKeyError)
+        genes = genes[genes["program"] == name]
     var_names = {str(name) for name in adata.var_names}
     return genes[genes["gene"].isin(var_names)].reset_index(drop=True)
 
@@ -87,4 +87,5 @@ def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.Data
     >>> bf.get.gene_program_scores(adata).shape[0]
     200
     """
+    check_arguments(gene_program_scores, locals())
     return read_program_scores(adata, key)

@@ -10,11 +10,19 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError, near_names
+from scbioformers.core import (
+    Category,
+    ConfigError,
+    DataError,
+    MissingKeyError,
+    check_arguments,
+    find_category,
+    near_names,
+)
 from scbioformers.results import read_grn_edges, read_grn_params, read_grn_weights
 
 
-def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd.DataFrame:
+def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") -> pd.DataFrame:
     """Strongest edges of a network from :func:`scbioformers.tl.grn`, in the format of decoupler.
 
     Parameters
@@ -49,10 +57,10 @@ def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd
     --------
     See :func:`scbioformers.tl.grn`.
     """
+    check_arguments(grn, locals())
     edges = read_grn_edges(adata, key)
     if condition is not None:
-        _require(condition, read_grn_params(adata, key))
-        edges = edges[edges["condition"] == condition]
+        edges = edges[edges["condition"] == _find(condition, read_grn_params(adata, key))]
     var_names = {str(name) for name in adata.var_names}
     edges = edges[edges["source"].isin(var_names) & edges["target"].isin(var_names)].reset_index(drop=True)
     edges["rank"] = edges.groupby("condition", observed=True)["rank"].rank(method="first").astype(np.int64)
@@ -60,7 +68,7 @@ def grn(adata: AnnData, *, condition: str | None = None, key: str = "grn") -> pd
 
 
 def grn_matrix(
-    adata: AnnData, *, condition: str | None = None, difference: bool = False, key: str = "grn"
+    adata: AnnData, *, condition: Category | None = None, difference: bool = False, key: str = "grn"
 ) -> pd.DataFrame:
     """Weights of all pairs of a network from :func:`scbioformers.tl.grn`, as a matrix.
 
@@ -97,8 +105,9 @@ def grn_matrix(
     >>> bf.get.grn_matrix(adata).shape
     (40, 2)
     """
+    check_arguments(grn_matrix, locals())
     params = read_grn_params(adata, key)
-    _require_one(condition, params)
+    condition = _find_one(condition, params)
     if difference and (params["reference"] is None or condition == params["reference"]):
         raise MissingKeyError(_no_difference(params))
     table = read_grn_weights(adata, key, condition, difference=difference)
@@ -108,9 +117,9 @@ def grn_matrix(
 def grn_graph(
     adata: AnnData,
     *,
-    regulators: Sequence[str] | None = None,
+    regulators: str | Sequence[str] | None = None,
     n_top: int | None = None,
-    condition: str | None = None,
+    condition: Category | None = None,
     known: pd.DataFrame | None = None,
     key: str = "grn",
 ) -> nx.DiGraph:
@@ -164,8 +173,9 @@ def grn_graph(
     (5, True)
     >>> text = "".join(nx.generate_graphml(graph))  # or nx.write_graphml(graph, "tf1.graphml")
     """
+    check_arguments(grn_graph, locals())
     params = read_grn_params(adata, key)
-    _require_one(condition, params)
+    condition = _find_one(condition, params)
     if n_top is not None and n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     edges = grn(adata, condition=condition, key=key).sort_values("rank", kind="stable")
@@ -195,22 +205,20 @@ def grn_graph(
     return graph
 
 
-def _require(condition: str, params: dict[str, Any]) -> None:
-    if condition not in params["conditions"]:
-        raise MissingKeyError(
-            f"There is no network for the condition {condition!r}. Pass one of these as `condition=`: "
-            f"{params['conditions']}."
-        )
+def _find(condition: Category, params: dict[str, Any]) -> str:
+    place = "the conditions of this network"
+    return find_category(condition, params["conditions"], argument="condition", place=place, error=MissingKeyError)
 
 
-def _require_one(condition: str | None, params: dict[str, Any]) -> None:
+def _find_one(condition: Category | None, params: dict[str, Any]) -> str | None:
     if condition is not None:
-        _require(condition, params)
-    elif params["groupby"] is not None:
+        return _find(condition, params)
+    if params["groupby"] is not None:
         raise ConfigError(
             "The networks were computed for each condition, so one must be chosen. Pass one of these as `condition=`: "
             f"{params['conditions']}."
         )
+    return None
 
 
 def _no_difference(params: dict[str, Any]) -> str:

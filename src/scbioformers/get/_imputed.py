@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import DataError, Scale
+from scbioformers.core import DataError, Scale, check_arguments
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, open_query, read_evidence
 from scbioformers.settings import shows_progress
@@ -20,7 +20,7 @@ from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks
 def imputed(
     adata: AnnData,
     *,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     output: Scale = "counts",
     model: ModelLike | None = None,
     layer: str | None = None,
@@ -87,6 +87,7 @@ def imputed(
     >>> bf.get.imputed(adata, genes=list(adata.var_names[:2])).shape
     (60, 2)
     """
+    check_arguments(imputed, locals())
     check_request(output, (), batch_size)
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
@@ -146,6 +147,7 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     >>> list(bf.get.imputation_evidence(adata))
     ['bins', 'calibration', 'nll_bits']
     """
+    check_arguments(imputation_evidence, locals())
     evidence = read_evidence(adata, key)
     joint, count = evidence["joint"], evidence["count"]
     filled = np.maximum(count, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import SPECIALS
+from scbioformers.core import SPECIALS, check_arguments
 from scbioformers.model import BioFormer
 from scbioformers.results import ModelLike, find_fit, find_model
 
@@ -43,6 +43,7 @@ def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
     >>> bf.get.model(adata).config.width
     128
     """
+    check_arguments(model, locals())
     return find_model(adata, None, key)
 
 
@@ -77,6 +78,7 @@ def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
     >>> list(bf.get.history(adata))[:3]
     ['member', 'epoch', 'step']
     """
+    check_arguments(history, locals())
     return find_fit(adata, key)[1]
 
 
@@ -108,6 +110,7 @@ def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
     >>> bf.get.params(adata)["n_models"]
     1
     """
+    check_arguments(params, locals())
     return find_fit(adata, key)[0]
 
 
@@ -147,6 +150,7 @@ def gene_embeddings(
     >>> bf.get.gene_embeddings(adata).shape[0]
     40
     """
+    check_arguments(gene_embeddings, locals())
     fitted = find_model(adata, model, key)
     tables = [network.feature.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
     return pd.DataFrame(np.concatenate(tables, axis=1), index=fitted.vocabulary.feature_names())

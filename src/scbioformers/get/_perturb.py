@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import DataError, MissingKeyError
+from scbioformers.core import DataError, MissingKeyError, check_arguments
 from scbioformers.results import read_perturb, read_perturb_evidence, read_perturb_names, read_perturbed_profiles
 
 
@@ -53,6 +53,7 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
     --------
     See :func:`scbioformers.get.perturb_evidence`.
     """
+    check_arguments(perturb, locals())
     stored = read_perturb(adata, key)
     names, effect, se = stored.names, stored.effect, stored.se
     genes = np.array([str(name) for name in adata.var_names], dtype=object)
@@ -124,6 +125,7 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     >>> bf.get.perturb_evidence(adata)["targets"].shape
     (3, 12)
     """
+    check_arguments(perturb_evidence, locals())
     evidence = read_perturb_evidence(adata, key)
     return evidence | {"targets": pd.DataFrame(evidence["targets"])}
 
@@ -161,6 +163,7 @@ def perturbed_cells(adata: AnnData, *, key: str = "perturbed") -> AnnData:
     >>> bf.get.perturbed_cells(adata).obs["predicted"].unique().tolist()
     ['TF4']
     """
+    check_arguments(perturbed_cells, locals())
     layer, names = read_perturbed_profiles(adata, key), read_perturb_names(adata, key)
     rows = np.flatnonzero(np.isfinite(layer).any(axis=1))
     if len(names) != 1:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import MissingKeyError
+from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
 from scbioformers.results import read_enrichment, read_regulators
 
 _HINT = "Run `bf.tl.regulators(adata)` first."
 
 
-def regulators(adata: AnnData, *, condition: str | None = None, key: str = "regulators") -> pd.DataFrame:
+def regulators(adata: AnnData, *, condition: Category | None = None, key: str = "regulators") -> pd.DataFrame:
     """Key drivers: the regulators of a network, sorted by strength (paper, section 3.4).
 
     Parameters
@@ -45,11 +45,12 @@ def regulators(adata: AnnData, *, condition: str | None = None, key: str = "regu
     --------
     See :func:`scbioformers.tl.regulators`.
     """
+    check_arguments(regulators, locals())
     return _read(adata, key, "drivers", condition, _HINT)
 
 
 def set_regulators(
-    adata: AnnData, *, gene_set: str | None = None, condition: str | None = None, key: str = "regulators"
+    adata: AnnData, *, gene_set: Category | None = None, condition: Category | None = None, key: str = "regulators"
 ) -> pd.DataFrame:
     """Regulators of each gene set, as found by :func:`scbioformers.tl.regulators`.
 
@@ -98,11 +99,12 @@ def set_regulators(
     >>> bf.get.set_regulators(adata)["n_genes"].tolist()
     [3, 3]
     """
+    check_arguments(set_regulators, locals())
     table = _read(adata, key, "sets", condition, "Run `bf.tl.regulators` with `gene_sets=` first.")
     return table if gene_set is None else _only(table, "gene_set", gene_set)
 
 
-def known_targets(adata: AnnData, *, condition: str | None = None, key: str = "regulators") -> pd.DataFrame:
+def known_targets(adata: AnnData, *, condition: Category | None = None, key: str = "regulators") -> pd.DataFrame:
     """Number of known targets among the strongest targets of each regulator.
 
     Parameters
@@ -135,10 +137,13 @@ def known_targets(adata: AnnData, *, condition: str | None = None, key: str = "r
     >>> sorted(bf.get.known_targets(adata)["regulator"])
     ['TF1', 'TF2']
     """
+    check_arguments(known_targets, locals())
     return _read(adata, key, "known", condition, "Run `bf.tl.regulators` with `known=` first.")
 
 
-def program_enrichment(adata: AnnData, *, program: str | None = None, key: str = "program_enrichment") -> pd.DataFrame:
+def program_enrichment(
+    adata: AnnData, *, program: Category | None = None, key: str = "program_enrichment"
+) -> pd.DataFrame:
     """Overlap of gene programs with gene sets, as tested by :func:`scbioformers.tl.program_enrichment`.
 
     Parameters
@@ -174,19 +179,18 @@ def program_enrichment(adata: AnnData, *, program: str | None = None, key: str =
     --------
     See :func:`scbioformers.tl.program_enrichment`.
     """
+    check_arguments(program_enrichment, locals())
     table = read_enrichment(adata, key)
     return table.reset_index(drop=True) if program is None else _only(table, "program", program)
 
 
-def _read(adata: AnnData, key: str, what: str, condition: str | None, hint: str) -> pd.DataFrame:
+def _read(adata: AnnData, key: str, what: str, condition: Category | None, hint: str) -> pd.DataFrame:
     table = read_regulators(adata, key, what, hint)
     return table.reset_index(drop=True) if condition is None else _only(table, "condition", condition)
 
 
-def _only(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
+def _only(table: pd.DataFrame, column: str, value: Category) -> pd.DataFrame:
+    place = f"the {column.replace('_', ' ')}s of this result"
     available = table[column].unique().tolist()
-    if name not in available:
-        raise MissingKeyError(
-            f"There is no {column.replace('_', ' ')} {name!r}. Pass one of these as `{column}=`: {available[:20]}."
-        )
+    name = find_category(value, available, argument=column, place=place, error=MissingKeyError)
     return table[table[column] == name].reset_index(drop=True)

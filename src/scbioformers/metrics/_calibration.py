@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, uniform
+from scbioformers.core import ConfigError, DataError, check_arguments, uniform
 from scbioformers.metrics._masked import Floats, check_bins, check_log_probabilities
 
 TOLERANCE = 1e-5  # float32 rounding can put a probability this far below 0 or above 1
@@ -63,6 +63,7 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int
     >>> curve.predicted.tolist(), curve.observed.tolist(), curve.count.tolist()
     ([0.25, 0.75], [0.0, 0.5], [2, 2])
     """
+    check_arguments(calibration_curve, locals())
     p = _check_probabilities(probability, "probability")
     true = np.asarray(outcome)
     if true.shape != p.shape:
@@ -110,6 +111,7 @@ def calibration_error(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int
     >>> calibration_error([0.25, 0.75, 0.25, 0.75], [False, True, False, False], n_bins=2)
     0.25
     """
+    check_arguments(calibration_error, locals())
     curve = calibration_curve(probability, outcome, n_bins=n_bins)
     return float(np.average(np.abs(curve.predicted - curve.observed), weights=curve.count))
 
@@ -145,6 +147,7 @@ def top_label_calibration_error(probabilities: ArrayLike, target: ArrayLike, *, 
     >>> top_label_calibration_error([[0.75, 0.25], [0.25, 0.75]], [0, 1])
     0.25
     """
+    check_arguments(top_label_calibration_error, locals())
     p = np.asarray(probabilities)
     if p.ndim != 2 or 0 in p.shape:
         raise DataError(f"`probabilities` must have the shape (n, bins), neither of them 0, not {p.shape}.")
@@ -189,6 +192,7 @@ def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float =
     >>> interval_coverage([0.5, 0.0, 0.95, 0.5], [0.5, 0.05, 1.0, 0.5], level=0.8)
     0.5
     """
+    check_arguments(interval_coverage, locals())
     below, at = _check_probabilities(cdf_below, "cdf_below"), _check_probabilities(cdf_at, "cdf_at")
     if below.shape != at.shape:
         raise DataError(f"`cdf_at` has the shape {at.shape}; expected that of `cdf_below`, {below.shape}.")
@@ -232,6 +236,7 @@ def natural_log_probabilities(log_probabilities: ArrayLike, odds: ArrayLike) -> 
     >>> np.exp(natural_log_probabilities(np.log([[0.5, 0.25, 0.25]]), odds=0.125)).round(4)
     array([[0.8889, 0.0556, 0.0556]])
     """
+    check_arguments(natural_log_probabilities, locals())
     logs = check_log_probabilities(log_probabilities)
     ratio = np.asarray(odds, dtype=np.float64)
     if ratio.shape not in ((), (len(logs),)):

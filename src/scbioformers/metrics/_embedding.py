@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scbioformers.core import ConfigError, DataError, MissingDependencyError, leiden, warn
+from scbioformers.core import (
+    Category,
+    DataError,
+    MissingDependencyError,
+    check_arguments,
+    leiden,
+    warn,
+)
 from scbioformers.metrics._mixing import mixing_scores
 
 if TYPE_CHECKING:
@@ -75,9 +83,9 @@ class EmbeddingScores:
 
 def embedding_scores(
     X: ArrayLike | sparse.spmatrix | sparse.sparray,
-    labels: ArrayLike,
+    labels: ArrayLike | Sequence[Category | None],
     *,
-    batch: ArrayLike | None = None,
+    batch: ArrayLike | Sequence[Category | None] | None = None,
     seed: int = 0,
     implementation: Literal["sklearn", "scib"] = "sklearn",
 ) -> EmbeddingScores:
@@ -129,8 +137,7 @@ def embedding_scores(
     >>> scores.nmi, scores.linear_f1
     (1.0, 1.0)
     """
-    if implementation not in ("sklearn", "scib"):
-        raise ConfigError(f'implementation={implementation!r} is unknown: use "sklearn" or "scib".')
+    check_arguments(embedding_scores, locals())
     embedding = _check_embedding(X)
     codes = _check_codes(labels, embedding.shape[0], "labels")
     _warn_of_small_labels(codes, labels)
@@ -176,7 +183,7 @@ def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray
     return array
 
 
-def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
+def _check_codes(values: ArrayLike | Sequence[Category | None], n_cells: int, name: str) -> Codes:
     """Return categories as integer codes from 0, without gaps."""
     array = np.asarray(values)
     if array.shape != (n_cells,):
@@ -191,7 +198,7 @@ def _check_codes(values: ArrayLike, n_cells: int, name: str) -> Codes:
     return codes
 
 
-def _warn_of_small_labels(codes: Codes, labels: ArrayLike) -> None:
+def _warn_of_small_labels(codes: Codes, labels: ArrayLike | Sequence[Category | None]) -> None:
     """Warn of labels with fewer cells than folds.
 
     Some folds lack such a label, which lowers both macro F1 scores.

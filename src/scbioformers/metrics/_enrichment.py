@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.stats import false_discovery_control, hypergeom
 
-from scbioformers.core import ConfigError, DataError, describe_unknown
+from scbioformers.core import ConfigError, DataError, check_arguments, describe_unknown
 from scbioformers.metrics._grn import _read_weights, read_edges
 
 
@@ -48,6 +48,7 @@ def enrichment(
     >>> tests[["hits", "expected", "p"]].round(3).to_dict("records")
     [{'hits': 2, 'expected': 1.0, 'p': 0.167}]
     """
+    check_arguments(enrichment, locals())
     known = set(background)
     for name, members in groups.items():
         if not members:
@@ -126,6 +127,7 @@ def edge_enrichment(
     >>> tests[["regulator", "k", "hits", "expected"]].to_dict("records"), float(tests["p"][0].round(3))
     ([{'regulator': 'A', 'k': 2, 'hits': 2, 'expected': 1.0}], 0.167)
     """
+    check_arguments(edge_enrichment, locals())
     sizes = np.atleast_1d(np.asarray(k))
     if sizes.dtype.kind not in "iu" or (sizes < 1).any():
         raise ConfigError(f"`k` must be integers of at least 1, found {k}.")

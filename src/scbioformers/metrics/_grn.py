@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, describe_unknown
+from scbioformers.core import ConfigError, DataError, check_arguments, describe_unknown
 
 Array = NDArray[np.float64]
 UNIVERSES = ("truth", "data")
@@ -104,6 +104,7 @@ def grn_scores(
     >>> round(scores.auprc, 3), scores.early_precision, scores.n_recovered, scores.n_pairs
     (0.833, 0.5, 1.0, 3)
     """
+    check_arguments(grn_scores, locals())
     if universe not in UNIVERSES:
         raise ConfigError(f"`universe` must be one of {UNIVERSES}, found {universe!r}.")
     w, rows, columns = _read_weights(weights, genes, regulators)
@@ -189,6 +190,7 @@ def jaccard_top(
     >>> jaccard_top(a, b, 1), jaccard_top(a, b, 2)
     (1.0, 0.5)
     """
+    check_arguments(jaccard_top, locals())
     if k < 1:
         raise ConfigError(f"`k` must be at least 1, found {k}.")
     if np.shape(a) != np.shape(b):

@@ -10,7 +10,7 @@ import pandas as pd
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, seed_from
+from scbioformers.core import ConfigError, DataError, check_arguments, seed_from
 from scbioformers.metrics._grn import read_edges
 
 SWAPS_PER_EDGE = 10  # tried swaps between two networks; enough for complete mixing (Milo et al. 2003)
@@ -77,6 +77,7 @@ def degree_preserving_null(
     >>> (null["source"].value_counts() == truth["source"].value_counts()).all()
     np.True_
     """
+    check_arguments(degree_preserving_null, locals())
     if n < 1:
         raise ConfigError(f"`n` must be at least 1, found {n}.")
     edges = read_edges(truth)
@@ -139,6 +140,7 @@ def compare_with_null(observed: float, null: ArrayLike, *, level: float = 0.95) 
     >>> compare_with_null(3.0, [1.0, 1.0, 1.0])
     NullComparison(observed=3.0, mean=1.0, low=1.0, high=1.0, ratio=3.0, p=0.25)
     """
+    check_arguments(compare_with_null, locals())
     if not 0 < level < 1:
         raise ConfigError(f"`level` must be between 0 and 1, found {level}.")
     scores: NDArray[np.float64] = np.asarray(null, np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.stats import binom, rankdata
 
-from scbioformers.core import ConfigError, DataError, uniform
+from scbioformers.core import Category, ConfigError, DataError, check_arguments, uniform
 
 RATE_FLOOR = 1e-8  # a count of 1 where the predicted rate is 0 costs 18.4 nats, not infinity
 SUM_TOLERANCE = 0.01  # for the sum of a row: above the rounding error of float16, small enough to detect logits
@@ -69,7 +70,9 @@ class MaskedScores:
         return flat
 
 
-def masked_scores(log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayLike, *, cutoff: int) -> MaskedScores:
+def masked_scores(
+    log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayLike | Sequence[Category], *, cutoff: int
+) -> MaskedScores:
     """Score predicted distributions over bins at masked positions, pooled over cells.
 
     Parameters
@@ -105,6 +108,7 @@ def masked_scores(log_probabilities: ArrayLike, target: ArrayLike, genes: ArrayL
     >>> round(scores.nll_bits, 6), scores.sensitivity, scores.hel, scores.npv50
     (1.333333, 0.5, 1.0, 1.0)
     """
+    check_arguments(masked_scores, locals())
     logs = check_log_probabilities(log_probabilities)
     y = check_bins(target, *logs.shape)
     names = np.asarray(genes)
@@ -233,6 +237,7 @@ def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[
     >>> (kept + held).toarray().tolist()
     [[0, 1000], [1, 0]]
     """
+    check_arguments(thin_counts, locals())
     if not 0 < fraction < 1:
         raise ConfigError(f"`fraction` must be between 0 and 1, found {fraction}.")
     whole = sparse.csr_matrix(counts, copy=True)
@@ -280,6 +285,7 @@ def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
     >>> poisson_loss([[1.0, 0.5]], csr_matrix([[3, 0]]))
     0.75
     """
+    check_arguments(poisson_loss, locals())
     expected, observed = np.asarray(rate), sparse.csr_matrix(held)
     if expected.shape != observed.shape or expected.size == 0:
         raise DataError(

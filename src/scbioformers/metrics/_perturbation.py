@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError
+from scbioformers.core import ConfigError, DataError, check_arguments
 
 Array = NDArray[np.float64]
 
@@ -103,6 +103,7 @@ def perturbation(
     >>> scores.delta_off, scores.centroid
     (array([1., 1.]), array([1., 1.]))
     """
+    check_arguments(perturbation, locals())
     p, y = _finite(predicted, "predicted"), _finite(observed, "observed")
     base, centre, hit = _finite(control, "control"), _finite(perturbed_mean, "perturbed_mean"), np.asarray(own, bool)
     if p.shape != y.shape or p.ndim != 2 or hit.shape != y.shape or base.shape != centre.shape != (y.shape[1],):
@@ -170,6 +171,7 @@ def similarity_between(first: ArrayLike, second: ArrayLike | None = None, *, own
     array([[1.   , 0.707],
            [0.707, 1.   ]])
     """
+    check_arguments(similarity_between, locals())
     a = np.asarray(first, np.float64)
     b = a if second is None else np.asarray(second, np.float64)
     hit = np.zeros(a.shape, bool) if own is None else np.asarray(own, bool)
@@ -207,6 +209,7 @@ def split_half(first: ArrayLike, second: ArrayLike, *, own: ArrayLike) -> Array:
     >>> split_half(effects, -effects, own=np.array([[False, False, True]]))
     array([-1.])
     """
+    check_arguments(split_half, locals())
     a, b, hit = np.asarray(first, np.float64), np.asarray(second, np.float64), np.asarray(own, bool)
     return np.array([_pearson(x[~h], y[~h]) for x, y, h in zip(a, b, hit, strict=True)])
 
@@ -241,6 +244,7 @@ def paired_bootstrap(
     >>> paired_bootstrap([1.0, 2.0], [0.5, 1.5])
     (0.5, 0.5, 0.5)
     """
+    check_arguments(paired_bootstrap, locals())
     if not 0 < level < 1:
         raise ConfigError(f"`level` must be between 0 and 1, found {level}.")
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scbioformers.core import DataError, MissingKeyError
+from scbioformers.core import DataError, MissingKeyError, check_arguments
 from scbioformers.pl._show import figure
 from scbioformers.results import has_program_genes, read_program_genes, read_program_labels, read_program_scores
 
@@ -71,6 +71,7 @@ def gene_programs(
     --------
     See :func:`scbioformers.tl.gene_programs`.
     """
+    check_arguments(gene_programs, locals())
     programs = read_program_labels(adata, key)
     scores = _standardised(read_program_scores(adata, key))
     if not scores.shape[1]:

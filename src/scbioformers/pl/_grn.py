@@ -17,7 +17,15 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from numpy.typing import NDArray
 
 from scbioformers import get
-from scbioformers.core import ConfigError, DataError, near_names
+from scbioformers.core import (
+    Category,
+    ConfigError,
+    DataError,
+    MissingKeyError,
+    check_arguments,
+    find_category,
+    near_names,
+)
 from scbioformers.pl._layout import GAP, border, boxes, place
 from scbioformers.pl._show import check_number, figure
 from scbioformers.results import read_grn_params
@@ -40,7 +48,7 @@ def attention_heatmap(
     regulator: str,
     *,
     n_top: int = 10,
-    conditions: Sequence[str] | None = None,
+    conditions: Category | Sequence[Category] | None = None,
     key: str = "grn",
     axes: Sequence[Axes] | None = None,
     show: bool | None = None,
@@ -97,6 +105,7 @@ def attention_heatmap(
     >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1", show=False)]
     ['targets of TF1', 'difference from type_1']
     """
+    check_arguments(attention_heatmap, locals())
     params = read_grn_params(adata, key)
     conditions = _conditions(params, conditions)
     if n_top < 1:
@@ -127,9 +136,9 @@ def attention_heatmap(
 def grn_network(
     adata: AnnData,
     *,
-    regulators: Sequence[str] | None = None,
+    regulators: str | Sequence[str] | None = None,
     n_top: int = 20,
-    condition: str | None = None,
+    condition: Category | None = None,
     known: pd.DataFrame | None = None,
     key: str = "grn",
     ax: Axes | None = None,
@@ -188,6 +197,7 @@ def grn_network(
     >>> bf.pl.grn_network(adata, n_top=10, known=adata.uns["grn_true"], show=False).get_title()
     '10 strongest edges'
     """
+    check_arguments(grn_network, locals())
     graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, condition=condition, known=known, key=key)
     params = read_grn_params(adata, key)
     if not graph.number_of_edges():
@@ -204,13 +214,17 @@ def grn_network(
     return ax
 
 
-def _conditions(params: dict[str, Any], conditions: Sequence[str] | None) -> list[str]:
+def _conditions(params: dict[str, Any], conditions: Category | Sequence[Category] | None) -> list[str]:
     if conditions is None:
         return list(params["conditions"])
-    conditions = [conditions] if isinstance(conditions, str) else list(conditions)
-    if not conditions:
+    given = [conditions] if isinstance(conditions, str | float | int) else list(conditions)
+    if not given:
         raise ConfigError(f"`conditions` is empty. Pass one or more of {params['conditions']}, or None for all.")
-    return conditions
+    place = "the conditions of this network"
+    return [
+        find_category(each, params["conditions"], argument="conditions", place=place, error=MissingKeyError)
+        for each in given
+    ]
 
 
 def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool) -> pd.DataFrame:
@@ -327,7 +341,7 @@ def _strongest(graph: nx.DiGraph) -> float:
     return max(abs(weight) for _, _, weight in graph.edges(data="weight")) or 1.0
 
 
-def _network_title(graph: nx.DiGraph, condition: str | None, regulators: Sequence[str] | None) -> str:
+def _network_title(graph: nx.DiGraph, condition: Category | None, regulators: str | Sequence[str] | None) -> str:
     edges = f"{graph.number_of_edges()} strongest edges"
     if regulators is not None:
         names = [regulators] if isinstance(regulators, str) else list(regulators)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
 from scbioformers import get
+from scbioformers.core import check_arguments
 from scbioformers.pl._show import figure
 
 
@@ -62,6 +63,7 @@ def imputation(
     >>> bf.pl.imputation(adata, show=False).get_xlabel()
     'predicted bin'
     """
+    check_arguments(imputation, locals())
     evidence = get.imputation_evidence(adata, key=key)
     table = evidence["bins"]
     n_values = table.pop("n").to_numpy()
@@ -134,6 +136,7 @@ def calibration(
     >>> bf.pl.calibration(adata, show=False).get_ylabel()
     'observed share'
     """
+    check_arguments(calibration, locals())
     table = get.imputation_evidence(adata, key=key)["calibration"]
     error = float((table["n"] * (table["predicted"] - table["observed"]).abs()).sum() / table["n"].sum())
     if ax is None:

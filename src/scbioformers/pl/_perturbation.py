@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from scbioformers import get
-from scbioformers.core import DataError
+from scbioformers.core import DataError, check_arguments
 from scbioformers.pl._show import figure
 
 _NAME_HEIGHT = 0.028  # height of a line of text, as a share of the axes of a figure of the default size
@@ -79,6 +79,7 @@ def perturbation(
     >>> bf.pl.perturbation(adata, np.linspace(-1, 1, 40), show=False).get_xlabel()
     'observed change (log1p)'
     """
+    check_arguments(perturbation, locals())
     shown = name if name is not None else str(get.perturb(adata, key=key)["perturbation"].iloc[0])
     table = get.perturb(adata, perturbation=shown, key=key).set_index("gene")
     values = np.asarray(observed, dtype=np.float64)
@@ -188,6 +189,7 @@ def perturbation_screen(
     >>> bf.pl.perturbation_screen(adata, n_top=5, show=False).get_xlabel()
     'predicted effect size (root mean square, log1p)'
     """
+    check_arguments(perturbation_screen, locals())
     table = get.perturb(adata, key=key).head(n_top)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.4, 1.2 + 0.2 * len(table)), layout="constrained")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from scbioformers import get
-from scbioformers.core import DataError
+from scbioformers.core import DataError, check_arguments
 from scbioformers.pl._show import check_number, figure
 
 _TITLES = {
@@ -68,6 +68,7 @@ def training(
     >>> [ax.get_title() for ax in bf.pl.training(adata, show=False)]
     ['masked genes', 'profile from <cls>']
     """
+    check_arguments(training, locals())
     table = get.history(adata, key=key)
     names = [name for name in _TITLES if f"train_{name}" in table]
     if not names:

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from scbioformers.config import Binning, bin_rows
-from scbioformers.core import DataError, bin_segment_dense
+from scbioformers.core import DataError, bin_segment_dense, check_arguments
 from scbioformers.data import AnnDataSource, Block, BlockSource, get_matrix, require_counts, require_valid, scan
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def bin_value(
     array([[ 0,  1,  9, 14],
            [ 4, 11, 10,  8]], dtype=int16)
     """
+    check_arguments(bin_value, locals())
     _check_key(adata, key_added, layer)
     binning = Binning(kind="value", cutoff=cutoff, bins_per_doubling=bins_per_doubling, normalize=normalize)
     name = require_counts(adata, layer, allow_non_integer=allow_non_integer).name
@@ -166,6 +167,7 @@ def bin_segment(
     array([[0, 2, 2, 3, 4],
            [4, 0, 0, 0, 0]], dtype=int16)
     """
+    check_arguments(bin_segment, locals())
     _check_key(adata, key_added, layer)
     binning = Binning(kind="segment", n_bins=n_bins)
     centred = require_valid(adata, layer).kind == "centered"

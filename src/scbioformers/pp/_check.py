@@ -9,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import default_epochs
+from scbioformers.core import check_arguments, default_epochs
 from scbioformers.data import (
     COUNTS_FROM_RAW,
     Inspection,
@@ -135,6 +135,7 @@ def check(
     >>> report.inspection.kind, report.problems, report.next_calls
     ('counts', (), ('bf.tl.fit(adata)',))
     """
+    check_arguments(check, locals())
     get_matrix(adata, layer)  # first, because it checks the type of adata
     modelled = gene_mask(adata, mask_var)
     inspection = inspect(adata, layer)

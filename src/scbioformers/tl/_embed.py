@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import warn
+from scbioformers.core import check_arguments, warn
 from scbioformers.model import BioFormer, Use, embed_cells
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_embedding
@@ -98,6 +98,7 @@ def embed(
     --------
     See :func:`scbioformers.tl.fit`.
     """
+    check_arguments(embed, locals())
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     check_key_added(adata, key_added, {"obsm": [key_added]})
     adata = target(adata, copy)

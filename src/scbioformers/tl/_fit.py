@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.config import Binning, ModelConfig, Perturbation, Reading, TrainConfig
-from scbioformers.core import ConfigError, Vocabulary, seed_from
+from scbioformers.core import ConfigError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
     DEFAULT_MASK,
     AnnDataSource,
@@ -47,9 +48,9 @@ def fit(
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
     gene_symbols: str | None = None,
     batch_key: str | None = None,
-    phenotype_keys: Sequence[str] = (),
-    binning: str | Binning = "value",
-    config: str | ModelConfig = "small",
+    phenotype_keys: str | Sequence[str] = (),
+    binning: Literal["value", "segment"] | Binning = "value",
+    config: Literal["small", "paper"] | ModelConfig = "small",
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
     max_epochs: int | None = None,
@@ -153,8 +154,9 @@ def fit(
     >>> adata.obsm["X_bioformer"].shape
     (60, 32)
     """
+    check_arguments(fit, locals())
     start = time.perf_counter()
-    kind = binning if isinstance(binning, Binning) else Binning(kind=binning)  # type: ignore[arg-type]
+    kind = binning if isinstance(binning, Binning) else Binning(kind=binning)
     model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
     train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
     if max_epochs is not None:
@@ -222,7 +224,7 @@ def _read(
     gene_symbols: str | None,
     binning: Binning,
     batch_key: str | None,
-    phenotype_keys: Sequence[str],
+    phenotype_keys: str | Sequence[str],
     allow_non_integer: bool,
     copy: bool,
 ) -> tuple[AnnData, _Cells]:

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, DataError, seed_from, tqdm, warn
+from scbioformers.core import ConfigError, DataError, check_arguments, seed_from, tqdm, warn
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_gene_programs
 from scbioformers.settings import shows_progress
@@ -129,6 +129,7 @@ def gene_programs(
     >>> adata.obsm["gene_program_scores"].shape[1] == adata.var["gene_program"].nunique()
     True
     """
+    check_arguments(gene_programs, locals())
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     check_key_added(adata, key_added, {"var": [key_added]})
     fitted = query.model

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, DataError, seed_from, warn
+from scbioformers.core import Category, ConfigError, DataError, check_arguments, seed_from, warn
 from scbioformers.data import ObsField
 from scbioformers.nn import computes
 from scbioformers.results import ConditionGRN, ModelLike, Query, check_key_added, open_query, target, write_grn
@@ -31,8 +31,8 @@ def grn(
     *,
     method: Method = "embedding",
     groupby: str | None = None,
-    reference: str | None = None,
-    regulators: Sequence[str] | None = None,
+    reference: Category | None = None,
+    regulators: str | Sequence[str] | None = None,
     top_k: int = 1000,
     n_cells: int | None = 1000,
     layers: Sequence[int] | None = None,
@@ -168,6 +168,7 @@ def grn(
     >>> sorted(set(bf.get.grn(adata)["source"]))
     ['TF1', 'TF2']
     """
+    check_arguments(grn, locals())
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     check_key_added(adata, key_added, {"var": [f"{key_added}_attention"]})
     if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
@@ -206,7 +207,7 @@ def _as_tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if numbers is None else tuple(numbers)
 
 
-def _conditions(adata: AnnData, groupby: str | None, reference: str | None) -> tuple[list[str], NDArray[np.int64]]:
+def _conditions(adata: AnnData, groupby: str | None, reference: Category | None) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the conditions, and the code of each cell, -1 for cells without a condition."""
     if groupby is None:
         if reference is not None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, Scale
+from scbioformers.core import ConfigError, DataError, Scale, check_arguments
 from scbioformers.model import BioFormer
 from scbioformers.nn import computes
 from scbioformers.results import (
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 def impute(
     adata: AnnData,
     *,
-    mask: Any = None,
-    genes: Sequence[str] | None = None,
+    mask: ArrayLike | sp.spmatrix | sp.sparray | None = None,
+    genes: str | Sequence[str] | None = None,
     output: Scale = "counts",
     posterior: bool = False,
     std: bool = False,
@@ -162,6 +162,7 @@ def impute(
     >>> adata.layers["imputed"].shape
     (60, 40)
     """
+    check_arguments(impute, locals())
     check_request(output, quantiles, batch_size)
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     _check_output(query.model, output, posterior and (mask is not None or std or bool(quantiles)), posterior)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, MissingKeyError, log1p_rows
+from scbioformers.core import DataError, MissingKeyError, check_arguments, log1p_rows
 from scbioformers.data import BlockSource, ObsField
 from scbioformers.nn import computes
 from scbioformers.results import GroupEffects, ModelLike, Query, check_perturb_key, open_query, target, write_perturb
@@ -119,6 +119,7 @@ def perturb(
     >>> adata.varm["perturb_effect"].shape
     (40, 2)
     """
+    check_arguments(perturb, locals())
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     check_perturb_key(adata, key_added, query.layer)
     head = require_head(query.model)

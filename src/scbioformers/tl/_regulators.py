@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
 from scbioformers.metrics import enrichment
 from scbioformers.results import (
     check_key_added,
@@ -28,7 +28,7 @@ def regulators(
     adata: AnnData,
     *,
     gene_sets: GeneSets | None = None,
-    condition: str | None = None,
+    condition: Category | None = None,
     known: pd.DataFrame | None = None,
     k: int | Sequence[int] = (10, 20),
     top_k: int = 20,
@@ -100,12 +100,13 @@ def regulators(
     >>> bf.get.regulators(adata)["rank"].tolist()
     [1, 2, 3]
     """
+    check_arguments(regulators, locals())
     params = read_grn_params(adata, grn_key)
     check_key_added(adata, key_added, inputs=[grn_key])
-    if condition is not None and condition not in params["conditions"]:
-        raise MissingKeyError(
-            f"There is no network for the condition {condition!r}. Pass one of these as `condition=`: "
-            f"{params['conditions']}."
+    if condition is not None:
+        place = "the conditions of this network"
+        condition = find_category(
+            condition, params["conditions"], argument="condition", place=place, error=MissingKeyError
         )
     if top_k < 1:
         raise ConfigError(f"`top_k` must be at least 1, found {top_k}.")
@@ -184,6 +185,7 @@ def program_enrichment(
     >>> list(bf.get.program_enrichment(adata))[:5]
     ['program', 'gene_set', 'size', 'set_size', 'hits']
     """
+    check_arguments(program_enrichment, locals())
     background = read_program_background(adata, program_key)
     check_key_added(adata, key_added, inputs=[program_key])
     if min_genes < 1 or (max_genes is not None and max_genes < min_genes):
