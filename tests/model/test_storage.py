@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import safetensors.torch
 import torch
 
 import scbioformers as bf
-from scbioformers.core import ModelFormatError
-from scbioformers.model import _storage
+from scbioformers.core import BioformersError, ModelFormatError, StorageError
+from scbioformers.data import BlockSource
+from scbioformers.model import _storage, check_directory
 
 FILES = ("config.json", "vocabulary.json", "model.safetensors", "manifest.json")
 
@@ -198,8 +200,10 @@ def test_full_disk(ensemble, tmp_path, monkeypatch, former, failing):
         write(path, content)
 
     monkeypatch.setattr(_storage, "_write", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"could not be written to .*saved: No space left") as caught:
         other(ensemble).save(tmp_path / "saved")
+    assert isinstance(caught.value, OSError)
+    assert isinstance(caught.value, BioformersError)
     assert entries(tmp_path) == (["saved"] if former else [])
     if former:
         assert_same(bf.BioFormer.load(tmp_path / "saved"), ensemble)
@@ -216,18 +220,107 @@ def test_failing_rename(ensemble, directory, tmp_path, monkeypatch, failing):
         replace(source, destination)
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(StorageError, match="Input/output error"):
         other(ensemble).save(directory)
     monkeypatch.undo()
     assert_same(bf.BioFormer.load(directory), ensemble)
     assert entries(tmp_path) == ["saved"]
 
 
+@pytest.fixture
+def nearly_full():
+    """The system lets this process write files of at most 2 kB, as if the disk were full after that."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, former[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+@pytest.mark.fault("disk-full")
+def test_the_system_cannot_write(ensemble, directory, tmp_path, nearly_full):
+    with pytest.raises(StorageError, match=r"of [0-9.]+ MB could not be written to .*Free space"):
+        other(ensemble).save(directory)
+    assert entries(tmp_path) == ["saved"]
+    assert_same(bf.BioFormer.load(directory), ensemble)
+
+
+@pytest.mark.fault("disk-full")
+def test_a_fit_is_not_lost_if_its_directory_cannot_be_written(simulated, tiny_config, tmp_path, nearly_full):
+    train = bf.TrainConfig(max_steps=1)
+    with pytest.raises(StorageError, match=r"in adata.uns\['mine'\]: `bf.get.model\(adata, key='mine'\).save"):
+        bf.tl.fit(simulated, config=tiny_config, train=train, save_dir=tmp_path / "saved", key_added="mine")
+    assert entries(tmp_path) == []
+    expected = bf.tl.fit(simulated, config=tiny_config, train=train, copy=True)
+    assert bf.get.model(simulated, key="mine").hash == bf.get.model(expected).hash
+
+
+@pytest.mark.fault("disk-full")
+def test_a_directory_that_cannot_be_written_is_an_error_before_a_fit(simulated, tmp_path, monkeypatch):
+    monkeypatch.setattr(BlockSource, "read", lambda *args: pytest.fail("the data was read"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "thesis.txt").write_text("three years")
+    for place, error in (("file", ModelFormatError), ("results", ModelFormatError), ("file/saved", StorageError)):
+        with pytest.raises(error):
+            bf.tl.fit(simulated, save_dir=tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(StorageError, match=r"model of 1000000000000.0 MB cannot .* MB of its disk are free"):
+        check_directory(tmp_path / "new", 10**18)
+
+
+CONCURRENT = """
+import json, os, sys, threading
+import scbioformers as bf
+place, *models = sys.argv[1:]
+models = [bf.BioFormer.load(model) for model in models]
+hashes = {model.hash for model in models}
+models[0].save(place)
+
+def work(start):
+    for i in range(12):
+        models[(start + i) % len(models)].save(place)
+        assert bf.BioFormer.load(place).hash in hashes
+
+children = []
+for start in range(3):
+    children.append(os.fork())
+    if children[-1] == 0:
+        code = 1
+        try:
+            errors = []
+            threading.excepthook = errors.append
+            threads = [threading.Thread(target=work, args=(start + i,)) for i in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for error in errors:
+                print(error.exc_value, file=sys.stderr)
+            code = len(errors)
+        finally:
+            os._exit(code)
+print(json.dumps([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+@pytest.mark.fault(78)
+def test_threads_and_processes_that_save_to_one_place(ensemble, tmp_path):
+    """72 saves of two models by three processes with two threads each: whoever loads finds one of them, whole."""
+    models = [str(ensemble.save(tmp_path / "a")), str(other(ensemble).save(tmp_path / "b"))]
+    place = tmp_path / "place" / "saved"
+    command = [sys.executable, "-c", CONCURRENT, str(place), *models]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout) == [0, 0, 0], done.stderr
+    assert entries(place.parent) == ["saved"]
+    assert bf.BioFormer.load(place).hash in {ensemble.hash, other(ensemble).hash}
+
+
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import scbioformers as bf
-from scbioformers.model import _storage
+from scbioformers.data import BlockSource
+from scbioformers.model import _storage, check_directory
 former, new, place = sys.argv[1:]
 new = bf.BioFormer.load(new)
 

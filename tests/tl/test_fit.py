@@ -291,7 +291,7 @@ def test_large_model_needs_save_dir_before_any_work(simulated, fit, monkeypatch)
 
 def test_size_is_known_before_any_work(simulated, fit, monkeypatch):
     estimates = []
-    monkeypatch.setattr(_fit, "check_size", lambda n_bytes, save_dir: estimates.append(n_bytes))
+    monkeypatch.setattr(_fit, "check_storage", lambda n_bytes, save_dir: estimates.append(n_bytes))
     sizes = [len(bits(fit(simulated, n_models=n_models, copy=True))) for n_models in (1, 2)]
     assert estimates[1] == 2 * estimates[0]
     assert sizes[0] / 2 < estimates[0] < 4 * sizes[0]  # the number of bins is not known yet

@@ -3,11 +3,13 @@
 from scbioformers.model._bioformer import BioFormer, network_sizes
 from scbioformers.model._head import Head
 from scbioformers.model._inference import Use, embed_cells, make_batches, on_device, predict_masked, run_network
+from scbioformers.model._storage import check_directory
 
 __all__ = [
     "BioFormer",
     "Head",
     "Use",
+    "check_directory",
     "embed_cells",
     "make_batches",
     "network_sizes",

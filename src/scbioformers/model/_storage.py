@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from scbioformers.core import ModelFormatError
+from scbioformers.core import ModelFormatError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -60,29 +67,91 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
     return _weights(body), documents
 
 
-def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
-    """Write to a temporary directory beside ``directory`` and rename it, so that a model is never incomplete."""
-    directory = directory.resolve()
-    present = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    if present and (MANIFEST not in present or present - _FILES - {MANIFEST}):
+def check_directory(directory: Path, n_bytes: int = 0) -> None:
+    """Check that a model of ``n_bytes`` can be written to ``directory``: before a fit, which would be lost otherwise.
+
+    Raises
+    ------
+    ModelFormatError
+        If the directory holds files that are not part of a model.
+    StorageError
+        If there is no such place, it is not writable, or its disk is too full.
+    """
+    with _locked(directory.resolve().parent, exclusive=False):
+        _refuse_foreign(directory)
+    parent = next(place for place in directory.resolve().parents if place.exists())
+    free = shutil.disk_usage(parent).free
+    if not parent.is_dir() or not os.access(parent, os.W_OK) or free < n_bytes:
+        raise StorageError(
+            f"The model of {n_bytes / 1e6:.1f} MB cannot be written to {directory}: {parent} must be a directory that "
+            f"is writable, and {free / 1e6:.1f} MB of its disk are free. Use another directory, or free space."
+        )
+
+
+def _refuse_foreign(directory: Path) -> None:
+    present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if directory.is_file() or (present and (MANIFEST not in present or present - _FILES - {MANIFEST})):
         raise ModelFormatError(
             f"{directory} exists and holds files that are not part of a model; nothing was written. "
             "Use another directory."
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
+
+
+def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
+    """Write to a temporary directory beside ``directory`` and rename it, so that a model is never incomplete.
+
+    Raises
+    ------
+    ModelFormatError
+        If the directory holds files that are not part of a model.
+    StorageError
+        If the system cannot write, for instance to a full disk. The former model is still there.
+    """
+    directory = directory.resolve()
+    check_directory(directory)
+    files = {f"{name}.json": _to_json(documents[name]).encode() for name in _DOCUMENTS}
+    files[WEIGHTS] = safetensors.torch.save(tensors)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = _to_json({"schema": SCHEMA, "sha256": hashes}).encode()  # written last
     temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
     try:
-        files = {f"{name}.json": _to_json(documents[name]).encode() for name in _DOCUMENTS}
-        files[WEIGHTS] = safetensors.torch.save(tensors)
+        temporary.mkdir(parents=True)
         for name, content in files.items():
             _write(temporary / name, content)
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        _write(temporary / MANIFEST, _to_json({"schema": SCHEMA, "sha256": hashes}).encode())
-        _replace(temporary, directory)
+        with _locked(directory.parent, exclusive=True):
+            _refuse_foreign(directory)
+            _replace(temporary, directory)
+    except OSError as error:
+        size = sum(map(len, files.values())) / 1e6
+        raise StorageError(
+            f"The model of {size:.1f} MB could not be written to {directory}: {error.strerror or error}. Nothing there "
+            "was changed. Free space, or save to another directory."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
+
+
+@contextmanager
+def _locked(parent: Path, *, exclusive: bool) -> Iterator[None]:
+    """Only one thread or process at a time replaces a model in this directory, and no other reads one meanwhile.
+
+    The lock is on the directory itself, so no file is left over. It ends with the process. Without it (Windows, some
+    network file systems) a model is still never mixed with another, because the manifest names all hashes. But two
+    processes that save to the same place at the same time may disturb each other.
+    """
+    handle = None
+    if fcntl is not None and parent.is_dir():
+        try:
+            handle = os.open(parent, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        except OSError:  # not readable, or a file system without locks
+            pass
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _replace(new: Path, directory: Path) -> None:
@@ -107,6 +176,11 @@ def _former(directory: Path) -> Path:
 def load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read a directory that :func:`save` wrote. Every file is first checked against the manifest."""
     directory = directory.resolve()
+    with _locked(directory.parent, exclusive=False):
+        return _load(directory)
+
+
+def _load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
     if not directory.exists() and _former(directory).exists():
         directory = _former(directory)  # save was killed between its two renames
     manifest = _from_json(_read(directory, MANIFEST), MANIFEST)

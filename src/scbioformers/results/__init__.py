@@ -20,7 +20,7 @@ from scbioformers.results._grn import (
     write_grn,
 )
 from scbioformers.results._imputed import create_store, imputed_layers, read_evidence, write_imputed
-from scbioformers.results._model import ModelLike, check_size, find_fit, find_model, store_model
+from scbioformers.results._model import ModelLike, check_storage, find_fit, find_model, store_model
 from scbioformers.results._perturb import (
     GroupEffects,
     Perturbed,
@@ -44,7 +44,7 @@ __all__ = [
     "WeightTable",
     "check_key_added",
     "check_perturb_key",
-    "check_size",
+    "check_storage",
     "create_store",
     "find_fit",
     "find_model",

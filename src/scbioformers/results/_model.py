@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError
-from scbioformers.model import BioFormer
+from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError, StorageError
+from scbioformers.model import BioFormer, check_directory
 from scbioformers.results._slots import get_slot, params_from_json, params_to_json, write_result
 
 MAX_BYTES_IN_UNS = 32 * 2**20
@@ -20,24 +20,43 @@ ModelLike: TypeAlias = BioFormer | AnnData | str | Path
 def store_model(
     adata: Any, key: str, model: BioFormer, params: dict[str, Any], history: pd.DataFrame, save_dir: str | Path | None
 ) -> None:
-    """Write parameters, history and model to ``uns[key]``. With ``save_dir``, write the model to that directory."""
+    """Write parameters, history and model to ``uns[key]``. With ``save_dir``, write the model to that directory.
+
+    Raises
+    ------
+    StorageError
+        If the directory cannot be written. The model is then in ``uns[key]``, so that the fit is not lost.
+    """
     value: dict[str, Any] = {"params": params_to_json(params), "history": history, "model_hash": model.hash}
-    if save_dir is None:
+    failure = None
+    if save_dir is not None:
+        try:
+            value["model_dir"] = str(model.save(save_dir))
+        except StorageError as error:
+            failure = error
+    if "model_dir" not in value:
         value["model"] = np.frombuffer(model.to_bytes(), dtype=np.uint8).copy()
-    else:
-        value["model_dir"] = str(model.save(save_dir))
     write_result(adata, key, value, new_model=True)
+    if failure is not None:
+        named = "" if key == "bioformer" else f", key={key!r}"
+        raise StorageError(
+            f"{failure} The fitted model is in adata.uns[{key!r}]: `bf.get.model(adata{named}).save(directory)`."
+        ) from failure
 
 
-def check_size(n_bytes: int, save_dir: str | Path | None) -> None:
-    """Check, before training, that the model is not too large to be stored in ``uns``.
+def check_storage(n_bytes: int, save_dir: str | Path | None) -> None:
+    """Check, before training, that the model can be stored: in ``uns``, or in the directory ``save_dir``.
 
     Raises
     ------
     ConfigError
-        If the model is too large and ``save_dir`` is None.
+        If the model is too large for ``uns`` and ``save_dir`` is None.
+    ModelFormatError, StorageError
+        If it cannot be written to ``save_dir``.
     """
-    if save_dir is None and n_bytes > MAX_BYTES_IN_UNS:
+    if save_dir is not None:
+        check_directory(Path(save_dir), n_bytes)
+    elif n_bytes > MAX_BYTES_IN_UNS:
         raise ConfigError(
             f"This model takes {n_bytes / 2**20:.0f} MB, more than the {MAX_BYTES_IN_UNS / 2**20:.0f} MB that are "
             "allowed in adata.uns. Pass `save_dir=` to `bf.tl.fit` to write the model to a directory."

@@ -32,7 +32,7 @@ from scbioformers.data import (
 )
 from scbioformers.model import network_sizes
 from scbioformers.nn import Transformer, choose_device, computes, use_threads
-from scbioformers.results import check_size, store_model, target
+from scbioformers.results import check_storage, store_model, target
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
 from scbioformers.training import fit_model
@@ -168,7 +168,7 @@ def fit(
     adata, cells = _read(adata, layer, mask_var, gene_symbols, kind, batch_key, phenotype_keys, allow_non_integer, copy)
     source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
     design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)
-    check_size(n_models * _n_bytes(model_config, cells), save_dir)
+    check_storage(n_models * _n_bytes(model_config, cells), save_dir)
     seed = seed_from(rng)
     fitted = fit_model(
         source if design is None else MemorySource(source.rows(design.controls)),
