@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import scbioformers as bf
-from scbioformers.core import DataError, MissingKeyError
+from scbioformers.core import ConfigError, DataError, MissingKeyError
 
 SPECIAL = "CD4+/CD45RA+"
 
@@ -55,6 +55,76 @@ def test_picture(tmp_path, difference, name, kwargs):
     assert difference(draw(make(), tmp_path / "found.png", **kwargs), name) is None
     assert difference(draw(make(array=True), tmp_path / "found.png", **kwargs), name) is None
     assert difference(draw(make(swap=True), tmp_path / "found.png", **kwargs), name) is not None
+
+
+def many() -> ad.AnnData:
+    """50 cells x 40 genes in 8 programs. Program "p3" has the most genes, then "p7"."""
+    random = np.random.default_rng(1)
+    labels = np.repeat([f"p{i}" for i in range(8)], [2, 3, 4, 10, 2, 5, 6, 8])
+    adata = ad.AnnData(np.ones((50, 40), np.float32), var=pd.DataFrame(index=[f"G{i}" for i in range(40)]))
+    adata.var["gene_program"] = pd.Categorical(labels)
+    names = list(adata.var["gene_program"].cat.categories)
+    adata.obsm["gene_program_scores"] = pd.DataFrame(random.normal(size=(50, 8)), adata.obs_names, names)
+    return adata
+
+
+def rows(ax) -> list[str]:
+    return [tick.get_text().split(":")[0] for tick in ax.get_yticklabels()]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected", "title"),
+    [
+        ({}, [f"p{i}" for i in range(8)], "gene programs"),
+        ({"n_programs": 3}, ["p3", "p6", "p7"], "3 of 8 gene programs"),
+        ({"n_programs": None}, [f"p{i}" for i in range(8)], "gene programs"),
+        ({"programs": ["p5", "p0", "p5"], "n_programs": 1}, ["p5", "p0"], "2 of 8 gene programs"),
+        ({"programs": "p5"}, ["p5"], "1 of 8 gene programs"),
+    ],
+)
+def test_which_programs_are_shown(kwargs, expected, title):
+    adata = many()
+    ax = bf.pl.gene_programs(adata, **kwargs)
+    assert rows(ax) == expected
+    assert ax.get_title() == title
+    scores = adata.obsm["gene_program_scores"]
+    scores = ((scores - scores.mean()) / scores.std(ddof=0))[expected].to_numpy()
+    order = np.lexsort((-scores.max(axis=1), scores.argmax(axis=1)))  # cells by their highest program of those shown
+    np.testing.assert_allclose(ax.images[0].get_array(), scores[order].T)
+
+
+def test_programs_are_named_by_number_too():
+    assert rows(bf.pl.gene_programs(make(), programs=[2])) == rows(bf.pl.gene_programs(make(), programs=2)) == ["2"]
+
+
+def test_as_many_programs_as_real_data_have_fit_on_a_page():
+    adata = many()
+    names = [f"{i}" for i in range(1, 116)]
+    scores = np.random.default_rng(0).normal(size=(50, 115))
+    adata.obsm["gene_program_scores"] = pd.DataFrame(scores, adata.obs_names, names)
+    adata.var["gene_program"] = pd.Categorical(names[:40], names)
+    ax = bf.pl.gene_programs(adata)
+    assert ax.get_title() == "30 of 115 gene programs"
+    assert ax.figure.get_figheight() < 12
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"n_programs": 0}, ConfigError, "`n_programs` must be at least 1, or None"),
+        ({"programs": []}, ConfigError, "`programs` is empty"),
+        (
+            {"programs": ["p9"]},
+            MissingKeyError,
+            r"`programs='p9'` is not among the stored programs\. Pass one of these: \['p0', 'p1'",
+        ),
+        ({"n_genes": -1}, ConfigError, "`n_genes` must be at least 0, found -1"),
+    ],
+)
+def test_programs_that_are_not_there(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        bf.pl.gene_programs(many(), **kwargs)
+    assert not plt.get_fignums()
 
 
 def test_means_by_group():

@@ -1,6 +1,7 @@
 """Learning curves: comparison with stored pictures, for a history that is written by hand."""
 
 import warnings
+from itertools import combinations
 from pathlib import Path
 
 import anndata as ad
@@ -100,6 +101,14 @@ def test_labels_of_members():
     assert sum("member 1" in label for label in labels) == 2
     colors = [line.get_color() for line in first.lines]
     assert colors[0] == colors[1] != colors[2] == colors[3]
+
+
+def test_members_can_be_told_apart_without_red_and_green(deuteranope_distance):
+    first, _ = bf.pl.training(make(5))
+    colours = {line.get_color() for line in first.lines}
+    assert len(colours) == 5
+    assert min(deuteranope_distance(a, b) for a, b in combinations(colours, 2)) > 20
+    assert deuteranope_distance("C2", "C3") < 10  # neighbours in the default cycle of matplotlib
 
 
 def test_own_axes():

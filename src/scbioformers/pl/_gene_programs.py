@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scbioformers.core import DataError, MissingKeyError, check_arguments
+from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
 from scbioformers.pl._show import figure
 from scbioformers.results import has_program_genes, read_program_genes, read_program_labels, read_program_scores
 
@@ -25,6 +25,8 @@ def gene_programs(
     adata: AnnData,
     *,
     groupby: str | None = None,
+    n_programs: int | None = 30,
+    programs: Category | Sequence[Category] | None = None,
     n_genes: int = 4,
     key: str = "gene_program",
     ax: Axes | None = None,
@@ -43,6 +45,10 @@ def gene_programs(
     groupby
         Column of ``adata.obs``. The figure shows the mean score of each category. Cells without a value are left out.
         By default, each cell is one column, and the cells are sorted by their highest program.
+    n_programs
+        Number of programs, those with the most genes. None shows all.
+    programs
+        Names of the programs to show, in this order, instead of the largest ones.
     n_genes
         Number of genes of each program in its label.
     key
@@ -63,7 +69,9 @@ def gene_programs(
     Raises
     ------
     MissingKeyError
-        If no programs are stored under ``key``, or the column ``groupby`` does not exist.
+        If no programs are stored under ``key``, or the column ``groupby`` or one of ``programs`` does not exist.
+    ConfigError
+        If ``n_programs`` is less than 1, ``programs`` is empty, or ``n_genes`` is negative.
     DataError
         If no gene is in a program, or no cell has a value in the column.
 
@@ -72,13 +80,17 @@ def gene_programs(
     See :func:`scbioformers.tl.gene_programs`.
     """
     check_arguments(gene_programs, locals())
-    programs = read_program_labels(adata, key)
+    labels = read_program_labels(adata, key)
     scores = _standardised(read_program_scores(adata, key))
-    if not scores.shape[1]:
+    n_all = scores.shape[1]
+    if not n_all:
         raise DataError(
             f"No gene is in a program (adata.var[{key!r}] has no category). Run `bf.tl.gene_programs` on more genes "
             "or with a smaller `min_genes`."
         )
+    if n_genes < 0:
+        raise ConfigError(f"`n_genes` must be at least 0, found {n_genes}.")
+    scores = scores[_chosen([str(name) for name in scores], labels, n_programs, programs)]
     shown = _by_cell(scores) if groupby is None else _by_group(adata, scores, groupby)
     if ax is None:
         width = 5.0 if groupby is None else 1.2 + 0.34 * shown.shape[1]
@@ -90,7 +102,7 @@ def gene_programs(
     limit = min(limit or 1.0, _MAX_LIMIT)
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=_MISSING)
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
-    names = [_name(program, genes, n_genes) for program, genes in _central_first(adata, key, programs, shown.index)]
+    names = [_name(program, genes, n_genes) for program, genes in _central_first(adata, key, labels, shown.index)]
     ax.set_yticks(range(len(shown)), names, fontsize=8)
     if groupby is None:
         ax.set(xlabel=f"{shown.shape[1]:,} cells", xticks=[])
@@ -100,7 +112,7 @@ def gene_programs(
         ax.set_xlabel(groupby)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title("gene programs", fontsize=10)
+    ax.set_title("gene programs" if len(shown) == n_all else f"{len(shown)} of {n_all} gene programs", fontsize=10)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
     bar.set_label(f"{'score' if groupby is None else 'mean score'} (standard deviations)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -108,16 +120,34 @@ def gene_programs(
     return ax
 
 
+def _chosen(
+    names: list[str], labels: pd.Series[Any], n_programs: int | None, programs: Category | Sequence[Category] | None
+) -> list[str]:
+    """The programs to show: the named ones, or the largest ones in the order in which they are stored."""
+    if programs is not None:
+        listed = [programs] if isinstance(programs, str | int | float) else list(programs)
+        if not listed:
+            raise ConfigError("`programs` is empty. Pass one or more programs, or None for the largest ones.")
+        place = "the stored programs"
+        found = [find_category(each, names, argument="programs", place=place, error=MissingKeyError) for each in listed]
+        return list(dict.fromkeys(found))
+    if n_programs is not None and n_programs < 1:
+        raise ConfigError(f"`n_programs` must be at least 1, or None for all programs, found {n_programs}.")
+    sizes = labels.value_counts().reindex(names, fill_value=0).sort_values(ascending=False, kind="stable")
+    largest = set(sizes.index[:n_programs])
+    return [name for name in names if name in largest]
+
+
 def _central_first(
-    adata: AnnData, key: str, programs: pd.Series[Any], shown: pd.Index[Any]
+    adata: AnnData, key: str, labels: pd.Series[Any], shown: pd.Index[Any]
 ) -> Iterator[tuple[str, pd.Index[Any]]]:
     """Genes of each program, sorted by their weight (cosine with the centroid) if the weights are stored."""
-    weight = pd.Series(0.0, programs.index)
+    weight = pd.Series(0.0, labels.index)
     if has_program_genes(adata, key):
         table = read_program_genes(adata, key)
-        weight = pd.Series(table["weight"].to_numpy(), table["gene"]).reindex(programs.index).fillna(0.0)
+        weight = pd.Series(table["weight"].to_numpy(), table["gene"]).reindex(labels.index).fillna(0.0)
     for program in shown:
-        yield program, weight[programs == program].sort_values(ascending=False, kind="stable").index
+        yield program, weight[labels == program].sort_values(ascending=False, kind="stable").index
 
 
 def _standardised(scores: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ _TITLES = {
     "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed gene)"),
     "profile_bins": ("profile from <cls>", "cross-entropy\n(nats per gene)"),
 }
+_COLOURS = ("C0", "C1", "0.35", "#8ecae6", "#8c2d04")  # distinct also without red and green
 
 
 @figure
@@ -81,22 +82,16 @@ def training(
         axes = list(grid[0])
     check_number(axes, [_TITLES[name][0] for name in names])
     for ax, name in zip(axes, names, strict=True):
-        for member, rows in table.groupby("member"):
+        for i, (member, rows) in enumerate(table.groupby("member")):
             single = table["member"].nunique() == 1
             suffix = "" if single else f", member {member}"
-            (line,) = ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, label=f"training{suffix}")
+            colour = _COLOURS[i % len(_COLOURS)]
+            ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, color=colour, label=f"training{suffix}")
             held_out = rows.dropna(subset=f"val_{name}") if f"val_{name}" in rows else rows[:0]
             if len(held_out):
-                color = "C1" if single else line.get_color()
-                ax.plot(
-                    held_out["epoch"],
-                    held_out[f"val_{name}"],
-                    "o--",
-                    ms=3.5,
-                    lw=1,
-                    color=color,
-                    label=f"held-out cells{suffix}",
-                )
+                style = {"ms": 3.5, "lw": 1.0, "color": _COLOURS[1] if single else colour}
+                x, y = held_out["epoch"], held_out[f"val_{name}"]
+                ax.plot(x, y, "o--", **style, label=f"held-out cells{suffix}")
         title, unit = _TITLES[name]
         ax.set(title=title, xlabel="epoch", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
