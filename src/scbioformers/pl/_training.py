@@ -89,9 +89,9 @@ def training(
             ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, color=colour, label=f"training{suffix}")
             held_out = rows.dropna(subset=f"val_{name}") if f"val_{name}" in rows else rows[:0]
             if len(held_out):
-                style = {"ms": 3.5, "lw": 1.0, "color": _COLOURS[1] if single else colour}
+                colour = _COLOURS[1] if single else colour
                 x, y = held_out["epoch"], held_out[f"val_{name}"]
-                ax.plot(x, y, "o--", **style, label=f"held-out cells{suffix}")
+                ax.plot(x, y, "o--", ms=3.5, lw=1, color=colour, label=f"held-out cells{suffix}")
         title, unit = _TITLES[name]
         ax.set(title=title, xlabel="epoch", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
