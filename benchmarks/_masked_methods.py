@@ -59,14 +59,23 @@ def fit_ours(
     """Fit our model with its default settings and the changes of the variant."""
     changes, max_steps = OURS[variant]
     config = replace(bf.ModelConfig.preset("small"), **changes)
-    train = replace(train or bf.TrainConfig(), progress_bar=False)
+    train = train or bf.TrainConfig()
     if max_steps is not None:
         train = replace(train, max_steps=max_steps)
     warm_up()
     start = time.perf_counter()
     n_models = N_MEMBERS if variant == "ours_ensemble" else 1
     binning = binning or bf.Binning()
-    fitted = bf.tl.fit(adata, config=config, train=train, binning=binning, n_models=n_models, rng=seed, copy=True)
+    fitted = bf.tl.fit(
+        adata,
+        config=config,
+        train=train,
+        binning=binning,
+        n_models=n_models,
+        rng=seed,
+        progress_bar=False,
+        copy=True,
+    )
     seconds = time.perf_counter() - start
     history = bf.get.history(fitted)
     return Fitted(bf.get.model(fitted), seconds, int(history["step"].max()) if len(history) else 0)

@@ -103,9 +103,11 @@ def run(problem: Problem, method: str, seed: int) -> dict[str, Any]:
     top = [f"{problem.regulators[j]}>{problem.adata.var_names[i]}" for i, j in top_edges(problem, weights, 1000)]
     scores, enriched = {}, {}
     for truth, edges in problem.truths.items():
-        score = partial(bf.metrics.grn_scores, weights, universe=problem.universe, **names)
-        found = score(edges)
-        null = [score(other).auprc for other in bf.metrics.degree_preserving_null(edges, n=N_NULL)]
+        nulls = bf.metrics.degree_preserving_null(edges, n=N_NULL)
+        found, *null_scores = [
+            bf.metrics.grn_scores(weights, each, universe=problem.universe, **names) for each in (edges, *nulls)
+        ]
+        null = [each.auprc for each in null_scores]
         comparison = bf.metrics.compare_with_null(found.auprc, null)
         scores[truth] = found.to_dict() | {"null_ratio": comparison.ratio, "null_p": comparison.p}
         table = bf.metrics.edge_enrichment(weights, edges, k=TOP_K, **names)

@@ -96,7 +96,7 @@ def _stepper(data: Path, changes: dict[str, Any], n_cells: int | None = None) ->
     optimizer = module.configure_optimizers()["optimizer"]
     sampler = Sampler(np.ones(adata.n_obs, bool), train.batch_size, 0)
     batches = iter(BatchDataset(source, model.tokenizer, sampler, train, 0, True))
-    module.log_dict = module.log = lambda *args, **kwargs: None  # type: ignore[method-assign,assignment]
+    module.log_dict = module.log = lambda *args, **kwargs: None
 
     def step() -> None:
         loss = module.training_step(next(batches), 0)
@@ -205,7 +205,7 @@ def binning(data: Path) -> dict[str, float]:
         seconds = []
         for _ in range(TIMED + 1):  # the first round compiles
             start = time.perf_counter()
-            bin_rows(Binning(kind=kind), counts.data, counts.indptr, depth, float(depth.mean()))  # type: ignore[arg-type]
+            bin_rows(Binning(kind=kind), counts.data, counts.indptr, depth, float(depth.mean()))
             seconds.append(time.perf_counter() - start)
         result[f"{kind} bins cells/s"] = counts.shape[0] / statistics.median(seconds[1:])
     return result
@@ -282,7 +282,7 @@ def networks(data: Path, n_cells: int, n_genes: int = 2000) -> dict[str, float]:
     before, found = _rss(), {"cells": float(n_cells)}
     for method, drawn in (("attention", None), ("knockout", 1000)):
         start = time.perf_counter()
-        bf.tl.grn(adata, model=small, method=method, n_cells=drawn, progress_bar=False)  # type: ignore[arg-type]
+        bf.tl.grn(adata, model=small, method=method, n_cells=drawn, progress_bar=False)
         found |= {f"{method} s": time.perf_counter() - start, f"{method}, RSS grew MB": _rss() - before}
     return found
 
