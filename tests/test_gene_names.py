@@ -99,6 +99,106 @@ def test_networks_are_stored_by_the_names_of_the_data(versioned, plain):
     np.testing.assert_allclose(found["weight"], expected["weight"], atol=1e-6)
 
 
+@pytest.mark.fault(55)
+def test_genes_can_be_named_by_a_column_by_which_they_are_not_matched(versioned):
+    symbols = versioned.var["symbol"].tolist()
+    bf.tl.grn(versioned, regulators=[symbols[3], versioned.var_names[4]], gene_symbols="symbol")
+    assert set(versioned.uns["grn"]["edges"]["source"]) == set(versioned.var_names[[3, 4]])
+    with pytest.raises(DataError, match=rf"absent from the data: '{symbols[3]}x' \(near '{symbols[3]}x': {symbols[3]}"):
+        bf.tl.grn(versioned, regulators=f"{symbols[3]}x", gene_symbols="symbol")
+
+
+@pytest.mark.fault(55)
+def test_genes_that_share_a_symbol_keep_their_own_names(versioned):
+    versioned.var["names"] = ["same", "same", *versioned.var["symbol"][2:]]
+    found = bf.get.gene_embeddings(versioned, gene_symbols="names").index.tolist()
+    assert found == [*versioned.var_names[:2], *versioned.var["symbol"][2:]]
+
+
+def programs(adata, **kwargs):
+    """Programs, also of two genes only."""
+    bf.tl.gene_programs(adata, min_genes=2, **kwargs)
+
+
+@pytest.mark.fault(55)
+def test_programs_have_the_names_of_the_data(versioned, plain):
+    programs(versioned)
+    quiet(programs, plain)
+    expected, found = bf.get.gene_programs(versioned), bf.get.gene_programs(plain)
+    assert len(found) >= 2
+    assert found["gene"].tolist() == [name.split(".")[0] for name in expected["gene"]]
+    assert set(plain.var_names[plain.var["gene_program"].notna()]) == set(found["gene"])
+    symbol = plain.var["symbol"]
+    in_symbols = bf.get.gene_programs(plain, gene_symbols="symbol")
+    assert in_symbols["gene"].tolist() == symbol[found["gene"]].tolist()
+    label = bf.pl.gene_programs(plain, gene_symbols="symbol", show=False).get_yticklabels()[0].get_text()
+    assert sorted(label.removeprefix("1: ").split(", ")) == sorted(in_symbols["gene"])
+
+
+SPELLINGS = {
+    "data": (lambda adata: adata.var_names, None),
+    "version": (lambda adata: adata.var_names + ".9", None),
+    "symbol": (lambda adata: adata.var["symbol"].astype(str), "symbol"),
+}
+
+
+@pytest.mark.fault(55, 68)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_gene_sets_in_every_spelling(plain, caplog, spelling):
+    quiet(programs, plain)
+    spelled, column = SPELLINGS[spelling]
+    given = pd.Series(np.asarray(spelled(plain)), plain.var_names)
+    genes = bf.get.gene_programs(plain, program="1")["gene"].tolist()
+    sets = {"mine": [*given[genes], "absent"], "one": given[genes[0]]}  # a string is one gene
+    with caplog.at_level(logging.INFO, logger="scbioformers"):
+        bf.tl.program_enrichment(plain, sets, min_genes=1, gene_symbols=column)
+    assert f"{len(genes)} of {len(genes) + 1} genes are modelled, 0 are measured but not modelled, 1 are" in caplog.text
+    found = bf.get.program_enrichment(plain, program="1").set_index("gene_set")
+    assert found["hits"].to_dict() == {"mine": len(genes), "one": 1}
+    expected = plain.var["symbol"].astype(str) if spelling == "symbol" else pd.Series(plain.var_names, plain.var_names)
+    assert found.loc["one", "genes"] == expected[genes[0]]
+    assert set(found.loc["mine", "genes"].split(", ")) == set(expected[genes])
+    listed = [*given[genes[:2]], "absent"]
+    quiet(bf.tl.program_enrichment, plain, listed, min_genes=1, gene_symbols=column)
+    assert bf.get.program_enrichment(plain)["hits"].sum() == 2
+    with pytest.raises(DataError, match="No gene of the 1 gene sets is among the 40 modelled genes"):
+        bf.tl.program_enrichment(plain, ["absent"])
+
+
+@pytest.mark.fault(55, 68)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_key_drivers_and_known_targets_in_every_spelling(plain, spelling):
+    quiet(bf.tl.grn, plain, regulators=[ID(0), ID(1)])
+    spelled, column = SPELLINGS[spelling]
+    given = pd.Series(np.asarray(spelled(plain)), plain.var_names)
+    edges = pd.DataFrame({"source": [ID(0), ID(0), ID(1)], "target": [ID(7), ID(8), ID(9)]}).map(given.get)
+    edges.loc[3] = ["absent", None]
+    options = {"k": 39, "gene_symbols": column}
+    bf.tl.regulators(plain, known=edges, gene_sets={"set": given[[ID(7), ID(8)]].tolist()}, **options)
+    shown = plain.var["symbol"].astype(str) if spelling == "symbol" else pd.Series(plain.var_names, plain.var_names)
+    known = bf.get.known_targets(plain).set_index("regulator")
+    assert known["hits"].to_dict() == {shown[ID(0)]: 2, shown[ID(1)]: 1}
+    assert set(known.loc[shown[ID(0)], "genes"].split(", ")) == {shown[ID(7)], shown[ID(8)]}
+    assert set(bf.get.regulators(plain)["regulator"]) == {shown[ID(0)], shown[ID(1)]}
+    in_symbols = bf.get.set_regulators(plain, gene_symbols="symbol")
+    assert set(in_symbols["regulator"]) == set(plain.var["symbol"][[ID(0), ID(1)]])
+    assert in_symbols["n_genes"].tolist() == [2, 2]
+
+
+@pytest.mark.fault(55)
+def test_gene_embeddings_have_the_names_of_the_data(versioned, plain):
+    expected = bf.get.gene_embeddings(versioned)
+    model = bf.get.model(versioned)
+    assert expected.index.tolist() == versioned.var_names.tolist() == model.vocabulary.feature_names()
+    for other in (plain, plain[:, :10].copy()):  # genes that were removed have the spelling of the others
+        found = bf.get.gene_embeddings(other, model=model)
+        assert found.index.tolist() == [ID(i) for i in range(N)]
+        np.testing.assert_array_equal(found, expected)
+    in_symbols = bf.get.gene_embeddings(plain, gene_symbols="symbol")
+    assert in_symbols.index.tolist() == versioned.var["symbol"].tolist()
+    assert bf.get.gene_embeddings(model=model).index.tolist() == versioned.var_names.tolist()
+
+
 @pytest.mark.fault(68)
 def test_regulators_that_are_not_modelled_are_counted(versioned, caplog):
     extra = ad.AnnData(np.ones((60, 5), np.float32), obs=versioned.obs[[]], var=pd.DataFrame(index=[*"ABCDE"]))

@@ -28,7 +28,7 @@ from scbioformers.core._errors import (
 )
 from scbioformers.core._leiden import leiden
 from scbioformers.core._masking import choose_masked, mask_sizes
-from scbioformers.core._names import GeneIndex, as_names, describe_unknown, near_names, plain_ensembl
+from scbioformers.core._names import GeneIndex, Names, as_names, describe_unknown, near_names, plain_ensembl
 from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
@@ -52,6 +52,7 @@ __all__ = [
     "MissingDependencyError",
     "MissingKeyError",
     "ModelFormatError",
+    "Names",
     "OutOfMemoryError",
     "Scale",
     "StorageError",

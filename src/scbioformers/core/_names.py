@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.core._errors import ConfigError
+
+Names: TypeAlias = str | int | Collection[str | int]
+"""One name of a gene, or several. Data may have integers as gene names. See :func:`as_names`."""
 
 N_NEAR = 3
 _ENSEMBL = re.compile(r"(ENS[A-Z]*\d{11})(\.\d+)?")

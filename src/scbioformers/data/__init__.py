@@ -1,6 +1,6 @@
 """Reading of AnnData in blocks of rows: sources, inspection, checks, gene alignment, and obs fields."""
 
-from scbioformers.data._align import DEFAULT_MASK, choose_gene_symbols, gene_mask, match_features, match_genes
+from scbioformers.data._align import DEFAULT_MASK, gene_mask, match_features, match_genes, matching_column
 from scbioformers.data._block import Block, concatenate
 from scbioformers.data._check import (
     COUNTS_FROM_RAW,
@@ -29,7 +29,6 @@ __all__ = [
     "ObsField",
     "Statistics",
     "best_measured",
-    "choose_gene_symbols",
     "concatenate",
     "field_codes",
     "find_cautions",
@@ -41,6 +40,7 @@ __all__ = [
     "inspect",
     "match_features",
     "match_genes",
+    "matching_column",
     "require_counts",
     "require_valid",
     "scan",

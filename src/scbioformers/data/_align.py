@@ -55,8 +55,8 @@ def match_genes(
     return replace(found, columns=np.where(found.columns >= 0, kept[found.columns], -1))
 
 
-def choose_gene_symbols(features: Sequence[str], adata: Any, given: str | None, fitted: str | None) -> str | None:
-    """The column of ``adata.var`` to match genes by: the given one, else that of the fit if it has more of the names.
+def matching_column(features: Sequence[str], adata: Any, *columns: str | None) -> str | None:
+    """The column of ``adata.var`` with the most names of the features, None for ``var_names``. The first of a tie.
 
     Parameters
     ----------
@@ -64,15 +64,21 @@ def choose_gene_symbols(features: Sequence[str], adata: Any, given: str | None, 
         Names of the features of the model.
     adata
         The data.
-    given
-        The argument ``gene_symbols`` of the call.
-    fitted
-        The argument ``gene_symbols`` of the fit.
+    columns
+        Columns to compare, such as the argument of the call and that of the fit. ``var_names`` are always compared.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, anndata as ad
+    >>> var = pd.DataFrame({"symbol": ["CD4", "MS4A1"]}, index=["ENSG00000010610", "ENSG00000156738"])
+    >>> matching_column(["CD4"], ad.AnnData(np.ones((1, 2)), var=var), "symbol")
+    'symbol'
     """
-    if given is not None or fitted is None or fitted not in adata.var:
-        return given
-    by_column, by_name = (_n_found(features, gene_names(adata, column)) for column in (fitted, None))
-    return fitted if by_column >= by_name else None
+    candidates = list(dict.fromkeys([*columns, None]))
+    if len(candidates) == 1:
+        return None
+    n_found = [int((GeneIndex(gene_names(adata, each).tolist()).positions(features) >= 0).sum()) for each in candidates]
+    return candidates[int(np.argmax(n_found))]
 
 
 def match_features(
@@ -179,14 +185,10 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
     return mask
 
 
-def _n_found(features: Sequence[str], names: Iterable[Any]) -> int:
-    index = GeneIndex([str(name) for name in names])
-    return int((index.positions(features) >= 0).sum())
-
-
 def _column_hint(features: Sequence[str], var: pd.DataFrame) -> str:
     """Advice to match by the column of ``var`` with the most names of the features, empty if none has half of them."""
-    n_found = {key: _n_found(features, values) for key, values in text_columns(var).items()}
+    texts = {key: [str(value) for value in values] for key, values in text_columns(var).items()}
+    n_found = {key: int((GeneIndex(names).positions(features) >= 0).sum()) for key, names in texts.items()}
     best = max(n_found, key=lambda key: n_found[key], default=None)
     if best is None or n_found[best] < MIN_SHARE * len(features):
         return ""

@@ -27,8 +27,8 @@ class GeneNames:
     >>> import numpy as np, pandas as pd, anndata as ad
     >>> var = pd.DataFrame({"symbol": ["CD4", "MS4A1"]}, index=["ENSG00000010610", "ENSG00000156738"])
     >>> genes = GeneNames.of(ad.AnnData(np.ones((1, 2)), var=var), "symbol")
-    >>> genes.show(["ENSG00000156738"]), genes.index.positions(["MS4A1"]).tolist()
-    (['MS4A1'], [1])
+    >>> genes.shown_by_stored(["ENSG00000156738"]), genes.index.positions(["MS4A1"]).tolist()
+    ({'ENSG00000156738': 'MS4A1'}, [1])
     """
 
     var_names: NDArray[np.object_]
@@ -48,15 +48,15 @@ class GeneNames:
         """Positions of genes by either name."""
         return GeneIndex(self.shown.tolist(), self.var_names.tolist())
 
-    def show(self, stored: Iterable[str]) -> list[str]:
-        """Shown name of each gene of a result. Different genes with the same shown name keep their stored name."""
-        stored = list(stored)
+    def shown_by_stored(self, stored: Iterable[str]) -> dict[str, str]:
+        """Shown name of each stored name of a result. Genes that share a shown name keep their stored names."""
+        stored = list(dict.fromkeys(stored))
         if self.gene_symbols is None:
-            return stored
-        shown_of = dict(zip(self.var_names, self.shown, strict=True))
-        names = {name: str(shown_of.get(name, name)) for name in dict.fromkeys(stored)}
+            return {name: name for name in stored}
+        shown = dict(zip(self.var_names, self.shown, strict=True))
+        names = {name: str(shown.get(name, name)) for name in stored}
         n_genes = Counter(names.values())
-        return [names[name] if n_genes[names[name]] == 1 else name for name in stored]
+        return {name: each if n_genes[each] == 1 else name for name, each in names.items()}
 
 
 def gene_names(adata: Any, gene_symbols: str | None = None) -> NDArray[np.object_]:
@@ -119,10 +119,10 @@ def best_measured(
     if not kept.all():
         repeated = pd.unique(names[~kept])
         logger.info(
-            "%d names in adata.var[%r] belong to several genes, such as %s. Of these genes, the one that most cells "
-            "express is used.",
+            "%d names in %s belong to several genes, such as %s. Of these genes, the one that most cells express is "
+            "used.",
             len(repeated),
-            gene_symbols,
+            "adata.var_names" if gene_symbols is None else f"adata.var[{gene_symbols!r}]",
             list(repeated[:3]),
         )
     return kept

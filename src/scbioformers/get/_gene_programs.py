@@ -6,10 +6,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
-from scbioformers.results import read_program_genes, read_program_scores
+from scbioformers.results import read_program_genes, read_program_scores, result_genes, show_genes
 
 
-def gene_programs(adata: AnnData, *, program: Category | None = None, key: str = "gene_program") -> pd.DataFrame:
+def gene_programs(
+    adata: AnnData, *, program: Category | None = None, gene_symbols: str | None = None, key: str = "gene_program"
+) -> pd.DataFrame:
     """Genes of each program, as found by :func:`scbioformers.tl.gene_programs` (paper, section 3.4).
 
     Parameters
@@ -18,6 +20,9 @@ def gene_programs(adata: AnnData, *, program: Category | None = None, key: str =
         Data after :func:`scbioformers.tl.gene_programs`. Genes that were removed since then are not returned.
     program
         Program to return, ``"1"``, ``"2"``, …. None returns all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
 
@@ -34,7 +39,7 @@ def gene_programs(adata: AnnData, *, program: Category | None = None, key: str =
     Raises
     ------
     MissingKeyError
-        If no programs are stored under ``key``, or ``program`` is not among them.
+        If no programs are stored under ``key``, ``program`` is not among them, or the column does not exist.
 
     Examples
     --------
@@ -46,13 +51,14 @@ def gene_programs(adata: AnnData, *, program: Category | None = None, key: str =
     ['program', 'gene', 'weight', 'support']
     """
     check_arguments(gene_programs, locals())
-    genes = read_program_genes(adata, key)
+    table = read_program_genes(adata, key)
     if program is not None:
-        available, place = genes["program"].unique().tolist(), "the programs of this result"
+        available, place = table["program"].unique().tolist(), "the programs of this result"
         name = find_category(program, available, argument="program", place=place, error=MissingKeyError)
-        genes = genes[genes["program"] == name]
-    var_names = {str(name) for name in adata.var_names}
-    return genes[genes["gene"].isin(var_names)].reset_index(drop=True)
+        table = table[table["program"] == name]
+    genes = result_genes(adata, key, gene_symbols)
+    table = table[table["gene"].isin(genes.var_names)].reset_index(drop=True)
+    return show_genes(table, genes, ["gene"])
 
 
 def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.DataFrame:

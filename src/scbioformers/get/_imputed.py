@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import DataError, Scale, check_arguments
+from scbioformers.core import DataError, Names, Scale, check_arguments
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, open_query, read_evidence
 from scbioformers.settings import shows_progress
@@ -20,7 +19,7 @@ from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks
 def imputed(
     adata: AnnData,
     *,
-    genes: str | Sequence[str] | None = None,
+    genes: Names | None = None,
     output: Scale = "counts",
     model: ModelLike | None = None,
     layer: str | None = None,
@@ -50,8 +49,8 @@ def imputed(
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     gene_symbols
-        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
-        ``adata.var_names``.
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
     batch_size
         Maximum number of cells in a batch.
     device

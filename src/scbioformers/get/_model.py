@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scbioformers.core import SPECIALS, check_arguments
 from scbioformers.model import BioFormer
-from scbioformers.results import ModelLike, find_fit, find_model
+from scbioformers.results import ModelLike, feature_names, find_fit, find_model
 
 
 def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
@@ -115,17 +115,25 @@ def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
 
 
 def gene_embeddings(
-    adata: AnnData | None = None, *, model: ModelLike | None = None, key: str = "bioformer"
+    adata: AnnData | None = None,
+    *,
+    model: ModelLike | None = None,
+    gene_symbols: str | None = None,
+    key: str = "bioformer",
 ) -> pd.DataFrame:
     """Embeddings of the modelled genes: the learned vectors of the gene tokens (paper, section 2.1.4).
 
     Parameters
     ----------
     adata
-        Data after :func:`scbioformers.tl.fit`. Not required if ``model`` is given.
+        Data after :func:`scbioformers.tl.fit`, or other data. The genes are named as in these data. Not required if
+        ``model`` is given; the names are then those of the training data.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
     key
         Key of the model in ``adata.uns``.
 
@@ -138,7 +146,7 @@ def gene_embeddings(
     Raises
     ------
     MissingKeyError
-        If no model is stored under ``key``.
+        If no model is stored under ``key``, or the column of ``adata.var`` does not exist.
     DataError
         If neither ``adata`` nor ``model`` is given.
 
@@ -153,4 +161,5 @@ def gene_embeddings(
     check_arguments(gene_embeddings, locals())
     fitted = find_model(adata, model, key)
     tables = [network.feature.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
-    return pd.DataFrame(np.concatenate(tables, axis=1), index=fitted.vocabulary.feature_names())
+    names = feature_names(fitted, adata, gene_symbols)
+    return pd.DataFrame(np.concatenate(tables, axis=1), index=names)

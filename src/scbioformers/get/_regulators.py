@@ -6,12 +6,14 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
-from scbioformers.results import read_enrichment, read_regulators
+from scbioformers.results import read_enrichment, read_regulators, result_genes, show_genes
 
 _HINT = "Run `bf.tl.regulators(adata)` first."
 
 
-def regulators(adata: AnnData, *, condition: Category | None = None, key: str = "regulators") -> pd.DataFrame:
+def regulators(
+    adata: AnnData, *, condition: Category | None = None, gene_symbols: str | None = None, key: str = "regulators"
+) -> pd.DataFrame:
     """Key drivers: the regulators of a network, sorted by strength (paper, section 3.4).
 
     Parameters
@@ -20,6 +22,9 @@ def regulators(adata: AnnData, *, condition: Category | None = None, key: str = 
         Data after :func:`scbioformers.tl.regulators`.
     condition
         Condition to return. None returns all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.regulators`.
 
@@ -46,11 +51,16 @@ def regulators(adata: AnnData, *, condition: Category | None = None, key: str = 
     See :func:`scbioformers.tl.regulators`.
     """
     check_arguments(regulators, locals())
-    return _read(adata, key, "drivers", condition, _HINT)
+    return _read(adata, key, "drivers", condition, gene_symbols, _HINT)
 
 
 def set_regulators(
-    adata: AnnData, *, gene_set: Category | None = None, condition: Category | None = None, key: str = "regulators"
+    adata: AnnData,
+    *,
+    gene_set: Category | None = None,
+    condition: Category | None = None,
+    gene_symbols: str | None = None,
+    key: str = "regulators",
 ) -> pd.DataFrame:
     """Regulators of each gene set, as found by :func:`scbioformers.tl.regulators`.
 
@@ -65,6 +75,9 @@ def set_regulators(
         Gene set to return. None returns all. A list of genes has the name ``"genes"``.
     condition
         Condition to return. None returns all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.regulators`.
 
@@ -100,11 +113,13 @@ def set_regulators(
     [3, 3]
     """
     check_arguments(set_regulators, locals())
-    table = _read(adata, key, "sets", condition, "Run `bf.tl.regulators` with `gene_sets=` first.")
+    table = _read(adata, key, "sets", condition, gene_symbols, "Run `bf.tl.regulators` with `gene_sets=` first.")
     return table if gene_set is None else _only(table, "gene_set", gene_set)
 
 
-def known_targets(adata: AnnData, *, condition: Category | None = None, key: str = "regulators") -> pd.DataFrame:
+def known_targets(
+    adata: AnnData, *, condition: Category | None = None, gene_symbols: str | None = None, key: str = "regulators"
+) -> pd.DataFrame:
     """Number of known targets among the strongest targets of each regulator.
 
     Parameters
@@ -113,6 +128,9 @@ def known_targets(adata: AnnData, *, condition: Category | None = None, key: str
         Data after :func:`scbioformers.tl.regulators` with ``known``.
     condition
         Condition to return. None returns all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.regulators`.
 
@@ -138,11 +156,11 @@ def known_targets(adata: AnnData, *, condition: Category | None = None, key: str
     ['TF1', 'TF2']
     """
     check_arguments(known_targets, locals())
-    return _read(adata, key, "known", condition, "Run `bf.tl.regulators` with `known=` first.")
+    return _read(adata, key, "known", condition, gene_symbols, "Run `bf.tl.regulators` with `known=` first.")
 
 
 def program_enrichment(
-    adata: AnnData, *, program: Category | None = None, key: str = "program_enrichment"
+    adata: AnnData, *, program: Category | None = None, gene_symbols: str | None = None, key: str = "program_enrichment"
 ) -> pd.DataFrame:
     """Overlap of gene programs with gene sets, as tested by :func:`scbioformers.tl.program_enrichment`.
 
@@ -152,6 +170,9 @@ def program_enrichment(
         Data after :func:`scbioformers.tl.program_enrichment`.
     program
         Program to return, ``"1"``, ``"2"``, …. None returns all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.program_enrichment`.
 
@@ -180,13 +201,27 @@ def program_enrichment(
     See :func:`scbioformers.tl.program_enrichment`.
     """
     check_arguments(program_enrichment, locals())
-    table = read_enrichment(adata, key)
+    table = _show(adata, read_enrichment(adata, key), key, gene_symbols)
     return table.reset_index(drop=True) if program is None else _only(table, "program", program)
 
 
-def _read(adata: AnnData, key: str, what: str, condition: Category | None, hint: str) -> pd.DataFrame:
-    table = read_regulators(adata, key, what, hint)
+def _read(
+    adata: AnnData, key: str, what: str, condition: Category | None, gene_symbols: str | None, hint: str
+) -> pd.DataFrame:
+    table = _show(adata, read_regulators(adata, key, what, hint), key, gene_symbols)
     return table.reset_index(drop=True) if condition is None else _only(table, "condition", condition)
+
+
+def _show(adata: AnnData, table: pd.DataFrame, key: str, gene_symbols: str | None) -> pd.DataFrame:
+    """The table with shown names. The column ``genes`` has the names of several genes, separated by commas."""
+    genes = result_genes(adata, key, gene_symbols)
+    if "regulator" in table:
+        table = show_genes(table, genes, ["regulator"])
+    if "genes" in table:
+        lists = table["genes"].str.split(", ")
+        names = genes.shown_by_stored(name for each in lists for name in each)
+        table = table.assign(genes=[", ".join(names[name] for name in each) for each in lists])
+    return table
 
 
 def _only(table: pd.DataFrame, column: str, value: Category) -> pd.DataFrame:

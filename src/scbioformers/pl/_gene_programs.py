@@ -14,7 +14,13 @@ from matplotlib.axes import Axes
 
 from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
 from scbioformers.pl._show import figure
-from scbioformers.results import has_program_genes, read_program_genes, read_program_labels, read_program_scores
+from scbioformers.results import (
+    has_program_genes,
+    read_program_genes,
+    read_program_labels,
+    read_program_scores,
+    result_genes,
+)
 
 _MISSING = "0.82"
 _MAX_LIMIT = 3.0  # upper bound of the colour scale, so that a few outlier cells do not dominate it
@@ -28,6 +34,7 @@ def gene_programs(
     n_programs: int | None = 30,
     programs: Category | Sequence[Category] | None = None,
     n_genes: int = 4,
+    gene_symbols: str | None = None,
     key: str = "gene_program",
     ax: Axes | None = None,
     show: bool | None = None,
@@ -51,6 +58,9 @@ def gene_programs(
         Names of the programs to show, in this order, instead of the largest ones.
     n_genes
         Number of genes of each program in its label.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
     ax
@@ -69,7 +79,8 @@ def gene_programs(
     Raises
     ------
     MissingKeyError
-        If no programs are stored under ``key``, or the column ``groupby`` or one of ``programs`` does not exist.
+        If no programs are stored under ``key``, or the column ``groupby`` or ``gene_symbols`` or one of ``programs``
+        does not exist.
     ConfigError
         If ``n_programs`` is less than 1, ``programs`` is empty, or ``n_genes`` is negative.
     DataError
@@ -81,6 +92,7 @@ def gene_programs(
     """
     check_arguments(gene_programs, locals())
     labels = read_program_labels(adata, key)
+    shown_names = result_genes(adata, key, gene_symbols).shown_by_stored(labels.index)
     scores = _standardised(read_program_scores(adata, key))
     n_all = scores.shape[1]
     if not n_all:
@@ -102,7 +114,10 @@ def gene_programs(
     limit = min(limit or 1.0, _MAX_LIMIT)
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=_MISSING)
     image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
-    names = [_name(program, genes, n_genes) for program, genes in _central_first(adata, key, labels, shown.index)]
+    names = [
+        _name(program, genes.map(shown_names), n_genes)
+        for program, genes in _central_first(adata, key, labels, shown.index)
+    ]
     ax.set_yticks(range(len(shown)), names, fontsize=8)
     if groupby is None:
         ax.set(xlabel=f"{shown.shape[1]:,} cells", xticks=[])

@@ -2,6 +2,7 @@
 
 from scbioformers.results._bins import write_bins
 from scbioformers.results._embedding import write_embedding
+from scbioformers.results._gene_names import result_genes, show_genes, stored_edges
 from scbioformers.results._gene_programs import (
     has_program_genes,
     read_program_background,
@@ -31,7 +32,7 @@ from scbioformers.results._perturb import (
     read_perturbed_profiles,
     write_perturb,
 )
-from scbioformers.results._query import Query, open_query
+from scbioformers.results._query import Query, feature_names, open_query
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
 
@@ -46,6 +47,7 @@ __all__ = [
     "check_perturb_key",
     "check_storage",
     "create_store",
+    "feature_names",
     "find_fit",
     "find_model",
     "get_column",
@@ -67,7 +69,10 @@ __all__ = [
     "read_program_labels",
     "read_program_scores",
     "read_regulators",
+    "result_genes",
+    "show_genes",
     "store_model",
+    "stored_edges",
     "target",
     "write_bins",
     "write_embedding",

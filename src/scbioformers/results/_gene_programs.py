@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError
+from scbioformers.data import gene_names
 from scbioformers.results._slots import escape, get_slot, params_to_json, write_result
 
 _HINT = "Run `bf.tl.gene_programs(adata)` first."
@@ -55,8 +56,9 @@ def read_program_background(adata: Any, key: str) -> list[str]:
 
 
 def read_program_labels(adata: Any, key: str) -> pd.Series[Any]:
-    """The program of each gene that belongs to a program, by gene name."""
-    return pd.Series(get_slot(adata, "var", key, hint=_HINT), dtype=object).dropna().astype(str)
+    """The program of each gene that belongs to a program, by the stored name of the gene."""
+    column = np.asarray(get_slot(adata, "var", key, hint=_HINT), dtype=object)
+    return pd.Series(column, index=gene_names(adata), dtype=object).dropna().astype(str)
 
 
 def read_program_scores(adata: Any, key: str) -> pd.DataFrame:

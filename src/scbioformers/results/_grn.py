@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from scbioformers.data import gene_names
 from scbioformers.results._slots import (
     get_slot,
     params_from_json,
@@ -94,7 +95,7 @@ def read_grn_weights(adata: Any, key: str, condition: str | None, *, difference:
     params = read_grn_params(adata, key)
     name = f"{key}{'_difference' if difference else ''}{_ending(params, condition)}"
     stored = sp.coo_matrix(get_slot(adata, "varp", name, hint=_HINT))
-    names = np.array([str(name) for name in adata.var_names], dtype=object)
+    names = gene_names(adata)
     # a dense matrix is made only for the genes with weights, usually a small part of all genes
     genes, regulators = np.unique(np.concatenate([stored.row, stored.col])), np.unique(stored.col)
     weight = np.full((len(genes), len(regulators)), np.nan)
@@ -105,7 +106,7 @@ def read_grn_weights(adata: Any, key: str, condition: str | None, *, difference:
 def read_grns(adata: Any, key: str) -> Iterator[tuple[str, WeightTable]]:
     """Name and weights of each condition. For the attention method, also the attention that regulators receive."""
     params = read_grn_params(adata, key)
-    names = pd.Index([str(name) for name in adata.var_names])
+    names = pd.Index(gene_names(adata))
     for condition in params["conditions"]:
         table = read_grn_weights(adata, key, condition)
         if params["method"] == "attention":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,15 +11,17 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, GeneIndex, as_names, describe_unknown
+from scbioformers.core import DataError, GeneIndex, Match, as_names, describe_unknown, match
 from scbioformers.data import (
     AnnDataSource,
     BlockSource,
     GeneNames,
-    choose_gene_symbols,
+    best_measured,
     field_codes,
+    gene_names,
     inspect,
     match_genes,
+    matching_column,
     require_counts,
     require_valid,
 )
@@ -47,6 +49,8 @@ class Query:
     """(M,) name of each feature in the spelling of the data. A feature that is not measured has that of the model."""
     genes: GeneNames
     """Names of all genes of the data."""
+    matched_by: str | None = None
+    """Column of ``adata.var`` by which the features were matched, None for ``var_names``."""
     model_given: bool = False
     """Whether the model was passed as an argument."""
 
@@ -122,11 +126,15 @@ class Query:
         column = self.genes.gene_symbols
         names = "adata.var_names.astype(str)" if column is None else f"adata.var[{column!r}]"
         added = str(unmodelled)[1:-1] if len(unmodelled) <= 3 else f"*{argument}"
-        model = "adata, model=model" if self.model_given else "adata"
-        wanted = f"[*bf.get.gene_embeddings({model}).index, {added}]"
-        given = {"layer": self.layer, "gene_symbols": column}
-        others = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
-        return f"bf.tl.fit(adata, mask_var=np.asarray({names}.isin({wanted})){others})"
+        model = ", model=model" if self.model_given else ""
+        modelled = f"*bf.get.gene_embeddings(adata{model}{_argument('gene_symbols', column)}).index"
+        others = _argument("layer", self.layer) + _argument("gene_symbols", self.matched_by)
+        return f"bf.tl.fit(adata, mask_var=np.asarray({names}.isin([{modelled}, {added}])){others})"
+
+
+def _argument(name: str, value: str | None) -> str:
+    """Text of an argument in a suggested call, empty if it is None."""
+    return "" if value is None else f", {name}={value!r}"
 
 
 def open_query(
@@ -149,8 +157,9 @@ def open_query(
     layer
         Layer to read. None uses the layer that the model was fitted on if it exists, else ``X``.
     gene_symbols
-        Column of ``adata.var`` by which the genes are matched. None uses the column of the fit if it has more of the
-        model's names than ``var_names``, else ``var_names``.
+        Column of ``adata.var`` with the names of the genes, in arguments and results. Genes are matched by this column,
+        by that of the fit or by ``var_names``, whichever has the most of the model's names. None names them by the one
+        that is matched.
     key
         Key of the model in ``uns``.
     device
@@ -179,8 +188,44 @@ def open_query(
     else:
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
     features = found.vocabulary.feature_names()
-    gene_symbols = choose_gene_symbols(features, adata, gene_symbols, reading.gene_symbols)
-    matched = match_genes(features, adata, gene_symbols, inspection.gene_nnz)
+    column = _matching_column(features, adata, gene_symbols, reading.gene_symbols)
+    matched = match_genes(features, adata, column, inspection.gene_nnz)
     source = AnnDataSource(adata, layer=layer, columns=matched.columns, fields=field_codes(found.fields, adata))
-    genes = GeneNames.of(adata, gene_symbols)
-    return Query(found, source, layer, matched.columns, matched.names, genes, model_given=model is not None)
+    genes = GeneNames.of(adata, gene_symbols or column)
+    names = _spelled(matched, genes)
+    return Query(found, source, layer, matched.columns, names, genes, column, model_given=model is not None)
+
+
+def feature_names(model: BioFormer, adata: AnnData | None, gene_symbols: str | None = None) -> list[str]:
+    """(M,) names of the features of a model in the spelling of ``adata``, or of its training data if it is None.
+
+    Features that are not in ``adata`` are named as in :attr:`Query.names`.
+
+    Raises
+    ------
+    MissingKeyError
+        If ``adata.var`` has no column ``gene_symbols``.
+    """
+    features = model.vocabulary.feature_names()
+    if adata is None:
+        return features
+    column = _matching_column(features, adata, gene_symbols, model.reading.gene_symbols)
+    names = gene_names(adata, column)
+    kept = np.flatnonzero(best_measured(names, np.zeros(len(names), np.int64), column))
+    matched = match(features, names[kept].tolist())
+    columns = np.where(matched.columns >= 0, kept[matched.columns], -1)
+    return list(_spelled(replace(matched, columns=columns), GeneNames.of(adata, gene_symbols or column)))
+
+
+def _matching_column(features: list[str], adata: AnnData, given: str | None, fitted: str | None) -> str | None:
+    """The column to match by: the given one, that of the fit if the data have it, or None for ``var_names``."""
+    known = [fitted] if fitted is not None and fitted in adata.var else []
+    return matching_column(features, adata, *([] if given is None else [given]), *known)
+
+
+def _spelled(matched: Match, genes: GeneNames) -> tuple[str, ...]:
+    """(M,) shown name of each feature that is in the data, and the matched spelling of the others."""
+    stored = genes.var_names[matched.columns]
+    shown = genes.shown_by_stored(stored[matched.columns >= 0])
+    names = zip(matched.columns, stored, matched.names, strict=True)
+    return tuple(shown[name] if column >= 0 else other for column, name, other in names)

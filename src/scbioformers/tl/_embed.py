@@ -46,8 +46,8 @@ def embed(
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     gene_symbols
-        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
-        ``adata.var_names``.
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
     use
         Embedding to compute. ``"profile"``: principal components of the expression profile that the model predicts from
         ``<cls>`` (n_obs, n_components). ``"cls"``: the ``<cls>`` vector of the paper (n_obs, width). ``"latent"``: the

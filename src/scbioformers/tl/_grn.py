@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import Category, ConfigError, DataError, check_arguments, seed_from, warn
+from scbioformers.core import Category, ConfigError, DataError, Names, check_arguments, seed_from, warn
 from scbioformers.data import ObsField
 from scbioformers.nn import computes
 from scbioformers.results import ConditionGRN, ModelLike, Query, check_key_added, open_query, target, write_grn
@@ -32,7 +32,7 @@ def grn(
     method: Method = "embedding",
     groupby: str | None = None,
     reference: Category | None = None,
-    regulators: str | Sequence[str] | None = None,
+    regulators: Names | None = None,
     top_k: int = 1000,
     n_cells: int | None = 1000,
     layers: Sequence[int] | None = None,
@@ -103,8 +103,8 @@ def grn(
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     gene_symbols
-        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
-        ``adata.var_names``.
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
     key
         Key of the model in ``adata.uns``.
     key_added

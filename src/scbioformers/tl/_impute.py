@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, Scale, check_arguments
+from scbioformers.core import ConfigError, DataError, Names, Scale, check_arguments
 from scbioformers.model import BioFormer
 from scbioformers.nn import computes
 from scbioformers.results import (
@@ -44,7 +44,7 @@ def impute(
     adata: AnnData,
     *,
     mask: ArrayLike | sp.spmatrix | sp.sparray | None = None,
-    genes: str | Sequence[str] | None = None,
+    genes: Names | None = None,
     output: Scale = "counts",
     posterior: bool = False,
     std: bool = False,
@@ -106,8 +106,8 @@ def impute(
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     gene_symbols
-        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
-        ``adata.var_names``.
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
     batch_size
         Maximum number of cells in a batch.
     device

@@ -67,8 +67,8 @@ def perturb(
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
     gene_symbols
-        Column of ``adata.var`` with the names of the genes. By default, the column of the fit if ``adata`` has it, else
-        ``adata.var_names``.
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
     key
         Key of the model in ``adata.uns``.
     key_added

@@ -16,6 +16,8 @@ from scbioformers.results import (
     read_grns,
     read_program_background,
     read_program_genes,
+    result_genes,
+    stored_edges,
     target,
     write_enrichment,
     write_regulators,
@@ -32,6 +34,7 @@ def regulators(
     known: pd.DataFrame | None = None,
     k: int | Sequence[int] = (10, 20),
     top_k: int = 20,
+    gene_symbols: str | None = None,
     grn_key: str = "grn",
     key_added: str = "regulators",
     copy: bool = False,
@@ -53,7 +56,7 @@ def regulators(
     gene_sets
         Gene sets whose regulators are ranked: a list of genes, a dict of lists, a DataFrame with the columns ``source``
         (name of the set) and ``target`` (gene), or a column of ``adata.var``, such as ``"gene_program"``. Genes that
-        are not modelled are ignored, but raise an error in a list.
+        are not modelled are ignored, and counted in a log message.
     condition
         Condition to analyse. None analyses each condition separately.
     known
@@ -63,6 +66,9 @@ def regulators(
         Choose them before you see the results.
     top_k
         Number of regulators that are stored for each gene set. All regulators are tested.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes in the arguments. By default, the column of the call that
+        stored the network, else ``adata.var_names``.
     grn_key
         Key of the network: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     key_added
@@ -87,8 +93,7 @@ def regulators(
     ConfigError
         If ``k`` or ``top_k`` is less than 1, or ``gene_sets`` has another type.
     DataError
-        If no gene of the sets or no known edge is in the network, or a listed gene is not modelled. The message
-        suggests similar names.
+        If no gene of the sets or no known edge is in the network. The message suggests similar names.
 
     Examples
     --------
@@ -110,18 +115,21 @@ def regulators(
         )
     if top_k < 1:
         raise ConfigError(f"`top_k` must be at least 1, found {top_k}.")
+    genes = result_genes(adata, grn_key, gene_symbols)
     tables: dict[str, list[pd.DataFrame]] = {}
     for name, network in read_grns(adata, grn_key):
         if condition is None or name == condition:
             results = {"drivers": rank_drivers(network)}
             if gene_sets is not None:
-                results["sets"] = rank_set_regulators(network, read_gene_sets(adata, gene_sets, network.genes), top_k)
+                sets = read_gene_sets(adata, gene_sets, network.genes, genes)
+                results["sets"] = rank_set_regulators(network, sets, top_k)
             if known is not None:
-                results["known"] = count_known_targets(network, known, k)
+                results["known"] = count_known_targets(network, stored_edges(known, genes, network.genes), k)
             for kind, table in results.items():
                 tables.setdefault(kind, []).append(table.assign(condition=name))
     adata = target(adata, copy)
     settings = {"condition": condition, "k": np.atleast_1d(k).tolist(), "top_k": top_k, "grn_key": grn_key}
+    settings |= {"gene_symbols": genes.gene_symbols}
     joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
     write_regulators(adata, key_added, joined, settings | {"model_hash": params["model_hash"]})
     return adata if copy else None
@@ -133,6 +141,7 @@ def program_enrichment(
     *,
     min_genes: int = 5,
     max_genes: int | None = 500,
+    gene_symbols: str | None = None,
     program_key: str = "gene_program",
     key_added: str = "program_enrichment",
     copy: bool = False,
@@ -145,10 +154,13 @@ def program_enrichment(
         Data after :func:`scbioformers.tl.gene_programs`.
     gene_sets
         Gene sets to test: a list of genes, a dict of lists, a DataFrame with the columns ``source`` (name of the set)
-        and ``target`` (gene), or a column of ``adata.var``. Genes that are not modelled are ignored, but raise an error
-        in a list.
+        and ``target`` (gene), or a column of ``adata.var``. Genes that are not modelled are ignored, and counted in
+        a log message.
     min_genes, max_genes
         Minimum and maximum number of modelled genes of a set. Other sets are not tested. None means no maximum.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes in the arguments. By default, the column of the call that
+        stored the programs, else ``adata.var_names``.
     program_key
         Key of the programs: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
     key_added
@@ -172,8 +184,7 @@ def program_enrichment(
     ConfigError
         If ``min_genes`` or ``max_genes`` is out of range, or ``gene_sets`` has another type.
     DataError
-        If no gene of the sets is modelled (the message suggests similar names), a listed gene is not modelled, or no
-        set has a size within the limits.
+        If no gene of the sets is modelled (the message suggests similar names), or no set has a size within the limits.
 
     Examples
     --------
@@ -190,7 +201,8 @@ def program_enrichment(
     check_key_added(adata, key_added, inputs=[program_key])
     if min_genes < 1 or (max_genes is not None and max_genes < min_genes):
         raise ConfigError(f"Expected 1 <= `min_genes` <= `max_genes`, found {min_genes} and {max_genes}.")
-    sets = read_gene_sets(adata, gene_sets, background)
+    names = result_genes(adata, program_key, gene_symbols)
+    sets = read_gene_sets(adata, gene_sets, background, names)
     highest = len(background) if max_genes is None else max_genes
     kept = {name: genes for name, genes in sets.items() if min_genes <= len(genes) <= highest}
     if not kept:
@@ -209,5 +221,6 @@ def program_enrichment(
     table["genes"] = np.array(shared, object)
     adata = target(adata, copy)
     settings = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
+    settings |= {"gene_symbols": names.gene_symbols}
     write_enrichment(adata, key_added, table, settings)
     return adata if copy else None
