@@ -95,8 +95,11 @@ def test_curves_and_labels():
 
 
 def test_labels_of_members():
-    first, _ = bf.pl.training(make(2))
-    labels = [text.get_text() for text in first.get_legend().get_texts()]
+    first, second = bf.pl.training(make(2))
+    first.figure.draw_without_rendering()
+    legend = second.get_legend()
+    assert legend.get_window_extent().x0 >= second.get_window_extent().x1  # beside the curves
+    labels = [text.get_text() for text in legend.get_texts()]
     assert len(set(labels)) == 4
     assert sum("member 1" in label for label in labels) == 2
     colors = [line.get_color() for line in first.lines]

@@ -96,5 +96,8 @@ def training(
         ax.set(title=title, xlabel="epoch", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize="small")
+    if table["member"].nunique() == 1:
+        axes[0].legend(frameon=False, fontsize="small")
+    else:  # the legend would cover the curves
+        axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return list(axes)
