@@ -79,7 +79,10 @@ SHARED = {
     "copy": False,
     "key": "bioformer",
     "model": None,
+    "show": None,
     "save": None,
+    "ax": None,
+    "axes": None,
     "device": "auto",
     "progress_bar": None,
 }
@@ -112,6 +115,11 @@ COMPUTING = {name: each for name, each in ON_ADATA.items() if "model" in inspect
 @each({"tl.fit": bf.tl.fit} | {name: each for name, each in COMPUTING.items() if name != "get.gene_embeddings"})
 def test_every_verb_that_computes_takes_a_device_and_a_progress_bar(function):
     assert {"device", "progress_bar"} <= set(inspect.signature(function).parameters)
+
+
+@each({name: each for name, each in ON_ADATA.items() if name.startswith("pl.")})
+def test_every_figure_can_be_shown_saved_and_drawn_on_given_axes(function):
+    assert len({"show", "save", "ax", "axes"} & set(inspect.signature(function).parameters)) == 3
 
 
 # docstrings
