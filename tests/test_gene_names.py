@@ -233,3 +233,57 @@ def test_the_suggested_fit_models_the_regulators_too(simulated, tiny_config, col
     eval(call.replace("bf.tl.fit(adata, ", "bf.tl.fit(adata, **options, "), given)
     added = {regulators} if isinstance(regulators, str) else {*regulators}
     assert bf.get.model(simulated).vocabulary.feature_names() == [n for n in names if n in {*names[:20], *added}]
+
+
+NUMBERS = range(100, 100 + N)
+INDEXES = {
+    "integers": pd.RangeIndex(100, 100 + N),
+    "objects": pd.Index(list(NUMBERS), dtype=object),
+    "categories": pd.CategoricalIndex([str(i) for i in NUMBERS]),
+    "pandas-strings": pd.Index([str(i) for i in NUMBERS], dtype="string"),
+}
+
+
+@pytest.fixture(scope="module")
+def numbered_once(_simulated_once, tiny_config) -> ad.AnnData:
+    """Cells whose genes have numbers as names, written as text, and all results."""
+    adata = _simulated_once.copy()
+    adata.var_names = [str(i) for i in NUMBERS]
+    bf.tl.fit(adata, config=tiny_config, train=TRAIN)
+    return everything(adata)
+
+
+def everything(adata: ad.AnnData) -> ad.AnnData:
+    """Call each verb that takes names of genes, with integers as names."""
+    bf.tl.embed(adata)
+    bf.tl.impute(adata, genes=[101, 103])
+    bf.tl.grn(adata, regulators=[101, 102])
+    programs(adata)
+    bf.tl.regulators(adata, gene_sets=[101, 105], known=pd.DataFrame({"source": [101], "target": [107]}))
+    bf.tl.program_enrichment(adata, {"odd": NUMBERS[1::2], "one": 101}, min_genes=1)
+    return adata
+
+
+@pytest.mark.fault(65)
+@pytest.mark.parametrize("kind", INDEXES)
+def test_names_that_are_no_text(numbered_once, tiny_config, kind):
+    adata = ad.AnnData(numbered_once.X.copy(), obs=numbered_once.obs[["batch"]].copy())
+    adata.var.index = INDEXES[kind]
+    assert not bf.pp.check(adata).problems
+    if kind in ("integers", "categories"):
+        bf.tl.fit(adata, config=tiny_config, train=TRAIN)
+        assert bf.get.model(adata).hash == bf.get.model(numbered_once).hash
+    else:
+        adata.uns["bioformer"] = numbered_once.uns["bioformer"]
+    everything(adata)
+    for slot, name in (("obsm", "X_bioformer"), ("layers", "imputed"), ("obsm", "gene_program_scores")):
+        np.testing.assert_array_equal(getattr(adata, slot)[name], getattr(numbered_once, slot)[name])
+    np.testing.assert_array_equal(adata.varp["grn"].toarray(), numbered_once.varp["grn"].toarray())
+    readers = ("grn", "grn_matrix", "gene_programs", "regulators", "set_regulators", "known_targets",
+               "program_enrichment", "gene_embeddings")  # fmt: skip
+    for name in readers:
+        reader = getattr(bf.get, name)
+        pd.testing.assert_frame_equal(reader(adata), reader(numbered_once))
+    assert bf.get.imputed(adata, genes=103).var_names.tolist() == ["103"]
+    assert len(bf.get.grn(adata)) == 2 * (N - 1)
+    assert set(bf.get.program_enrichment(adata)["gene_set"]) <= {"odd", "one"}

@@ -237,10 +237,11 @@ def _read_weights(
 def read_edges(truth: pd.DataFrame) -> pd.DataFrame:
     """Return the edges without self-loops and duplicates: ``source``, ``target``, ``sign``.
 
-    The sign is 0 if it is unknown, or if duplicates of an edge contradict each other.
+    The sign is 0 if it is unknown, or if duplicates of an edge contradict each other. Rows without a name are left out.
     """
     if missing := [name for name in ("source", "target") if name not in truth]:
         raise DataError(f"The edge table has no column {missing[0]!r}, only {list(truth.columns)}. Rename its columns.")
+    truth = truth.dropna(subset=["source", "target"])
     signs = np.sign(truth["weight"].to_numpy(np.float64)) if "weight" in truth else np.zeros(len(truth))
     edges = pd.DataFrame({
         "source": truth["source"].astype(str).to_numpy(),
