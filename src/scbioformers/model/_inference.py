@@ -65,14 +65,16 @@ def embed_cells(
     for network in model.members:
         outputs = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual=use == "mean")
         with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
-            rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+            result: NDArray[np.float32] | None = None
             for batch, output in outputs:
-                rows.append((batch.rows.cpu(), _represent(model, network, output, batch, use).cpu()))
+                values = _represent(model, network, output, batch, use).cpu().numpy()
+                if result is None:
+                    result = np.empty((source.n_obs, values.shape[1]), np.float32)
+                # not kept in a list: many small arrays that stay keep the memory between them from being freed
+                result[batch.rows.cpu().numpy()] = values
                 bar.update(len(batch))
-        result = np.empty((source.n_obs, rows[0][1].shape[1]), np.float32)
-        for index, values in rows:
-            result[index.numpy()] = values.numpy()
-        parts.append(result)
+        if result is not None:
+            parts.append(result)
     if use == "profile":
         mean: NDArray[np.float32] = np.mean(parts, axis=0, dtype=np.float32)
         return mean
