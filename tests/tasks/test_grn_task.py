@@ -237,7 +237,7 @@ def test_contextual_embedding_is_the_mean_jacobian(fit):
     model, cells = fit
     network, rows = model.members[0].eval(), []
     with torch.no_grad():
-        found = regulation.contextual_embedding(model, network, cells)
+        found = regulation.contextual_embedding(model, network, cells, tqdm(disable=True))
     for i in range(30):
         (batch,) = make_batches(model, cells.take(np.array([i])), 1)
         latent = network(batch).latent.detach()
@@ -252,7 +252,7 @@ def test_contextual_embeddings_are_weighed_by_what_is_explained_of_both_genes(fi
     model, cells = fit
     rates = [naive_log_rate(model, x, cells.depth[i], cells.fields[i]) for i, x in enumerate(cells.counts.toarray())]
     explained = explained_by_hand(model, cells, rates)
-    embedding = regulation.contextual_embedding(model, model.members[0], cells)
+    embedding = regulation.contextual_embedding(model, model.members[0], cells, tqdm(disable=True))
     cosine = cosine_similarity(embedding - embedding.mean(axis=0))
     pairs = weigh(ask(model, "embedding", [3, 0]), cells)
     for at, regulator in enumerate((3, 0)):
@@ -267,7 +267,7 @@ def test_without_counts_the_share_of_the_regulator_alone_counts():
     adata.X = np.log1p(adata.X.toarray())
     bf.tl.fit(adata, binning="segment", config=CONFIGS["one layer"], train=TRAIN)
     model, cells = bf.get.model(adata), AnnDataSource(adata).read(0, 30)
-    rates = regulation.log_rates(model, model.members[0], cells)
+    rates = regulation.log_rates(model, model.members[0], cells, tqdm(disable=True))
     share = regulation.explained_share(model, cells, rates)
     cosine = weigh(ask(model, "embedding"), cells).weight / np.sqrt(share)
     np.testing.assert_allclose(cosine, cosine.T, atol=1e-5)

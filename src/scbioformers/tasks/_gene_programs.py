@@ -231,7 +231,7 @@ def similarity(
     genes to other genes, after the average product correction.
     """
     if use == "embedding":
-        cosine = cosine_similarity(contextual_embedding(model, network, cells))
+        cosine = cosine_similarity(contextual_embedding(model, network, cells, bar))
         np.fill_diagonal(cosine, 1.0)
         return cosine
     scorer = EdgeScorer(model, use, np.arange(len(model.vocabulary)))

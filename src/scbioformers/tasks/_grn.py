@@ -94,7 +94,7 @@ class EdgeScorer:
         if self.method == "attention":
             pairs = self._attention(network, cells, bar)
         elif self.method == "embedding":
-            pairs = self._embedding(network, cells)
+            pairs = self._embedding(network, cells, bar)
         else:
             pairs = self._knockout(network, cells, seed, bar)
         weight = pairs.weight.copy()
@@ -102,8 +102,11 @@ class EdgeScorer:
         return replace(pairs, weight=np.where(pairs.count > 0, weight, np.nan))
 
     def n_steps(self, cells: Block) -> int:
-        """Number of steps of the progress bar in :meth:`score`."""
-        return {"attention": len(cells.depth), "embedding": 0, "knockout": len(self.regulators)}[self.method]
+        """Number of steps of the progress bar in :meth:`score`: the cells that the network reads."""
+        n = len(cells.depth)
+        if self.method == "knockout":
+            return n + int(np.minimum(cells.counts.getnnz(axis=0)[self.regulators], N_PROBES).sum())
+        return n if self.method == "attention" else 2 * n * self.contextual
 
     def _attention(self, network: Transformer, cells: Block, bar: tqdm) -> EdgeWeights:
         total, count = sum_attention(self.model, network, cells, self.layers, self.heads, bar)
@@ -114,10 +117,10 @@ class EdgeScorer:
         received = total.sum(axis=0)[self.regulators] / len(cells.depth)
         return EdgeWeights(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
-    def _embedding(self, network: Transformer, cells: Block) -> EdgeWeights:
+    def _embedding(self, network: Transformer, cells: Block, bar: tqdm) -> EdgeWeights:
         if self.contextual:
-            similarity = cosine_similarity(contextual_embedding(self.model, network, cells))
-            share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells)))
+            similarity = cosine_similarity(contextual_embedding(self.model, network, cells, bar))
+            share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells, bar)))
             similarity *= share
             # for data that are not counts, the share of the target gave no improvement (dev/experiments.md, 61)
             if self.model.reading.counts:
@@ -130,16 +133,15 @@ class EdgeScorer:
     def _knockout(self, network: Transformer, cells: Block, seed: int, bar: tqdm) -> EdgeWeights:
         effect = np.zeros((len(self.model.vocabulary), len(self.regulators)))
         count = np.zeros(effect.shape, np.int64)
-        before = log_rates(self.model, network, cells)
+        before = log_rates(self.model, network, cells, bar)
         waiting: list[tuple[int, NDArray[np.int64], Block]] = []
 
         def process_waiting() -> None:
-            after = log_rates(self.model, network, concatenate([block for _, _, block in waiting]))
+            after = log_rates(self.model, network, concatenate([block for _, _, block in waiting]), bar)
             start = 0
             for at, rows, _ in waiting:
                 effect[:, at] = (before[rows] - after[start : start + rows.size]).mean(axis=0)
                 start += rows.size
-            bar.update(len(waiting))
             waiting.clear()
 
         expressed = cells.counts.tocsc()
@@ -148,7 +150,6 @@ class EdgeScorer:
             rows = np.sort(rows[np.argsort(uniform(seed ^ _PROBE_STREAM, gene, rows), kind="stable")[:N_PROBES]])
             count[:, at] = rows.size
             if not rows.size:
-                bar.update()
                 continue
             waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, gene), 0)))
             if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
@@ -268,7 +269,7 @@ def input_embedding(network: Transformer) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def contextual_embedding(model: BioFormer, network: Transformer, cells: Block) -> NDArray[np.float64]:
+def contextual_embedding(model: BioFormer, network: Transformer, cells: Block, bar: tqdm) -> NDArray[np.float64]:
     """(M, L), Jacobian of the predicted log rate of each gene with respect to the latent, averaged over the cells.
 
     The decoder has a single non-linear activation. So its mean Jacobian is computed from the mean slope of the
@@ -282,15 +283,17 @@ def contextual_embedding(model: BioFormer, network: Transformer, cells: Block) -
             (gradient,) = torch.autograd.grad(functional.gelu(inner).sum(), inner)
         slope += gradient.cpu().double().sum(dim=0)
         n += len(gradient)
+        bar.update(len(gradient))
     rate, linear, first = (x.weight.cpu().double() for x in (network.rate, network.linear_rate, decoder))
     return ((rate * (slope / max(n, 1))) @ first + linear).numpy()
 
 
-def log_rates(model: BioFormer, network: Transformer, cells: Block) -> NDArray[np.float32]:
+def log_rates(model: BioFormer, network: Transformer, cells: Block, bar: tqdm) -> NDArray[np.float32]:
     """(N, M), log of the expected count of every gene at the mean depth. If there are no counts: logit of the bin."""
     rates = np.empty(cells.counts.shape, np.float32)
     for batch, output in run_network(model, network, [cells], _BATCH):
         rates[batch.rows.cpu().numpy()] = output.log_rate.cpu().numpy()
+        bar.update(len(batch))
     return rates
 
 

@@ -141,8 +141,8 @@ def gene_programs(
     adata = target(adata, copy)
     (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
     cells, measured = query.source.rows(rows), np.flatnonzero(query.measured)
-    steps = len(rows) * len(fitted.members) * (use == "attention")
-    with tqdm(total=steps, desc="Gene programs", disable=not (shows_progress(progress_bar) and steps)) as bar:
+    steps = len(rows) * len(fitted.members)
+    with tqdm(total=steps, desc="Gene programs", unit="cell", disable=not shows_progress(progress_bar)) as bar:
         similarities = [
             similarity(fitted, network, cells, use, seed, bar)[np.ix_(measured, measured)] for network in fitted.members
         ]

@@ -16,10 +16,10 @@ from scbioformers.tasks.perturbation._correlations import measure_correlations
 from scbioformers.tasks.perturbation._design import Design
 from scbioformers.tasks.perturbation._effects import measure_effects
 from scbioformers.tasks.perturbation._fit import fit_head, target_features
-from scbioformers.tasks.perturbation._folds import n_trainings
+from scbioformers.tasks.perturbation._folds import N_GROUPS, n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label
-from scbioformers.tasks.perturbation._token import TokenPredictor
+from scbioformers.tasks.perturbation._token import STEPS, TokenPredictor
 
 HEAD = "perturbation"  # key of the head in BioFormer.heads
 N_PROBES = 64  # control cells in which the network predicts effects
@@ -53,15 +53,15 @@ def fit_perturbation(
     chances = pair_chances(design, probes)
 
     correlations = measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes)
-    with tqdm(total=n_trainings(single.size) + 1, desc="Cross-validating", disable=not progress_bar) as bar:
+    runs = (n_trainings(single.size) + 1) * STEPS + min(single.size, N_GROUPS) * single.size  # steps and predictions
+    with tqdm(total=runs, desc="Cross-validating", disable=not (progress_bar and predictor.can_predict)) as bar:
 
         def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            bar.update()
             names = [targets[i] for i in rows]
-            return predictor.train(names, effects.mean[rows], effects.se[rows], chances[rows], seed)
+            return predictor.train(names, effects.mean[rows], effects.se[rows], chances[rows], seed, bar)
 
         def train_and_predict(rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-            return predictor.predict(names, train(rows))
+            return predictor.predict(names, train(rows), bar=bar)
 
         head = fit_head(genes, design.perturbations, effects, correlations, task, float(depth), train_and_predict)
         token = train(single)

@@ -126,7 +126,9 @@ class TokenPredictor:
             profiles[batch.rows] = self.network.profile(output.latent)
         return profiles
 
-    def train(self, names: Sequence[str], effects: Array, se: Array, chances: Array, seed: int) -> NDArray[np.float32]:
+    def train(
+        self, names: Sequence[str], effects: Array, se: Array, chances: Array, seed: int, bar: tqdm | None = None
+    ) -> NDArray[np.float32]:
         """Train the token, so that the predicted changes of control cells equal the observed effects.
 
         Parameters
@@ -139,6 +141,8 @@ class TokenPredictor:
             (T, cells), probability of each control cell, so that strata are as frequent as among the perturbed cells.
         seed
             Seed of the targets and cells of each step.
+        bar
+            Progress bar, which moves by one at each of ``STEPS`` steps.
 
         Returns
         -------
@@ -158,15 +162,23 @@ class TokenPredictor:
             cells = np.concatenate([draw_cells(chances[i], seed, step, int(i)) for i in chosen])
             batch = self.perturbed_batch(cells, np.repeat(np.array(names, object)[chosen], N_CELLS).tolist())
             steps.append((batch, self.unperturbed[cells], observed[chosen], weight[chosen]))
-        module = _TokenModule(self)
+        module = _TokenModule(self, bar)
         train_steps(module, steps, seed)
         return module.token.detach().numpy().copy()
 
     @torch.no_grad()
     def predict(
-        self, names: Sequence[str], token: NDArray[np.float32], *, progress_bar: bool = False
+        self,
+        names: Sequence[str],
+        token: NDArray[np.float32],
+        *,
+        progress_bar: bool = False,
+        bar: tqdm | None = None,
     ) -> dict[str, Array]:
-        """Mean change (M,) of the decoded profiles of the control cells, for each target in ``positions``."""
+        """Mean change (M,) of the decoded profiles of the control cells, for each target in ``positions``.
+
+        A ``bar`` of the caller moves by one for each target.
+        """
         changes: dict[str, Array] = {}
         if not self.can_predict:
             return changes
@@ -180,6 +192,8 @@ class TokenPredictor:
                 change = self.profiles(batch, vector) - self.unperturbed[cells]
                 total += change.cpu().double().sum(dim=0)
             changes[name] = (total / n).numpy()
+            if bar is not None:
+                bar.update()
         return changes
 
 
@@ -192,13 +206,15 @@ def draw_cells(chances: Array, seed: int, step: int, target: int) -> NDArray[np.
 class _TokenModule(L.LightningModule):
     """Lightning module whose only trainable parameter is the token."""
 
-    def __init__(self, predictor: TokenPredictor) -> None:
+    def __init__(self, predictor: TokenPredictor, bar: tqdm | None) -> None:
         super().__init__()
-        self.predictor = predictor
+        self.predictor, self.bar = predictor, bar
         self.token = torch.nn.Parameter(torch.zeros(predictor.network.config.width))
 
     def training_step(self, step: tuple[Batch, Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Weighted squared error of the mean change over the cells of each target."""
+        if self.bar is not None:
+            self.bar.update()
         batch, unperturbed, observed, weight = step
         change = self.predictor.profiles(batch, self.token) - unperturbed
         error = change.view(len(observed), N_CELLS, -1).mean(dim=1) - observed
