@@ -139,10 +139,8 @@ def test_several_versions_of_an_id_raise():
         pytest.param(["CD4", "CD8A"], ["Cd4", "Cd8a"], "2 names match if case is ignored .*'Cd4'.*'CD4'", id="case"),
         pytest.param(["CD4", "CD8A"], [ensembl(1), ensembl(2, 3)], "Ensembl ids where the model has", id="query ids"),
         pytest.param([ensembl(1), ensembl(2)], ["CD4", "MS4A1"], "gene symbols where the model has", id="model ids"),
-        pytest.param(
-            ["CD4", "CD8A"], ["x", "y"], r"such as \['CD4', 'CD8A'\], the data such as \['x', 'y'\]", id="none"
-        ),
-        pytest.param(["CD4", "CD8A"], [], r"the data such as \[\]", id="no names"),
+        pytest.param(["CD4", "CD8A"], ["x", "y"], "^$", id="none"),
+        pytest.param(["CD4", "CD8A"], [], "^$", id="no names"),
     ],
 )
 def test_hints_for_poor_overlap(vocabulary, query, hint):

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbioformers.core import BioformersWarning, DataError, MissingKeyError
-from scbioformers.data import AnnDataSource, gene_mask, match_features
+from scbioformers.data import AnnDataSource, gene_mask, hash_genes, match_features
 
 GENES = ["CD4", "CD8A", "MS4A1", "NKG7"]
 ENSEMBL = [f"ENSG0000000000{i}" for i in range(4)]
@@ -42,18 +42,34 @@ def test_row28_permuted_genes_give_the_same_bits():
             ["Cd4", "Cd8a", "Ms4a1", "Nkg7"], r"Found 0 of the model's 4 genes \(0.0 %\).*case", id="row26_case"
         ),
         pytest.param(ENSEMBL, "Found 0 .*Ensembl ids", id="row26_ensembl"),
-        pytest.param(["CD4", "x", "y"], r"Found 1 of the model's 4 genes \(25.0 %\).*at least 50%", id="row27_below"),
+        pytest.param(
+            ["CD8A", "MS4A1", "x"],
+            r"Found 2 of the model's 4 genes \(50.0 %\).*have 15.0 % of the counts.*at least 20%.*"
+            r"Only the model has \['NKG7', 'CD4'\]. Only the data has \['x'\]",
+            id="row27_below",
+            marks=pytest.mark.fault(72),
+        ),
     ],
 )
 def test_too_little_overlap(names, match):
     with pytest.raises(DataError, match=match):
-        match_features(GENES, names)
+        match_features(GENES, names, np.array([0.3, 0.1, 0.05, 0.55]))
+
+
+@pytest.mark.fault(72)
+def test_row72_the_error_shows_names_that_differ():
+    common = [f"g{i}" for i in range(5)]
+    model = [*common, "a", "b", "c", "d"]
+    with pytest.raises(DataError, match=r"Only the model has \['a', 'b', 'c'\]\. Only the data has \['x', 'y'\]\.$"):
+        match_features(model, [*common, "x", "y"], np.array([0.01] * 5 + [0.2] * 4))
+    with pytest.raises(DataError, match=r"Only the model has \['d', 'a', 'b'\]\.$"):
+        match_features(model, common, np.array([0.01] * 5 + [0.2, 0.2, 0.1, 0.3]))
 
 
 @pytest.mark.fault(27)
 def test_row27_partial_overlap_warns_with_the_share():
-    with pytest.warns(BioformersWarning, match=r"Found 3 of the model's 4 genes \(75.0 %\).*'CD8A'") as caught:
-        found = match_features(GENES, ["NKG7", "extra", "CD4", "MS4A1"])
+    with pytest.warns(BioformersWarning, match=r"Found 3 of .* \(75.0 %\).* 90.0 % of .*'CD8A'") as caught:
+        found = match_features(GENES, ["NKG7", "extra", "CD4", "MS4A1"], np.array([0.3, 0.05, 0.1, 0.05]))
     assert found.columns.tolist() == [2, -1, 3, 0]
     assert [w.filename for w in caught if w.category is BioformersWarning] == [__file__]
 
@@ -67,10 +83,16 @@ def test_row27_share_is_never_rounded_up_to_all():
 
 @pytest.mark.fault(27)
 def test_row27_threshold_is_inclusive():
-    with pytest.warns(BioformersWarning, match=r"50\.0 %"):
-        match_features(GENES, GENES[:2])
-    with pytest.raises(DataError, match="at least 60%"):
-        match_features(GENES, GENES[:2], min_share=0.6)
+    with pytest.warns(BioformersWarning, match=r"have 20\.0 % of the counts"):
+        match_features(GENES, GENES[:1], np.array([0.25, 0.5, 0.25, 0.25]))
+    with pytest.raises(DataError, match=r"have 19\.9 % of the counts"):
+        match_features(GENES, GENES[:1], np.array([0.249, 0.5, 0.25, 0.25]))
+
+
+@pytest.mark.fault(54)
+def test_row54_the_hash_of_the_genes_is_that_of_a_set():
+    assert hash_genes(GENES) == hash_genes(pd.Index(GENES[::-1]))
+    assert len({hash_genes(names) for names in (GENES, GENES[:3], [*GENES, "x"], ["CD4CD8A", "MS4A1", "NKG7"])}) == 4
 
 
 @pytest.mark.fault(29)

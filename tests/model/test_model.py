@@ -12,9 +12,10 @@ import torch
 import scbioformers as bf
 from scbioformers.config import Masking
 from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError
-from scbioformers.data import AnnDataSource, match_features
+from scbioformers.data import AnnDataSource
 from scbioformers.model import _inference as model_module
 from scbioformers.model import embed_cells, on_device, predict_masked, run_network
+from scbioformers.results import open_query
 
 USES = ("profile", "cls", "latent", "mean")
 CLOSE = 1e-5
@@ -26,8 +27,7 @@ def model(fitted):
 
 
 def embed(model, adata, use="profile", batch_size=128) -> np.ndarray:
-    columns = match_features(model.vocabulary.feature_names(), adata.var_names).columns
-    return embed_cells(model, AnnDataSource(adata, columns=columns), use=use, batch_size=batch_size)
+    return embed_cells(model, open_query(adata, model).source, use=use, batch_size=batch_size)
 
 
 def with_config(model, **changes):
@@ -158,8 +158,8 @@ def test_missing_genes_are_unknown_not_zero_and_reported(model, simulated):
 
 
 def test_too_few_genes(model, simulated):
-    with pytest.raises(DataError, match=r"Found 19 of the model's 40 genes .*expected at least 50%"):
-        embed(model, simulated[:, :19].copy())
+    with pytest.raises(DataError, match=r"Found 8 of the model's 40 genes \(20.0 %\).*, expected at least 20%"):
+        embed(model, simulated[:, np.argsort(model.depth_share)[:8]].copy())
     renamed = simulated.copy()
     renamed.var_names = renamed.var_names.str.lower()
     with pytest.raises(DataError, match="case"):
@@ -285,7 +285,7 @@ def test_predictions_know_nothing_of_what_is_asked(model, simulated, natural):
     asked, x = question(block), block.counts.toarray()
     others = np.where(asked, np.random.default_rng(1).poisson(3.0, x.shape), x).astype(np.float32)
     depth = block.depth + others.sum(axis=1) - x.sum(axis=1)
-    other = dataclasses.replace(block, counts=sp.csr_matrix(others), depth=depth)
+    other = dataclasses.replace(block, counts=sp.csr_matrix(others), total=depth)
     expected = predictions(model, block, asked, natural=natural)
     assert_close(predictions(model, other, asked, natural=natural), expected)
     seen = dataclasses.replace(block, counts=sp.csr_matrix(np.where(asked, x, 5 * x)))

@@ -11,7 +11,7 @@ import torch
 
 from scbioformers.config import Binning, Masking
 from scbioformers.core import SPECIALS
-from scbioformers.data import AnnDataSource, Block
+from scbioformers.data import AnnDataSource, Block, DepthRule
 from scbioformers.tokens import Tokenizer
 
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
@@ -86,7 +86,12 @@ def slow_bins(tokenizer, counts, depth):
     return {j: min(b, binning.n_values - 1) for j, b in bins.items()}
 
 
-def slow_read(tokenizer, x, depth, asked, absent, drawn):
+def without(tokenizer, absent) -> DepthRule:
+    """The totals of cells lack the absent features, which are read at their mean."""
+    return DepthRule(share=1.0 - sum(float(tokenizer.gene_mean[j]) for j in absent) / tokenizer.binning.mean_depth)
+
+
+def slow_read(tokenizer, x, total, depth, asked, absent, drawn):
     """One cell: its context, its answers, the profile, what is known, the log of its depth, bins of small counts."""
     counts = {j: float(n) for j, n in enumerate(x) if n > 0}
     seen = {j: n for j, n in counts.items() if j not in asked}
@@ -94,9 +99,9 @@ def slow_read(tokenizer, x, depth, asked, absent, drawn):
     mean, highest = tokenizer.binning.mean_depth, tokenizer.binning.n_values - 1
     unseen = sum(float(tokenizer.gene_mean[j]) for j in (absent if drawn else unknown))
     if drawn:
-        unseen += tokenizer.masked_share * sum(map(float, tokenizer.gene_mean))
+        unseen += tokenizer.masked_share * sum(float(tokenizer.gene_mean[j]) for j in range(len(x)) if j not in absent)
     expected = mean - unseen
-    whole = (depth - sum(counts.get(j, 0.0) for j in asked)) * mean / max(expected, mean / 1000)
+    whole = (total - sum(counts.get(j, 0.0) for j in asked)) * mean / max(expected, mean / 1000)
     bins = slow_bins(tokenizer, seen, whole)
     profile = {j: math.log1p(n * mean / whole) if tokenizer.counts else bins[j] / highest for j, n in seen.items()}
     candidates = [(seen.get(j, 0), j) for j in range(len(x)) if j in seen or tokenizer.tokens == "all"]
@@ -123,12 +128,14 @@ def test_asked_cells_are_read_as_one_would_by_hand(layout, absent, drawn, make_b
     tokenizer = make_tokenizer(block, masked_share=0.21, **layout)
     x = block.counts.toarray()
     x[:, absent] = 0
-    block = replace(block, counts=sp.csr_matrix(x), present=~np.isin(np.arange(60), absent))
+    rule = without(tokenizer, absent)
+    block = replace(block, counts=sp.csr_matrix(x), present=~np.isin(np.arange(60), absent), rule=rule)
     asked = ask(block)
     batch = read(tokenizer, block, sp.csr_matrix(asked), drawn=drawn)
     context, answers = tokens(batch.context_ids, batch.context_bins), tokens(batch.masked_ids, batch.target_bins)
     for row in range(12):
-        expected = slow_read(tokenizer, x[row], block.depth[row], set(np.flatnonzero(asked[row])), absent, drawn)
+        queried = set(np.flatnonzero(asked[row]))
+        expected = slow_read(tokenizer, x[row], block.total[row], block.depth[row], queried, absent, drawn)
         assert list(context[row].items()) == list(expected[0].items())
         assert list(answers[row].items()) == list(expected[1].items())
         np.testing.assert_allclose(batch.visible[row], expected[2], rtol=1e-6)
@@ -171,7 +178,7 @@ def test_the_inputs_know_nothing_of_the_asked_counts_not_even_whether_there_are_
     others = random.integers(0, 3, size=x.shape) * random.integers(1, 500, size=x.shape) / (64 if log else 1)
     changed = np.where(asked, others, x)
     depth = block.depth + changed.sum(axis=1, dtype=np.float64) - x.sum(axis=1, dtype=np.float64)
-    other = replace(block, counts=sp.csr_matrix(changed.astype(np.float32)), depth=depth)
+    other = replace(block, counts=sp.csr_matrix(changed.astype(np.float32)), total=depth)
     first, second = (read(tokenizer, each, sp.csr_matrix(asked)) for each in (block, other))
     assert differing(first, second, INPUTS) == []
     targets = ["target_bins", "target_counts", *([] if log else ["size_factor"])]
@@ -278,7 +285,8 @@ def test_the_depth_is_scaled_up_by_what_the_unknown_features_hold_on_average(ask
     binning = Binning().freeze(mean_depth=10.0, max_bin=30)
     tokenizer = Tokenizer(binning, np.array([1, 2, 3, 9.995], np.float32), Masking())
     counts = sp.csr_matrix(np.array([[4, 0, 6, 0]], np.float32))
-    block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent))
+    fields, present, rule = np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent), without(tokenizer, absent)
+    block = Block(0, counts, np.array([12.0]), fields, present, rule)
     question = np.zeros((1, 4), bool)
     question[0, asked] = True
     batch = read(tokenizer, block, sp.csr_matrix(question))
@@ -287,7 +295,7 @@ def test_the_depth_is_scaled_up_by_what_the_unknown_features_hold_on_average(ask
     assert batch.visible[0].tolist() == pytest.approx(
         [math.log1p(seen.get(j, 0) / expected) for j in range(4)], rel=1e-5
     )
-    assert batch.size_factor.item() == pytest.approx(1.2)
+    assert batch.size_factor.item() == pytest.approx(1.2 / (1 - 0.2 * len(absent)))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -315,14 +323,15 @@ def test_what_a_mask_draws_reads_as_in_training_when_it_is_asked_for(layout, rat
 
 
 @pytest.mark.parametrize(
-    ("absent", "expected"), [([], 8 / (10 - 0.2 * 12)), ([2], 8 / (10 - 0.2 * 12 - 3)), ([0, 2, 3], 8 / (10 * 1e-3))]
+    ("absent", "expected"), [([], 8 / (10 - 0.2 * 12)), ([2], 8 / (10 - 3 - 0.2 * 9)), ([0, 2], 8 / (10 - 4 - 0.2 * 8))]
 )
 def test_the_depth_of_a_drawn_mask_is_scaled_up_by_the_share_that_masks_hide(absent, expected):
     """12 counts, of which 4 in the masked feature; on average the four hold 1, 2, 3 and 6, and masks hide a fifth."""
     binning = Binning().freeze(mean_depth=10.0, max_bin=30)
     tokenizer = Tokenizer(binning, np.array([1, 2, 3, 6], np.float32), Masking(), masked_share=0.2)
     counts = sp.csr_matrix(np.array([[0, 4, 0, 0]], np.float32))
-    block = Block(0, counts, np.array([12.0]), np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent))
+    fields, present, rule = np.zeros((1, 0), np.int32), ~np.isin(np.arange(4), absent), without(tokenizer, absent)
+    block = Block(0, counts, np.array([12.0]), fields, present, rule)
     batch = read(tokenizer, block, sp.csr_matrix(np.array([[0, 1, 0, 0]])), drawn=True)
     assert batch.log_depth.exp().item() == pytest.approx(expected, rel=1e-5)
 
@@ -355,7 +364,11 @@ def test_a_feature_that_is_not_measured_reads_as_one_that_is_hidden(layout, make
     whole = ad.AnnData(sp.csr_matrix(np.hstack([block.counts.toarray(), rest])))
     whole.var_names = [*names, "rest"]
     partial = whole[:, ~whole.var_names.isin([names[j] for j in absent])].copy()
-    sources = [AnnDataSource(each, columns=each.var_names.get_indexer(names)) for each in (whole, partial)]
+    rules = DepthRule(), without(tokenizer, absent)
+    sources = [
+        AnnDataSource(each, columns=each.var_names.get_indexer(names), rule=rule)
+        for each, rule in zip((whole, partial), rules, strict=True)
+    ]
     assert [np.flatnonzero(~source.present).tolist() for source in sources] == [[], absent]
     asked = np.zeros((12, 60), bool)
     asked[:, absent] = True

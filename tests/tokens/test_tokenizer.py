@@ -89,7 +89,7 @@ def with_other_masked_counts(block, masked, *, log):
     for row, chosen in enumerate(masked):
         chosen = [j for j in chosen if x[row, j] > 0]
         x[row, chosen] = random.integers(1, 500, size=len(chosen)) / (64 if log else 1)
-    return replace(block, counts=sp.csr_matrix(x), depth=block.depth - before + x.sum(axis=1, dtype=np.float64))
+    return replace(block, counts=sp.csr_matrix(x), total=block.total - before + x.sum(axis=1, dtype=np.float64))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -427,7 +427,7 @@ def test_the_only_expressed_feature_of_a_cell_stays_visible(make_tokenizer):
 
 def test_cells_with_counts_in_unmodelled_features_only_are_like_empty_ones_with_a_depth(make_block, make_tokenizer):
     block = make_block(empty=[6])
-    block.depth[6] = 50.0
+    block.total[6] = 50.0
     tokenizer = make_tokenizer(block)
     batch = read(tokenizer, block)
     assert features(batch.context_ids)[6] == []

@@ -106,6 +106,7 @@ def statistics_of(block: Block, **kwargs) -> Statistics:
         "mean_modelled_depth": x.sum(axis=1).mean(),
         "gene_mean": scaled.mean(axis=0),
         "gene_var": scaled.var(axis=0),
+        "depth_share": x.sum(axis=0) / block.depth.sum(),
         "gene_nnz": (x > 0).sum(axis=0),
         "max_normalized": scaled.max(),
         "max_count": x.max(),

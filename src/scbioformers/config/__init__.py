@@ -5,7 +5,7 @@ from scbioformers.config._binning import Binning, bin_rows
 from scbioformers.config._masking import Masking
 from scbioformers.config._model import ModelConfig
 from scbioformers.config._perturbation import Perturbation
-from scbioformers.config._reading import Reading
+from scbioformers.config._reading import Reading, ValueScale
 from scbioformers.config._train import TrainConfig
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Perturbation",
     "Reading",
     "TrainConfig",
+    "ValueScale",
     "bin_levels",
     "bin_rows",
     "count_range",

@@ -113,7 +113,7 @@ class Match:
     share: float
     """Share of the vocabulary that was found."""
     hint: str
-    """Advice for the user if few names matched, else empty."""
+    """Advice for the user if few names matched and the reason is seen in the names, else empty."""
     stripped: bool = False
     """Whether names were matched without the version suffix of their Ensembl ids."""
     names: tuple[str, ...] = ()
@@ -184,7 +184,7 @@ def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
             f"{len(alike)} names match if case is ignored ({other!r} in the data, {known!r} in the model): "
             "is it another species? If not, change the case of `adata.var_names`."
         )
-    return f"The model has names such as {list(vocabulary[:3])}, the data such as {list(query[:3])}."
+    return ""
 
 
 def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
@@ -202,7 +202,7 @@ def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
     Returns
     -------
     :class:`Match`
-        The columns, the share of matched names and, if the share is below one half, a hint.
+        The columns, the share of matched names and, if the share is below one half, perhaps a hint.
 
     Raises
     ------

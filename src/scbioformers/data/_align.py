@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scbioformers.core import DataError, GeneIndex, Match, MissingKeyError, match, warn
 from scbioformers.data._gene_names import best_measured, gene_names, text_columns
 
-MIN_SHARE = 0.5  # below this share, most features of the model would not be measured
+MIN_SHARE = 0.2  # of the depth of the model's features; below it, a cell is read from too few of its counts
 DEFAULT_MASK = "highly_variable"
 
 
@@ -23,6 +24,7 @@ def match_genes(
     adata: Any,
     gene_symbols: str | None = None,
     n_cells: Sequence[int] | NDArray[np.int64] | None = None,
+    depth_share: NDArray[np.floating] | None = None,
 ) -> Match:
     """Find the features of a model among the genes of ``adata``, by ``var_names`` or by a column of ``var``.
 
@@ -37,6 +39,8 @@ def match_genes(
     n_cells
         (n_vars,), number of cells that express each gene. Of genes with the same name in the column, the one that most
         cells express is matched. Only required with ``gene_symbols``.
+    depth_share
+        See :func:`match_features`.
 
     Raises
     ------
@@ -51,7 +55,7 @@ def match_genes(
         kept = np.flatnonzero(
             best_measured(names, np.zeros(len(names), np.int64) if n_cells is None else n_cells, gene_symbols)
         )
-    found = match_features(features, names[kept], var=adata.var)
+    found = match_features(features, names[kept], depth_share, var=adata.var)
     return replace(found, columns=np.where(found.columns >= 0, kept[found.columns], -1))
 
 
@@ -84,8 +88,8 @@ def matching_column(features: Sequence[str], adata: Any, *columns: str | None) -
 def match_features(
     features: Sequence[str],
     var_names: Iterable[Any],
+    depth_share: NDArray[np.floating] | None = None,
     *,
-    min_share: float = MIN_SHARE,
     var: pd.DataFrame | None = None,
 ) -> Match:
     """Find the features of a model among the genes of other data by name. The order of the genes does not matter.
@@ -96,8 +100,9 @@ def match_features(
         Names of the features of the model, in their order.
     var_names
         Gene names of the data, ``adata.var_names``.
-    min_share
-        Minimum share of the features that must be found.
+    depth_share
+        (n_features,) share of the depth that each feature had in training. By default all features have the same share.
+        The features that are found must have at least 20 % of the depth of all features of the model.
     var
         Table in which the error looks for a column with the names of the features, ``adata.var``.
 
@@ -109,7 +114,7 @@ def match_features(
     Raises
     ------
     DataError
-        If the share of features found is below `min_share`, or if names are missing, duplicate or ambiguous.
+        If too few features are found, or if names are missing, duplicate or ambiguous.
 
     Warns
     -----
@@ -123,16 +128,23 @@ def match_features(
     """
     names = [str(name) for name in var_names]
     found = match(features, names)
-    n_found = int((found.columns >= 0).sum())
-    counted = f"{n_found} of the model's {len(features)} genes ({_percent(n_found, len(features))})"
-    if n_found == 0 or found.share < min_share:
-        hint = found.hint if var is None else _column_hint(features, var) or found.hint
-        raise DataError(
-            f"Found {counted} among the {len(names)} genes of the data, expected at least {min_share:.0%}. {hint}"
-        )
-    if n_found < len(features):
-        absent = [features[i] for i in np.flatnonzero(found.columns < 0)[:3]]
-        warn(f"Found {counted} in the data. The others, such as {absent}, are read as absent (not measured).")
+    present = found.columns >= 0
+    shares = np.ones(len(features)) if depth_share is None else depth_share.astype(np.float64)
+    share = float(shares[present].sum() / shares.sum())
+    counted = (
+        f"Found {present.sum()} of the model's {len(features)} genes ({_percent(present.mean())}) in the data. In the "
+        f"training data they have {_percent(share)} of the counts of the model's genes"
+    )
+    lost = sorted(np.flatnonzero(~present).tolist(), key=lambda i: -shares[i])  # those with the most counts first
+    absent = [features[i] for i in lost[:3]]
+    if not present.any() or share < MIN_SHARE:
+        others = [names[i] for i in sorted(set(range(len(names))) - set(found.columns.tolist()))[:3]]
+        hint = found.hint or f"Only the model has {absent}. " + (f"Only the data has {others}." if others else "")
+        if var is not None:
+            hint = _column_hint(features, var) or hint
+        raise DataError(f"{counted}, expected at least {MIN_SHARE:.0%}. {hint.strip()}")
+    if not present.all():
+        warn(f"{counted}. The others, such as {absent}, are read as absent (not measured).")
     if found.stripped:
         warn("Ensembl ids of the data and the model have different versions (such as `.5`). The versions are ignored.")
     return found
@@ -190,14 +202,25 @@ def _column_hint(features: Sequence[str], var: pd.DataFrame) -> str:
     texts = {key: [str(value) for value in values] for key, values in text_columns(var).items()}
     n_found = {key: int((GeneIndex(names).positions(features) >= 0).sum()) for key, names in texts.items()}
     best = max(n_found, key=lambda key: n_found[key], default=None)
-    if best is None or n_found[best] < MIN_SHARE * len(features):
+    if best is None or n_found[best] < 0.5 * len(features):
         return ""
     return (
-        f"adata.var[{best!r}] has {n_found[best]} of them ({_percent(n_found[best], len(features))}): pass "
+        f"adata.var[{best!r}] has {n_found[best]} of them ({_percent(n_found[best] / len(features))}): pass "
         f"`gene_symbols={best!r}`."
     )
 
 
-def _percent(part: int, whole: int) -> str:
-    # rounded down, so that "100 %" is shown only if no gene is missing
-    return f"{np.floor(1000 * part / max(whole, 1)) / 10:.1f} %"
+def hash_genes(var_names: Iterable[Any]) -> str:
+    """SHA-256 of the names of all genes of a data set. Their order does not matter.
+
+    Examples
+    --------
+    >>> hash_genes(["CD4", "CD8A"]) == hash_genes(["CD8A", "CD4"])
+    True
+    """
+    return hashlib.sha256("\n".join(sorted(str(name) for name in var_names)).encode()).hexdigest()
+
+
+def _percent(share: float) -> str:
+    # rounded down, so that "100 %" is shown only if nothing is missing
+    return f"{np.floor(1000 * share + 1e-9) / 10:.1f} %"

@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from scbioformers.data._depth import TOTALS, DepthRule
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -18,12 +20,19 @@ class Block:
     """Row of the source at which the block starts."""
     counts: sp.csr_matrix
     """float32 CSR matrix (n, n_features): sorted indices, no duplicates, no stored zeros."""
-    depth: NDArray[np.float64]
-    """(n,) sum of each row over *all* columns of the data, including features that are not modelled, in counts."""
+    total: NDArray[np.float64]
+    """(n,) sum of each row over *all* columns of the data, or only over the modelled ones, see ``rule``."""
     fields: NDArray[np.int32]
     """(n, n_fields) category codes of the registered obs fields."""
     present: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """(n_features,) whether each feature is measured. Zeros of other features have no meaning. By default all are."""
+    rule: DepthRule = TOTALS
+    """How the depth follows from the total. By default the depth is the total."""
+
+    @property
+    def depth(self) -> NDArray[np.float64]:
+        """(n,) depth of each cell: all its counts, including features that are not modelled or not measured."""
+        return self.total / self.rule.share
 
     def __post_init__(self) -> None:
         if not self.present.size:
@@ -31,7 +40,7 @@ class Block:
 
     def take(self, rows: NDArray[np.int64]) -> Block:
         """The given rows, in the given order, as a new block."""
-        return Block(0, self.counts[rows], self.depth[rows], self.fields[rows], self.present)
+        return replace(self, start=0, counts=self.counts[rows], total=self.total[rows], fields=self.fields[rows])
 
     def scaled(self, features: NDArray[np.int64], factor: float) -> Block:
         """Copy of the block in which the count of one feature per cell is multiplied by a factor.
@@ -47,5 +56,5 @@ class Block:
 def concatenate(blocks: Sequence[Block]) -> Block:
     """Concatenate the cells of several blocks."""
     counts = sp.vstack([block.counts for block in blocks], format="csr")
-    depth, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("depth", "fields"))
-    return Block(0, counts, depth, fields, blocks[0].present)
+    total, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("total", "fields"))
+    return replace(blocks[0], start=0, counts=counts, total=total, fields=fields)

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset
 from numpy.typing import NDArray
 
+from scbioformers.config import ValueScale
 from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_names, to_csr
 from scbioformers.data._source import CHUNK_SIZE
 
@@ -80,6 +81,11 @@ class Inspection:
     """Another slot that seems to contain counts."""
     counts_layer: str | None
     """Name of this layer if ``counts_at`` is "layer"."""
+
+    @property
+    def scale(self) -> ValueScale:
+        """Scale of the values. A bool matrix holds counts of 0 and 1."""
+        return "counts" if self.kind == "bool" else self.kind
 
     @property
     def n_empty_cells(self) -> int:

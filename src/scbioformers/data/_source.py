@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scbioformers.core import ConfigError
 from scbioformers.data._block import Block, concatenate
+from scbioformers.data._depth import TOTALS, DepthRule
 from scbioformers.data._matrix import canonical, check_numbers, get_matrix, to_csr
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,8 @@ class MemorySource(BlockSource):
             indptr - indptr[0],
             self.n_features,
         )
-        return Block(start, counts, whole.depth[start:stop].copy(), whole.fields[start:stop].copy(), whole.present)
+        total, fields = whole.total[start:stop].copy(), whole.fields[start:stop].copy()
+        return replace(whole, start=start, counts=counts, total=total, fields=fields)
 
 
 class AnnDataSource(BlockSource):
@@ -109,6 +112,8 @@ class AnnDataSource(BlockSource):
         are read as zeros. None uses all columns.
     fields
         int32 (n_obs, n_fields): category codes that are returned with the rows.
+    rule
+        How the depth of a cell follows from its counts. By default it is the sum over all columns.
 
     Raises
     ------
@@ -133,12 +138,14 @@ class AnnDataSource(BlockSource):
         layer: str | None = None,
         columns: ArrayLike | None = None,
         fields: ArrayLike | None = None,
+        rule: DepthRule = TOTALS,
     ) -> None:
         matrix = get_matrix(adata, layer)
         self.n_obs = adata.n_obs
         self._columns = None if columns is None else _check_columns(columns, adata.n_vars)
         self.n_features = adata.n_vars if self._columns is None else len(self._columns)
         self.present = np.ones(self.n_features, bool) if self._columns is None else self._columns >= 0
+        self._rule = rule
         self._fields = np.zeros((self.n_obs, 0), np.int32) if fields is None else np.asarray(fields, np.int32)
         if self._fields.ndim != 2 or len(self._fields) != self.n_obs:
             raise ConfigError(f"`fields` must have the shape ({self.n_obs}, n_fields), found {self._fields.shape}.")
@@ -164,10 +171,10 @@ class AnnDataSource(BlockSource):
             self._stored = matrix
 
     def _convert_all(self, parts: Sequence[Any]) -> MemorySource:
-        converted = [_convert(part, self._columns, self.n_features) for part in parts]
+        converted = [self._convert(part) for part in parts]
         counts = converted[0][0] if len(parts) == 1 else sp.vstack([counts for counts, _ in converted], format="csr")
-        depth = np.concatenate([depth for _, depth in converted])
-        return MemorySource(Block(0, counts, depth, self._fields, self.present))
+        total = np.concatenate([total for _, total in converted])
+        return MemorySource(Block(0, counts, total, self._fields, self.present, self._rule))
 
     def __repr__(self) -> str:
         where = "memory" if self._stored is None else type(self._stored).__name__
@@ -178,8 +185,22 @@ class AnnDataSource(BlockSource):
         if self._memory is not None:
             return self._memory.read(start, stop)
         start, stop = self._bounds(start, stop)
-        counts, depth = _convert(self._stored[start:stop], self._columns, self.n_features)
-        return Block(start, counts, depth, self._fields[start:stop].copy(), self.present)
+        counts, total = self._convert(self._stored[start:stop])
+        return Block(start, counts, total, self._fields[start:stop].copy(), self.present, self._rule)
+
+    def _convert(self, rows: Any) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
+        """Convert rows of any type to canonical float32 CSR of the features, and compute the total of each row."""
+        full = to_csr(rows)
+        total = _row_sums(full)
+        if self._columns is not None:
+            present = np.flatnonzero(self._columns >= 0)
+            part = full[:, self._columns[present]]
+            full = sp.csr_matrix((part.data, present[part.indices], part.indptr), (full.shape[0], self.n_features))
+        if self._rule.modelled_only:
+            total = _row_sums(full)
+        # repeated after the cast, because float64 values below 1e-45 become zeros in float32
+        full = canonical(canonical(full).astype(np.float32, copy=False))
+        return _canonical_csr(full.data, full.indices, full.indptr, self.n_features), total
 
 
 def _check_columns(given: ArrayLike, n_vars: int) -> NDArray[np.int64]:
@@ -189,21 +210,6 @@ def _check_columns(given: ArrayLike, n_vars: int) -> NDArray[np.int64]:
     if columns.size and not (columns.min() >= -1 and columns.max() < n_vars):
         raise ConfigError(f"`columns` must lie in -1..{n_vars - 1}, found {columns.min()}..{columns.max()}.")
     return columns.astype(np.int64)
-
-
-def _convert(
-    rows: Any, columns: NDArray[np.int64] | None, n_features: int
-) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
-    """Convert rows of any type to canonical float32 CSR of the features, and compute the depth of the full rows."""
-    full = to_csr(rows)
-    depth = _row_sums(full)
-    if columns is not None:
-        present = np.flatnonzero(columns >= 0)
-        part = full[:, columns[present]]
-        full = sp.csr_matrix((part.data, present[part.indices], part.indptr), shape=(full.shape[0], n_features))
-    # repeated after the cast, because float64 values below 1e-45 become zeros in float32
-    full = canonical(canonical(full).astype(np.float32, copy=False))
-    return _canonical_csr(full.data, full.indices, full.indptr, n_features), depth
 
 
 def _canonical_csr(data: Any, indices: Any, indptr: Any, n_columns: int) -> sp.csr_matrix:

@@ -27,6 +27,8 @@ class Statistics:
     """(n_features,) mean of the counts normalised to `mean_depth`."""
     gene_var: NDArray[np.float64]
     """(n_features,) population variance of the counts normalised to `mean_depth`."""
+    depth_share: NDArray[np.float64]
+    """(n_features,) share of the sum of all depths that each feature has."""
     gene_nnz: NDArray[np.int64]
     """(n_features,) number of cells with a non-zero value."""
     max_normalized: float
@@ -57,7 +59,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
     if rows is not None and (rows.dtype != np.bool_ or rows.shape != (source.n_obs,)):
         raise ConfigError(f"`rows` must be a bool mask of shape ({source.n_obs},), found {rows.dtype} {rows.shape}.")
     n_genes = source.n_features
-    first, second, nnz = np.zeros(n_genes), np.zeros(n_genes), np.zeros(n_genes, np.int64)
+    first, second, sums, nnz = *np.zeros((3, n_genes)), np.zeros(n_genes, np.int64)
     n_cells = n_filled = 0
     depth_sum = modelled_sum = max_share = max_count = 0.0
     for block in source.blocks(chunk_size):
@@ -78,6 +80,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
         share = counts.data * np.repeat(inverse, per_row)
         first += np.bincount(counts.indices, share, n_genes)
         second += np.bincount(counts.indices, share * share, n_genes)
+        sums += np.bincount(counts.indices, counts.data, n_genes)
         nnz += np.bincount(counts.indices, minlength=n_genes)
         max_share = max(max_share, float(share.max()))
         max_count = max(max_count, float(counts.data.max()))
@@ -91,6 +94,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
         mean_modelled_depth=modelled_sum / n,
         gene_mean=mean_depth * mean_share,
         gene_var=mean_depth**2 * np.maximum(second / n - mean_share**2, 0.0),
+        depth_share=sums / depth_sum if depth_sum > 0 else np.zeros(n_genes),
         gene_nnz=nnz,
         max_normalized=mean_depth * max_share,
         max_count=max_count,

@@ -34,8 +34,8 @@ def imputed(
     Parameters
     ----------
     adata
-        Cells with values on the same scale as the training data. At least half of the genes of the model are required.
-        They are matched by name.
+        Cells with values on the same scale as the training data. The genes that are found must have at least 20 % of
+        the counts that the model's genes have in the training data. They are matched by name.
     genes
         Genes to predict. By default, all genes of the model that are not in ``adata``. A gene of ``adata`` can be named
         as well. It is then predicted from the other genes.
@@ -76,7 +76,7 @@ def imputed(
         device is not available.
     DataError
         If a requested gene is not a gene of the model, there is no gene to predict, the values are on another scale
-        than the training data, or ``adata`` has less than half of the genes of the model.
+        than the training data, or ``adata`` has too few genes of the model.
 
     Examples
     --------

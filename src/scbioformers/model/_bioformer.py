@@ -22,7 +22,7 @@ from scbioformers.model._head import Head
 from scbioformers.nn import Sizes, Transformer
 from scbioformers.tokens import Tokenizer
 
-_ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean")
+_ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share", "bin_mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,11 @@ class BioFormer:
     """(M,), mean count of each feature over the training cells, at their mean depth."""
     gene_share: NDArray[np.float32]
     """(M,), share of the training cells that express each feature."""
+    depth_share: NDArray[np.float32]
+    """(M,), share of the depth of the training cells that each feature has: its counts divided by all their counts.
+
+    For centred data, which have no depth, all features have the same share, 1 / M.
+    """
     bin_mean: NDArray[np.float32]
     """(V,), mean of the (normalised) counts of the training cells within each bin."""
     members: tuple[Transformer, ...]
@@ -183,7 +188,7 @@ class BioFormer:
             members = tuple(_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             n = len(vocabulary)
-            expected = [(n, config.n_components), (n,), (n,), (n,), (sizes.n_values,)]
+            expected = [(n, config.n_components), (n,), (n,), (n,), (n,), (sizes.n_values,)]
             if not members or [array.shape for array in arrays.values()] != expected:
                 found_shapes = {name: array.shape for name, array in arrays.items()}
                 raise ValueError(f"found {len(members)} members and arrays {found_shapes}, expected shapes {expected}")

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from scbioformers.core import DataError, GeneIndex, Match, as_names, describe_unknown, match
 from scbioformers.data import (
+    TOTALS,
     AnnDataSource,
     BlockSource,
+    DepthRule,
     GeneNames,
     best_measured,
+    choose_depth_rule,
     field_codes,
     gene_names,
+    hash_genes,
     inspect,
     match_genes,
     matching_column,
@@ -172,7 +176,7 @@ def open_query(
     MissingKeyError
         If there is no model, or if a layer or column that it needs is missing.
     DataError
-        If the model needs counts and the data are not counts, or if fewer than half of its genes are in the data.
+        If the model needs counts and the data are not counts, or if the data have too few of its genes.
     """
     device = choose_device(device)
     found = on_device(find_model(adata, model, key), device)
@@ -189,8 +193,12 @@ def open_query(
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
     features = found.vocabulary.feature_names()
     column = _matching_column(features, adata, gene_symbols, reading.gene_symbols)
-    matched = match_genes(features, adata, column, inspection.gene_nnz)
-    source = AnnDataSource(adata, layer=layer, columns=matched.columns, fields=field_codes(found.fields, adata))
+    matched = match_genes(features, adata, column, inspection.gene_nnz, found.depth_share)
+    options: dict[str, Any] = {"layer": layer, "columns": matched.columns, "fields": field_codes(found.fields, adata)}
+    source = AnnDataSource(adata, **options)
+    rule = _depth_rule(found, source, gene_names(adata, column), inspection.depth)
+    if rule != TOTALS:
+        source = AnnDataSource(adata, **options, rule=rule)
     genes = GeneNames.of(adata, gene_symbols or column)
     names = _spelled(matched, genes)
     return Query(found, source, layer, matched.columns, names, genes, column, model_given=model is not None)
@@ -229,3 +237,17 @@ def _spelled(matched: Match, genes: GeneNames) -> tuple[str, ...]:
     shown = genes.shown_by_stored(stored[matched.columns >= 0])
     names = zip(matched.columns, stored, matched.names, strict=True)
     return tuple(shown[name] if column >= 0 else other for column, name, other in names)
+
+
+def _depth_rule(
+    model: BioFormer, source: AnnDataSource, genes: NDArray[np.object_], total: NDArray[np.float64]
+) -> DepthRule:
+    """How the depth of a cell follows from its counts. It is the total if the genes are those of the fit."""
+    if not model.reading.counts or hash_genes(genes) == model.reading.genes_hash:
+        return TOTALS
+    modelled = np.concatenate([block.counts.sum(axis=1, dtype=np.float64).A1 for block in source.blocks()])
+    modelled_share = float(model.depth_share[source.present].sum(dtype=np.float64))
+    # features that are not measured are read as masked ones are: at their mean
+    absent = float(model.gene_mean[~source.present].sum(dtype=np.float64))
+    absent_share = absent / float(model.binnings["rna"].mean_depth or 1.0)
+    return choose_depth_rule(total, modelled, modelled_share, absent_share)

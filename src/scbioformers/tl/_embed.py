@@ -38,8 +38,8 @@ def embed(
     Parameters
     ----------
     adata
-        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
-        of the genes of the model are required.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
+        that are found must have at least 20 % of the counts that the model's genes have in the training data.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
@@ -86,8 +86,7 @@ def embed(
     ConfigError
         If ``use`` or ``batch_size`` is not valid, or the device is not available.
     DataError
-        If the values are on another scale than the training data, or ``adata`` has less than half of the genes of the
-        model.
+        If the values are on another scale than the training data, or ``adata`` has too few genes of the model.
 
     Warns
     -----

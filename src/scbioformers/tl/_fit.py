@@ -26,6 +26,7 @@ from scbioformers.data import (
     field_codes,
     gene_mask,
     gene_names,
+    hash_genes,
     inspect,
     require_counts,
     require_valid,
@@ -251,7 +252,9 @@ def _read(
     fields = (*(() if batch is None else (batch,)), *phenotypes)
     source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
     vocabulary = Vocabulary.from_names(names[genes])
-    reading = Reading(layer, inspection.kind == "counts" or allow_non_integer, allow_non_integer, gene_symbols)
+    estimated_counts = allow_non_integer and not inspection.n_negative
+    scale = "counts" if estimated_counts else inspection.scale
+    reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
     return adata, _Cells(source, vocabulary, batch, phenotypes, reading)
 
 

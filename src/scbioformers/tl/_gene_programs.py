@@ -51,8 +51,8 @@ def gene_programs(
     Parameters
     ----------
     adata
-        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
-        of the genes of the model are required.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
+        that are found must have at least 20 % of the counts that the model's genes have in the training data.
     use
         Similarity between genes. ``"embedding"``: cosine of the mean-centred contextual embeddings. The contextual
         embedding of a gene is the derivative of its predicted log rate with respect to the latent vector, averaged over
@@ -112,8 +112,8 @@ def gene_programs(
         If a parameter is out of range, ``use="attention"`` and the model has no attention, or the device is not
         available.
     DataError
-        If there are fewer than 2 cells, the values are on another scale than the training data, or ``adata`` has less
-        than half of the genes of the model.
+        If there are fewer than 2 cells, the values are on another scale than the training data, or ``adata`` has too
+        few genes of the model.
 
     Warns
     -----

@@ -58,8 +58,8 @@ def grn(
     Parameters
     ----------
     adata
-        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
-        of the genes of the model are required.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
+        that are found must have at least 20 % of the counts that the model's genes have in the training data.
     method
         How edges are weighted.
 
@@ -152,7 +152,7 @@ def grn(
     DataError
         If a regulator is not a gene of the model (the message suggests similar names) or not measured, the reference or
         all conditions have fewer than 10 cells, the values are on another scale than the training data, or ``adata``
-        has less than half of the genes of the model.
+        has too few genes of the model.
 
     Warns
     -----

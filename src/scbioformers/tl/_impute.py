@@ -75,8 +75,8 @@ def impute(
     Parameters
     ----------
     adata
-        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
-        of the genes of the model are required.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
+        that are found must have at least 20 % of the counts that the model's genes have in the training data.
     mask
         bool (n_obs, n_vars), dense or sparse. True marks the values to predict. The values of ``adata`` at these
         positions are not used.
@@ -146,7 +146,7 @@ def impute(
         arguments or the model, the device is not available, or ``out`` exists and is not a zarr store.
     DataError
         If the mask has another shape or dtype, a gene is not a gene of the model or not measured, the values are on
-        another scale than the training data, or ``adata`` has less than half of the genes of the model.
+        another scale than the training data, or ``adata`` has too few genes of the model.
 
     Warns
     -----

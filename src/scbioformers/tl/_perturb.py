@@ -53,8 +53,8 @@ def perturb(
     Parameters
     ----------
     adata
-        Cells with values on the same scale as the training data. Genes are matched by name, in any order. At least half
-        of the genes of the model are required.
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
+        that are found must have at least 20 % of the counts that the model's genes have in the training data.
     perturbations
         A gene, a combination of genes (``"STAT1+IRF1"``), a label of the training data, or a list of these. ``"all"``
         means every gene of the model and every target of the training data.
@@ -106,8 +106,8 @@ def perturb(
         If ``perturbations`` is empty, or the device is not available.
     DataError
         If a perturbation is not known (the message suggests similar names) or cannot be parsed, ``adata`` or a category
-        of ``groupby`` has no control cell, the values are on another scale than the training data, or ``adata`` has
-        less than half of the genes of the model.
+        of ``groupby`` has no control cell, the values are on another scale than the training data, or ``adata`` has too
+        few genes of the model.
 
     Examples
     --------

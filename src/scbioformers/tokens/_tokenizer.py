@@ -278,24 +278,28 @@ class Tokenizer:
         known[scored.cells, scored.features] = False
         known[:, ~block.present] = False
         masked_depth = np.bincount(full.cells[masked], weights=full.values[masked], minlength=len(block.depth))
-        depth = self._whole_depth(block.depth - masked_depth, block.present, None if drawn else known)
+        depth = self._whole_depth(block, block.total - masked_depth, None if drawn else known)
         return scored, self._context(full.keep(~masked), depth, known), target_bins
 
     def _whole_depth(
-        self, visible: NDArray[np.float64], present: NDArray[np.bool_], known: NDArray[np.bool_] | None
+        self, block: Block, visible: NDArray[np.float64], known: NDArray[np.bool_] | None
     ) -> NDArray[np.float64]:
-        """Estimated depth of the whole cell: the visible depth divided by the visible share of the mean cell.
+        """Estimated depth of the whole cell: the visible total divided by the visible share of the mean cell.
 
-        If ``known`` is given, this share is computed from the mean counts of the known features. Training masks choose
-        expressed features more often, so there these means do not apply. ``known`` is then None, and the share is the
-        same for all cells.
+        The rule of the block says which share of the depth is in the total. Masked features reduce it. If ``known`` is
+        given, their share is computed from the mean counts of the known features. Training masks choose expressed
+        features more often, so there these means do not apply. ``known`` is then None, and the share is the same for
+        all cells.
         """
         mean_depth, gene_mean = float(self.binning.mean_depth or 1.0), self.gene_mean.astype(np.float64)
+        present, measured = block.present, block.rule.share * mean_depth
         if known is None:
-            missing = np.full(visible.shape, self.masked_share * gene_mean.sum() + gene_mean[~present].sum())
+            masked = np.full(visible.shape, self.masked_share * gene_mean[present].sum())
         else:  # a matrix product would round differently depending on the other cells of the batch
-            missing = np.where(known, 0.0, gene_mean).sum(axis=1)
-        return visible * (mean_depth / np.maximum(mean_depth - missing, 1e-3 * mean_depth))
+            masked = np.where(known | ~present, 0.0, gene_mean).sum(axis=1)
+        if block.rule.modelled_only:  # the means of all modelled features must add up to their share of the depth
+            masked *= measured / max(gene_mean[present].sum(), 1e-300)
+        return visible * (mean_depth / np.maximum(measured - masked, 1e-3 * measured))
 
     def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Depth relative to the training mean. It is 1 for empty cells and for data that are not counts."""

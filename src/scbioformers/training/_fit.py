@@ -117,6 +117,7 @@ def fit_model(
         reading=reading,
         gene_mean=statistics.gene_mean.astype(np.float32),
         gene_share=(statistics.gene_nnz / max(statistics.n_cells - statistics.n_empty, 1)).astype(np.float32),
+        depth_share=_depth_share(statistics, reading),
         bin_mean=bin_means(sample, tokenizer).astype(np.float32),
         members=tuple(members),
         axes=np.zeros((n_features, config.n_components), np.float32),
@@ -152,6 +153,12 @@ def _freeze(binning: Binning, statistics: Statistics) -> Binning:
     highest = statistics.max_normalized if binning.normalize else statistics.max_count
     max_bin = int(bin_normalized([highest], binning.cutoff, binning.bins_per_doubling)[0])
     return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
+
+
+def _depth_share(statistics: Statistics, reading: Reading) -> NDArray[np.float32]:
+    if reading.scale == "centered" or not statistics.depth_share.any():
+        return np.full(len(statistics.depth_share), 1 / len(statistics.depth_share), np.float32)
+    return statistics.depth_share.astype(np.float32)
 
 
 def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) -> Block:
