@@ -66,6 +66,16 @@ def test_consensus_by_hand():
     assert consensus.rank.tolist() == [[4, 1, 2, 3]]
 
 
+@pytest.mark.fault(80)
+def test_a_single_run_has_no_support():
+    consensus = Consensus(n_best=1)
+    consensus.add(np.array([[1.0, 3.0]]), np.array([[1.0, 3.0]]))
+    assert consensus.rank.tolist() == [[2, 1]]
+    assert np.isnan(consensus.support).all()
+    consensus.add(np.array([[5.0, 3.0]]), np.array([[5.0, 3.0]]))
+    assert consensus.support.tolist() == [[0.5, 0.5]]
+
+
 def test_ties_of_the_consensus_are_ordered_by_strength():
     consensus = Consensus(n_best=1)
     for weight in ([1.0, 5.0], [3.0, 2.0]):

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 import scbioformers as bf
-from scbioformers.core import ConfigError, DataError, MissingKeyError
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
 from scbioformers.results._slots import params_to_json, set_uns, set_varp
 
 SPECIAL = "CD4+/CD45RA+"
@@ -148,6 +148,17 @@ def test_edges_of_the_graph(network, kwargs, expected):
     assert sorted(bf.get.grn_graph(network, condition=SPECIAL, **kwargs).edges) == sorted(expected)
 
 
+def test_regulators_without_an_edge_are_left_out_with_a_warning(network):
+    """C has no weight at all. B has a weight, but no edge in the table."""
+    set_varp(network, "grn.count", matrix(WEIGHTS["count"] | {("B", "A"): 0.01}))
+    message = r"\['B'\] have no edge among the strong.*larger `top_k`. \['C'\] have no edge in .*regulators=\['C'\]\)"
+    with pytest.warns(BioformersWarning, match=message):
+        graph = bf.get.grn_graph(network, condition="count", regulators=["B", "C", "TF2"])
+    assert sorted(graph.edges) == [("TF2", "B"), ("TF2", "C")]
+    with pytest.raises(DataError, match=message):
+        bf.get.grn_graph(network, condition="count", regulators=["B", "C"])
+
+
 def test_graphml(network, tmp_path):
     graph = bf.get.grn_graph(network, condition=SPECIAL, known=pd.DataFrame({"source": ["TF2"], "target": ["B"]}))
     nx.write_graphml(graph, tmp_path / "x.graphml")
@@ -181,7 +192,11 @@ def test_one_condition_at_a_time(network, name):
     ("kwargs", "error", "message"),
     [
         ({"regulators": ["tf/1"]}, DataError, r"'tf/1' is not a gene of the data. Similar names: \['TF/1'"),
-        ({"regulators": ["TF2", "A"]}, DataError, r"'A' is the regulator of none of the 5.*`bf\.tl\.grn\(adata, regul"),
+        (
+            {"regulators": ["A"]},
+            DataError,
+            r"\['A'\] have no edge in the network: .*`bf\.tl\.grn\(adata, regulators=\['A'",
+        ),
         ({"n_top": 0}, ConfigError, "`n_top` must be at least 1, found 0"),
         ({"known": pd.DataFrame({"source": ["TF2"]})}, DataError, "columns 'source' and 'target'"),
         ({"known": [("TF2", "B")]}, ConfigError, "`known` must be a DataFrame"),

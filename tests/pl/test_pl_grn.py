@@ -6,16 +6,17 @@ from pathlib import Path
 import anndata as ad
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import ArrowStyle, FancyArrowPatch
 
 import scbioformers as bf
-from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.pl._layout import border, push_apart
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
+from scbioformers.pl._layout import border, boxes, place, push_apart
 from scbioformers.results._slots import params_to_json, set_uns, set_varp
 
 SPECIAL = "CD4+/CD45RA+"
@@ -63,7 +64,7 @@ def edges(values: np.ndarray, condition: str) -> pd.DataFrame:
     return table.assign(rank=np.arange(1, len(table) + 1))
 
 
-def make(method="knockout", names=NAMES, reference="B cell", scale=1.0) -> ad.AnnData:
+def make(method="knockout", names=NAMES, reference="B cell", scale=1.0, directed=True) -> ad.AnnData:
     adata = ad.AnnData(np.ones((2, 16), np.float32), var=pd.DataFrame(index=GENES))
     by_condition = {name: scale * weights(i) for i, name in enumerate(names or ["all cells"])}
     if method == "attention":
@@ -72,7 +73,7 @@ def make(method="knockout", names=NAMES, reference="B cell", scale=1.0) -> ad.An
         set_varp(adata, f"grn.{name}" if names else "grn", sparse(values))
         if reference not in (None, name):
             set_varp(adata, f"grn_difference.{name}", sparse(values - by_condition[reference]))
-    params = {"method": method, "groupby": "x" if names else None, "reference": reference}
+    params = {"method": method, "groupby": "x" if names else None, "reference": reference, "directed": directed}
     params["conditions"] = list(by_condition)
     tables = [edges(values, name) for name, values in by_condition.items()]
     set_uns(adata, "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
@@ -195,6 +196,17 @@ def test_the_colour_bar_names_the_weight(method, word):
     assert "grey" not in bar(ax).get_ylabel()  # all pairs have a weight
 
 
+@pytest.mark.parametrize("method", ["knockout", "embedding"])
+def test_the_colour_bar_says_what_a_positive_weight_means(method):
+    (ax,) = bf.pl.attention_heatmap(make(method, None, None), "TF2")
+    assert "positive: activates, a knock-out lowers the target" in bar(ax).get_ylabel()
+    red, blue = ax.images[0].cmap(1.0), ax.images[0].cmap(0.0)
+    assert red[0] > red[2] and blue[2] > blue[0]
+    (ax,) = bf.pl.attention_heatmap(make("embedding", None, None, directed=False), "TF2")
+    assert "positive: both genes rise and fall together" in bar(ax).get_ylabel()
+    assert ax.get_title() == "genes linked to TF2"
+
+
 def test_one_condition_has_no_difference():
     adata = make()
     assert len(bf.pl.attention_heatmap(adata, "TF1", conditions=["B cell"])) == 1  # it is the reference
@@ -289,13 +301,44 @@ def test_network_without_signs():
     assert ax.get_title() == "5 strongest edges of TF2"
 
 
+def test_network_without_directions():
+    ax = bf.pl.grn_network(make("embedding", None, None, directed=False), n_top=10, known=KNOWN)
+    assert {type(arrow.get_arrowstyle()) for arrow in arrows(ax)} == {ArrowStyle.Curve}
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[:4] == ["gene", "positive", "negative", "known"]
+    assert len({text.get_bbox_patch().get_facecolor() for text in ax.texts}) == 1
+    directed = bf.pl.grn_network(make("embedding", None, None), n_top=10)
+    assert ArrowStyle.CurveFilledB in {type(arrow.get_arrowstyle()) for arrow in arrows(directed)}
+
+
+def test_a_regulator_without_an_edge_is_left_out_with_a_warning():
+    with pytest.warns(BioformersWarning, match=r"\['G1'\] have no edge in the network.*The others are shown"):
+        ax = bf.pl.grn_network(make(), condition=SPECIAL, regulators=["TF2", "G1", "TF1"], n_top=3)
+    assert len(arrows(ax)) == 6
+    assert ax.get_title() == f"6 strongest edges of TF2, TF1 in {SPECIAL}"
+
+
+@pytest.mark.parametrize("n_regulators", [2, 5, 12])
+def test_no_edge_runs_under_the_label_of_another_node(n_regulators):
+    """Networks of 40 edges with one to many components, drawn on a square of 500 points."""
+    random = np.random.default_rng(n_regulators)
+    graph = nx.DiGraph([(f"TF{i % n_regulators}", f"GENE{random.integers(30)}") for i in range(40)])
+    size = boxes(list(graph), 8.0)
+    centres = place(graph, size, np.array([500.0, 500.0]), 16.0)
+    at = {name: i for i, name in enumerate(graph)}
+    for source, target in graph.edges:
+        line = centres[at[source]] + np.linspace(0, 1, 200)[:, None] * (centres[at[target]] - centres[at[source]])
+        inside = (np.abs(line[:, None] - centres) < size / 2).all(axis=2).any(axis=0)
+        assert set(np.flatnonzero(inside)) <= {at[source], at[target]}
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
         ({"condition": None}, ConfigError, r"`condition=`: .*CD4\+/CD45RA\+"),
         ({"condition": "T cell"}, MissingKeyError, r"`condition='T cell'` is not among"),
         ({"regulators": ["TF11"]}, DataError, r"'TF11' is not a gene of the data. Similar names: \['TF1'"),
-        ({"regulators": ["G1"]}, DataError, r"'G1' is the regulator of none.*`bf\.tl\.grn\(adata, regulators=\['G1'\]"),
+        ({"regulators": ["G1"]}, DataError, r"\['G1'\] have no edge in.*`bf\.tl\.grn\(adata, regulators=\['G1'\]"),
         ({"known": pd.DataFrame({"from": []})}, DataError, "'source' and 'target'"),
         ({"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),
     ],

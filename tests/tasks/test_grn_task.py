@@ -54,6 +54,12 @@ def weigh(asked: EdgeScorer, cells: Block, seed=0):
         return asked.score(asked.model.members[0], cells, seed, tqdm(disable=True))
 
 
+def expressing(cells: Block) -> np.ndarray:
+    """(M, M), number of cells that express the rarer of two genes."""
+    n = (cells.counts.toarray() > 0).sum(axis=0)
+    return np.minimum.outer(n, n)
+
+
 # attention
 
 
@@ -154,7 +160,7 @@ def test_attention_is_corrected_and_rare_pairs_shrink(fit):
     expected = (mean - np.outer(rows, columns) / np.nanmean(mean)) * count / (count + 10)
     pairs = weigh(ask(model, "attention", [2, 0]), cells)
     np.testing.assert_allclose(pairs.weight, expected[:, [2, 0]], atol=1e-5)
-    assert np.array_equal(pairs.count, count[:, [2, 0]])
+    assert np.array_equal(pairs.count, np.minimum(count, expressing(cells))[:, [2, 0]])
     assert not pairs.signed
     assert np.array_equal(pairs.strength, pairs.weight, equal_nan=True)
 
@@ -193,7 +199,7 @@ def test_knockout_equals_one_by_one(fit):
         expected = effect / np.sqrt((effect**2).sum()) * explained[regulator]
         expected[regulator] = np.nan
         np.testing.assert_allclose(pairs.weight[:, regulator], expected, atol=1e-4)
-        assert (pairs.count[:, regulator] == len(changes)).all()
+        assert np.array_equal(pairs.count[:, regulator], expressing(cells)[:, regulator])
     assert pairs.signed
     assert np.array_equal(pairs.strength, np.abs(pairs.weight), equal_nan=True)
 
@@ -213,7 +219,7 @@ def test_knocked_out_in_a_few_cells_of_those_that_express_it(fit, monkeypatch):
     model, cells = fit
     monkeypatch.setattr(regulation, "N_PROBES", 4)
     some, same, other = (weigh(ask(model, "knockout", [0]), cells, seed) for seed in (1, 1, 2))
-    assert (some.count == 4).all()
+    assert np.array_equal(some.count[:, 0], np.minimum(expressing(cells)[:, 0], 4))
     assert np.array_equal(some.weight, same.weight, equal_nan=True)
     assert not np.array_equal(some.weight, other.weight, equal_nan=True)
     among = weigh(ask(model, "knockout", [5, 0]), cells, 1)  # whatever else is asked for
@@ -230,7 +236,7 @@ def test_embedding_of_the_input(fit):
     expected = cosine_similarity(table - table.mean(axis=0))
     np.fill_diagonal(expected, np.nan)
     np.testing.assert_allclose(pairs.weight, expected, atol=1e-5)
-    assert (pairs.count == 30).all()
+    assert np.array_equal(pairs.count, expressing(cells))
 
 
 def test_contextual_embedding_is_the_mean_jacobian(fit):
@@ -274,6 +280,20 @@ def test_without_counts_the_share_of_the_regulator_alone_counts():
     assert np.nanmax(np.abs(cosine)) <= 1 + 1e-6 and np.ptp(share) > 0.01
 
 
+@pytest.mark.parametrize("counts", [True, False], ids=["counts", "log"])
+def test_without_a_direction_a_weight_is_the_mean_of_both(counts):
+    adata = bf.datasets.simulate(60, 20, n_regulators=4, rng=0)
+    if not counts:
+        adata.X = np.log1p(adata.X.toarray())
+    binning = "value" if counts else "segment"
+    bf.tl.fit(adata, binning=binning, config=CONFIGS["one layer"], train=TRAIN)
+    model, cells = bf.get.model(adata), AnnDataSource(adata).read(0, 30)
+    one, both = (weigh(ask(model, "embedding", directed=directed), cells).weight for directed in (True, False))
+    np.testing.assert_allclose(both, (one + one.T) / 2, rtol=1e-12)
+    assert np.array_equal(both, both.T, equal_nan=True)
+    assert (np.nanmax(np.abs(one - one.T)) < 1e-12) == counts
+
+
 # all methods
 
 
@@ -288,6 +308,22 @@ def test_no_batch_size_matters(fit, method, monkeypatch):
         found = weigh(ask(model, method), cells)
         np.testing.assert_allclose(found.weight, expected.weight, atol=2e-5)
         assert np.array_equal(found.count, expected.count)
+
+
+@pytest.mark.fault(80)
+@pytest.mark.parametrize("method", ["knockout", "embedding", "attention"])
+def test_weights_from_fewer_cells_than_the_minimum_are_nan(fit, method):
+    """One gene is expressed in a single cell. All other weights are the same bits with and without the minimum."""
+    model, cells = fit
+    counts = cells.counts.toarray()
+    counts[:, 4] = np.arange(30) == 7
+    cells = replace(cells, counts=sp.csr_matrix(counts))
+    every, kept = (weigh(ask(model, method, min_count=least), cells) for least in (1, 3))
+    assert np.isfinite(every.weight[4]).any() or method == "attention"
+    assert every.count[4].max() == every.count[:, 4].max() == 1
+    assert np.isnan(kept.weight[4]).all() and np.isnan(kept.weight[:, 4]).all()
+    assert np.array_equal(kept.count, every.count)
+    assert np.array_equal(kept.weight, np.where(every.count < 3, np.nan, every.weight), equal_nan=True)
 
 
 @pytest.mark.parametrize("method", ["knockout", "embedding", "attention"])
@@ -349,6 +385,15 @@ def test_equal_numbers_of_each_condition():
     before = list(draw_conditions(codes, 5, 1))
     assert all(map(np.array_equal, again, before))
     assert not all(map(np.array_equal, other, before))
+
+
+@pytest.mark.fault(74)
+def test_own_numbers_of_each_condition():
+    codes = np.repeat([0, 1, -1, 2], [11, 40, 7, 90])
+    for n_cells, expected in ((None, [11, 40, 90]), (50, [11, 40, 50]), (5, [5, 5, 5])):
+        drawn = list(draw_conditions(codes, n_cells, seed=1, equal=False))
+        assert [len(set(rows)) for rows in drawn] == expected
+        assert all((codes[rows] == code).all() for code, rows in enumerate(drawn))
 
 
 def test_the_cells_of_a_condition_do_not_depend_on_the_others():

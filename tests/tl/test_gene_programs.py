@@ -140,6 +140,32 @@ def test_round_trip(adata, tmp_path, kind):
     assert found.var["a%2Fb"].astype(object).equals(adata.var["a%2Fb"].astype(object))
 
 
+@pytest.mark.fault(80)
+def test_genes_that_few_cells_express_are_in_no_program(fitted):
+    """Three genes that are expressed in 1, 2 and 3 cells: the first two are clustered only on request."""
+    x = fitted.X.toarray()
+    x[:, 5:8] = 0
+    x[4, 5], x[[4, 7], 6], x[[4, 7, 9], 7] = 30, 30, 30
+    fitted.X = x
+    rare = list(fitted.var_names[5:8])
+    kwargs = {"min_genes": 2, "n_neighbors": 39, "resolution": 1.0, "n_cells": None}
+    bf.tl.gene_programs(fitted, **kwargs)
+    assert not set(rare[:2]) & set(fitted.uns["gene_program"]["background"])
+    assert rare[2] in fitted.uns["gene_program"]["background"]
+    assert fitted.var["gene_program"][rare[:2]].isna().all()
+    bf.tl.gene_programs(fitted, min_count=1, **kwargs)
+    assert set(rare) <= set(fitted.uns["gene_program"]["background"])
+    with pytest.raises(DataError, match=r"Of 40 modelled genes, none is expressed in at least 61 of 60 cells"):
+        bf.tl.gene_programs(fitted, min_count=61)
+
+
+@pytest.mark.fault(80)
+def test_a_single_member_gives_no_support(fitted):
+    bf.tl.gene_programs(fitted, min_genes=2)
+    table = bf.get.gene_programs(fitted)
+    assert len(table) and table["support"].isna().all() and table["weight"].notna().all()
+
+
 def test_copy(fitted):
     copied = bf.tl.gene_programs(fitted, copy=True)
     assert "gene_program" in copied.var
@@ -156,6 +182,7 @@ def test_copy(fitted):
         pytest.param({"min_genes": 1}, ConfigError, "`min_genes` must be at least 2", id="min-genes"),
         pytest.param({"n_neighbors": 0}, ConfigError, "`n_neighbors` at least 1", id="neighbors"),
         pytest.param({"n_cells": 1}, ConfigError, "`n_cells` at least 2", id="cells"),
+        pytest.param({"min_count": 0}, ConfigError, "`min_count` must be at least 1", id="count"),
         pytest.param({"key": "other"}, MissingKeyError, r"uns\['other'\].*bf\.tl\.fit", id="model"),
         pytest.param({"layer": "raw"}, MissingKeyError, r"layers\['raw'\]", id="layer"),
     ],

@@ -64,7 +64,8 @@ def rank_pairs(strength: NDArray[np.float64]) -> NDArray[np.int64]:
 class Consensus:
     """Consensus of several runs: mean weight, rank by mean rank, and support.
 
-    The support of a pair is the share of runs in which it is among the ``n_best`` strongest pairs.
+    The support of a pair is the share of runs in which it is among the ``n_best`` strongest pairs. A single run cannot
+    support itself, so its support is NaN.
 
     Examples
     --------
@@ -110,5 +111,5 @@ class Consensus:
 
     @property
     def support(self) -> NDArray[np.float64]:
-        """(G, R) share of the runs in which a pair is among the ``n_best`` strongest."""
-        return np.asarray(self._n_among_best) / self.n_runs
+        """(G, R) share of the runs in which a pair is among the ``n_best`` strongest; NaN if there is a single run."""
+        return np.asarray(self._n_among_best) / (self.n_runs if self.n_runs > 1 else np.nan)

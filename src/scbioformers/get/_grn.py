@@ -16,10 +16,11 @@ from scbioformers.core import (
     DataError,
     MissingKeyError,
     check_arguments,
-    find_category,
     near_names,
+    short_list,
+    warn,
 )
-from scbioformers.results import read_grn_edges, read_grn_params, read_grn_weights
+from scbioformers.results import find_condition, read_grn_edges, read_grn_params, read_grn_weights
 
 
 def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") -> pd.DataFrame:
@@ -31,7 +32,7 @@ def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") 
         Data after :func:`scbioformers.tl.grn`. If genes were removed since then, only the edges between the remaining
         genes are returned, and their ranks are computed again.
     condition
-        Condition to return. None returns all.
+        Condition to return, a category of ``groupby``. Numbers and bools may be given as such. None returns all.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
@@ -41,11 +42,16 @@ def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") 
         One row per edge. The columns are:
 
         - ``source`` (str): the regulator.
-        - ``target`` (str): the target gene.
-        - ``weight`` (float): weight of the edge, in the unit of the method of :func:`scbioformers.tl.grn`.
+        - ``target`` (str): the target gene. In a network without directions (see :func:`scbioformers.tl.grn`), an edge
+          has one row, and which gene is the source has no meaning.
+        - ``weight`` (float): weight of the edge, in the unit of the method of :func:`scbioformers.tl.grn`. Positive
+          means that the regulator activates the target: a knock-out of the regulator lowers the target. Attention has
+          no sign.
         - ``rank`` (int64): 1 is the strongest edge of the condition.
-        - ``support`` (float, 0 to 1): share of the ensemble members that have the edge among their strongest edges.
-        - ``count`` (int): number of cells from which the weight was computed.
+        - ``support`` (float, 0 to 1): share of the ensemble members that have the edge among their strongest edges. NaN
+          if the model has a single member.
+        - ``count`` (int): number of cells from which the weight was computed, at most the number of cells that express
+          the rarer of the two genes.
         - ``condition`` (str).
 
     Raises
@@ -60,7 +66,7 @@ def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") 
     check_arguments(grn, locals())
     edges = read_grn_edges(adata, key)
     if condition is not None:
-        edges = edges[edges["condition"] == _find(condition, read_grn_params(adata, key))]
+        edges = edges[edges["condition"] == find_condition(read_grn_params(adata, key), condition)]
     var_names = {str(name) for name in adata.var_names}
     edges = edges[edges["source"].isin(var_names) & edges["target"].isin(var_names)].reset_index(drop=True)
     edges["rank"] = edges.groupby("condition", observed=True)["rank"].rank(method="first").astype(np.int64)
@@ -86,8 +92,9 @@ def grn_matrix(
     Returns
     -------
     DataFrame
-        float32 (n_targets, n_regulators), one row per target gene and one column per regulator. The value is NaN for
-        pairs without a weight, and for a gene with itself. Genes without any weight are left out.
+        float32 (n_targets, n_regulators), one row per target gene and one column per regulator. A positive weight means
+        that the regulator activates the target. The value is NaN for pairs without a weight, such as genes that were
+        never seen together, and for a gene with itself. Genes without any weight are left out.
 
     Raises
     ------
@@ -107,7 +114,7 @@ def grn_matrix(
     """
     check_arguments(grn_matrix, locals())
     params = read_grn_params(adata, key)
-    condition = _find_one(condition, params)
+    condition = _require_one(condition, params)
     if difference and (params["reference"] is None or condition == params["reference"]):
         raise MissingKeyError(_no_difference(params))
     table = read_grn_weights(adata, key, condition, difference=difference)
@@ -122,8 +129,8 @@ def grn_graph(
     condition: Category | None = None,
     known: pd.DataFrame | None = None,
     key: str = "grn",
-) -> nx.DiGraph:
-    """A network from :func:`scbioformers.tl.grn` as a directed graph of networkx.
+) -> nx.Graph:
+    """A network from :func:`scbioformers.tl.grn` as a graph of networkx.
 
     ``networkx.write_graphml`` writes the graph to a file for Cytoscape or Gephi.
 
@@ -132,7 +139,8 @@ def grn_graph(
     adata
         Data after :func:`scbioformers.tl.grn`.
     regulators
-        Regulators whose edges are included. By default, all.
+        Regulators whose edges are included. By default, all. In a network without directions, these are the genes whose
+        edges are included.
     n_top
         Number of strongest edges to include: of each regulator if ``regulators`` is given, else of the whole network.
         None includes all edges in the table of :func:`scbioformers.get.grn`.
@@ -146,10 +154,11 @@ def grn_graph(
 
     Returns
     -------
-    networkx.DiGraph
+    networkx.DiGraph or networkx.Graph
         Edges go from the regulator to the target. Their attributes are ``weight``, ``rank``, ``support`` and ``count``
         as in :func:`scbioformers.get.grn`, and ``known`` (bool) if a table was passed. Nodes have the attribute
-        ``regulator`` (bool). The graph has the attributes ``method`` and ``condition``.
+        ``regulator`` (bool). The graph has the attributes ``method`` and ``condition``. A network without directions is
+        a ``networkx.Graph``, in which no node is a regulator.
 
     Raises
     ------
@@ -158,8 +167,13 @@ def grn_graph(
     ConfigError
         If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
     DataError
-        If a regulator is not a gene of the data (the message suggests similar names) or has no edge in the table, or
-        if ``known`` is not a table with the two columns.
+        If a regulator is not a gene of the data (the message suggests similar names), if none of the regulators has an
+        edge in the table, or if ``known`` is not a table with the two columns.
+
+    Warns
+    -----
+    BioformersWarning
+        If some of the regulators have no edge in the table. The graph then has the edges of the others.
 
     Examples
     --------
@@ -175,19 +189,29 @@ def grn_graph(
     """
     check_arguments(grn_graph, locals())
     params = read_grn_params(adata, key)
-    condition = _find_one(condition, params)
+    condition = _require_one(condition, params)
     if n_top is not None and n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     edges = grn(adata, condition=condition, key=key).sort_values("rank", kind="stable")
+    directed = bool(params["directed"])
     if regulators is not None:
         regulators = [regulators] if isinstance(regulators, str) else list(regulators)
-        _require_regulators(adata, regulators, edges)
-        edges = edges[edges["source"].isin(regulators)]
-        edges = edges if n_top is None else edges.groupby("source", sort=False, observed=True).head(n_top)
+        _require_genes(adata, regulators)
+        edges = edges.assign(regulator=edges["source"])
+        if not directed:  # a gene is at either end of its edges
+            edges = pd.concat([edges, edges.assign(regulator=edges["target"])]).sort_values("rank", kind="stable")
+        if without := [gene for gene in dict.fromkeys(regulators) if not (edges["regulator"] == gene).any()]:
+            message = _without_edges(without, read_grn_weights(adata, key, condition).regulators)
+            if set(without) == set(regulators):
+                raise DataError(message)
+            warn(f"{message} The others are shown.")
+        edges = edges[edges["regulator"].isin(regulators)]
+        edges = edges if n_top is None else edges.groupby("regulator", sort=False, observed=True).head(n_top)
     elif n_top is not None:
         edges = edges.head(n_top)
-    graph = nx.DiGraph(method=params["method"], condition=condition or params["conditions"][0])
-    sources = set(edges["source"])
+    graph: nx.Graph = nx.DiGraph() if directed else nx.Graph()
+    graph.graph.update(method=params["method"], condition=params["conditions"][0] if condition is None else condition)
+    sources = set(edges["source"]) if directed else set()
     for gene in dict.fromkeys([*edges["source"], *edges["target"]]):
         graph.add_node(gene, regulator=gene in sources)
     for edge in edges.to_dict("records"):
@@ -200,25 +224,45 @@ def grn_graph(
             count=int(edge["count"]),
         )
     if known is not None:
-        known_pairs = _pairs(known)
-        nx.set_edge_attributes(graph, {pair: pair in known_pairs for pair in graph.edges}, "known")
+        pairs = _pairs(known)
+        pairs |= set() if directed else {(target, source) for source, target in pairs}
+        nx.set_edge_attributes(graph, {pair: pair in pairs for pair in graph.edges}, "known")
     return graph
 
 
-def _find(condition: Category, params: dict[str, Any]) -> str:
-    place = "the conditions of this network"
-    return find_category(condition, params["conditions"], argument="condition", place=place, error=MissingKeyError)
-
-
-def _find_one(condition: Category | None, params: dict[str, Any]) -> str | None:
+def _require_one(condition: Category | None, params: dict[str, Any]) -> str | None:
+    """Name of the condition, None if the network is that of all cells."""
     if condition is not None:
-        return _find(condition, params)
+        return find_condition(params, condition)
     if params["groupby"] is not None:
         raise ConfigError(
             "The networks were computed for each condition, so one must be chosen. Pass one of these as `condition=`: "
-            f"{params['conditions']}."
+            f"{short_list(params['conditions'])}."
         )
     return None
+
+
+def _require_genes(adata: AnnData, genes: Sequence[str]) -> None:
+    for gene in genes:
+        if gene not in adata.var_names:
+            near = near_names(gene, adata.var_names)
+            raise DataError(f"{gene!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
+
+
+def _without_edges(genes: Sequence[str], regulators: Sequence[str]) -> str:
+    """Say which genes have no edge in the table, and what to do about it."""
+    parts = []
+    if weak := [gene for gene in genes if gene in regulators]:
+        parts.append(
+            f"{short_list(weak)} have no edge among the strongest edges of the network. Run `bf.tl.grn` with a larger "
+            "`top_k`."
+        )
+    if absent := [gene for gene in genes if gene not in regulators]:
+        parts.append(
+            f"{short_list(absent)} have no edge in the network: they were not among its regulators, or fewer than "
+            f"`min_count` cells express them. Run `bf.tl.grn(adata, regulators={list(absent[:5])})`."
+        )
+    return " ".join(parts)
 
 
 def _no_difference(params: dict[str, Any]) -> str:
@@ -226,19 +270,6 @@ def _no_difference(params: dict[str, Any]) -> str:
     if reference is None:
         return "No differences are stored. Run `bf.tl.grn` again with `groupby=` and `reference=`."
     return f"{reference!r} is the reference, so it has no difference. Pass one of these as `condition=`: {others}."
-
-
-def _require_regulators(adata: AnnData, regulators: Sequence[str], edges: pd.DataFrame) -> None:
-    sources = set(edges["source"])
-    for gene in regulators:
-        if gene not in adata.var_names:
-            near = near_names(gene, adata.var_names)
-            raise DataError(f"{gene!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
-        if gene not in sources:
-            raise DataError(
-                f"{gene!r} is the regulator of none of the {len(edges)} stored edges. Run "
-                f"`bf.tl.grn(adata, regulators=[{gene!r}])`, or `bf.tl.grn` with a larger `top_k`."
-            )
 
 
 def _pairs(known: pd.DataFrame) -> set[tuple[str, str]]:

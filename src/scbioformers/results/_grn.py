@@ -6,7 +6,7 @@ names such as ``grn_count`` if a condition is called "count".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from scbioformers.core import Category, MissingKeyError, find_category
 from scbioformers.data import gene_names
 from scbioformers.results._slots import (
     get_slot,
@@ -63,7 +64,7 @@ def write_grn(
     var: dict[str, NDArray[np.float32]] = {}
     reference = params["reference"]
     for condition, network in networks.items():
-        ending = _ending(params, condition)
+        ending = _ending(params["groupby"], condition)
         varp[f"{key}{ending}"] = network.weight
         varp[f"{key}_count{ending}"] = network.count
         if network.attention is not None:
@@ -74,15 +75,35 @@ def write_grn(
     write_result(adata, key, entry, {"varp": varp, "var": var})
 
 
+def grn_slots(key: str, groupby: str | None, conditions: Sequence[str]) -> dict[str, list[str]]:
+    """Keys of all slots that the networks may have."""
+    endings = [_ending(groupby, name) for name in conditions]
+    names = {"varp": ("", "_count", "_difference"), "var": ("_attention",)}
+    return {slot: [f"{key}{name}{ending}" for ending in endings for name in names[slot]] for slot in names}
+
+
 def read_grn_params(adata: Any, key: str) -> dict[str, Any]:
-    """Parameters of the networks: ``conditions``, ``groupby``, ``reference``, ``method``, ….
+    """Parameters of the networks: ``conditions``, ``groupby``, ``reference``, ``method``, ``directed``, ….
 
     Raises
     ------
     MissingKeyError
         If there are no networks.
     """
-    return dict(params_from_json(str(get_slot(adata, "uns", key, hint=_HINT)["params"])))
+    stored = params_from_json(str(get_slot(adata, "uns", key, hint=_HINT)["params"]))
+    return {"directed": True} | stored  # networks of earlier versions are directed
+
+
+def find_condition(params: Mapping[str, Any], condition: Category, argument: str = "condition") -> str:
+    """Name of a condition that has a network. Text, numbers and bools are compared by value.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no network for the condition.
+    """
+    place = "the conditions of this network"
+    return find_category(condition, params["conditions"], argument=argument, place=place, error=MissingKeyError)
 
 
 def read_grn_edges(adata: Any, key: str) -> pd.DataFrame:
@@ -93,7 +114,7 @@ def read_grn_edges(adata: Any, key: str) -> pd.DataFrame:
 def read_grn_weights(adata: Any, key: str, condition: str | None, *, difference: bool = False) -> WeightTable:
     """Weights of one condition, or with ``difference`` their difference from the reference condition."""
     params = read_grn_params(adata, key)
-    name = f"{key}{'_difference' if difference else ''}{_ending(params, condition)}"
+    name = f"{key}{'_difference' if difference else ''}{_ending(params['groupby'], condition)}"
     stored = sp.coo_matrix(get_slot(adata, "varp", name, hint=_HINT))
     names = gene_names(adata)
     # a dense matrix is made only for the genes with weights, usually a small part of all genes
@@ -110,14 +131,14 @@ def read_grns(adata: Any, key: str) -> Iterator[tuple[str, WeightTable]]:
     for condition in params["conditions"]:
         table = read_grn_weights(adata, key, condition)
         if params["method"] == "attention":
-            column = get_slot(adata, "var", f"{key}_attention{_ending(params, condition)}", hint=_HINT)
+            column = get_slot(adata, "var", f"{key}_attention{_ending(params['groupby'], condition)}", hint=_HINT)
             attention = column.to_numpy(np.float64)[names.get_indexer(pd.Index(table.regulators))]
             table = replace(table, attention=attention)
         yield condition, table
 
 
-def _ending(params: Mapping[str, Any], condition: str | None) -> str:
-    return "" if params["groupby"] is None else f".{condition}"
+def _ending(groupby: str | None, condition: str | None) -> str:
+    return "" if groupby is None else f".{condition}"
 
 
 def _difference(weight: sp.csr_matrix, reference: sp.csr_matrix) -> sp.csr_matrix:

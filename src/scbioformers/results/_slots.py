@@ -138,7 +138,7 @@ def check_key_added(
     ------
     ConfigError
         If the result would overwrite a fitted model, a layer or column that a model was fitted with, what it is
-        computed from, or a layer with raw counts.
+        computed from, a layer with raw counts, or a part of a result with another key.
     """
     models = dict(_models(adata))
     if escape(key) in models and not new_model:
@@ -150,6 +150,7 @@ def check_key_added(
         raise ConfigError(
             f"The result is computed from adata.uns[{key!r}] and would overwrite it. Pass another name as `key_added=`."
         )
+    owners = _owners(adata, other_than=key)
     used: dict[str, set[str | None]] = {"layers": {layer}, "var": set(), "obs": set()}
     for params in models.values():
         used["layers"].add(params.get("layer"))
@@ -161,6 +162,8 @@ def check_key_added(
                 what = "a model was fitted with, or which is read now"
             elif slot == "layers" and _holds_counts(adata, name):
                 what = "seems to hold raw counts"
+            elif (owner := owners.get(f"{slot}/{escape(name)}")) is not None:
+                what = f"belongs to the result with the key {owner!r}"
             else:
                 continue
             raise ConfigError(
@@ -313,6 +316,17 @@ def _models(adata: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, entry in adata.uns.items():
         if isinstance(entry, Mapping) and "model_hash" in entry and {"model", "model_dir"} & set(entry):
             yield str(key), dict(params_from_json(str(entry["params"]))) if "params" in entry else {}
+
+
+def _owners(adata: Any, *, other_than: str) -> dict[str, str]:
+    """The key of the result to which each slot belongs. With separators in names, two results could share a slot."""
+    entries = {unescape(str(key)): entry for key, entry in adata.uns.items() if isinstance(entry, Mapping)}
+    return {
+        str(name): key
+        for key, entry in entries.items()
+        if key != other_than
+        for name in np.ravel(entry.get(_SLOTS, ()))
+    }
 
 
 def _holds_counts(adata: Any, name: str) -> bool:

@@ -43,9 +43,9 @@ class Programs:
     weight: NDArray[np.float64]
     """(M,), cosine of each gene with the centroid of its program, NaN for genes without a program."""
     support: NDArray[np.float64]
-    """(M,), share of the other genes of its program that are in the same cluster as the gene, averaged over the views.
+    """(M,), share of the other genes of its program that are in the same cluster as the gene, averaged over members.
 
-    NaN for genes without a program.
+    NaN for genes without a program, and for a single member, which cannot support its own programs.
     """
     resolution: float
     """Resolution of the Leiden algorithm that was used."""
@@ -183,7 +183,8 @@ def find_programs(
     stability = pd.DataFrame(rows)
     chosen = tried[int(np.argmax(stability["ari"].fillna(-1.0)))]
     label = cluster(mean_graph, chosen, min_genes, seed)
-    return Programs(label, centrality(mean, label), support(label, labels[chosen]), chosen, stability)
+    supported = support(label, labels[chosen]) if len(similarities) > 1 else np.full(len(label), np.nan)
+    return Programs(label, centrality(mean, label), supported, chosen, stability)
 
 
 def _shrinkage(similarities: Sequence[NDArray[np.float64]]) -> float:

@@ -45,9 +45,12 @@ class EdgeWeights:
     """Weights of all pairs of target and regulator by one member of a model."""
 
     weight: NDArray[np.float64]
-    """(M, R), NaN for pairs without cells and for pairs of a gene with itself."""
+    """(M, R), positive means that the regulator activates the target: without the regulator, the target is lower.
+
+    NaN for pairs with too few cells and for pairs of a gene with itself.
+    """
     count: NDArray[np.int64]
-    """(M, R), number of cells from which each weight was computed."""
+    """(M, R), number of cells from which each weight was computed, at most the number that express the rarer gene."""
     signed: bool
     """Whether pairs are ranked by the absolute weight, so that a negative weight means repression."""
     received: NDArray[np.float64] | None = None
@@ -75,6 +78,10 @@ class EdgeScorer:
     """Only for attention: heads to average over. None uses all heads."""
     contextual: bool = True
     """Only for embedding: whether embeddings depend on the cells. If not, input embeddings are used."""
+    directed: bool = True
+    """Only for embedding: if not, a weight is the mean over both directions of the pair, and a pair is one edge."""
+    min_count: int = 1
+    """Minimum number of cells of a weight."""
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -97,9 +104,12 @@ class EdgeScorer:
             pairs = self._embedding(network, cells, bar)
         else:
             pairs = self._knockout(network, cells, seed, bar)
-        weight = pairs.weight.copy()
+        # an embedding or a rate is computed in all cells, but a gene that one cell expresses was learnt from that cell
+        expressing = np.diff(cells.counts.tocsc().indptr).astype(np.int64)
+        count = np.minimum(pairs.count, np.minimum.outer(expressing, expressing[self.regulators]))
+        weight = np.where(count >= self.min_count, pairs.weight, np.nan)
         weight[self.regulators, np.arange(len(self.regulators))] = np.nan
-        return replace(pairs, weight=np.where(pairs.count > 0, weight, np.nan))
+        return replace(pairs, weight=weight, count=count)
 
     def n_steps(self, cells: Block) -> int:
         """Number of steps of the progress bar in :meth:`score`: the cells that the network reads."""
@@ -127,6 +137,8 @@ class EdgeScorer:
                 similarity *= share[:, None]
         else:
             similarity = cosine_similarity(input_embedding(network))
+        if not self.directed:
+            similarity = (similarity + similarity.T) / 2
         similarity = similarity[:, self.regulators]
         return EdgeWeights(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
 
@@ -191,20 +203,24 @@ def infer_grn(
     measured
         (M,), whether each target is measured in the data. Pairs with other targets have no weight.
     top_k
-        Number of pairs that count as edges of a member, at most a tenth of all pairs.
+        Number of pairs that count as edges of a member, at most a tenth of all pairs. Without a direction, both orders
+        of two genes are one pair.
     seed
         Seed of the choice of cells in which regulators are knocked out.
     shown
         Name of the condition on the progress bar. None for no bar.
     """
-    n_held = max(1, min(top_k, int(MAX_HELD * measured.sum() * scorer.regulators.size)))
+    unmeasured = np.where(measured[:, None], 0.0, np.nan)
+    unranked = np.repeat(unmeasured, scorer.regulators.size, axis=1)
+    if not scorer.directed:  # the other order of two genes is the same edge
+        unranked[np.arange(len(measured))[:, None] < scorer.regulators] = np.nan
+    n_held = max(1, min(top_k, int(MAX_HELD * np.isfinite(unranked).sum())))
     consensus, members, received = Consensus(n_held), scorer.model.members, []
     steps = scorer.n_steps(cells) * len(members)
     with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
         for network in members:
             pairs = scorer.score(network, cells, seed, bar)
-            unmeasured = np.where(measured[:, None], 0.0, np.nan)
-            consensus.add(pairs.weight + unmeasured, pairs.strength + unmeasured)
+            consensus.add(pairs.weight + unmeasured, pairs.strength + unranked)
             if pairs.received is not None:
                 received.append(pairs.received)
     return ConsensusGRN(consensus, pairs.count, np.mean(received, axis=0) if received else None)
@@ -312,13 +328,16 @@ def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) 
     return np.minimum(share, 1.0)
 
 
-def draw_conditions(codes: NDArray[np.int64], n_cells: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of each condition (codes 0, 1, …; -1 for none), the same number for each condition, at most ``n_cells``.
+def draw_conditions(
+    codes: NDArray[np.int64], n_cells: int | None, seed: int, *, equal: bool = True
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of each condition (codes 0, 1, …; -1 for none), at most ``n_cells``, and the same number if ``equal``.
 
     The choice of rows does not depend on the code, so the order of the categories has no effect.
     """
     sizes = np.bincount(codes[codes >= 0])
-    n = int(sizes.min()) if n_cells is None else min(int(sizes.min()), n_cells)
+    most = len(codes) if n_cells is None else n_cells
+    n = min(int(sizes.min()), most) if equal else most
     for code in range(len(sizes)):
         rows = np.flatnonzero(codes == code)
         yield np.sort(rows[np.argsort(uniform(seed, 0, rows), kind="stable")[:n]])

@@ -28,6 +28,7 @@ def gene_programs(
     min_genes: int = 5,
     n_neighbors: int = 10,
     n_cells: int | None = 1000,
+    min_count: int = 3,
     model: ModelLike | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
@@ -46,7 +47,7 @@ def gene_programs(
     ensemble agree most.
 
     Fit an ensemble first (``bf.tl.fit(adata, n_models=5)``). With a single member, the agreement is computed between
-    random parts of its graph. The agreement and the support are then larger than between independent fits.
+    random parts of its graph, and is then larger than between independent fits. The support is NaN.
 
     Parameters
     ----------
@@ -67,6 +68,8 @@ def gene_programs(
         Number of nearest neighbours of a gene in the graph.
     n_cells
         Number of cells that are drawn to compute the similarities. None uses all cells. All cells are scored.
+    min_count
+        Minimum number of the drawn cells that express a gene. Other genes are not clustered and are in no program.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
@@ -112,8 +115,8 @@ def gene_programs(
         If a parameter is out of range, ``use="attention"`` and the model has no attention, or the device is not
         available.
     DataError
-        If there are fewer than 2 cells, the values are on another scale than the training data, or ``adata`` has too
-        few genes of the model.
+        If there are fewer than 2 cells, no gene is expressed in ``min_count`` cells, the values are on another scale
+        than the training data, or ``adata`` has too few genes of the model.
 
     Warns
     -----
@@ -134,17 +137,20 @@ def gene_programs(
     check_key_added(adata, key_added, {"var": [key_added]})
     fitted = query.model
     check_use(fitted, use)
-    _check_sizes(resolution, min_genes, n_neighbors, n_cells)
+    _check_sizes(resolution, min_genes, n_neighbors, n_cells, min_count)
     if adata.n_obs < 2:
         raise DataError(f"Gene programs require at least 2 cells, found {adata.n_obs}.")
     seed = seed_from(rng)
     adata = target(adata, copy)
     (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
-    cells, measured = query.source.rows(rows), np.flatnonzero(query.measured)
+    cells = query.source.rows(rows)
+    clustered = np.flatnonzero(query.measured & (np.diff(cells.counts.tocsc().indptr) >= min_count))
+    _report_clustered(clustered.size, int(query.measured.sum()), len(rows), min_count)
     steps = len(rows) * len(fitted.members)
     with tqdm(total=steps, desc="Gene programs", unit="cell", disable=not shows_progress(progress_bar)) as bar:
         similarities = [
-            similarity(fitted, network, cells, use, seed, bar)[np.ix_(measured, measured)] for network in fitted.members
+            similarity(fitted, network, cells, use, seed, bar)[np.ix_(clustered, clustered)]
+            for network in fitted.members
         ]
     programs = find_programs(
         similarities, n_neighbors=n_neighbors, min_genes=min_genes, resolution=resolution, seed=seed
@@ -155,14 +161,15 @@ def gene_programs(
             "programs may be random. Fit for more epochs, fit to more cells, or use a smaller `min_genes`.",
         )
     label = np.full(len(query.columns), -1)
-    label[measured] = programs.label
+    label[clustered] = programs.label
     label_of_var = np.full(adata.n_vars, -1)
-    label_of_var[query.columns[measured]] = programs.label
+    label_of_var[query.columns[clustered]] = programs.label
     mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
-    names = np.array(query.stored_names, dtype=object)[measured]
+    names = np.array(query.stored_names, dtype=object)[clustered]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
-    params |= {"n_neighbors": n_neighbors, "n_cells": len(rows), "n_members": len(fitted.members)}
-    params |= {"model_hash": fitted.hash, "layer": query.layer, "gene_symbols": query.genes.gene_symbols}
+    params |= {"n_neighbors": n_neighbors, "min_count": min_count, "n_cells": len(rows)}
+    params |= {"n_members": len(fitted.members), "model_hash": fitted.hash}
+    params |= {"layer": query.layer, "gene_symbols": query.genes.gene_symbols}
     write_gene_programs(
         adata,
         key_added,
@@ -177,7 +184,24 @@ def gene_programs(
     return adata if copy else None
 
 
-def _check_sizes(resolution: float | None, min_genes: int, n_neighbors: int, n_cells: int | None) -> None:
+def _report_clustered(n_clustered: int, n_measured: int, n_cells: int, min_count: int) -> None:
+    if not n_clustered:
+        raise DataError(
+            f"Of {n_measured} modelled genes, none is expressed in at least {min_count} of {n_cells} cells "
+            "(`min_count`). Pass more cells or a smaller `min_count=`."
+        )
+    if n_clustered < n_measured:
+        logger.info(
+            "%d of %d modelled genes are expressed in fewer than %d cells (`min_count`) and are in no program.",
+            n_measured - n_clustered,
+            n_measured,
+            min_count,
+        )
+
+
+def _check_sizes(
+    resolution: float | None, min_genes: int, n_neighbors: int, n_cells: int | None, min_count: int
+) -> None:
     if resolution is not None and not 0 < resolution < np.inf:
         raise ConfigError(f"`resolution` must be positive and finite, found {resolution}.")
     if min_genes < 2 or n_neighbors < 1 or (n_cells is not None and n_cells < 2):
@@ -185,6 +209,8 @@ def _check_sizes(resolution: float | None, min_genes: int, n_neighbors: int, n_c
             "`min_genes` must be at least 2, `n_neighbors` at least 1 and `n_cells` at least 2; "
             f"found {min_genes}, {n_neighbors} and {n_cells}."
         )
+    if min_count < 1:
+        raise ConfigError(f"`min_count` must be at least 1, found {min_count}.")
 
 
 def _table(programs: Programs, names: NDArray[Any]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,35 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import Category, ConfigError, DataError, Names, check_arguments, seed_from, warn
+from scbioformers.core import (
+    Category,
+    ConfigError,
+    DataError,
+    Names,
+    check_arguments,
+    find_category,
+    seed_from,
+    short_list,
+    warn,
+)
 from scbioformers.data import ObsField
 from scbioformers.nn import computes
-from scbioformers.results import ConditionGRN, ModelLike, Query, check_key_added, open_query, target, write_grn
+from scbioformers.results import (
+    ConditionGRN,
+    ModelLike,
+    Query,
+    check_key_added,
+    grn_slots,
+    open_query,
+    target,
+    write_grn,
+)
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 
 logger = logging.getLogger(__name__)
 
 ALL_CELLS = "all cells"
-MIN_CELLS = 10
 
 
 @computes
@@ -35,6 +54,8 @@ def grn(
     regulators: Names | None = None,
     top_k: int = 1000,
     n_cells: int | None = 1000,
+    min_cells: int = 10,
+    min_count: int = 3,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     contextual: bool = True,
@@ -52,8 +73,10 @@ def grn(
 
     Fit an ensemble first: ``bf.tl.fit(adata, n_models=5, config=bf.ModelConfig(svd_init=False))``. With
     ``svd_init=False``, its members start at random. Weights and ranks are averaged over the members. The support of an
-    edge is the share of members that have it among their strongest edges. With a single member, the support has no
-    meaning.
+    edge is the share of members that have it among their strongest edges. With a single member, it is NaN.
+
+    In all signed weights, positive means activation: a knock-out of the regulator lowers the target. So the change
+    that :func:`scbioformers.tl.perturb` predicts has the other sign.
 
     Parameters
     ----------
@@ -66,31 +89,40 @@ def grn(
         ``"embedding"``: cosine of the mean-centred gene embeddings, times the square root of the explained shares of
         both genes (of the regulator only, if the data is not counts). The explained share of a gene is the standard
         deviation of its predicted expression over the cells, divided by that of its measured expression, at most 1. The
-        weight is signed: positive means activation. The cosine has no direction, so pass ``regulators``.
+        weight is signed: positive means that both genes rise and fall together. The cosine has no direction. With
+        ``regulators`` the edges go from them to the other genes. Without ``regulators`` the network has no directions:
+        the weight of two genes is the mean over both orders, and the table has each edge once.
 
         ``"knockout"``: in-silico knock-out. The count of the regulator is set to 0 in up to 32 cells that express it.
-        The effect on a target is the mean decrease of its predicted log rate, times the explained share of the target.
-        All effects of a regulator are then scaled, such that their Euclidean norm is the explained share of the
-        regulator. The weight is signed and directed.
+        The weight of a target is the mean decrease of its predicted log rate, times the explained share of the target.
+        All weights of a regulator are then scaled, such that their Euclidean norm is the explained share of the
+        regulator. The weight is signed and directed: positive means that the target falls without the regulator.
 
         ``"attention"``: attention that the target, queried like a masked gene, pays to the regulator. The average
         product correction subtracts the attention that is expected from the means of both genes. Weights of pairs in
         few cells are shrunk towards 0. The weight is directed, but has no sign.
     groupby
-        Column of ``adata.obs`` with the conditions. One network is computed for each category, from equal numbers of
-        cells. Cells without a value are left out, and conditions with fewer than 10 cells are skipped. The names in
-        ``adata.varp`` and ``adata.var`` then end in a dot and the name of the condition. By default, one network is
-        computed from all cells.
+        Column of ``adata.obs`` with the conditions. One network is computed for each category. Cells without a value
+        are left out, and conditions with fewer than ``min_cells`` cells are skipped. The names in ``adata.varp`` and
+        ``adata.var`` then end in a dot and the name of the condition. By default, one network is computed from all
+        cells.
     reference
-        Category of ``groupby``. The difference of each other network from this one is stored as well.
+        Category of ``groupby``. The difference of each other network from this one is stored as well. All networks are
+        then computed from the same number of cells, that of the smallest condition.
     regulators
-        Genes that can be regulators, such as transcription factors. By default, all genes.
+        Genes that can be regulators, such as transcription factors. By default, all genes; the network of
+        ``method="embedding"`` then has no directions.
     top_k
         Number of strongest edges of each condition in the table of edges. For the support, the strongest edges of a
         member are ``top_k`` pairs, but at most 10 % of all pairs.
     n_cells
-        Maximum number of cells that are drawn from each condition. All conditions have the same number of cells, which
-        is also limited by the smallest condition. None sets no other limit.
+        Maximum number of cells that are drawn from each condition. None uses all cells of a condition (with
+        ``reference``: as many as the smallest condition has).
+    min_cells
+        Minimum number of cells of a network.
+    min_count
+        Minimum number of cells of a weight. A pair has no weight, and so no rank, if fewer cells were used for it, or
+        if fewer of the drawn cells express one of its genes.
     layers, heads
         Attention layers and heads to average over, counted from 0. By default, all. Only for ``method="attention"``.
     contextual
@@ -124,12 +156,14 @@ def grn(
     None, or the copy if ``copy=True``. Sets the following fields:
 
     ``adata.varp[key_added]`` : CSR float32 (n_vars, n_vars)
-        Weight of each pair, mean over the members. Rows are targets and columns are regulators. Pairs without a weight
-        are not stored.
+        Weight of each pair, mean over the members. Rows are targets and columns are regulators. Positive means
+        activation. Pairs without a weight, such as genes that were never seen together, are not stored, and read as NaN
+        through :func:`scbioformers.get.grn_matrix`. A network without directions is symmetric.
     ``adata.varp[f"{key_added}_count"]`` : CSR int32 (n_vars, n_vars)
         Number of cells from which each weight was computed. For attention, these are the cells in which attention reads
-        both genes (with ``tokens="all"``, also genes with a zero count). For knock-outs, they are the cells in which
-        the regulator was knocked out. For embeddings, they are all cells of the condition.
+        both genes. For knock-outs, they are the cells in which the regulator was knocked out. For embeddings, they are
+        all drawn cells. The number is at most that of the drawn cells that express the rarer of the two genes. Pairs
+        that were never seen together are not stored, so their number is 0.
     ``adata.varp[f"{key_added}_difference"]`` : CSR float32 (n_vars, n_vars)
         Only with ``reference``, for the other conditions: weight minus weight in the reference, for pairs that have a
         weight in both.
@@ -148,16 +182,17 @@ def grn(
         If the model, the layer, or a column of ``adata.obs`` is not found.
     ConfigError
         If a parameter is out of range, ``reference`` is given without ``groupby``, ``method="attention"`` and the model
-        has no attention, or the device is not available.
+        has no attention, ``key_added`` would overwrite a part of another network, or the device is not available.
     DataError
         If a regulator is not a gene of the model (the message suggests similar names) or not measured, the reference or
-        all conditions have fewer than 10 cells, the values are on another scale than the training data, or ``adata``
-        has too few genes of the model.
+        all conditions have fewer than ``min_cells`` cells, the values are on another scale than the training data, or
+        ``adata`` has too few genes of the model.
 
     Warns
     -----
     BioformersWarning
-        If conditions with fewer than 10 cells are skipped.
+        If conditions with fewer than ``min_cells`` cells are skipped, if a small condition limits the number of cells
+        of all networks, or if no pair of genes of a condition reaches ``min_count``.
 
     Examples
     --------
@@ -170,11 +205,7 @@ def grn(
     """
     check_arguments(grn, locals())
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
-    check_key_added(adata, key_added, {"var": [f"{key_added}_attention"]})
-    if top_k < 1 or (n_cells is not None and n_cells < MIN_CELLS):
-        raise ConfigError(
-            f"`top_k` must be at least 1 and `n_cells` at least {MIN_CELLS}, found {top_k} and {n_cells}."
-        )
+    _check_sizes(top_k, n_cells, min_cells, min_count)
     measured = query.measured
     # unique, because duplicate entries of a sparse matrix are added up
     chosen = (
@@ -182,24 +213,31 @@ def grn(
         if regulators is None
         else np.unique(query.positions(regulators, argument="regulators"))
     )
-    names, codes = _conditions(adata, groupby, reference)
-    scorer = EdgeScorer(query.model, method, chosen, _as_tuple(layers), _as_tuple(heads), contextual)
+    conditions = _conditions(adata, groupby, reference, min_cells)
+    check_key_added(adata, key_added, grn_slots(key_added, groupby, conditions.names))
+    directed = regulators is not None or method != "embedding"
+    options: dict[str, Any] = {"contextual": contextual, "directed": directed, "min_count": min_count}
+    scorer = EdgeScorer(query.model, method, chosen, _as_tuple(layers), _as_tuple(heads), **options)
+    if conditions.reference is not None:
+        _warn_of_limit(conditions, groupby, n_cells)
     seed = seed_from(rng)
     adata = target(adata, copy)
     networks, tables = {}, []
-    drawn = list(draw_conditions(codes, n_cells, seed))
-    for name, rows in zip(names, drawn, strict=True):
+    drawn = list(draw_conditions(conditions.codes, n_cells, seed, equal=conditions.reference is not None))
+    for name, rows in zip(conditions.names, drawn, strict=True):
         shown = name if shows_progress(progress_bar) else None
         inferred = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
         networks[name] = _to_var_order(inferred, query, chosen, adata.n_vars)
         table = edge_table(inferred, query.stored_names, chosen, top_k)
         tables.append(table.assign(condition=name))
-    params = {"method": method, "groupby": groupby, "reference": reference, "conditions": names, "top_k": top_k}
-    params |= {"n_cells": len(drawn[0]), "n_members": len(query.model.members), "model_hash": query.model.hash}
-    edges = pd.concat(tables, ignore_index=True)
-    write_grn(
-        adata, key_added, networks, edges, params | {"layer": query.layer, "gene_symbols": query.genes.gene_symbols}
-    )
+    _report_missing(networks, len(chosen), min_count)
+    params: dict[str, Any] = {"method": method, "directed": directed, "groupby": groupby}
+    params |= {"reference": conditions.reference, "conditions": conditions.names}
+    params |= {"n_cells": dict(zip(conditions.names, map(len, drawn), strict=True)), "layer": query.layer}
+    params |= {"gene_symbols": query.genes.gene_symbols}
+    params |= {"top_k": top_k, "min_cells": min_cells, "min_count": min_count}
+    params |= {"n_members": len(query.model.members), "model_hash": query.model.hash}
+    write_grn(adata, key_added, networks, pd.concat(tables, ignore_index=True), params)
     return adata if copy else None
 
 
@@ -207,34 +245,86 @@ def _as_tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if numbers is None else tuple(numbers)
 
 
-def _conditions(adata: AnnData, groupby: str | None, reference: Category | None) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the conditions, and the code of each cell, -1 for cells without a condition."""
+def _check_sizes(top_k: int, n_cells: int | None, min_cells: int, min_count: int) -> None:
+    if top_k < 1 or min_count < 1 or min_cells < 2:
+        raise ConfigError(
+            "`top_k` and `min_count` must be at least 1 and `min_cells` at least 2, found "
+            f"{top_k}, {min_count} and {min_cells}."
+        )
+    if n_cells is not None and n_cells < min_cells:
+        raise ConfigError(f"`n_cells` must be at least `min_cells` ({min_cells}), found {n_cells}.")
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    names: list[str]
+    codes: NDArray[np.int64]
+    """(n_obs,), position of the condition of each cell in ``names``, -1 for cells without a condition."""
+    reference: str | None
+
+
+def _conditions(adata: AnnData, groupby: str | None, reference: Category | None, min_cells: int) -> _Conditions:
     if groupby is None:
         if reference is not None:
             raise ConfigError("`reference` requires `groupby`. Pass the column of the conditions as `groupby=`.")
-        if adata.n_obs < MIN_CELLS:
-            raise DataError(f"A network requires at least {MIN_CELLS} cells, found {adata.n_obs}.")
-        return [ALL_CELLS], np.zeros(adata.n_obs, np.int64)
+        if adata.n_obs < min_cells:
+            raise DataError(
+                f"A network requires at least {min_cells} cells (`min_cells`), found {adata.n_obs}. Pass more cells."
+            )
+        return _Conditions([ALL_CELLS], np.zeros(adata.n_obs, np.int64), None)
     field = ObsField.register(adata, groupby, allow_missing=True)
     codes = field.transfer(adata, allow_missing=True).astype(np.int64)
     sizes = np.bincount(codes[codes >= 0], minlength=len(field.categories))
-    if reference is not None and reference not in field.categories:
-        raise DataError(
-            f"`reference` {reference!r} is not a category of adata.obs[{groupby!r}]. Pass one of these categories: "
-            f"{list(field.categories[:10])}."
-        )
-    small = {name: int(n) for name, n in zip(field.categories, sizes, strict=True) if n < MIN_CELLS}
+    if reference is not None:
+        place = f"the categories of adata.obs[{groupby!r}]"
+        reference = find_category(reference, field.categories, argument="reference", place=place)
+    small = {name: int(n) for name, n in zip(field.categories, sizes, strict=True) if n < min_cells}
     kept = [i for i, name in enumerate(field.categories) if name not in small]
     if not kept or reference in small:
         raise DataError(
-            f"A network requires at least {MIN_CELLS} cells of a condition. These conditions of adata.obs[{groupby!r}] "
-            f"have fewer: {small}. Pass another `groupby=` or `reference=`."
+            f"A network requires at least {min_cells} cells of a condition (`min_cells`). These conditions of "
+            f"adata.obs[{groupby!r}] have fewer: {small}. Pass another `groupby=` or `reference=`."
         )
     if small:
-        warn(f"Conditions with fewer than {MIN_CELLS} cells are skipped: {small}.")
+        warn(f"Conditions with fewer than {min_cells} cells (`min_cells`) are skipped: {small}.")
     new_codes = np.full(len(field.categories) + 1, -1)  # the last entry is for cells without a value (code -1)
     new_codes[kept] = np.arange(len(kept))
-    return [field.categories[i] for i in kept], new_codes[codes]
+    return _Conditions([field.categories[i] for i in kept], new_codes[codes], reference)
+
+
+def _warn_of_limit(conditions: _Conditions, groupby: str | None, n_cells: int | None) -> None:
+    """Warn if the smallest condition leaves less than half of the cells that another condition would have."""
+    sizes = np.bincount(conditions.codes[conditions.codes >= 0])
+    usable = sizes if n_cells is None else np.minimum(sizes, n_cells)
+    smallest = int(sizes.argmin())
+    if 2 * usable[smallest] >= usable.max():
+        return
+    name, size = conditions.names[smallest], int(sizes[smallest])
+    hint = f"Pass `min_cells={size + 1}` to leave it out, or no `reference=`."
+    if name == conditions.reference:
+        hint = f"It is the reference. Pass another `reference=` with `min_cells={size + 1}`, or none."
+    warn(
+        f"All networks are computed from {size} cells, because {name!r} of adata.obs[{groupby!r}] has no more and a "
+        f"`reference` requires equal numbers. The largest condition has {int(sizes.max())} cells. {hint}"
+    )
+
+
+def _report_missing(networks: dict[str, ConditionGRN], n_regulators: int, min_count: int) -> None:
+    """Log how many regulators have no weight, and warn if a network has no weight at all."""
+    for name, network in networks.items():
+        if n_without := n_regulators - len(np.unique(network.weight.indices)):
+            logger.info(
+                "%d of %d regulators have no weight from at least %d cells (`min_count`) in %s.",
+                n_without,
+                n_regulators,
+                min_count,
+                name,
+            )
+    if empty := [name for name, network in networks.items() if not network.weight.nnz]:
+        warn(
+            f"The networks of {short_list(empty)} are empty: no pair of genes has a weight from at least {min_count} "
+            "cells (`min_count`). Pass more cells, regulators that more cells express, or a smaller `min_count=`."
+        )
 
 
 def _to_var_order(inferred: ConsensusGRN, query: Query, regulators: NDArray[np.int64], n_vars: int) -> ConditionGRN:
@@ -243,14 +333,17 @@ def _to_var_order(inferred: ConsensusGRN, query: Query, regulators: NDArray[np.i
     rows, columns = query.columns[measured], query.columns[regulators]
     weight, count = inferred.consensus.weight[measured], inferred.count[measured]
     # a weight of 0 is stored, because a pair that is not stored has no weight; pairs of a gene with itself are not
-    target, regulator = np.nonzero((count > 0) & (rows[:, None] != columns[None]))
+    seen = (count > 0) & (rows[:, None] != columns)
 
-    def sparse(values: NDArray[Any], dtype: type) -> sp.csr_matrix:
-        entries: NDArray[Any] = values[target, regulator].astype(dtype)
+    def sparse(values: NDArray[Any], stored: NDArray[np.bool_], dtype: type) -> sp.csr_matrix:
+        target, regulator = np.nonzero(stored)
+        entries: NDArray[Any] = values[stored].astype(dtype)
         return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n_vars, n_vars))
 
     attention = None
     if inferred.received is not None:
         attention = np.full(n_vars, np.nan, np.float32)
         attention[columns] = inferred.received
-    return ConditionGRN(sparse(weight, np.float32), sparse(count, np.int32), attention)
+    return ConditionGRN(
+        sparse(weight, seen & np.isfinite(weight), np.float32), sparse(count, seen, np.int32), attention
+    )

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
+from scbioformers.core import Category, ConfigError, DataError, check_arguments
 from scbioformers.metrics import enrichment
 from scbioformers.results import (
     check_key_added,
+    find_condition,
     read_grn_params,
     read_grns,
     read_program_background,
@@ -109,10 +110,7 @@ def regulators(
     params = read_grn_params(adata, grn_key)
     check_key_added(adata, key_added, inputs=[grn_key])
     if condition is not None:
-        place = "the conditions of this network"
-        condition = find_category(
-            condition, params["conditions"], argument="condition", place=place, error=MissingKeyError
-        )
+        condition = find_condition(params, condition)
     if top_k < 1:
         raise ConfigError(f"`top_k` must be at least 1, found {top_k}.")
     genes = result_genes(adata, grn_key, gene_symbols)

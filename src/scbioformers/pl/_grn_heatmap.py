@@ -1,0 +1,177 @@
+"""``bf.pl.attention_heatmap``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+from scbioformers import get
+from scbioformers.core import Category, ConfigError, DataError, check_arguments, near_names, short_list
+from scbioformers.pl._grn_words import condition_label, is_signed, weight_label
+from scbioformers.pl._show import check_number, figure
+from scbioformers.results import find_condition, read_grn_params
+
+_MISSING = "0.82"
+
+
+@figure
+def attention_heatmap(
+    adata: AnnData,
+    regulator: str,
+    *,
+    n_top: int = 10,
+    conditions: Category | Sequence[Category] | None = None,
+    key: str = "grn",
+    axes: Sequence[Axes] | None = None,
+    show: bool | None = None,
+    save: bool | str | Path | None = None,
+) -> list[Axes]:
+    """Heat map of the strongest targets of one regulator in each condition (paper, section 3.4 and Fig. 2).
+
+    The figure works with every method of :func:`scbioformers.tl.grn`, not only with attention. The label of the colour
+    bar says which weights are shown, and what a positive weight means. Positive weights are red: the regulator
+    activates the target, so a knock-out of the regulator lowers the target. Negative weights are blue. If the network
+    has a reference condition, a second heat map shows the difference of the other conditions from it. Pairs without a
+    weight are grey.
+
+    Parameters
+    ----------
+    adata
+        Data after :func:`scbioformers.tl.grn`.
+    regulator
+        Name of the regulator, a gene.
+    n_top
+        Number of targets. They are sorted by their largest weight over the conditions (by the absolute weight if
+        weights are signed).
+    conditions
+        Conditions to show. By default, all.
+    key
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
+    axes
+        Axes to draw on: one for the weights, and one for the differences if the network has a reference. By default, a
+        new figure is created.
+    show
+        Show the figure, and return None. By default, ``bf.settings.autoshow``.
+    save
+        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+        its name starts with the name of this function. A path, or text with a folder, is used as it is.
+
+    Returns
+    -------
+    list of Axes or None
+        Axes of the weights, and of the differences if there are any. None if the figure is shown.
+
+    Raises
+    ------
+    MissingKeyError
+        If no network is stored under ``key``, or none for a condition.
+    ConfigError
+        If ``n_top`` is less than 1, ``conditions`` is empty, or the number of axes is wrong.
+    DataError
+        If the regulator is not a gene of the data (the message suggests similar names), or has no weights.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, n_types=2)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, groupby="cell_type", reference="type_1", regulators=["TF1"])
+    >>> [ax.get_title() for ax in bf.pl.attention_heatmap(adata, "TF1", show=False)]
+    ['targets of TF1', 'difference from type_1']
+    """
+    check_arguments(attention_heatmap, locals())
+    params = read_grn_params(adata, key)
+    shown = _conditions(params, conditions)
+    if n_top < 1:
+        raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
+    signed, reference = is_signed(params), params["reference"]
+    weight = _column(adata, regulator, shown, key, difference=False)
+    strength = (weight.abs() if signed else weight).max(axis=1).dropna()
+    weight = weight.loc[strength.sort_values(ascending=False, kind="stable").index[:n_top]]
+    others = [] if reference is None else [name for name in shown if name != reference]
+    tables = [weight]
+    if others:
+        tables.append(_column(adata, regulator, others, key, difference=True).reindex(weight.index))
+    if axes is None:
+        axes = _panels(tables)
+    check_number(axes, ["weights", "differences"][: len(tables)])
+    titles = [f"{'targets of' if params['directed'] else 'genes linked to'} {regulator}"]
+    titles += [f"difference from {condition_label(name)}" for name in [reference] if name is not None]
+    missing = "\n(grey: no weight)" if weight.isna().any(axis=None) else ""
+    labels = [weight_label(params) + missing, "difference of weights"]
+    for ax, table, title, label in zip(axes, tables, titles, labels, strict=False):
+        diverging = signed or table is not weight or bool((table < 0).any(axis=None))
+        _heat(ax, table, title, label, diverging)
+    for ax in axes[1:]:
+        ax.tick_params(labelleft=False)
+    return list(axes)
+
+
+def _conditions(params: dict[str, Any], conditions: Category | Sequence[Category] | None) -> list[str]:
+    """Names of the chosen conditions. A single value is one condition, of any type."""
+    if conditions is None:
+        return list(params["conditions"])
+    given: list[Any] = [conditions] if np.ndim(conditions) == 0 else list(conditions)  # type: ignore[arg-type]
+    chosen = [find_condition(params, name, "conditions") for name in given]
+    if not chosen:
+        raise ConfigError(
+            f"`conditions` is empty. Pass one or more of {short_list(params['conditions'])}, or None for all."
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool) -> pd.DataFrame:
+    """Weights of one regulator: genes (in the order of ``adata.var``) x conditions, NaN where there is no weight."""
+    columns, all_regulators = {}, dict[str, None]()
+    for name in conditions:
+        table = get.grn_matrix(adata, condition=name, difference=difference, key=key)
+        all_regulators |= dict.fromkeys(table.columns)
+        columns[name] = table[regulator] if regulator in table else pd.Series(dtype=np.float64)
+    if not difference and regulator not in all_regulators:
+        if regulator in adata.var_names:
+            raise DataError(
+                f"{regulator!r} has no weights in this network: it was not among the regulators, or fewer than "
+                f"`min_count` cells express it. Run `bf.tl.grn(adata, regulators=[{regulator!r}])`."
+            )
+        near = near_names(regulator, all_regulators)
+        raise DataError(f"{regulator!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
+    return pd.DataFrame({name: column.reindex(adata.var_names) for name, column in columns.items()})
+
+
+def _panels(tables: Sequence[pd.DataFrame]) -> list[Axes]:
+    widths = [1.5 + 0.55 * table.shape[1] for table in tables]
+    longest = max(len(str(name)) for name in tables[0].columns)
+    height = 1.5 + 0.26 * len(tables[0]) + 0.06 * longest
+    ratios = {"width_ratios": widths}
+    figsize = (1.2 + sum(widths), height)
+    _, grid = plt.subplots(1, len(tables), figsize=figsize, gridspec_kw=ratios, layout="constrained", squeeze=False)
+    return list(grid[0])
+
+
+def _heat(ax: Axes, table: pd.DataFrame, title: str, label: str, diverging: bool) -> None:
+    values = np.ma.masked_invalid(table.to_numpy(np.float64))
+    largest = float(np.abs(values).max()) if values.count() else 1.0
+    colours = plt.get_cmap("RdBu_r" if diverging else "Reds").with_extremes(bad=_MISSING)
+    limit = largest or 1.0
+    image = ax.imshow(values, aspect="auto", cmap=colours, vmin=-limit if diverging else 0.0, vmax=limit)
+    ax.set_yticks(range(len(table)), table.index, fontsize=8)
+    names = [condition_label(name) for name in table.columns]
+    longest = max(len(name) for name in names)
+    rotated: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if table.shape[1] > 1 or longest > 12 else {}
+    )
+    ax.set_xticks(range(table.shape[1]), names, fontsize=8, **rotated)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=10)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
