@@ -119,10 +119,10 @@ def test_programs_are_found_by_number(fitted):
 
 
 @pytest.mark.fault(76)
-@pytest.mark.parametrize("key", ["grn.b", "grn_count", "grn_difference", "grn_count.b"])
+@pytest.mark.parametrize("key", ["grn.b", "grn_count", "grn_count.b"])
 def test_a_key_that_would_share_a_slot_with_another_network(named, key):
     """The condition "b" of the key "grn", and the key "grn.b", both mean ``varp["grn.b"]``."""
-    groupby = None if key in ("grn_count", "grn_difference") else "name"
+    groupby = None if key == "grn_count" else "name"
     bf.tl.grn(named, groupby=groupby, regulators=["TF1"], min_count=1)
     before = {name: matrix.copy() for name, matrix in named.varp.items()}
     with pytest.raises(ConfigError, match=r"would overwrite adata\.varp\[.*belongs to the result with the key 'grn'"):
