@@ -56,7 +56,16 @@ def test_fit_reads_names_from_a_column(versioned, tiny_config):
     np.testing.assert_array_equal(versioned.obsm["X_bioformer"], by_name.obsm["X_bioformer"])
 
 
-@pytest.mark.fault(55)
+@pytest.mark.fault(28, 29, 55)
+def test_names_and_order_do_not_change_a_bit(versioned, plain):
+    bf.tl.embed(versioned)
+    with pytest.warns(BioformersWarning, match="The versions are ignored") as caught:
+        bf.tl.embed(plain)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(plain.obsm["X_bioformer"], versioned.obsm["X_bioformer"])
+
+
+@pytest.mark.fault(26, 55)
 @pytest.mark.parametrize("column", ["symbol", "values"])
 def test_genes_are_matched_by_a_column(versioned, plain, column):
     other = versioned[:, ::-1].copy()
@@ -83,7 +92,7 @@ def test_of_repeated_symbols_the_best_measured_is_read(versioned, caplog):
     twice.var["names"] = [versioned.var_names[5], *versioned.var_names]
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         bf.tl.grn(twice, gene_symbols="names", regulators=[versioned.var_names[5]])
-    assert "1 names in adata.var['names'] belong to several genes" in caplog.text
+    assert "Several genes have the same name in adata.var['names'] (1 names" in caplog.text
     assert twice.varp["grn"][:, 0].nnz == 0
     assert twice.varp["grn"][:, 6].nnz == N - 1
 
@@ -104,6 +113,8 @@ def test_genes_can_be_named_by_a_column_by_which_they_are_not_matched(versioned)
     symbols = versioned.var["symbol"].tolist()
     bf.tl.grn(versioned, regulators=[symbols[3], versioned.var_names[4]], gene_symbols="symbol")
     assert set(versioned.uns["grn"]["edges"]["source"]) == set(versioned.var_names[[3, 4]])
+    with pytest.raises(DataError, match=r"adata\.var\['symbol'\] has 1 of them: pass `gene_symbols='symbol'`"):
+        bf.tl.grn(versioned, regulators=[symbols[3], "x"])
     with pytest.raises(DataError, match=rf"absent from the data: '{symbols[3]}x' \(near '{symbols[3]}x': {symbols[3]}"):
         bf.tl.grn(versioned, regulators=f"{symbols[3]}x", gene_symbols="symbol")
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, GeneIndex, Match, MissingKeyError, match, warn
-from scbioformers.data._gene_names import best_measured, gene_names, text_columns
+from scbioformers.core import DataError, GeneIndex, Match, MissingKeyError, match, plain_ensembl, warn
+from scbioformers.data._gene_names import best_measured, column_of_names, gene_names
 
 MIN_SHARE = 0.2  # of the depth of the model's features; below it, a cell is read from too few of its counts
 DEFAULT_MASK = "highly_variable"
@@ -199,26 +199,23 @@ def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MAS
 
 def _column_hint(features: Sequence[str], var: pd.DataFrame) -> str:
     """Advice to match by the column of ``var`` with the most names of the features, empty if none has half of them."""
-    texts = {key: [str(value) for value in values] for key, values in text_columns(var).items()}
-    n_found = {key: int((GeneIndex(names).positions(features) >= 0).sum()) for key, names in texts.items()}
-    best = max(n_found, key=lambda key: n_found[key], default=None)
-    if best is None or n_found[best] < 0.5 * len(features):
+    best, n_found = column_of_names(features, var)
+    if n_found < 0.5 * len(features):
         return ""
-    return (
-        f"adata.var[{best!r}] has {n_found[best]} of them ({_percent(n_found[best] / len(features))}): pass "
-        f"`gene_symbols={best!r}`."
-    )
+    share = _percent(n_found / len(features))
+    return f"adata.var[{best!r}] has {n_found} of them ({share}): pass `gene_symbols={best!r}`."
 
 
 def hash_genes(var_names: Iterable[Any]) -> str:
-    """SHA-256 of the names of all genes of a data set. Their order does not matter.
+    """SHA-256 of the names of all genes of a data set. Their order and the versions of Ensembl ids do not matter.
 
     Examples
     --------
     >>> hash_genes(["CD4", "CD8A"]) == hash_genes(["CD8A", "CD4"])
     True
     """
-    return hashlib.sha256("\n".join(sorted(str(name) for name in var_names)).encode()).hexdigest()
+    names = [str(name) for name in var_names]
+    return hashlib.sha256("\n".join(sorted(plain_ensembl(name) or name for name in names)).encode()).hexdigest()
 
 
 def _percent(share: float) -> str:

@@ -37,16 +37,25 @@ class GeneNames:
     """(n_vars,) values of the column, or ``var_names``."""
     gene_symbols: str | None
     """Column of ``adata.var`` with the shown names, None for ``var_names``."""
+    var: pd.DataFrame
+    """``adata.var``, in which messages look for a column with other names."""
 
     @classmethod
     def of(cls, adata: Any, gene_symbols: str | None) -> GeneNames:
         """Names of the genes of ``adata``, see :func:`gene_names`."""
-        return cls(gene_names(adata), gene_names(adata, gene_symbols), gene_symbols)
+        return cls(gene_names(adata), gene_names(adata, gene_symbols), gene_symbols, adata.var)
 
     @cached_property
     def index(self) -> GeneIndex:
         """Positions of genes by either name."""
         return GeneIndex(self.shown.tolist(), self.var_names.tolist())
+
+    def column_hint(self, unknown: Sequence[str], n_known: int) -> str:
+        """Advice to name genes by another column of ``adata.var``, if it has more than ``n_known`` of these names."""
+        column, n_found = column_of_names(unknown, self.var)
+        if n_found <= n_known:
+            return ""
+        return f" adata.var[{column!r}] has {n_found:,} of them: pass `gene_symbols={column!r}`."
 
     def shown_by_stored(self, stored: Iterable[str]) -> dict[str, str]:
         """Shown name of each stored name of a result. Genes that share a shown name keep their stored names."""
@@ -119,13 +128,28 @@ def best_measured(
     if not kept.all():
         repeated = pd.unique(names[~kept])
         logger.info(
-            "%d names in %s belong to several genes, such as %s. Of these genes, the one that most cells express is "
-            "used.",
-            len(repeated),
+            "Several genes have the same name in %s (%d names, such as %s). Of these, the gene that most cells express "
+            "is used.",
             "adata.var_names" if gene_symbols is None else f"adata.var[{gene_symbols!r}]",
+            len(repeated),
             list(repeated[:3]),
         )
     return kept
+
+
+def column_of_names(names: Sequence[str], var: pd.DataFrame) -> tuple[str | None, int]:
+    """The text column of ``adata.var`` with the most of the names, and their number. None if no column has any.
+
+    Examples
+    --------
+    >>> column_of_names(["CD4", "x"], pd.DataFrame({"n": [1, 2], "symbol": ["CD4", "MS4A1"]}))
+    ('symbol', 1)
+    """
+    best, most = None, 0
+    for column, values in text_columns(var).items():
+        n_found = int((GeneIndex([str(value) for value in values]).positions(names) >= 0).sum())
+        best, most = (column, n_found) if n_found > most else (best, most)
+    return best, most
 
 
 def text_columns(var: pd.DataFrame) -> dict[str, NDArray[np.object_]]:

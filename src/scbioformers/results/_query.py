@@ -122,7 +122,8 @@ class Query:
                 f"`bf.get.imputed(adata, genes={unmeasured[:3]})` predicts such genes."
             )
         if unknown:
-            parts.append(f"{len(unknown):,} absent from the data: {describe_unknown(unknown, self.names)}.")
+            hint = self.genes.column_hint(unknown, int(usable.sum()))
+            parts.append(f"{len(unknown):,} absent from the data: {describe_unknown(unknown, self.names)}.{hint}")
         return " ".join(parts)
 
     def _fit_call(self, unmodelled: list[str], argument: str) -> str:

@@ -64,9 +64,10 @@ def read_gene_sets(
     left_out = f"{n_measured} are measured but not modelled, {len(unknown) - n_measured} are absent from the data"
     if not kept:
         hint = f": {left_out}. Unknown genes: {describe_unknown(unknown, shown)}" if unknown else ""
+        place = "adata.var_names" if genes.gene_symbols is None else f"adata.var[{genes.gene_symbols!r}]"
+        advice = genes.column_hint(unknown, 0) or f" Pass sets with the gene names of {place}."
         raise DataError(
-            f"No gene of the {len(named)} gene sets is among the {len(stored)} modelled genes{hint}. Pass sets with "
-            f"the gene names of {'adata.var_names' if genes.gene_symbols is None else 'the column `gene_symbols`'}."
+            f"No gene of the {len(named)} gene sets is among the {len(stored)} modelled genes{hint}.{advice}"
         )
     if unknown:
         logger.info(
