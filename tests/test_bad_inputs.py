@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
@@ -154,3 +156,35 @@ def test_overwriting_is_logged(verb, cells, model, caplog):
         assert "Overwriting" not in caplog.text
         VERBS[verb](cells, model)
     assert "Overwriting adata." in caplog.text
+
+
+DTYPES = [bool, np.int8, np.uint16, np.int64, np.float32, np.float64]
+FORMATS = [sp.csr_matrix, sp.csc_matrix, sp.csr_array, np.asarray]
+
+
+@pytest.mark.fault("fuzzing")
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    dtype=st.sampled_from(DTYPES),
+    make=st.sampled_from(FORMATS),
+    kept=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    names=st.lists(st.text(min_size=1, max_size=8), max_size=4, unique=True),
+    seed=st.integers(0, 9),
+)
+def test_no_dtype_format_density_or_name_changes_an_embedding(fitted, model, dtype, make, kept, names, seed):
+    """Cells in any form, with their genes in another order among others without a count, embed as the plain ones do."""
+    random = np.random.default_rng(seed)
+    counts = np.minimum(fitted.X.toarray()[:8], 1 if dtype is bool else 100) * (random.random((8, 30)) < kept)
+    plain = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), var=pd.DataFrame(index=fitted.var_names))
+    others = [name for name in names if name.strip() and name not in plain.var_names]
+    wide = np.column_stack([counts, np.zeros((8, len(others)))])
+    order = random.permutation(wide.shape[1])
+    index = np.array([*plain.var_names, *others], dtype=object)[order]
+    query = ad.AnnData(make(wide[:, order].astype(dtype)), var=pd.DataFrame(index=index))
+    before = query.X.copy()
+    for adata in (plain, query):
+        bf.tl.embed(adata, model=model)
+    np.testing.assert_allclose(query.obsm["X_bioformer"], plain.obsm["X_bioformer"], rtol=0, atol=1e-5)
+    assert query.X.dtype == before.dtype
+    assert type(query.X) is type(before)
+    assert (before != query.X).sum() == 0
