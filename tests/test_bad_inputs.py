@@ -163,7 +163,7 @@ FORMATS = [sp.csr_matrix, sp.csc_matrix, sp.csr_array, np.asarray]
 
 
 @pytest.mark.fault("fuzzing")
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dtype=st.sampled_from(DTYPES),
     make=st.sampled_from(FORMATS),
