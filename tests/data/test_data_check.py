@@ -76,7 +76,7 @@ def normalized(adata: ad.AnnData, log: bool) -> ad.AnnData:
         pytest.param(normalized(make(200, 60), True), "log1p", id="log1p"),
         pytest.param(normalized(make(200, 60), True)[:, :20].copy(), "log1p", id="log1p_of_some_genes"),
         pytest.param(normalized(make(200, 60), False)[:, :20].copy(), "normalized", id="normalized_of_some_genes"),
-        pytest.param(ad.AnnData(np.array([[0.4, 3.0, 2, 1], [1, 0, 7, 2.5]])), "normalized", id="estimated_counts"),
+        pytest.param(ad.AnnData(np.array([[0.4, 3.0, 2, 1], [1, 0, 7, 2.5]])), "estimated", id="estimated_counts"),
         pytest.param(ad.AnnData(np.array([[0.4, 0.6], [0.2, 0.8]])), "normalized", id="proportions"),
     ],
 )
@@ -123,9 +123,9 @@ def test_row3_non_integers_in_the_last_row_only():
 @pytest.mark.parametrize(
     ("place", "match"),
     [
-        pytest.param("umi", r"adata.layers\['umi'\] seems to hold counts: pass `layer='umi'`", id="row4_layer"),
+        pytest.param("umi", r"adata.layers\['umi'\] seems to hold the counts: pass `layer='umi'`", id="row4_layer"),
         pytest.param("raw", r"adata.raw\[:, adata.var_names\].X", id="row4_raw"),
-        pytest.param("nowhere", r"adata.layers\['counts'\] = adata.X.copy\(\)", id="row4_nowhere"),
+        pytest.param("nowhere", "No other slot seems to hold the counts", id="row4_nowhere"),
     ],
 )
 def test_row4_log_data_names_a_likelier_layer(place, match):
@@ -145,7 +145,9 @@ def test_row4_counts_in_x():
     adata = make(200, 60)
     adata.layers["log"] = normalized(adata, True).X
     assert_refused(
-        adata, r"adata.layers\['log'\] is on a log scale.*adata.X seems to hold counts: pass `layer=None`", layer="log"
+        adata,
+        r"adata.layers\['log'\] is on a log scale.*adata.X seems to hold the counts: pass `layer='X'`",
+        layer="log",
     )
 
 

@@ -465,8 +465,8 @@ def test_configurations(simulated, fit, tiny_config, changes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"config": "huge"}, r"No preset 'huge'; there are \['paper', 'small'\]"),
-        ({"binning": "quantile"}, r"'value' or 'segment'"),
+        ({"config": "huge"}, r"`config` must be 'small', 'paper' or a ModelConfig, found 'huge'"),
+        ({"binning": "quantile"}, r"`binning` must be 'value', 'segment' or a Binning"),
         ({"n_models": 0}, r"`n_models` must be at least 1, found 0"),
         ({"rng": -1}, r"`rng` must be an integer"),
     ],

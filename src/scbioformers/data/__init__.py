@@ -10,28 +10,33 @@ from scbioformers.data._align import (
 )
 from scbioformers.data._block import Block, concatenate
 from scbioformers.data._check import (
-    COUNTS_FROM_RAW,
+    call,
+    filter_call,
     find_cautions,
     find_count_problems,
     find_problems,
+    fit_call,
     require_counts,
     require_valid,
+    split_call,
 )
+from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._fields import ObsField, field_codes
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
-from scbioformers.data._inspect import Inspection, inspect, seem_counts
-from scbioformers.data._matrix import get_matrix
+from scbioformers.data._inspect import Inspection, inspect
+from scbioformers.data._matrix import get_matrix, layer_key
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 
 __all__ = [
-    "COUNTS_FROM_RAW",
     "DEFAULT_MASK",
+    "SLOTS",
     "TOTALS",
     "AnnDataSource",
     "Block",
     "BlockSource",
+    "CountsSlot",
     "DepthRule",
     "GeneNames",
     "Inspection",
@@ -39,22 +44,28 @@ __all__ = [
     "ObsField",
     "Statistics",
     "best_measured",
+    "call",
     "choose_depth_rule",
     "concatenate",
     "field_codes",
+    "filter_call",
     "find_cautions",
     "find_count_problems",
     "find_problems",
+    "fit_call",
     "gene_mask",
     "gene_names",
     "get_matrix",
     "hash_genes",
     "inspect",
+    "layer_key",
     "match_features",
     "match_genes",
     "matching_column",
+    "own_layers",
     "require_counts",
     "require_valid",
     "scan",
     "seem_counts",
+    "split_call",
 ]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scbioformers.core import DataError, warn
 from scbioformers.data._inspect import FLOAT32_EXACT, Inspection, inspect
 
-COUNTS_FROM_RAW = "adata.layers['counts'] = adata.raw[:, adata.var_names].X"
+_GENES = "Gene Expression"  # type of genes in the files of 10x
+UNNAMED = ["", "nan", "NaN", "None", "<NA>"]
 
 
 def require_valid(
@@ -114,7 +115,7 @@ def find_problems(found: Inspection) -> list[str]:
     if found.n_unnamed_vars:
         problems.append(
             f"{found.n_unnamed_vars} genes have no name (NaN or empty), expected a name for each. "
-            "Remove them, `adata = adata[:, adata.var_names.notna() & (adata.var_names != '')].copy()`."
+            f"Remove them, `adata = adata[:, ~adata.var_names.astype(str).isin({UNNAMED})].copy()`."
         )
     if found.duplicate_vars:
         problems.append(
@@ -124,8 +125,7 @@ def find_problems(found: Inspection) -> list[str]:
     if found.n_non_finite:
         problems.append(
             f"{found.name} has {found.n_non_finite} NaN or infinite values, the first "
-            f"{_place(found.first_non_finite)}; expected finite numbers. "
-            "Call `np.nan_to_num` on it if they mean zero, or remove these cells or genes."
+            f"{_place(found.first_non_finite)}; expected finite numbers. {_set_to_zero(found)}"
         )
     return problems
 
@@ -147,18 +147,41 @@ def find_count_problems(found: Inspection, allow_non_integer: bool = False) -> l
     return [
         f"{found.name} has {found.n_non_integer} values that are not integers "
         f"({found.n_non_integer / found.n_nonzero:.0%} of those above zero), "
-        f"the first {_place(found.first_non_integer)}; expected raw counts. {_next_call(found)} "
-        "`allow_non_integer=True` accepts estimated counts."
+        f"the first {_place(found.first_non_integer)}; expected raw counts. {_next_call(found)}"
     ]
+
+
+def fit_call(found: Inspection, **arguments: Any) -> str:
+    """The call that fits a model to this matrix, as text.
+
+    Examples
+    --------
+    >>> import numpy as np, anndata as ad
+    >>> fit_call(inspect(ad.AnnData(np.ones((2, 2)))), binning="segment")
+    "bf.tl.fit(adata, binning='segment')"
+    """
+    return call("bf.tl.fit", **({} if found.layer is None else {"layer": found.layer}), **arguments)
+
+
+def call(function: str, **arguments: Any) -> str:
+    """A call on ``adata`` as text, as it is written in messages."""
+    return f"{function}({', '.join(['adata', *(f'{name}={value!r}' for name, value in arguments.items())])})"
 
 
 def find_cautions(found: Inspection, modelled: NDArray[np.bool_] | None = None) -> list[str]:
     """Return warnings on properties of a matrix that can be used."""
     cautions = []
     if found.transposed:
+        call = "adata.to_memory().T.copy()" if found.stored == "disk" else "adata.T.copy()"
         cautions.append(
             "The matrix seems transposed: the names indicate genes in the rows and cells in the columns. "
-            "If so, call `adata = adata.T.copy()`."
+            f"If so, call `adata = {call}`."
+        )
+    if split := split_call(found):
+        others = {name: n for name, n in found.feature_types.items() if name != _GENES}
+        cautions.append(
+            f"adata.var['feature_types'] has features that are not genes: {others}. Their counts are part of the depth "
+            f"of the cells. Call `{split.replace('adata =', 'other =', 1).replace('==', '!=')}` and `{split}`."
         )
     if found.max_value >= FLOAT32_EXACT:
         cautions.append(
@@ -169,8 +192,8 @@ def find_cautions(found: Inspection, modelled: NDArray[np.bool_] | None = None) 
     n_zero = int((gene_nnz == 0).sum())
     if n_zero:
         cautions.append(
-            f"All-zero genes: {n_zero:,} of {len(gene_nnz):,}. They carry no information. "
-            "`sc.pp.filter_genes(adata, min_cells=3)` removes them."
+            f"All-zero genes: {n_zero:,} of {len(gene_nnz):,}. They carry no information. `{filter_call(found, 1)}` "
+            "removes them."
         )
     return cautions
 
@@ -191,15 +214,45 @@ def _require(
     return found
 
 
+def filter_call(found: Inspection, axis: int) -> str:
+    """The statement that removes cells (axis 0) or genes (axis 1) whose values in this matrix are all zero."""
+    if found.layer is None and found.stored != "disk":
+        return f"sc.pp.filter_{'genes' if axis else 'cells'}(adata, min_{'cells' if axis else 'genes'}=1)"
+    first = "adata = adata.to_memory(); " if found.stored == "disk" else ""
+    kept = f"np.asarray(({found.name} != 0).sum(axis={1 - axis})).ravel() > 0"
+    return f"{first}adata = adata[{':, ' if axis else ''}{kept}].copy()"
+
+
+def split_call(found: Inspection) -> str:
+    """The statement that keeps the genes, empty if there is no feature of another type."""
+    if _GENES not in found.feature_types or len(found.feature_types) < 2:
+        return ""
+    copied = "to_memory" if found.stored == "disk" else "copy"
+    return f"adata = adata[:, adata.var['feature_types'] == {_GENES!r}].{copied}()"
+
+
+def _set_to_zero(found: Inspection) -> str:
+    if found.stored == "disk":
+        return "Load the data with `adata = adata.to_memory()`, and remove these cells or genes."
+    data = f"{found.name}.data" if found.stored == "sparse" else found.name
+    statement = f"{data} = np.nan_to_num({data}, posinf=0, neginf=0)"
+    return f"If they mean zero, call `{statement}`. Else remove these cells or genes."
+
+
 def _next_call(found: Inspection) -> str:
-    calls = {
-        "layer": f"adata.layers[{found.counts_layer!r}] seems to hold counts: pass `layer={found.counts_layer!r}`",
-        "X": "adata.X seems to hold counts: pass `layer=None`",
-        "raw": f"adata.raw seems to hold counts: call `{COUNTS_FROM_RAW}` and pass `layer='counts'`",
-        None: "Save the counts before normalisation, `adata.layers['counts'] = adata.X.copy()`, and pass "
-        "`layer='counts'`",
-    }
-    return f"{calls[found.counts_at]}. `binning='segment'` also accepts data on other scales."
+    calls = []
+    if found.counts is not None:
+        first = f"call `{found.counts.call}`"
+        then = f"pass `layer={found.counts.layer!r}`"
+        reached = then if found.counts.call is None else first if found.counts.layer == "X" else f"{first} and {then}"
+        calls.append(f"{found.counts.name} seems to hold the counts: {reached}.")
+    else:
+        calls.append("No other slot seems to hold the counts. Load them if you can.")
+    if found.kind == "estimated":
+        call = fit_call(found, allow_non_integer=True)
+        calls.append(f"If these are estimated counts (alevin, SoupX, CellBender), call `{call}`.")
+    calls.append(f"`{fit_call(found, binning='segment')}` reads ranks, on any scale.")
+    return " ".join(calls)
 
 
 def _place(first: tuple[str, str] | None) -> str:

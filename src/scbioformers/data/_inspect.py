@@ -14,16 +14,14 @@ from anndata.abc import CSCDataset
 from numpy.typing import NDArray
 
 from scbioformers.config import ValueScale
-from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_names, to_csr
+from scbioformers.data._counts import CountsSlot, find_counts
+from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_key, to_csr
+from scbioformers.data._scale import ScaleTally
 from scbioformers.data._source import CHUNK_SIZE
 
-Kind = Literal["counts", "bool", "log1p", "normalized", "centered"]
+Kind = Literal["counts", "bool", "log1p", "normalized", "estimated", "centered"]
 
 FLOAT32_EXACT = 2**24  # float32 cannot represent every integer above this value
-_LOG_LIMIT = 20.0  # log1p of 5e8 counts, the upper limit of values on a log scale
-# Minimum share of non-zero values that are not integers, for a log scale. Estimated counts have a lower share.
-_LOG_BROKEN = 0.7
-_PEEK_ROWS = 256  # rows of a layer that are read to guess whether it contains counts
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
 _BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{8,}(?:[^A-Za-z]|$)")
 _COMMON_GENES = frozenset({"ACTB", "GAPDH", "B2M", "MALAT1", "RPL13", "RPS18", "EEF1A1", "TUBA1B", "CD4", "MT-CO1"})
@@ -43,7 +41,8 @@ class Inspection:
     """Kind of the values.
 
     A bool matrix is "bool". Otherwise a matrix with negative values is "centered", and a matrix of non-negative
-    integers is "counts". Of the remaining matrices, those on a log scale are "log1p" and the others "normalized".
+    integers is "counts". Of the remaining matrices, those on a log scale are "log1p", those whose cells were scaled are
+    "normalized", and the others are "estimated": estimated counts, or values on another scale.
     """
     max_value: float
     """Largest finite value, 0 for an empty matrix."""
@@ -77,15 +76,19 @@ class Inspection:
     """Type of most gene names. Names that are neither Ensembl ids nor numbers are symbols."""
     transposed: bool
     """Whether the names indicate that genes are in the rows."""
-    counts_at: Literal["layer", "X", "raw"] | None
-    """Another slot that seems to contain counts."""
-    counts_layer: str | None
-    """Name of this layer if ``counts_at`` is "layer"."""
+    stored: Literal["dense", "sparse", "disk"]
+    """How the matrix is stored: as an array or a sparse matrix in memory, or on disk."""
+    feature_types: dict[str, int]
+    """Number of features of each type, from the column ``"feature_types"`` of ``var`` that 10x files have."""
+    counts: CountsSlot | None
+    """If the values are not counts, the slot with the counts that they were computed from."""
 
     @property
     def scale(self) -> ValueScale:
-        """Scale of the values. A bool matrix holds counts of 0 and 1."""
-        return "counts" if self.kind == "bool" else self.kind
+        """Scale of the values. A bool matrix holds counts of 0 and 1, and of estimated counts only the ranks are sure."""
+        if self.kind == "bool":
+            return "counts"
+        return "normalized" if self.kind == "estimated" else self.kind
 
     @property
     def n_empty_cells(self) -> int:
@@ -137,7 +140,7 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
     adata
         AnnData, in memory or backed.
     layer
-        Layer to read. None reads ``X``.
+        Layer to read. None, and ``"X"``, read ``X``.
     chunk_size
         Number of rows read at a time. It does not change the result.
 
@@ -153,12 +156,13 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
     >>> found.kind, found.density, found.n_empty_genes
     ('counts', 0.5, 1)
     """
+    layer = layer_key(adata, layer)
     matrix = get_matrix(adata, layer)
     check_numbers(matrix)
     n_obs, n_vars = adata.shape
     negative, non_finite, non_integer = _Tally(), _Tally(), _Tally()
     depth, cell_nnz, gene_nnz = np.zeros(n_obs), np.zeros(n_obs, np.int64), np.zeros(n_vars, np.int64)
-    max_value, expm1_depth = 0.0, np.zeros(n_obs)
+    max_value, scale = 0.0, ScaleTally(n_obs)
     for start, rows in _rows(matrix, n_obs, chunk_size):
         data = rows.data.astype(np.float64, copy=False)
         here = slice(start, start + rows.shape[0])
@@ -168,29 +172,27 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         non_finite.add(~finite, rows, start)
         data = np.where(finite, data, 0.0)
         negative.add(data < 0, rows, start)
-        broken = data != np.rint(data)
-        non_integer.add(broken, rows, start)
+        non_integer.add(data != np.rint(data), rows, start)
         max_value = max(max_value, float(data.max(initial=0.0)))
         row_of = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         depth[here] = np.bincount(row_of, data, rows.shape[0])
-        if broken.any():  # not computed for counts
-            sums = np.bincount(row_of, np.expm1(np.minimum(data, _LOG_LIMIT)), rows.shape[0])
-            expm1_depth[here] = sums * (np.bincount(row_of, broken, rows.shape[0]) > 0)
+        scale.add(rows, data, start)
     names = pd.Series(adata.var_names, dtype=object)
     var_names = [str(name) for name in adata.var_names]
-    counts_at, counts_layer = _counts_elsewhere(adata, layer)
+    n_nonzero = int(cell_nnz.sum())
+    kind: Kind = "counts"
+    if matrix.dtype == np.bool_:
+        kind = "bool"
+    elif negative.count:
+        kind = "centered"
+    elif non_integer.count:
+        kind = scale.kind(depth, cell_nnz, max_value, non_integer.count / n_nonzero)
+    has_counts = kind in ("counts", "bool") or not n_nonzero
     return Inspection(
         layer=layer,
         n_obs=n_obs,
         n_vars=n_vars,
-        kind=_kind(
-            is_bool=matrix.dtype == np.bool_,
-            n_negative=negative.count,
-            share_broken=non_integer.count / max(int(cell_nnz.sum()), 1),
-            max_value=max_value,
-            depth=depth,
-            expm1_depth=expm1_depth,
-        ),
+        kind=kind,
         max_value=max_value,
         n_negative=negative.count,
         first_negative=negative.named(adata),
@@ -198,7 +200,7 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         first_non_finite=non_finite.named(adata),
         n_non_integer=non_integer.count,
         first_non_integer=non_integer.named(adata),
-        n_nonzero=int(cell_nnz.sum()),
+        n_nonzero=n_nonzero,
         depth=depth,
         cell_nnz=cell_nnz,
         gene_nnz=gene_nnz,
@@ -207,8 +209,9 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         n_unnamed_vars=_count_unnamed(names),
         id_type=_id_type(var_names),
         transposed=_transposed([str(name) for name in adata.obs_names], var_names),
-        counts_at=counts_at,
-        counts_layer=counts_layer,
+        stored="sparse" if sp.issparse(matrix) else "dense" if isinstance(matrix, np.ndarray) else "disk",
+        feature_types=_feature_types(adata.var),
+        counts=None if has_counts else find_counts(adata, layer, matrix, kind, cell_nnz),
     )
 
 
@@ -221,33 +224,10 @@ def _rows(matrix: Any, n_obs: int, chunk_size: int) -> Iterator[tuple[int, sp.cs
         yield start, canonical(to_csr(matrix[start : start + chunk_size]))
 
 
-def _kind(
-    *,
-    is_bool: bool,
-    n_negative: int,
-    share_broken: float,
-    max_value: float,
-    depth: NDArray[np.float64],
-    expm1_depth: NDArray[np.float64],
-) -> Kind:
-    if is_bool:
-        return "bool"
-    if n_negative:
-        return "centered"
-    if not share_broken:
-        return "counts"
-    # Normalised cells have equal sums, on the log scale after expm1. If genes were selected, the sums differ. Then the
-    # range is used (counts per ten thousand exceed _LOG_LIMIT, proportions are at most 1) and the share of integers.
-    if _constant(expm1_depth):
-        return "log1p"
-    if _constant(depth) or max_value > _LOG_LIMIT or max_value <= 1 or share_broken < _LOG_BROKEN:
-        return "normalized"
-    return "log1p"
-
-
-def _constant(sums: NDArray[np.float64]) -> bool:
-    filled = sums[sums != 0]
-    return len(filled) > 1 and float(filled.std()) < 1e-3 * abs(float(filled.mean()))
+def _feature_types(var: pd.DataFrame) -> dict[str, int]:
+    if "feature_types" not in var or not isinstance(var["feature_types"], pd.Series):
+        return {}
+    return {str(name): int(n) for name, n in var["feature_types"].value_counts().items() if n}
 
 
 def _count_unnamed(names: pd.Series[Any]) -> int:
@@ -277,23 +257,3 @@ def _are_genes(names: Sequence[str]) -> bool:
 
 def _are_barcodes(names: Sequence[str]) -> bool:
     return sum(_BARCODE.search(name) is not None for name in names) > len(names) / 2
-
-
-def _counts_elsewhere(adata: Any, layer: str | None) -> tuple[Literal["layer", "X", "raw"] | None, str | None]:
-    """Look for counts in other slots: layers (first those with "count" in the name), then X, then raw."""
-    for key in sorted(layer_names(adata), key=lambda key: "count" not in key.lower()):
-        if key != layer and seem_counts(adata.layers[key]):
-            return "layer", key
-    if layer is not None and adata.X is not None and seem_counts(adata.X):
-        return "X", None
-    if adata.raw is not None and not adata.isbacked and seem_counts(adata.raw.X):
-        return "raw", None
-    return None, None
-
-
-def seem_counts(matrix: Any) -> bool:
-    """Whether the first rows of a matrix are whole numbers of at least 0, and not only 0 and 1."""
-    if np.dtype(matrix.dtype).kind not in "iuf" or isinstance(matrix, CSCDataset):
-        return False
-    data = to_csr((matrix.tocsr() if sp.issparse(matrix) else matrix)[:_PEEK_ROWS]).data
-    return bool(len(data) and data.max() > 1 and np.all((data >= 0) & (data == np.rint(data))))

@@ -16,8 +16,21 @@ def layer_names(adata: AnnData) -> list[str]:
     return [key for key in adata.layers if key is not None]
 
 
+def layer_key(adata: AnnData, layer: str | None) -> str | None:
+    """Return the layer that an argument means: None for ``X``, which is also called ``"X"`` unless a layer is.
+
+    Examples
+    --------
+    >>> layer_key(AnnData(np.ones((1, 1)), layers={"counts": np.ones((1, 1))}), "X") is None
+    True
+    """
+    return None if layer == "X" and "X" not in getattr(adata, "layers", ()) else layer
+
+
 def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
     """Return ``adata.X`` or ``adata.layers[layer]`` as it is stored, without copying or converting.
+
+    ``layer="X"`` means ``adata.X``, unless a layer has this name.
 
     Raises
     ------
@@ -31,7 +44,7 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
         raise DataError(f"Expected an AnnData, found {type(adata).__module__}.{type(adata).__name__}.{hint}")
     if adata.isbacked and adata.is_view:
         raise DataError("This is a view of a backed AnnData, expected one that can be read. Call `.to_memory()` first.")
-    layers = layer_names(adata)
+    layers, layer = layer_names(adata), layer_key(adata, layer)
     if layer is None:
         if adata.X is None:
             hint = f"Pass one of these layers as `layer=`: {layers}" if layers else "Set adata.X to the raw counts"
@@ -39,7 +52,7 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
         return adata.X
     if layer not in adata.layers:
         raise MissingKeyError(
-            f"Did not find adata.layers[{layer!r}]. Existing layers: {layers}. `layer=None` reads adata.X."
+            f"Did not find adata.layers[{layer!r}]. Existing layers: {layers}. `layer='X'` reads adata.X."
         )
     return adata.layers[layer]
 

@@ -49,7 +49,7 @@ def bin_value(
     adata
         AnnData with raw counts, dense or sparse, in memory or backed.
     layer
-        Layer to read. None reads ``adata.X``.
+        Layer to read. None, and ``"X"``, read ``adata.X``.
     cutoff
         Largest scaled count that is rounded, an integer of at least 1 (``c`` in the paper).
     bins_per_doubling
@@ -131,7 +131,7 @@ def bin_segment(
     adata
         AnnData with counts or other values, dense or sparse, in memory or backed.
     layer
-        Layer to read. None reads ``adata.X``.
+        Layer to read. None, and ``"X"``, read ``adata.X``.
     n_bins
         Number of bins (``B`` in the paper). A cell with fewer distinct values has fewer distinct bins.
     key_added

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, default_epochs
 from scbioformers.data import (
-    COUNTS_FROM_RAW,
+    DEFAULT_MASK,
     Inspection,
+    call,
+    filter_call,
     find_cautions,
     find_count_problems,
     find_problems,
+    fit_call,
     gene_mask,
     get_matrix,
     inspect,
+    split_call,
 )
 
 # Time and memory of a default fit, measured on 2 CPU cores
@@ -41,7 +45,8 @@ _KINDS = {
     "counts": "raw counts",
     "bool": "booleans",
     "log1p": "log-transformed values (log1p), not raw counts",
-    "normalized": "values that are not integers (normalised or estimated), not raw counts",
+    "normalized": "normalised values, not raw counts",
+    "estimated": "values that are not integers: estimated counts, or another scale",
     "centered": "negative values (scaled or centred), not raw counts",
 }
 _IDS = {"ensembl": "Ensembl ids", "symbol": "symbols", "number": "numbers, which cannot be matched to other data"}
@@ -81,10 +86,11 @@ class CheckReport:
             f"  modelled  {'all ' if n_modelled == data.n_vars else ''}{n_modelled:,} genes; "
             f"{self.expressed:,.0f} of them are expressed in an average cell",
         ]
-        if data.counts_at is not None:
-            where = "layers" if data.counts_at == "layer" else data.counts_at
-            suffix = f"[{data.counts_layer!r}]" if data.counts_at == "layer" else ""
-            lines.append(f"  counts    adata.{where}{suffix} also seems to hold counts")
+        if data.feature_types:
+            listed = ", ".join(f"{n:,} {name}" for name, n in data.feature_types.items())
+            lines.append(f"  features  {listed}")
+        if data.counts is not None:
+            lines.append(f"  counts    {data.counts.name} seems to hold the counts")
         if not self.problems:
             lines.append(
                 f"  fit time  about {_minutes(self.minutes)} on 2 CPU cores, with {self.gigabytes:.1f} GB of memory"
@@ -109,7 +115,7 @@ def check(
     adata
         AnnData, in memory or backed.
     layer
-        Layer to read. None reads ``adata.X``.
+        Layer to read. None, and ``"X"``, read ``adata.X``.
     mask_var
         Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
         The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``.
@@ -150,8 +156,7 @@ def check(
     cautions = find_cautions(inspection, modelled)
     if inspection.n_empty_cells and n_obs:
         cautions.append(
-            f"Empty cells: {inspection.n_empty_cells:,}. A fit skips them. "
-            "`sc.pp.filter_cells(adata, min_counts=1)` removes them."
+            f"Empty cells: {inspection.n_empty_cells:,}. A fit skips them. `{filter_call(inspection, 0)}` removes them."
         )
     return CheckReport(
         inspection=inspection,
@@ -161,37 +166,55 @@ def check(
         gigabytes=n_bytes / 1e9,
         problems=tuple(problems),
         cautions=tuple(cautions),
-        next_calls=tuple(_next_calls(inspection, modelled, mask_var)),
+        next_calls=tuple(_next_calls(adata, inspection, modelled, mask_var)),
     )
 
 
-def _next_calls(inspection: Inspection, modelled: NDArray[np.bool_], mask_var: Any) -> list[str]:
-    layer = inspection.layer
-    if inspection.transposed:
-        return ["adata = adata.T.copy()", "bf.pp.check(adata)"]
-    if find_problems(inspection):
-        return [f"bf.pp.check({_arguments(layer, mask_var)})  # again, after the problem is solved"]
-    if find_count_problems(inspection):
-        if inspection.counts_at is None:
-            return [f"bf.tl.fit({_arguments(layer, mask_var, binning='segment')})  # ranks do not require counts"]
-        if inspection.counts_at == "raw":
-            return [COUNTS_FROM_RAW, f"bf.pp.check({_arguments('counts', mask_var)})"]
-        return [f"bf.pp.check({_arguments(inspection.counts_layer, mask_var)})"]
-    calls = []
+def _next_calls(adata: AnnData, found: Inspection, modelled: NDArray[np.bool_], mask_var: Any) -> list[str]:
+    genes: dict[str, Any] = {}  # the argument mask_var, where it is not the default
+    if mask_var is None and DEFAULT_MASK in adata.var:
+        genes["mask_var"] = None
+    elif isinstance(mask_var, str) and mask_var != DEFAULT_MASK:
+        genes["mask_var"] = mask_var
+    elif mask_var is not None and not isinstance(mask_var, str):
+        genes["mask_var"] = _Name("mask_var")  # an array is named, not printed
+    layer = {} if found.layer is None else {"layer": found.layer}
+    if found.transposed:
+        loaded = ".to_memory()" if found.stored == "disk" else ""
+        return [f"adata = adata{loaded}.T.copy()", "bf.pp.check(adata)"]
+    if find_problems(found):
+        return [f"{_check_call(found.layer, genes)}  # again, after the problem is solved"]
+    if split := split_call(found):
+        return [split, _check_call(found.layer, {} if "mask_var" in genes and not isinstance(mask_var, str) else genes)]
+    if find_count_problems(found):
+        if found.counts is None:
+            selected = []
+            if found.kind == "log1p" and modelled.all() and len(modelled) > MANY_GENES:
+                selected, genes = [call("sc.pp.highly_variable_genes", n_top_genes=N_TOP_GENES, **layer)], {}
+            segment = f"{fit_call(found, binning='segment', **genes)}  # ranks do not require counts"
+            estimated = f"{fit_call(found, allow_non_integer=True, **genes)}  # if these are estimated counts"
+            return [*selected, *([estimated] if found.kind == "estimated" else []), segment]
+        if found.counts.replaces_genes:
+            genes = {}
+        return [*([found.counts.call] if found.counts.call else []), _check_call(found.counts.layer, genes)]
     if modelled.all() and len(modelled) > MANY_GENES:
-        arguments = _arguments(layer, None, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
-        calls.append(f"sc.pp.highly_variable_genes({arguments})")
-    return [*calls, f"bf.tl.fit({_arguments(layer, mask_var)})"]
+        selection = call("sc.pp.highly_variable_genes", n_top_genes=N_TOP_GENES, flavor="seurat_v3", **layer)
+        return [selection, fit_call(found)]
+    return [fit_call(found, **genes)]
 
 
-def _arguments(layer: str | None, mask_var: Any, **others: Any) -> str:
-    """Arguments of a call as text, without those that have their default value."""
-    given = dict(others)
-    if layer is not None:
-        given["layer"] = layer
-    if isinstance(mask_var, str) and mask_var != "highly_variable":
-        given["mask_var"] = mask_var
-    return ", ".join(["adata", *(f"{name}={value!r}" for name, value in given.items())])
+class _Name:
+    """A name in a call that is written as text."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _check_call(layer: str | None, genes: dict[str, Any]) -> str:
+    return call("bf.pp.check", **({} if layer in (None, "X") else {"layer": layer}), **genes)
 
 
 def _minutes(minutes: float) -> str:

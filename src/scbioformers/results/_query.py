@@ -161,6 +161,7 @@ def open_query(
         A model, its directory, or the AnnData that it was fitted on. None uses the model in ``adata.uns[key]``.
     layer
         Layer to read. None uses the layer that the model was fitted on if it exists, else ``X``.
+        ``"X"`` reads ``X``.
     gene_symbols
         Column of ``adata.var`` with the names of the genes, in arguments and results. Genes are matched by this column,
         by that of the fit or by ``var_names``, whichever has the most of the model's names. None names them by the one
@@ -186,6 +187,7 @@ def open_query(
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
         layer = reading.layer
     inspection = inspect(adata, layer)
+    layer = inspection.layer
     no_gene = np.zeros(adata.n_vars, dtype=bool)  # in a query, all-zero genes need no warning
     if reading.counts:
         allow = reading.allow_non_integer

@@ -14,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import seem_counts
+from scbioformers.data import SLOTS, own_layers, seem_counts
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,6 @@ _UNSAFE = re.compile(r"[%/\\\x00-\x1f\x7f]")
 # zarr metadata files (".zattrs", "zarr.json"), "." and "..", names reserved by zarr ("__") and anndata ("_index")
 _RESERVED = re.compile(r"\.|__|zarr\.json$|_index$")
 _EMPTY = "%"
-_SLOTS = "slots"  # key, in the entry of a result in `uns`, of the list of the other slots of the result
-_OWN_LAYERS = ("imputed", "perturbed", "bin_value", "bin_segment")  # default keys: never layers with raw counts
 
 
 def escape(name: str) -> str:
@@ -207,7 +205,7 @@ def write_result(
     names = [f"{slot}/{escape(name)}" for slot, values in slots.items() for name in values]
     earlier = adata.uns.get(escape(key))
     if isinstance(earlier, Mapping):
-        for stale in set(map(str, earlier.get(_SLOTS, ()))) - set(names):
+        for stale in set(map(str, earlier.get(SLOTS, ()))) - set(names):
             slot, _, escaped = stale.partition("/")
             if escaped in getattr(adata, slot):
                 logger.info("Removing adata.%s[%r], which belongs to an earlier result.", slot, escaped)
@@ -215,7 +213,7 @@ def write_result(
     for slot, values in slots.items():
         for name, value in values.items():
             _set(adata, slot, name, value)
-    set_uns(adata, key, {**entry, _SLOTS: np.array(names, dtype=str)} if names else entry)
+    set_uns(adata, key, {**entry, SLOTS: np.array(names, dtype=str)} if names else entry)
 
 
 def set_layer(adata: Any, key: str, value: Any) -> str:
@@ -331,10 +329,7 @@ def _owners(adata: Any, *, other_than: str) -> dict[str, str]:
 
 def _holds_counts(adata: Any, name: str) -> bool:
     """Whether a layer seems to hold raw counts of the user. A layer that a verb has written is none."""
-    if name in _OWN_LAYERS or escape(name) not in adata.layers:
-        return False
-    listed = (entry.get(_SLOTS, ()) for entry in adata.uns.values() if isinstance(entry, Mapping))
-    if f"layers/{escape(name)}" in {str(slot) for slots in listed for slot in slots}:
+    if escape(name) in own_layers(adata) or escape(name) not in adata.layers:
         return False
     return seem_counts(adata.layers[escape(name)])
 

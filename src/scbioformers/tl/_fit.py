@@ -74,7 +74,7 @@ def fit(
     adata
         AnnData with raw counts, in memory or backed. With ``binning="segment"``, values on any scale are accepted.
     layer
-        Layer to read. None reads ``adata.X``.
+        Layer to read. None, and ``"X"``, read ``adata.X``.
     mask_var
         Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
         The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. The depth of a cell is
@@ -190,7 +190,7 @@ def fit(
         model = fit_perturbation(model, source, design, seed=seed, progress_bar=shown)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
-        "layer": layer,
+        "layer": cells.reading.layer,
         "mask_var": mask_var if isinstance(mask_var, str) else None,
         "gene_symbols": gene_symbols,
         "batch_key": batch_key,
@@ -231,6 +231,7 @@ def _read(
 ) -> tuple[AnnData, _Cells]:
     """Check the data, and read the cells of the object that the model will be written to."""
     inspection = inspect(adata, layer)
+    layer = inspection.layer
     names = gene_names(adata, gene_symbols)
     genes = gene_mask(adata, mask_var)
     if gene_symbols is not None:
