@@ -48,7 +48,7 @@ def seem_counts(matrix: Any) -> bool:
 def own_layers(adata: Any) -> set[str]:
     """Layers that verbs have written: those that results in ``uns`` list, and those with a default key."""
     listed = (entry.get(SLOTS, ()) for entry in adata.uns.values() if isinstance(entry, Mapping))
-    keys = {str(slot) for slots in listed for slot in slots}
+    keys = {str(slot) for slots in listed for slot in np.ravel(slots)}  # one slot may be read back as a scalar
     return {key.removeprefix("layers/") for key in keys if key.startswith("layers/")}.union(OWN_LAYERS)
 
 

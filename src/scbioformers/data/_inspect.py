@@ -85,7 +85,7 @@ class Inspection:
 
     @property
     def scale(self) -> ValueScale:
-        """Scale of the values. A bool matrix holds counts of 0 and 1, and of estimated counts only the ranks are sure."""
+        """Scale of the values. A bool matrix holds counts; what may be estimated counts is not called counts."""
         if self.kind == "bool":
             return "counts"
         return "normalized" if self.kind == "estimated" else self.kind

@@ -320,10 +320,7 @@ def _owners(adata: Any, *, other_than: str) -> dict[str, str]:
     """The key of the result to which each slot belongs. With separators in names, two results could share a slot."""
     entries = {unescape(str(key)): entry for key, entry in adata.uns.items() if isinstance(entry, Mapping)}
     return {
-        str(name): key
-        for key, entry in entries.items()
-        if key != other_than
-        for name in np.ravel(entry.get(_SLOTS, ()))
+        str(name): key for key, entry in entries.items() if key != other_than for name in np.ravel(entry.get(SLOTS, ()))
     }
 
 
