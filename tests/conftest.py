@@ -14,9 +14,12 @@ from scbioformers.config import Binning, Masking, ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transformer, initialise
+from scbioformers.tasks.perturbation import _token
 from scbioformers.tokens import Tokenizer
 
 bf.settings.progress_bar = False
+# 11 trainings of 60 steps take most of the time of a fit with perturbations; one test asks what they learn
+N_TOKEN_STEPS, _token.STEPS = _token.STEPS, 3
 bf.settings.autoshow = False  # figures return their axes
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
@@ -26,6 +29,12 @@ TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 def _one_thread():
     """Before each test: numba, which scanpy calls, changes the number that torch shares with it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def all_token_steps(monkeypatch):
+    """Train the external token with as many steps as users do."""
+    monkeypatch.setattr(_token, "STEPS", N_TOKEN_STEPS)
 
 
 @pytest.fixture(scope="session")

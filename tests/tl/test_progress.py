@@ -8,7 +8,7 @@ import pytest
 
 import scbioformers as bf
 from scbioformers.core import tqdm
-from scbioformers.tasks.perturbation import _task, _token
+from scbioformers.tasks.perturbation import _token
 
 
 class Stream(io.StringIO):
@@ -76,8 +76,7 @@ def test_a_bar_moves_with_every_batch_and_ends_at_its_total(fitted, bars, verb):
 
 
 def test_the_bar_of_a_perturbation_task_moves_with_every_step(bars, monkeypatch):
-    for module in (_task, _token):
-        monkeypatch.setattr(module, "STEPS", 2)
+    monkeypatch.setattr(_token, "STEPS", 2)
     screen = ["TF1", "TF2", "TF3", "TF4", "TF5"]
     adata = bf.datasets.simulate(n_cells=90, n_genes=30, n_regulators=6, perturbations=screen, rng=0)
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)

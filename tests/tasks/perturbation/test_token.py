@@ -128,7 +128,7 @@ def test_targets_that_are_not_measured_carry_a_token_by_their_features(pairing):
     torch.testing.assert_close(likely, (genes.mean(dim=0) + genes[at["TF1"]]) / 2)
 
 
-def test_training_finds_the_token_that_made_the_effects(pairing):
+def test_training_finds_the_token_that_made_the_effects(pairing, all_token_steps):
     """A teacher with a token of its own: answers for other targets than those trained on become the teacher's."""
     teacher = 3 * np.random.default_rng(0).normal(size=32).astype(np.float32)
     names, others = TARGETS[:6], ["TF7", "TF8", "G5", UNMEASURED[0]]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scbioformers.core import ConfigError, DataError, MissingKeyError, log1p_rows, tqdm
 from scbioformers.data import BlockSource
 from scbioformers.model import BioFormer
+from scbioformers.tasks.perturbation import _token
 from scbioformers.tasks.perturbation._correlations import measure_correlations
 from scbioformers.tasks.perturbation._design import Design
 from scbioformers.tasks.perturbation._effects import measure_effects
@@ -19,7 +20,7 @@ from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import N_GROUPS, n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label
-from scbioformers.tasks.perturbation._token import STEPS, TokenPredictor
+from scbioformers.tasks.perturbation._token import TokenPredictor
 
 HEAD = "perturbation"  # key of the head in BioFormer.heads
 N_PROBES = 64  # control cells in which the network predicts effects
@@ -53,7 +54,9 @@ def fit_perturbation(
     chances = pair_chances(design, probes)
 
     correlations = measure_correlations(rows(), design.groups, design.strata, design.perturbations, genes)
-    runs = (n_trainings(single.size) + 1) * STEPS + min(single.size, N_GROUPS) * single.size  # steps and predictions
+    runs = (n_trainings(single.size) + 1) * _token.STEPS + min(
+        single.size, N_GROUPS
+    ) * single.size  # steps and predictions
     with tqdm(total=runs, desc="Cross-validating", disable=not (progress_bar and predictor.can_predict)) as bar:
 
         def train(rows: NDArray[np.int64]) -> NDArray[np.float32]:
