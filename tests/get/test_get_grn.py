@@ -191,7 +191,7 @@ def test_one_condition_at_a_time(network, name):
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        ({"regulators": ["tf/1"]}, DataError, r"'tf/1' is not a gene of the data. Similar names: \['TF/1'"),
+        ({"regulators": ["tf/1"]}, DataError, r"Not genes of the data: \['tf/1'\]. Similar names: \['TF/1'"),
         (
             {"regulators": ["A"]},
             DataError,

@@ -337,7 +337,7 @@ def test_no_edge_runs_under_the_label_of_another_node(n_regulators):
     [
         ({"condition": None}, ConfigError, r"`condition=`: .*CD4\+/CD45RA\+"),
         ({"condition": "T cell"}, MissingKeyError, r"`condition='T cell'` is not among"),
-        ({"regulators": ["TF11"]}, DataError, r"'TF11' is not a gene of the data. Similar names: \['TF1'"),
+        ({"regulators": ["TF11"]}, DataError, r"Not genes of the data: \['TF11'\]. Similar names: \['TF1'"),
         ({"regulators": ["G1"]}, DataError, r"\['G1'\] have no edge in.*`bf\.tl\.grn\(adata, regulators=\['G1'\]"),
         ({"known": pd.DataFrame({"from": []})}, DataError, "'source' and 'target'"),
         ({"key": "other"}, MissingKeyError, r"uns\['other'\].*Run `bf\.tl\.grn\(adata\)` first"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,6 +49,20 @@ class GeneNames:
     def index(self) -> GeneIndex:
         """Positions of genes by either name."""
         return GeneIndex(self.shown.tolist(), self.var_names.tolist())
+
+    def spelled(self, names: Iterable[str], among: Collection[str]) -> dict[str, str]:
+        """The spelling that is ``among`` the shown names of a result, by name. Other genes have their shown name.
+
+        Names that are not genes of the data are left out, unless they are among the names of the result.
+        """
+        names, wanted = list(dict.fromkeys(names)), set(among)
+        found = {}
+        for name, i in zip(names, self.index.positions(names), strict=True):
+            choices = [name] if i < 0 else [name, str(self.shown[i]), str(self.var_names[i])]
+            known = [choice for choice in choices if choice in wanted]
+            if known or i >= 0:
+                found[name] = known[0] if known else choices[1]
+        return found
 
     def column_hint(self, unknown: Sequence[str], n_known: int) -> str:
         """Advice to name genes by another column of ``adata.var``, if it has more than ``n_known`` of these names."""

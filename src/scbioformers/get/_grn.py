@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import networkx as nx
@@ -15,15 +15,27 @@ from scbioformers.core import (
     ConfigError,
     DataError,
     MissingKeyError,
+    Names,
+    as_names,
     check_arguments,
     near_names,
     short_list,
     warn,
 )
-from scbioformers.results import find_condition, read_grn_edges, read_grn_params, read_grn_weights
+from scbioformers.data import GeneNames
+from scbioformers.results import (
+    find_condition,
+    read_grn_edges,
+    read_grn_params,
+    read_grn_weights,
+    result_genes,
+    show_genes,
+)
 
 
-def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") -> pd.DataFrame:
+def grn(
+    adata: AnnData, *, condition: Category | None = None, gene_symbols: str | None = None, key: str = "grn"
+) -> pd.DataFrame:
     """Strongest edges of a network from :func:`scbioformers.tl.grn`, in the format of decoupler.
 
     Parameters
@@ -33,6 +45,9 @@ def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") 
         genes are returned, and their ranks are computed again.
     condition
         Condition to return, a category of ``groupby``. Numbers and bools may be given as such. None returns all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
@@ -67,14 +82,19 @@ def grn(adata: AnnData, *, condition: Category | None = None, key: str = "grn") 
     edges = read_grn_edges(adata, key)
     if condition is not None:
         edges = edges[edges["condition"] == find_condition(read_grn_params(adata, key), condition)]
-    var_names = {str(name) for name in adata.var_names}
-    edges = edges[edges["source"].isin(var_names) & edges["target"].isin(var_names)].reset_index(drop=True)
+    genes = result_genes(adata, key, gene_symbols)
+    edges = edges[edges["source"].isin(genes.var_names) & edges["target"].isin(genes.var_names)].reset_index(drop=True)
     edges["rank"] = edges.groupby("condition", observed=True)["rank"].rank(method="first").astype(np.int64)
-    return edges
+    return show_genes(edges, genes, ["source", "target"])
 
 
 def grn_matrix(
-    adata: AnnData, *, condition: Category | None = None, difference: bool = False, key: str = "grn"
+    adata: AnnData,
+    *,
+    condition: Category | None = None,
+    difference: bool = False,
+    gene_symbols: str | None = None,
+    key: str = "grn",
 ) -> pd.DataFrame:
     """Weights of all pairs of a network from :func:`scbioformers.tl.grn`, as a matrix.
 
@@ -86,6 +106,9 @@ def grn_matrix(
         Condition to return. Required if the network was computed with ``groupby``.
     difference
         Return the difference from the reference condition (weight minus weight in the reference).
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
@@ -118,16 +141,19 @@ def grn_matrix(
     if difference and (params["reference"] is None or condition == params["reference"]):
         raise MissingKeyError(_no_difference(params))
     table = read_grn_weights(adata, key, condition, difference=difference)
-    return pd.DataFrame(table.weight.astype(np.float32), table.genes, table.regulators).dropna(how="all")
+    shown = result_genes(adata, key, gene_symbols).shown_by_stored(table.genes)
+    targets, regulators = ([shown[name] for name in names] for names in (table.genes, table.regulators))
+    return pd.DataFrame(table.weight.astype(np.float32), targets, regulators).dropna(how="all")
 
 
 def grn_graph(
     adata: AnnData,
     *,
-    regulators: str | Sequence[str] | None = None,
+    regulators: Names | None = None,
     n_top: int | None = None,
     condition: Category | None = None,
     known: pd.DataFrame | None = None,
+    gene_symbols: str | None = None,
     key: str = "grn",
 ) -> nx.Graph:
     """A network from :func:`scbioformers.tl.grn` as a graph of networkx.
@@ -149,6 +175,9 @@ def grn_graph(
     known
         Table of known edges with the columns ``source`` and ``target``, for example from decoupler. Edges that are in
         this table are marked.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
 
@@ -167,8 +196,8 @@ def grn_graph(
     ConfigError
         If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
     DataError
-        If a regulator is not a gene of the data (the message suggests similar names), if none of the regulators has an
-        edge in the table, or if ``known`` is not a table with the two columns.
+        If none of the regulators has an edge in the table (the message says why, and suggests similar names), or if
+        ``known`` is not a table with the two columns.
 
     Warns
     -----
@@ -192,20 +221,25 @@ def grn_graph(
     condition = _require_one(condition, params)
     if n_top is not None and n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
-    edges = grn(adata, condition=condition, key=key).sort_values("rank", kind="stable")
+    genes = result_genes(adata, key, gene_symbols)
+    edges = grn(adata, condition=condition, gene_symbols=gene_symbols, key=key).sort_values("rank", kind="stable")
+    in_table = {*edges["source"], *edges["target"]}
     directed = bool(params["directed"])
     if regulators is not None:
-        regulators = [regulators] if isinstance(regulators, str) else list(regulators)
-        _require_genes(adata, regulators)
+        given = as_names(regulators, "regulators")
+        spelled = genes.spelled(given, in_table)
+        chosen = list(dict.fromkeys(spelled.get(name, name) for name in given))
         edges = edges.assign(regulator=edges["source"])
         if not directed:  # a gene is at either end of its edges
             edges = pd.concat([edges, edges.assign(regulator=edges["target"])]).sort_values("rank", kind="stable")
-        if without := [gene for gene in dict.fromkeys(regulators) if not (edges["regulator"] == gene).any()]:
-            message = _without_edges(without, read_grn_weights(adata, key, condition).regulators)
-            if set(without) == set(regulators):
+        if without := [gene for gene in chosen if not (edges["regulator"] == gene).any()]:
+            weights = read_grn_weights(adata, key, condition)
+            weak = list(genes.spelled(weights.regulators, in_table).values())
+            message = _without_edges(without, weak, genes)
+            if len(without) == len(chosen):
                 raise DataError(message)
             warn(f"{message} The others are shown.")
-        edges = edges[edges["regulator"].isin(regulators)]
+        edges = edges[edges["regulator"].isin(chosen)]
         edges = edges if n_top is None else edges.groupby("regulator", sort=False, observed=True).head(n_top)
     elif n_top is not None:
         edges = edges.head(n_top)
@@ -224,7 +258,7 @@ def grn_graph(
             count=int(edge["count"]),
         )
     if known is not None:
-        pairs = _pairs(known)
+        pairs = _pairs(known, genes, in_table)
         pairs |= set() if directed else {(target, source) for source, target in pairs}
         nx.set_edge_attributes(graph, {pair: pair in pairs for pair in graph.edges}, "known")
     return graph
@@ -242,25 +276,28 @@ def _require_one(condition: Category | None, params: dict[str, Any]) -> str | No
     return None
 
 
-def _require_genes(adata: AnnData, genes: Sequence[str]) -> None:
-    for gene in genes:
-        if gene not in adata.var_names:
-            near = near_names(gene, adata.var_names)
-            raise DataError(f"{gene!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
-
-
-def _without_edges(genes: Sequence[str], regulators: Sequence[str]) -> str:
+def _without_edges(names: Sequence[str], regulators: Sequence[str], genes: GeneNames) -> str:
     """Say which genes have no edge in the table, and what to do about it."""
+    in_data = dict(zip(names, genes.index.positions(names) >= 0, strict=True))
+    weak = [name for name in names if name in regulators]
+    absent = [name for name in names if name not in regulators and in_data[name]]
     parts = []
-    if weak := [gene for gene in genes if gene in regulators]:
+    if weak:
         parts.append(
             f"{short_list(weak)} have no edge among the strongest edges of the network. Run `bf.tl.grn` with a larger "
             "`top_k`."
         )
-    if absent := [gene for gene in genes if gene not in regulators]:
+    if absent:
+        column = "" if genes.gene_symbols is None else f", gene_symbols={genes.gene_symbols!r}"
         parts.append(
             f"{short_list(absent)} have no edge in the network: they were not among its regulators, or fewer than "
-            f"`min_count` cells express them. Run `bf.tl.grn(adata, regulators={list(absent[:5])})`."
+            f"`min_count` cells express them. Run `bf.tl.grn(adata, regulators={absent[:5]}{column})`."
+        )
+    if unknown := [name for name in names if name not in regulators and not in_data[name]]:
+        near = near_names(unknown[0], genes.shown)
+        parts.append(
+            f"Not genes of the data: {short_list(unknown)}.{f' Similar names: {near}.' if near else ''}"
+            f"{genes.column_hint(unknown, 0)}"
         )
     return " ".join(parts)
 
@@ -272,10 +309,13 @@ def _no_difference(params: dict[str, Any]) -> str:
     return f"{reference!r} is the reference, so it has no difference. Pass one of these as `condition=`: {others}."
 
 
-def _pairs(known: pd.DataFrame) -> set[tuple[str, str]]:
+def _pairs(known: pd.DataFrame, genes: GeneNames, in_table: Collection[str]) -> set[tuple[str, str]]:
+    """Known edges by the names in the table of edges."""
     if not isinstance(known, pd.DataFrame) or not {"source", "target"} <= set(known.columns):
         columns = list(known.columns) if isinstance(known, pd.DataFrame) else type(known).__name__
         raise DataError(
             f"`known` must be a pandas.DataFrame of edges with the columns 'source' and 'target', found {columns}."
         )
-    return set(zip(known["source"].astype(str), known["target"].astype(str), strict=True))
+    edges = known[["source", "target"]].dropna().astype(str)
+    names = genes.spelled(pd.unique(edges.to_numpy().ravel()), in_table)
+    return {(names.get(source, source), names.get(target, target)) for source, target in edges.itertuples(index=False)}

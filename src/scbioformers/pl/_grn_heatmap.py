@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 
 from scbioformers import get
 from scbioformers.core import Category, ConfigError, DataError, check_arguments, near_names, short_list
+from scbioformers.data import GeneNames
 from scbioformers.pl._grn_words import condition_label, is_signed, weight_label
 from scbioformers.pl._show import check_number, figure
-from scbioformers.results import find_condition, read_grn_params
+from scbioformers.results import find_condition, read_grn_params, result_genes
 
 _MISSING = "0.82"
 
@@ -24,10 +25,11 @@ _MISSING = "0.82"
 @figure
 def attention_heatmap(
     adata: AnnData,
-    regulator: str,
+    regulator: str | int,
     *,
     n_top: int = 10,
     conditions: Category | Sequence[Category] | None = None,
+    gene_symbols: str | None = None,
     key: str = "grn",
     axes: Sequence[Axes] | None = None,
     show: bool | None = None,
@@ -52,6 +54,9 @@ def attention_heatmap(
         weights are signed).
     conditions
         Conditions to show. By default, all.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     axes
@@ -92,17 +97,18 @@ def attention_heatmap(
     if n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     signed, reference = is_signed(params), params["reference"]
-    weight = _column(adata, regulator, shown, key, difference=False)
+    genes = result_genes(adata, key, gene_symbols)
+    name, weight = _column(adata, str(regulator), shown, key, genes)
     strength = (weight.abs() if signed else weight).max(axis=1).dropna()
     weight = weight.loc[strength.sort_values(ascending=False, kind="stable").index[:n_top]]
     others = [] if reference is None else [name for name in shown if name != reference]
     tables = [weight]
     if others:
-        tables.append(_column(adata, regulator, others, key, difference=True).reindex(weight.index))
+        tables.append(_column(adata, name, others, key, genes, difference=True)[1].reindex(weight.index))
     if axes is None:
         axes = _panels(tables)
     check_number(axes, ["weights", "differences"][: len(tables)])
-    titles = [f"{'targets of' if params['directed'] else 'genes linked to'} {regulator}"]
+    titles = [f"{'targets of' if params['directed'] else 'genes linked to'} {name}"]
     titles += [f"difference from {condition_label(name)}" for name in [reference] if name is not None]
     missing = "\n(grey: no weight)" if weight.isna().any(axis=None) else ""
     labels = [weight_label(params) + missing, "difference of weights"]
@@ -127,22 +133,30 @@ def _conditions(params: dict[str, Any], conditions: Category | Sequence[Category
     return list(dict.fromkeys(chosen))
 
 
-def _column(adata: AnnData, regulator: str, conditions: Sequence[str], key: str, *, difference: bool) -> pd.DataFrame:
-    """Weights of one regulator: genes (in the order of ``adata.var``) x conditions, NaN where there is no weight."""
-    columns, all_regulators = {}, dict[str, None]()
-    for name in conditions:
-        table = get.grn_matrix(adata, condition=name, difference=difference, key=key)
-        all_regulators |= dict.fromkeys(table.columns)
-        columns[name] = table[regulator] if regulator in table else pd.Series(dtype=np.float64)
-    if not difference and regulator not in all_regulators:
-        if regulator in adata.var_names:
+def _column(
+    adata: AnnData, regulator: str, conditions: Sequence[str], key: str, genes: GeneNames, *, difference: bool = False
+) -> tuple[str, pd.DataFrame]:
+    """Shown name of a regulator and its weights: genes (in the order of ``adata.var``) x conditions, or NaN."""
+    options: dict[str, Any] = {"difference": difference, "gene_symbols": genes.gene_symbols, "key": key}
+    tables = {name: get.grn_matrix(adata, condition=name, **options) for name in conditions}
+    all_regulators = {name for table in tables.values() for name in table.columns}
+    shown = genes.spelled([regulator], all_regulators).get(regulator)
+    if not difference and shown not in all_regulators:
+        if shown is not None:
+            column = "" if genes.gene_symbols is None else f", gene_symbols={genes.gene_symbols!r}"
             raise DataError(
                 f"{regulator!r} has no weights in this network: it was not among the regulators, or fewer than "
-                f"`min_count` cells express it. Run `bf.tl.grn(adata, regulators=[{regulator!r}])`."
+                f"`min_count` cells express it. Run `bf.tl.grn(adata, regulators=[{regulator!r}]{column})`."
             )
         near = near_names(regulator, all_regulators)
-        raise DataError(f"{regulator!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}")
-    return pd.DataFrame({name: column.reindex(adata.var_names) for name, column in columns.items()})
+        raise DataError(
+            f"{regulator!r} is not a gene of the data.{f' Similar names: {near}.' if near else ''}"
+            f"{genes.column_hint([regulator], 0)}"
+        )
+    columns = {name: table[shown] if shown in table else pd.Series(dtype=np.float64) for name, table in tables.items()}
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.index))
+    order = [names[i] for i in np.argsort(genes.index.positions(names), kind="stable")]
+    return str(shown), pd.DataFrame({name: column.reindex(order) for name, column in columns.items()})
 
 
 def _panels(tables: Sequence[pd.DataFrame]) -> list[Axes]:

@@ -17,11 +17,11 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from numpy.typing import NDArray
 
 from scbioformers import get
-from scbioformers.core import Category, DataError, check_arguments
+from scbioformers.core import Category, DataError, Names, as_names, check_arguments
 from scbioformers.pl._grn_words import WEIGHTS, condition_label, is_signed
 from scbioformers.pl._layout import GAP, border, boxes, place
 from scbioformers.pl._show import figure
-from scbioformers.results import find_condition, read_grn_params
+from scbioformers.results import find_condition, read_grn_params, result_genes
 
 _ACTIVATION, _REPRESSION, _UNSIGNED, _KNOWN = "#b2182b", "#2166ac", "0.35", "#ffd54a"
 _REGULATOR, _TARGET = "#3b4252", "#eceff4"
@@ -33,10 +33,11 @@ _MAX_SIDE = 24.0  # inches
 def grn_network(
     adata: AnnData,
     *,
-    regulators: str | Sequence[str] | None = None,
+    regulators: Names | None = None,
     n_top: int = 20,
     condition: Category | None = None,
     known: pd.DataFrame | None = None,
+    gene_symbols: str | None = None,
     key: str = "grn",
     ax: Axes | None = None,
     show: bool | None = None,
@@ -62,6 +63,9 @@ def grn_network(
         Condition to show. Required if the network was computed with ``groupby``.
     known
         Table of known edges with the columns ``source`` and ``target``. Edges that are in this table are marked yellow.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.grn`.
     ax
@@ -84,8 +88,8 @@ def grn_network(
     ConfigError
         If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
     DataError
-        If a regulator is not a gene of the data (the message suggests similar names), if none of the regulators has an
-        edge, if there is no edge to draw, or if ``known`` is not a table with the two columns.
+        If none of the regulators has an edge (the message suggests similar names), if there is no edge to draw, or if
+        ``known`` is not a table with the two columns.
 
     Warns
     -----
@@ -102,7 +106,8 @@ def grn_network(
     '10 strongest edges'
     """
     check_arguments(grn_network, locals())
-    graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, condition=condition, known=known, key=key)
+    options: dict[str, Any] = {"condition": condition, "gene_symbols": gene_symbols, "key": key}
+    graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, known=known, **options)
     params = read_grn_params(adata, key)
     if not graph.number_of_edges():
         raise DataError("The stored network has no edge between the genes of adata. Run `bf.tl.grn(adata)` again.")
@@ -111,7 +116,11 @@ def grn_network(
         side = 3.0 + 0.75 * graph.number_of_nodes() ** 0.5
         _, ax = plt.subplots(figsize=(1.25 * side, side), layout="constrained")
     shown = None if condition is None else find_condition(params, condition)
-    ax.set(title=_network_title(graph, shown, regulators), xticks=[], yticks=[])
+    names = None if regulators is None else as_names(regulators, "regulators")
+    if names is not None:
+        spelled = result_genes(adata, key, gene_symbols).spelled(names, graph.nodes)
+        names = [spelled[name] for name in names if spelled.get(name) in graph]
+    ax.set(title=_network_title(graph, shown, names), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     handles = _network_legend(graph, params, known is not None)
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=7.5)
