@@ -36,7 +36,7 @@ class Reading:
     gene_symbols: str | None = None
     """Column of ``var`` with the names of the genes, ``None`` for ``var_names``. It is the default of every query."""
     genes_hash: str = ""
-    """Hash of the names of *all* genes of the training data, modelled or not, by :func:`~scbioformers.data.hash_genes`.
+    """Hash of the names of *all* genes of the training data, modelled or not, by ``scbioformers.data.hash_genes``.
 
     A query with the same genes has depths that can be compared with those of the training data.
     """
