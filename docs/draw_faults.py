@@ -20,7 +20,7 @@ HEAD = """\
 What bad input and broken machines get. An *error* comes before any work. It names what was found, what was expected and
 the next call. *Warning* means that the input is handled, with one warning or log line. *Silent* means that it is
 handled without a message.
-The last column names the tests that hold a row. [Contributing](contributing.md#how-to-add) says how to add one.
+The last column also names the tests that hold a row. [Contributing](contributing.md#how-to-add) says how to add one.
 
 This page is made from `tests/faults.toml` and the markers of the tests by `python docs/draw_faults.py`.
 """
@@ -70,10 +70,11 @@ def render(faults: dict[Row, dict[str, str]], tests: dict[Row, list[str]]) -> st
     """The page."""
     lines = [HEAD]
     for title, belongs in SECTIONS.items():
-        lines += [f"## {title}\n", "| row | input | gets | how it is handled | tests |", "|---|---|---|---|---|"]
+        lines += [f"## {title}\n", "| row | input | gets | how it is handled, and the tests |", "|---|---|---|---|"]
         for row in filter(belongs, faults):
             fault = faults[row]
-            cells = [str(row), fault["input"], GETS[fault["gets"]], _how(fault), _held(tests, row)]
+            how = "<br>".join([_how(fault), *(f"`{test}`" for test in tests.get(row, []))])
+            cells = [str(row), fault["input"], GETS[fault["gets"]], how]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -82,10 +83,6 @@ def render(faults: dict[Row, dict[str, str]], tests: dict[Row, list[str]]) -> st
 def _how(fault: dict[str, str]) -> str:
     planned = f"*Planned:* {fault['planned']}" if "planned" in fault else ""
     return f"{fault.get('handled', '')} {planned}".strip()
-
-
-def _held(tests: dict[Row, list[str]], row: Row) -> str:
-    return "<br>".join(f"`{test}`" for test in tests.get(row, [])) or "–"
 
 
 if __name__ == "__main__":
