@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn import OBJECTIVES, Sizes
-from scbioformers.nn._transformer import Attention, TransformerBlock, ValueEmbedding
+from scbioformers.nn._transformer import Attention, TransformerBlock, ValueEmbedding, batch_vectors
 
 FIRST = len(SPECIALS)
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2,))
@@ -462,3 +462,13 @@ def test_external_tokens_get_a_gradient_where_they_are(build, draw):
     without_gradient(network, replace(batch, context_external=codes, external=external))
     assert external.grad[1].any()
     assert not external.grad[2].any()
+
+
+@pytest.mark.fault(33, 34)
+def test_a_cell_of_an_unknown_batch_is_decoded_for_the_mean_of_all_batches():
+    table = torch.nn.Embedding(3, 2)
+    table.weight.data = torch.tensor([[1.0, 0.0], [2.0, 3.0], [6.0, 3.0]])
+    found = batch_vectors(table, torch.tensor([2, -1, 0]))
+    assert found.tolist() == [[6.0, 3.0], [3.0, 2.0], [1.0, 0.0]]
+    assert batch_vectors(table, torch.tensor([-1])).tolist() == [[3.0, 2.0]]
+    assert batch_vectors(table, None).tolist() == [3.0, 2.0]

@@ -431,11 +431,3 @@ def test_too_few_genes_of_the_model(simulated, model):
     with pytest.raises(DataError, match="12 of the model's 40 genes"):
         bf.tl.impute(few, model=model)
     assert "imputed" not in few.layers
-
-
-def test_missing_column(ensemble):
-    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
-    del adata.obs["batch"]
-    with pytest.raises(MissingKeyError, match="batch"):
-        bf.tl.impute(adata, model=ensemble)
-    assert "imputed" not in adata.layers

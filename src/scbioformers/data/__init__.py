@@ -26,6 +26,7 @@ from scbioformers.data._fields import ObsField, field_codes
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._matrix import get_matrix, layer_key
+from scbioformers.data._query_scale import require_scale
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 
@@ -64,6 +65,7 @@ __all__ = [
     "matching_column",
     "own_layers",
     "require_counts",
+    "require_scale",
     "require_valid",
     "scan",
     "seem_counts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, ModelFormatError, category_text, short_list, warn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,40 @@ class ObsField:
         return cls(name, tuple(categories))
 
 
-def field_codes(fields: Sequence[ObsField], adata: Any) -> NDArray[np.int32]:
-    """Return the codes of all `fields`, int32 (n_obs, n_fields), the input of ``AnnDataSource``."""
+def field_codes(fields: Sequence[ObsField], adata: Any, *, batch: ObsField | None = None) -> NDArray[np.int32]:
+    """Return the codes of all `fields`, int32 (n_obs, n_fields), the input of ``AnnDataSource``.
+
+    ``batch`` is the field of the technical batch. It may be missing, and its values may be missing or unknown. Such
+    cells have the code -1, which the model reads as the average batch.
+    """
     codes = np.zeros((adata.n_obs, len(fields)), np.int32)
     for position, field in enumerate(fields):
-        codes[:, position] = field.transfer(adata)
+        codes[:, position] = _batch_codes(field, adata) if field == batch else field.transfer(adata)
+    return codes
+
+
+def _batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
+    if batch.name not in adata.obs:
+        logger.warning(
+            "adata.obs has no column %r, the batch of the model. All cells are read as cells of the average batch.",
+            batch.name,
+        )
+        return np.full(adata.n_obs, -1, np.int32)
+    codes = batch.transfer(adata, allow_missing=True)
+    unknown = codes < 0
+    if unknown.any():
+        texts = _texts(adata.obs[batch.name])[unknown]
+        unseen = sorted(set(texts.dropna()))
+        logger.warning(
+            "%d of %d cells are read as cells of the average batch. In adata.obs[%r], %d of them have no value and %d "
+            "have one that the model has not seen%s.",
+            unknown.sum(),
+            len(codes),
+            batch.name,
+            texts.isna().sum(),
+            texts.notna().sum(),
+            f": {short_list(unseen)}" if unseen else "",
+        )
     return codes
 
 

@@ -36,7 +36,10 @@ class Batch:
     small_count_bins: Tensor
     """int64 (B, N_SMALL_COUNTS), bins of the counts 1, 2, … in a cell with the estimated depth."""
     batch_codes: Tensor
-    """int64 (B,), category of the technical batch. The decoder is conditioned on it. 0 if there is no batch."""
+    """int64 (B,), category of the technical batch. The decoder is conditioned on it. 0 if there is no batch.
+
+    -1 is the average batch, for cells of a batch that was not in the training data.
+    """
     phenotypes: Tensor
     """int64 (B, P), categories of the phenotypes, which are tokens."""
     target_bins: Tensor

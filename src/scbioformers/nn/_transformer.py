@@ -135,6 +135,19 @@ class TransformerBlock(nn.Module):
         return x + self.dropout(self.contract(inner))
 
 
+def batch_vectors(table: nn.Embedding, codes: Tensor | None) -> Tensor:
+    """Vector of the technical batch of each cell, (B, D), or of the average batch, (D,), if ``codes`` (B,) is ``None``.
+
+    A negative code also stands for the average batch: the cell is of a batch that was not in the training data, or of
+    an unknown one. The average batch is the mean over all batches of the training data, whatever their numbers of
+    cells. It is a function of the weights alone, so it does not depend on the other cells.
+    """
+    average = table.weight.mean(dim=0)
+    if codes is None:
+        return average
+    return torch.where((codes < 0)[:, None], average, table(codes.clamp(min=0)))
+
+
 class Transformer(nn.Module):
     """Predicts the bins of the masked features, and the profile of the whole cell from ``<cls>``."""
 
@@ -188,7 +201,7 @@ class Transformer(nn.Module):
 
     def without_batch(self, bag: Tensor, batch: Batch) -> Tensor:
         """Correct the bag for the technical batch of the cell, (B, D) -> (B, D)."""
-        return bag + self.batch_shift(batch.batch_codes) if self.sizes.n_batches else bag
+        return bag + batch_vectors(self.batch_shift, batch.batch_codes) if self.sizes.n_batches else bag
 
     def context_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embeddings of the visible features (Eq. 7): distinct tokens (W, D), and the row of each token (B, C).
@@ -306,16 +319,15 @@ class Transformer(nn.Module):
     def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:
         """Decode the latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
 
-        The decoder is conditioned on the technical batches ``batch_codes`` (B,). ``None`` uses the mean of all batches.
+        The decoder is conditioned on the technical batches ``batch_codes`` (B,), see :func:`batch_vectors`.
         """
         h = self.from_latent(latent)
         if self.sizes.n_batches:
-            table = self.batch_condition
-            h = h + (table.weight.mean(dim=0) if batch_codes is None else table(batch_codes))
+            h = h + batch_vectors(self.batch_condition, batch_codes)
         return self.rate(h) + self.linear_rate(latent)
 
     def profile(self, latent: Tensor) -> Tensor:
-        """Decoded profile for the mean of all batches, (B, L) -> (B, M): log1p of the expected counts.
+        """Decoded profile for the average batch, (B, L) -> (B, M): log1p of the expected counts.
 
         The counts are at the mean depth. For data that are not counts: the expected bin as a share of the highest bin.
         """

@@ -27,6 +27,7 @@ from scbioformers.data import (
     match_genes,
     matching_column,
     require_counts,
+    require_scale,
     require_valid,
 )
 from scbioformers.model import BioFormer, on_device
@@ -194,10 +195,12 @@ def open_query(
         require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=inspection)
     else:
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
+        require_scale(adata, inspection, reading.scale)
     features = found.vocabulary.feature_names()
     column = _matching_column(features, adata, gene_symbols, reading.gene_symbols)
     matched = match_genes(features, adata, column, inspection.gene_nnz, found.depth_share)
-    options: dict[str, Any] = {"layer": layer, "columns": matched.columns, "fields": field_codes(found.fields, adata)}
+    codes = field_codes(found.fields, adata, batch=found.batch)
+    options: dict[str, Any] = {"layer": layer, "columns": matched.columns, "fields": codes}
     source = AnnDataSource(adata, **options)
     rule = _depth_rule(found, source, gene_names(adata, column), inspection.depth)
     if rule != TOTALS:

@@ -16,7 +16,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.config import Binning, ModelConfig, Perturbation, Reading, TrainConfig
-from scbioformers.core import ConfigError, Vocabulary, check_arguments, seed_from
+from scbioformers.core import ConfigError, Vocabulary, check_arguments, seed_from, warn
 from scbioformers.data import (
     DEFAULT_MASK,
     AnnDataSource,
@@ -85,7 +85,8 @@ def fit(
         logged. A gene without a value in the column keeps its ``var_names``. None uses ``adata.var_names``.
     batch_key
         Column of ``adata.obs`` with the batch. The predicted profile is conditioned on the batch, so the embedding does
-        not have to contain it.
+        not have to contain it. Other data may have other batches, or no such column: their cells are read as cells of
+        the average batch. A column with one category is not used.
     phenotype_keys
         Columns of ``adata.obs`` with phenotypes, such as the condition or the disease. They are input tokens of the
         model, and the embedding keeps the differences that they explain.
@@ -249,6 +250,9 @@ def _read(
         )
     adata = target(adata, copy)
     batch = None if batch_key is None else ObsField.register(adata, batch_key)
+    if batch is not None and len(batch.categories) == 1:
+        logger.info("adata.obs[%r] has one category, so the model is fitted without a batch.", batch_key)
+        batch = None
     phenotypes = tuple(ObsField.register(adata, name) for name in keys)
     fields = (*(() if batch is None else (batch,)), *phenotypes)
     source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
@@ -256,7 +260,20 @@ def _read(
     estimated_counts = allow_non_integer and not inspection.n_negative
     scale = "counts" if estimated_counts else inspection.scale
     reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
+    _warn_of_single_cells(adata, fields)
     return adata, _Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _warn_of_single_cells(adata: AnnData, fields: Sequence[ObsField]) -> None:
+    """Warn of categories with one cell, which cannot be told from the cell itself."""
+    for field in fields:
+        size = np.bincount(field.transfer(adata), minlength=len(field.categories))
+        if single := [name for name, n in zip(field.categories, size, strict=True) if n == 1]:
+            warn(
+                f"{len(single)} of the {len(size)} categories of adata.obs[{field.name!r}] have one cell, such as "
+                f"{single[:3]}. The model cannot tell the state of such a cell from its category. Pass a column with "
+                "larger groups, or merge these categories."
+            )
 
 
 def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool) -> None:
