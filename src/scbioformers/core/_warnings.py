@@ -17,7 +17,7 @@ def warn(message: str) -> None:
     """Warn with :class:`BioformersWarning` at the line that called scbioformers, whatever function of it warns.
 
     Python would show a line of source under the message. The text of a :class:`BioformersWarning` says everything, so
-    it is shown alone. The same text from the same line is shown once, as Python does by default.
+    it is shown alone.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
