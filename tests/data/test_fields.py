@@ -10,7 +10,7 @@ import pytest
 import scanpy as sc
 
 from scbioformers.core import BioformersWarning, DataError, MissingKeyError, ModelFormatError
-from scbioformers.data import ObsField, field_codes
+from scbioformers.data import ObsField, field_codes, obs_column, obs_numbers
 
 
 def make(**columns) -> ad.AnnData:
@@ -146,3 +146,25 @@ def test_field_codes():
     codes = field_codes(fields, adata)
     assert codes.tolist() == [[0, 1], [1, 0]] and codes.dtype == np.int32
     assert field_codes([], adata).shape == (2, 0)
+
+
+@pytest.mark.fault(71)
+def test_two_columns_of_one_name():
+    adata = make(x=["a", "b"], y=["c", "d"])
+    adata.obs.columns = ["x", "x"]
+    with pytest.raises(DataError, match=r"adata.obs has 2 columns named 'x', expected one") as caught:
+        ObsField.register(adata, "x")
+    scope = {"adata": adata}
+    exec(str(caught.value).split("`")[1], scope)
+    assert obs_column(scope["adata"], "x").tolist() == ["a", "b"]
+
+
+@pytest.mark.fault(71)
+def test_a_column_of_numbers():
+    adata = make(dose=["1uM", "2", "3"], text=["1", None, "2.5"], number=pd.Categorical([1, 2, 1]))
+    with pytest.raises(DataError, match=r"obs\['dose'\] must hold numbers, found '1uM' in cell 'c0'"):
+        obs_numbers(adata, "dose")
+    np.testing.assert_array_equal(obs_numbers(adata, "text"), [1, np.nan, 2.5])
+    np.testing.assert_array_equal(obs_numbers(adata, "number"), [1, 2, 1])
+    with pytest.raises(MissingKeyError, match=r"'dose', 'text', 'number'"):
+        obs_numbers(adata, "x")

@@ -186,7 +186,7 @@ def test_errors():
     adata = make()
     with pytest.raises(MissingKeyError, match=r"var\['other'\].*Run `bf\.tl\.gene_programs\(adata\)` first"):
         bf.pl.gene_programs(adata, key="other")
-    with pytest.raises(MissingKeyError, match=r"no column 'types'.*`groupby=`: \['type'\]"):
+    with pytest.raises(MissingKeyError, match=r"Did not find adata.obs\['types'\].*`groupby=`.*\['type'\]"):
         bf.pl.gene_programs(adata, groupby="types")
     adata.obs["empty"] = np.nan
     with pytest.raises(DataError, match="no value in any cell"):

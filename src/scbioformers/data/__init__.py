@@ -22,7 +22,7 @@ from scbioformers.data._check import (
 )
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
-from scbioformers.data._fields import ObsField, field_codes
+from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._matrix import get_matrix, layer_key
@@ -63,6 +63,8 @@ __all__ = [
     "match_features",
     "match_genes",
     "matching_column",
+    "obs_column",
+    "obs_numbers",
     "own_layers",
     "require_counts",
     "require_scale",

@@ -60,7 +60,7 @@ class ObsField:
         BioformersWarning
             If the column is numeric, because each of its values becomes a category.
         """
-        column = _column(adata, key, "Pass the name of a column of adata.obs.")
+        column = obs_column(adata, key, "Pass the name of a column of adata.obs.")
         texts, n_missing = _texts(column), int(column.isna().sum())
         if n_missing and not allow_missing:
             raise DataError(
@@ -103,7 +103,7 @@ class ObsField:
         DataError
             If values are missing or categories are unknown, without ``allow_missing``.
         """
-        column = _column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
+        column = obs_column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
         texts = _texts(column)
         codes = pd.Index(self.categories, dtype=object).get_indexer(pd.Index(texts, dtype=object)).astype(np.int32)
         if allow_missing or not (codes < 0).any():
@@ -176,13 +176,46 @@ def _batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
     return codes
 
 
-def _column(adata: Any, key: str, hint: str) -> pd.Series[Any]:
+def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of adata.obs.") -> pd.Series[Any]:
+    """Return ``adata.obs[key]``.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such column. The message ends with ``hint`` and the names of the columns.
+    DataError
+        If several columns have this name.
+    """
     if key not in adata.obs:
         raise MissingKeyError(
             f"Did not find adata.obs[{key!r}]. {hint} Available: {short_list([str(k) for k in adata.obs])}."
         )
-    column: pd.Series[Any] = adata.obs[key]
+    column: Any = adata.obs[key]
+    if isinstance(column, pd.DataFrame):
+        raise DataError(
+            f"adata.obs has {column.shape[1]} columns named {key!r}, expected one. Keep the first of each name with "
+            "`adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]`."
+        )
     return column
+
+
+def obs_numbers(adata: Any, key: str) -> NDArray[np.float64]:
+    """Return ``adata.obs[key]`` as float64 (n_obs,), NaN for missing values.
+
+    Raises
+    ------
+    MissingKeyError, DataError
+        As in :func:`obs_column`, and if a value is not a number.
+    """
+    column = obs_column(adata, key)
+    numbers = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    wrong = column[np.isnan(numbers) & column.notna().to_numpy()]
+    if len(wrong):
+        raise DataError(
+            f"adata.obs[{key!r}] must hold numbers, found {wrong.iloc[0]!r} in cell {str(wrong.index[0])!r}. Convert "
+            "the column to numbers, all in one unit."
+        )
+    return numbers
 
 
 def _texts(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -13,6 +13,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
+from scbioformers.data import obs_column
 from scbioformers.pl._show import figure
 from scbioformers.results import (
     has_program_genes,
@@ -180,12 +181,11 @@ def _by_cell(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _by_group(adata: AnnData, scores: pd.DataFrame, groupby: str) -> pd.DataFrame:
     """Programs x groups. Groups are in the order of the categories, without categories that have no cell."""
-    if groupby not in adata.obs:
-        columns = [str(name) for name in adata.obs]
-        raise MissingKeyError(
-            f"adata.obs has no column {groupby!r}. Pass one of these columns as `groupby=`: {columns}."
-        )
-    groups = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    groups = (
+        obs_column(adata, groupby, "Pass one of these columns as `groupby=`.")
+        .astype("category")
+        .cat.remove_unused_categories()
+    )
     if not len(groups.cat.categories):
         raise DataError(f"adata.obs[{groupby!r}] has no value in any cell. Pass another column as `groupby=`.")
     return scores.groupby(groups.array, observed=True).mean().T
