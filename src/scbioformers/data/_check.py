@@ -115,7 +115,7 @@ def find_problems(found: Inspection) -> list[str]:
     if found.n_unnamed_vars:
         problems.append(
             f"{found.n_unnamed_vars} genes have no name (NaN or empty), expected a name for each. "
-            f"Remove them, `adata = adata[:, ~adata.var_names.astype(str).isin({UNNAMED})].copy()`."
+            f"Remove them, `adata = adata[:, ~adata.var_names.astype(str).isin({UNNAMED})].{_copied(found)}()`."
         )
     if found.duplicate_vars:
         problems.append(
@@ -227,8 +227,12 @@ def split_call(found: Inspection) -> str:
     """The statement that keeps the genes, empty if there is no feature of another type."""
     if _GENES not in found.feature_types or len(found.feature_types) < 2:
         return ""
-    copied = "to_memory" if found.stored == "disk" else "copy"
-    return f"adata = adata[:, adata.var['feature_types'] == {_GENES!r}].{copied}()"
+    return f"adata = adata[:, adata.var['feature_types'] == {_GENES!r}].{_copied(found)}()"
+
+
+def _copied(found: Inspection) -> str:
+    """The method that makes a part of the data an object of its own."""
+    return "to_memory" if found.stored == "disk" else "copy"
 
 
 def _set_to_zero(found: Inspection) -> str:

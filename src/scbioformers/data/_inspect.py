@@ -77,7 +77,7 @@ class Inspection:
     transposed: bool
     """Whether the names indicate that genes are in the rows."""
     stored: Literal["dense", "sparse", "disk"]
-    """How the matrix is stored: as an array or a sparse matrix in memory, or on disk."""
+    """How the data are stored: as an array or a sparse matrix in memory, or (in part) on disk."""
     feature_types: dict[str, int]
     """Number of features of each type, from the column ``"feature_types"`` of ``var`` that 10x files have."""
     counts: CountsSlot | None
@@ -209,7 +209,7 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         n_unnamed_vars=_count_unnamed(names),
         id_type=_id_type(var_names),
         transposed=_transposed([str(name) for name in adata.obs_names], var_names),
-        stored="sparse" if sp.issparse(matrix) else "dense" if isinstance(matrix, np.ndarray) else "disk",
+        stored=_stored(adata, matrix),
         feature_types=_feature_types(adata.var),
         counts=None if has_counts else find_counts(adata, layer, matrix, kind, cell_nnz),
     )
@@ -222,6 +222,12 @@ def _rows(matrix: Any, n_obs: int, chunk_size: int) -> Iterator[tuple[int, sp.cs
         matrix = matrix.tocsr()
     for start in range(0, n_obs, chunk_size):
         yield start, canonical(to_csr(matrix[start : start + chunk_size]))
+
+
+def _stored(adata: Any, matrix: Any) -> Literal["dense", "sparse", "disk"]:
+    if adata.isbacked or not (sp.issparse(matrix) or isinstance(matrix, np.ndarray)):
+        return "disk"
+    return "sparse" if sp.issparse(matrix) else "dense"
 
 
 def _feature_types(var: pd.DataFrame) -> dict[str, int]:
