@@ -84,6 +84,7 @@ SHARED = {
     "ax": None,
     "axes": None,
     "device": "auto",
+    "batch_size": 64,
     "progress_bar": None,
 }
 RESULTS = {

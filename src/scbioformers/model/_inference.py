@@ -30,7 +30,7 @@ def embed_cells(
     source: BlockSource,
     *,
     use: Use = "profile",
-    batch_size: int = 128,
+    batch_size: int = 64,
     progress_bar: bool = False,
 ) -> NDArray[np.float32]:
     """Cell embeddings (paper, section 2.3). They do not depend on the batch size or on the order of the cells.

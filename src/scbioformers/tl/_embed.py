@@ -23,7 +23,7 @@ def embed(
     layer: str | None = None,
     gene_symbols: str | None = None,
     use: Use = "profile",
-    batch_size: int = 128,
+    batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
     key: str = "bioformer",
