@@ -317,6 +317,7 @@ def test_the_order_of_conditions_cells_genes_and_regulators(fitted):
 
 
 @pytest.mark.fault(53)
+@pytest.mark.fault(53)
 def test_names_of_conditions_survive_files(fitted, tmp_path):
     found = grn(fitted, groupby="condition", reference=SPECIAL, regulators=["TF1"])
     for format in ("h5ad", "zarr"):

@@ -132,6 +132,7 @@ def test_known_targets(adata, weights):
     assert bf.get.known_targets(adata, condition=SPECIAL)["k"].tolist() == [10, 20]
 
 
+@pytest.mark.fault(53)
 def test_special_characters_survive_a_round_trip(adata, tmp_path):
     edges = pd.DataFrame({"source": "g2", "target": names(range(10, 18))})
     bf.tl.regulators(adata, gene_sets={SPECIAL: names(range(10, 18))}, known=edges, key_added="a/b")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scbioformers import get
 from scbioformers.core import Category, DataError, Names, as_names, check_arguments
 from scbioformers.pl._grn_words import WEIGHTS, condition_label, is_signed
-from scbioformers.pl._layout import GAP, border, boxes, place
+from scbioformers.pl._layout import GAP, border, boxes, place, unit_normals
 from scbioformers.pl._show import figure
 from scbioformers.results import find_condition, read_grn_params, result_genes
 
@@ -27,6 +27,7 @@ _ACTIVATION, _REPRESSION, _UNSIGNED, _KNOWN = "#b2182b", "#2166ac", "0.35", "#ff
 _REGULATOR, _TARGET = "#3b4252", "#eceff4"
 _FONT_SIZE = 8.0
 _MAX_SIDE = 24.0  # inches
+_SIDE = 3.5  # distance of an edge from the middle if there is one in each direction, in points
 
 
 @figure
@@ -172,16 +173,16 @@ def _draw_edges(
     strongest = _strongest(graph)
     for source, target, edge in graph.edges(data=True):
         (start, start_size), (end, end_size) = nodes[source], nodes[target]
-        both = graph.is_directed() and graph.has_edge(target, source)
-        ends = border(start, start_size, end), border(end, end_size, start)
+        ends = np.array([border(start, start_size, end), border(end, end_size, start)])
+        if graph.is_directed() and graph.has_edge(target, source):  # two edges side by side
+            ends += _SIDE * unit_normals((ends[1] - ends[0])[None])
         represses = signed and edge["weight"] < 0
         width = 0.7 + 2.5 * abs(edge["weight"]) / strongest
         style: dict[str, Any] = {
             "posA": tuple(ends[0]),
             "posB": tuple(ends[1]),
             "shrinkA": 0.0,
-            "shrinkB": 2.5 if graph.is_directed() else 0.0,
-            "connectionstyle": f"arc3,rad={0.18 if both else 0.0}",
+            "shrinkB": 0.0 if not graph.is_directed() else 4.5 if represses else 2.5,
         }
         if edge.get("known"):
             ax.add_patch(FancyArrowPatch(arrowstyle="-", color=_KNOWN, linewidth=width + 5, zorder=1, **style))

@@ -15,7 +15,7 @@ _N_SEEDS = 4  # maximum number of layouts that are tried
 _N_PUSHES = 500
 _N_CLEARINGS = 60
 _GROW_EVERY, _GROWTH = 8, 1.15  # as long as a label is on an edge, the layout grows, so that there is more room
-_CLEARANCE = 4.0  # minimum distance between an edge and the box of another node, in points
+_CLEARANCE = 8.0  # minimum distance between an edge and the box of another node, in points
 
 
 def boxes(labels: Sequence[str], font_size: float) -> NDArray[np.float64]:
@@ -64,6 +64,7 @@ def _layout(
         at = np.array([positions[node] for node in nodes], dtype=np.float64)
         span = np.ptp(at, axis=0)
         scale = (canvas * (len(nodes) / len(size)) ** 0.5 - own.max(axis=0)).clip(min=1.0)
+        scale[1] = scale[1] if len(nodes) > 2 else 1.0  # two nodes are put side by side
         number = {node: i for i, node in enumerate(nodes)}
         edges = np.array([(number[a], number[b]) for a, b in part.edges])
         centres[nodes] = _clear(at / np.where(span > 0, span, 1.0) * scale, own, edges, gap)
@@ -89,7 +90,7 @@ def _clear(
             break
         nearest = depth.argmax(axis=0)
         start, end = centres[edges[nearest, 0]], centres[edges[nearest, 1]]
-        normal = _normal(end - start)
+        normal = unit_normals(end - start)
         side = np.where(((centres - start) * normal).sum(axis=1) < 0, -1.0, 1.0)
         centres = centres + 1.1 * (side * depth.max(axis=0))[:, None] * normal
     return push_apart(centres, size + gap)
@@ -98,7 +99,7 @@ def _clear(
 def covered(centres: NDArray[np.float64], size: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
     """(E, N), how far each box must move so that the edge does not run under it, 0 if it does not or is its own."""
     start, end = centres[edges[:, 0]], centres[edges[:, 1]]
-    normal, line = _normal(end - start), end - start
+    normal, line = unit_normals(end - start), end - start
     to_box = centres - start[:, None]
     along = np.einsum("enk,ek->en", to_box, line) / np.maximum((line**2).sum(axis=1), 1e-12)[:, None]
     distance = np.abs(np.einsum("enk,ek->en", to_box, normal))
@@ -108,7 +109,7 @@ def covered(centres: NDArray[np.float64], size: NDArray[np.float64], edges: NDAr
     return depth.clip(min=0.0)
 
 
-def _normal(line: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_normals(line: NDArray[np.float64]) -> NDArray[np.float64]:
     """(E, 2), unit vectors at right angles to the lines."""
     turned = np.column_stack([-line[:, 1], line[:, 0]])
     return turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
