@@ -12,7 +12,7 @@ import numpy as np
 import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
@@ -142,11 +142,10 @@ def _rates(path: Path, method: str, seed: int) -> tuple[Array, dict[str, Any]]:
     start = time.perf_counter()
     if method in OURS or method == FROM_OTHERS:
         fitted = _fit_kept(path, seed, "ours" if method == FROM_OTHERS else method)
-        posterior = method != FROM_OTHERS
-        imputed = bf.tl.impute(
-            kept, model=fitted.model, output="counts", posterior=posterior, progress_bar=False, copy=True
-        )
-        return imputed.layers["imputed"][:, genes], {"fit_seconds": fitted.seconds}
+        how = "held_out" if method == FROM_OTHERS else "denoise"
+        imputed = bf.tl.impute(kept, model=fitted.model, method=how, output="counts", progress_bar=False, copy=True)
+        rates = imputed.layers["imputed"]
+        return (rates.toarray() if issparse(rates) else rates)[:, genes], {"fit_seconds": fitted.seconds}
     if method in ("scvi", SCVI_POSTERIOR):
         rate, dispersion, seconds = _scvi_kept(path, seed)
         if method == SCVI_POSTERIOR:  # posterior mean, with a gamma prior of that mean and shape

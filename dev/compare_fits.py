@@ -95,7 +95,7 @@ def all_numbers() -> dict[str, np.ndarray]:
         segment = name == "segment"
         bf.tl.impute(adata, output="bins" if segment else "counts", std=True, quantiles=[0.1], progress_bar=False)
         if not segment:
-            bf.tl.impute(adata, posterior=True, key_added="posterior", progress_bar=False)
+            bf.tl.impute(adata, method="denoise", key_added="denoised", progress_bar=False)
             mask = np.random.default_rng(0).random(adata.shape) < 0.05
             bf.tl.impute(adata, output="log1p", mask=mask, key_added="filled", progress_bar=False)
         factors = [str(gene) for gene in adata.var_names[adata.var["highly_variable"]][:12]]

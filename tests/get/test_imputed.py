@@ -71,8 +71,8 @@ def test_measured_genes_can_be_requested(simulated, query, model):
     assert np.isfinite(found.X).all()
     alone = bf.get.imputed(simulated, genes="G3", model=model)
     assert alone.shape == (60, 1)
-    layer = bf.tl.impute(simulated, genes=["G3"], model=model, copy=True).layers["imputed"]
-    assert np.array_equal(alone.X.ravel(), layer[:, simulated.var_names == "G3"].ravel())
+    layer = bf.tl.impute(simulated, genes=["G3"], model=model, method="held_out", copy=True).layers["imputed"]
+    assert np.array_equal(alone.X, layer[:, simulated.var_names == "G3"].toarray())
 
 
 def test_a_measured_gene_is_predicted_without_itself(simulated, model):
@@ -170,10 +170,33 @@ def test_evidence_of_requested_genes(fitted):
 
 
 def test_no_evidence(fitted):
-    with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.impute\(adata\)` first, without `mask`"):
+    with pytest.raises(MissingKeyError, match=r"Run `bf\.tl\.impute\(adata\)` first"):
         bf.get.imputation_evidence(fitted)
-    bf.tl.impute(fitted, mask=np.eye(60, 40, dtype=bool))
-    with pytest.raises(MissingKeyError, match=r"uns\['imputed'\] holds no evidence.*without `mask`"):
+    bf.tl.embed(fitted, key_added="imputed")
+    with pytest.raises(MissingKeyError, match=r"uns\['imputed'\] holds no evidence.*Run `bf\.tl\.impute"):
         bf.get.imputation_evidence(fitted)
     bf.tl.impute(fitted, key_added="all")
     assert bf.get.imputation_evidence(fitted, key="all")["nll_bits"] > 0
+
+
+def test_evidence_of_a_mask_compares_the_other_values(fitted, simulated):
+    mask = np.random.default_rng(0).random((60, 40)) < 0.3
+    bf.tl.impute(fitted, mask=mask)
+    calibration = bf.get.imputation_evidence(fitted)["calibration"]
+    assert calibration["n"].sum() == (~mask).sum()
+    assert (calibration["observed"] * calibration["n"]).sum() == pytest.approx((simulated.X.toarray()[~mask] > 0).sum())
+
+
+def test_both_methods_store_the_same_evidence(fitted):
+    bf.tl.impute(fitted)
+    bf.tl.impute(fitted, method="held_out", key_added="other")
+    first, second = bf.get.imputation_evidence(fitted), bf.get.imputation_evidence(fitted, key="other")
+    pd.testing.assert_frame_equal(first["bins"], second["bins"], rtol=1e-4)
+    pd.testing.assert_frame_equal(first["calibration"], second["calibration"], rtol=1e-4)
+    assert first["nll_bits"] == pytest.approx(second["nll_bits"], rel=1e-5)
+    assert (first["n_cells"], first["n_validation_cells"]) == (60, 6)
+    binning = bf.get.model(fitted).binnings["rna"]
+    counts = first["counts"]
+    assert counts[: binning.cutoff].tolist() == list(range(binning.cutoff))  # at the mean depth a low bin is its count
+    lower, upper = binning.edges()
+    assert ((lower <= counts) & (counts <= upper)).all()

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.ticker import NullLocator
 
 import scbioformers as bf
-from scbioformers.core import MissingKeyError
+from scbioformers.core import DataError, MissingKeyError
 from scbioformers.results._slots import params_to_json, set_uns
 
 FIGURES = {"imputation": bf.pl.imputation, "calibration": bf.pl.calibration}
@@ -27,8 +27,8 @@ def _style():
 
 
 def make(**changes) -> ad.AnnData:
-    """Data with results for 8 bins. No value was measured in bin 5 or above bin 6."""
-    number = np.array([1000, 400, 200, 100, 50, 0, 10, 0])
+    """Data with results for 8 bins. Few values were measured in bins 5 and 7."""
+    number = np.array([1000, 400, 200, 100, 50, 19, 25, 10])
     bins = np.arange(8)
     spread = np.exp(-np.abs(bins - (0.8 * bins[:, None] + 0.3)))
     evidence = {
@@ -37,6 +37,7 @@ def make(**changes) -> ad.AnnData:
         "observed": np.zeros(20),
         "count": np.zeros(20),
         "nll_bits": np.array([1.25]),
+        "level": np.array([0, 1, 2, 3, 4, 6, 12, 24.0]),
     }
     evidence["count"][2:18:3] = [1000, 300, 200, 150, 80, 30]
     evidence["predicted"] = evidence["count"] * (np.arange(20) + 0.5) / 20
@@ -70,9 +71,13 @@ def test_picture(tmp_path, name, difference):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        pytest.param("imputation", {"joint": np.diag([1000.0, 400, 200, 100, 50, 0, 10, 0])}, id="perfect"),
+        pytest.param("imputation", {"joint": np.diag([1000.0, 400, 200, 100, 50, 19, 25, 10])}, id="perfect"),
         pytest.param("imputation", {"joint": make().uns["imputed"]["evidence"]["joint"].T}, id="transposed"),
-        pytest.param("imputation", {"joint": make().uns["imputed"]["evidence"]["joint"][:5, :5]}, id="fewer bins"),
+        pytest.param(
+            "imputation",
+            {"joint": make().uns["imputed"]["evidence"]["joint"][:5, :5], "level": np.arange(5.0)},
+            id="fewer bins",
+        ),
         pytest.param("calibration", {"observed": make().uns["imputed"]["evidence"]["predicted"]}, id="calibrated"),
         pytest.param("calibration", {"count": make().uns["imputed"]["evidence"]["count"] * 10}, id="more values"),
     ],
@@ -83,21 +88,40 @@ def test_the_tolerance_can_fail(tmp_path, name, changes, difference):
 
 def test_predictions_by_bin():
     adata = make()
-    ax = bf.pl.imputation(adata)
+    ax = bf.pl.imputation(adata, show=False)
     (image,) = ax.images
-    joint = adata.uns["imputed"]["evidence"]["joint"]
-    shares = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-9)
-    np.testing.assert_allclose(image.get_array(), shares[:7, :7])
+    joint, level = (adata.uns["imputed"]["evidence"][name] for name in ("joint", "level"))
+    shares = joint / joint.sum(axis=1, keepdims=True)
+    filled = np.array([0, 1, 2, 3, 4, 6])  # fewer than 20 values were measured in bins 5 and 7
+    np.testing.assert_allclose(image.get_array()[filled], shares[filled, :7])
+    assert np.ma.getmaskarray(image.get_array())[5].all()
     assert image.origin == "lower"
     diagonal, mean = ax.lines
     np.testing.assert_allclose(diagonal.get_xydata(), [[0, 0], [6, 6]])
-    filled = np.array([0, 1, 2, 3, 4, 6])  # no value was measured in bin 5
-    np.testing.assert_allclose(mean.get_xydata(), np.column_stack([(shares @ np.arange(8))[filled], filled]))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted bin", "measured bin")
+    found = np.interp(mean.get_xdata(), np.arange(8), level)
+    np.testing.assert_allclose(found, (shares @ level)[filled])  # the mean count, at its place between the bins
+    assert mean.get_ydata().tolist() == filled.tolist()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted count at mean depth", "measured count at mean depth")
+    for axis in (ax.xaxis, ax.yaxis):
+        assert [label.get_text() for label in axis.get_ticklabels()] == ["0", "1", "2", "5", "10"]
+        np.testing.assert_allclose(axis.get_ticklocs(), [0, 1, 2, 4.5, 5 + 4 / 6])
     assert "1.250 bits" in ax.get_title()
     (right,) = ax.child_axes
-    assert [label.get_text() for label in right.get_yticklabels()] == ["1,000", "400", "200", "100", "50", "10"]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["1,000", "400", "200", "100", "50", "25"]
     assert right.get_yticks().tolist() == filled.tolist()
+
+
+def test_segment_bins_are_shown_as_bins():
+    adata = make()
+    del adata.uns["imputed"]["evidence"]["level"]
+    ax = bf.pl.imputation(adata, show=False)
+    assert ax.get_xlabel() == "predicted bin"
+    np.testing.assert_allclose(ax.get_xticks(), [0, 1, 2, 5])
+
+
+def test_too_few_values():
+    with pytest.raises(DataError, match=r"No bin has 20 measured values.*Impute more cells"):
+        bf.pl.imputation(make(joint=np.eye(8) * 19.0), show=False)
 
 
 def test_calibration_curve():

@@ -129,8 +129,10 @@ def test_no_evidence():
 def predict(model, adata, plan, **kwargs):
     evidence = Evidence(np.zeros((model.binnings["rna"].n_values,) * 2))
     kwargs = {"scale": "counts", "std": True, "quantiles": (0.5,), "evidence": evidence} | kwargs
-    starts, parts = zip(*impute_blocks(model, AnnDataSource(adata), plan, **kwargs), strict=True)
-    assert list(starts) == np.cumsum([0, *(len(part["mean"]) for part in parts[:-1])]).tolist()
+    blocks = list(impute_blocks(model, AnnDataSource(adata), plan, **kwargs))
+    parts = [block.values for block in blocks]
+    starts = [block.start for block in blocks]
+    assert starts == np.cumsum([0, *(len(part["mean"]) for part in parts[:-1])]).tolist()
     return {name: np.vstack([part[name] for part in parts]) for name in parts[0]}, evidence
 
 

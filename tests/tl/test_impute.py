@@ -14,17 +14,15 @@ import scipy.sparse as sp
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, bin_normalized
 from scbioformers.data import AnnDataSource
-from scbioformers.model import run_network
-from scbioformers.results import open_query
-from scbioformers.results._slots import params_from_json
 from scbioformers.tasks import folds
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 
 
 def impute(adata, **kwargs):
-    """Return the imputed layer."""
-    return bf.tl.impute(adata, copy=True, **kwargs).layers["imputed"]
+    """Return the imputed layer, by default predictions from the other genes."""
+    layer = bf.tl.impute(adata, copy=True, **{"method": "held_out"} | kwargs).layers["imputed"]
+    return layer.toarray() if sp.issparse(layer) else layer
 
 
 def with_x(adata, x) -> ad.AnnData:
@@ -146,15 +144,15 @@ def test_genes(simulated, model, mask, caplog):
     np.testing.assert_allclose(
         found[:, requested], impute_folds_separately(simulated, model, genes)[:, requested], rtol=1e-5
     )
-    assert np.isnan(found[:, ~requested]).all()
+    x = simulated.X.toarray()
+    assert np.array_equal(found[:, ~requested], x[:, ~requested])
     assert not np.array_equal(found[:, requested], denoised[:, requested])  # fewer genes are masked with them
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         found = impute(simulated, model=model, genes=genes, mask=mask)
     assert f"{mask[:, ~requested].sum()} masked values" in caplog.text
-    assert np.isnan(found[:, ~requested]).all()
-    measured = requested & ~mask
-    assert np.array_equal(found[measured], simulated.X.toarray()[measured])
-    assert not np.array_equal(found[:, requested], filled[:, requested])
+    assert np.array_equal(np.isnan(found), mask & ~requested)
+    assert np.array_equal(found[~mask], x[~mask])
+    assert np.array_equal(found[:, requested], filled[:, requested])  # other masked values are not looked at either
     one = impute(simulated, model=model, genes=genes[0])
     assert np.isfinite(one[:, simulated.var_names == genes[0]]).all()
 
@@ -184,53 +182,12 @@ def test_deviation_and_quantiles(simulated, model):
     assert within.all()
 
 
-@pytest.mark.parametrize("output", ["counts", "log1p"])
-def test_posterior_equals_a_loop_over_cells(ensemble, output):
-    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_batches=2, rng=3)
-    found = impute(adata, model=ensemble, posterior=True, output=output)
-    query = open_query(adata, ensemble, layer=None, key="bioformer")
-    source, columns = query.source, query.columns
-    block, slow = source.read(0, 60), np.zeros((60, 30))
-    for network in ensemble.members:
-        for batch, read in run_network(ensemble, network, [block], batch_size=1):
-            row, depth = int(batch.rows), float(batch.size_factor)
-            for gene in range(30):
-                shape = float(network.log_dispersion[gene].detach().exp())
-                rate = float(read.log_rate[0, gene].exp()) * depth
-                mean = (shape + block.counts[row, gene]) * rate / (shape + rate)
-                slow[row, gene] += mean / len(ensemble.members)
-                if network is ensemble.members[-1] and output == "log1p":
-                    slow[row, gene] = np.log1p(slow[row, gene] / depth)
-    np.testing.assert_allclose(found[:, columns], slow, rtol=1e-4)
-
-
-def test_posterior_stores_no_evidence(simulated, model):
-    result = bf.tl.impute(simulated, model=model, posterior=True, copy=True)
-    assert set(result.uns["imputed"]) == {"params", "slots"}
-    assert params_from_json(result.uns["imputed"]["params"])["posterior"]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"output": "bins"}, {"mask": np.zeros((60, 40), bool)}, {"std": True}, {"quantiles": (0.5,)}],
-    ids=["bins", "mask", "std", "quantiles"],
-)
-def test_posterior_with_conflicting_arguments(simulated, model, wrong):
-    with pytest.raises(ConfigError, match=r"'counts' or 'log1p'.*cannot be combined with `mask`"):
-        impute(simulated, model=model, posterior=True, **wrong)
-
-
-def test_posterior_of_segment_bins(segment):
-    with pytest.raises(ConfigError, match="segment bins"):
-        impute(segment, posterior=True)
-
-
 def test_deviation_and_quantiles_of_masked_values(simulated, model, mask):
     result = bf.tl.impute(
         simulated, model=model, mask=mask, std=True, quantiles=(0.5,), copy=True, progress_bar=False
     ).layers
-    assert np.array_equal(np.isfinite(result["imputed_std"]), mask)
-    assert np.array_equal(np.isfinite(result["imputed_q50"]), mask)
+    assert np.array_equal(result["imputed_std"] > 0, mask)  # kept values are known
+    assert np.array_equal(result["imputed_q50"][~mask], simulated.X.toarray()[~mask])
     assert np.isfinite(result["imputed"]).all()
 
 
@@ -271,12 +228,8 @@ def test_permuted_genes_give_the_same_result(simulated, model, mask):
     assert np.array_equal(impute(permuted, model=model, mask=mask[:, order]), filled[:, order])
 
 
-def test_genes_that_are_not_modelled_are_nan(simulated, model, mask, caplog, with_genes):
+def test_masked_genes_that_are_not_modelled_are_nan(simulated, model, mask, caplog, with_genes):
     wider = with_genes(simulated, ["new1", "new2"])
-    found = impute(wider, model=model)
-    assert found.shape == (60, 42)
-    assert np.isnan(found[:, :2]).all()
-    assert np.isfinite(found[:, 2:]).all()
     wide_mask = np.hstack([np.ones((60, 2), bool), mask])
     with caplog.at_level(logging.INFO, logger="scbioformers"):
         found = impute(wider, model=model, mask=wide_mask)
@@ -345,7 +298,7 @@ def test_view(simulated, model):
     view = simulated[5:20]
     with warnings.catch_warnings():
         warnings.simplefilter("error", ad.ImplicitModificationWarning)
-        bf.tl.impute(view, model=model)
+        bf.tl.impute(view, model=model, method="held_out")
     assert "imputed" not in simulated.layers
     np.testing.assert_allclose(view.layers["imputed"], impute(simulated, model=model)[5:20], rtol=0, atol=1e-5)
 
@@ -420,8 +373,10 @@ def test_other_scales_raise_an_error(simulated, model):
 
 @pytest.mark.parametrize("output", ["counts", "log1p"])
 def test_segment_bins_require_output_bins(segment, output):
-    with pytest.raises(ConfigError, match=rf"segment bins.*cannot predict '{output}'. Pass `output='bins'`"):
+    with pytest.raises(ConfigError, match=rf"not counts, so it cannot predict '{output}'.*Pass `output='bins'`"):
         bf.tl.impute(segment, output=output)
+    with pytest.raises(ConfigError, match=rf"segment bins.*cannot predict '{output}'. Pass `output='bins'`"):
+        bf.tl.impute(segment, output=output, method="held_out")
     assert "imputed" not in segment.layers
     assert "imputed" not in segment.uns
 

@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import scbioformers as bf
 from scbioformers.core import ConfigError
@@ -34,18 +35,29 @@ def test_fields(fitted, model):
     assert (values >= 0).all()
     assert set(fitted.uns) == set(before.uns) | {"imputed"}
     params = params_from_json(fitted.uns["imputed"]["params"])
-    arguments = {"output": "counts", "layer": None, "masked": False, "posterior": False, "out": None}
+    arguments = {"method": "denoise", "output": "counts", "layer": None, "masked": False, "out": None}
+    arguments |= {"n_evidence_cells": 60, "n_validation_cells": 6}
     assert params == {"model_hash": model.hash, **arguments}
     assert set(fitted.uns["imputed"]) == {"params", "evidence", "slots"}
     assert (fitted.X != before.X).nnz == 0
     pd.testing.assert_frame_equal(fitted.obs, before.obs)
+    assert fitted.var.pop("imputed").all()
     pd.testing.assert_frame_equal(fitted.var, before.var)
 
 
-def test_a_mask_removes_the_evidence(fitted, mask):
-    bf.tl.impute(fitted)
-    bf.tl.impute(fitted, mask=mask, output="log1p")  # the evidence of the first call is removed
-    assert set(fitted.uns["imputed"]) == {"params", "slots"}
+@pytest.mark.fault(61)
+def test_nothing_of_an_earlier_result_stays(fitted, mask):
+    x = fitted.X.toarray()
+    x[7] = 0
+    fitted.X = sp.csr_matrix(x)
+    bf.tl.impute(fitted, std=True, quantiles=(0.1,))
+    assert {"imputed_std", "imputed_q10"} <= set(fitted.layers)
+    assert np.flatnonzero(fitted.obs["imputed_low_depth"]).tolist() == [7]
+    x[7] = x[8]
+    fitted.X = sp.csr_matrix(x)
+    bf.tl.impute(fitted, mask=mask, output="log1p")
+    assert set(fitted.layers) - {None} == {"imputed"}
+    assert "imputed_low_depth" not in fitted.obs
     params = params_from_json(fitted.uns["imputed"]["params"])
     assert params["masked"]
     assert params["output"] == "log1p"
@@ -104,7 +116,7 @@ def test_out(simulated, model, mask, tmp_path, masked, with_genes):
     bf.tl.impute(wider, out=tmp_path / "x.zarr", **kwargs)
     assert set(wider.layers) <= {None}
     assert params_from_json(wider.uns["imputed"]["params"])["out"] == str(tmp_path / "x.zarr")
-    assert ("evidence" in wider.uns["imputed"]) == (not masked)
+    assert wider.var["imputed"].tolist() == [False] + [True] * 40
     found = ad.read_zarr(tmp_path / "x.zarr")
     assert list(found.obs_names) == list(wider.obs_names)
     assert sorted(found.var_names) == sorted(simulated.var_names)  # only the modelled genes

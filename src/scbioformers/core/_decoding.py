@@ -36,7 +36,7 @@ def posterior_mean(
     Parameters
     ----------
     rate
-        (B, M) predicted mean count, positive.
+        (B, M) predicted mean count. Where it is 0, the result is 0.
     dispersion
         (M,) inverse dispersion of the negative binomial, its shape parameter, positive.
     counts
@@ -51,8 +51,9 @@ def posterior_mean(
     >>> posterior_mean(np.array([[2.0, 2.0]]), np.array([2.0, 1000.0]), np.array([[6.0, 6.0]])).round(2)
     array([[4.  , 2.01]])
     """
-    dispersion = np.asarray(dispersion, np.float64)
-    return (counts + dispersion) / (1.0 + dispersion / np.asarray(rate, np.float64))
+    rate, dispersion = np.asarray(rate, np.float64), np.asarray(dispersion, np.float64)
+    mean: NDArray[np.float64] = rate * ((counts + dispersion) / (rate + dispersion))
+    return mean
 
 
 def quantile(probabilities: NDArray[np.floating], levels: NDArray[np.floating], q: float) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
+from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._matrix import get_matrix, layer_key
 from scbioformers.data._query_scale import require_scale
@@ -40,6 +41,7 @@ __all__ = [
     "CountsSlot",
     "DepthRule",
     "GeneNames",
+    "HiddenSource",
     "Inspection",
     "MemorySource",
     "ObsField",
@@ -58,6 +60,7 @@ __all__ = [
     "gene_names",
     "get_matrix",
     "hash_genes",
+    "hide",
     "inspect",
     "layer_key",
     "match_features",
@@ -66,6 +69,7 @@ __all__ = [
     "obs_column",
     "obs_numbers",
     "own_layers",
+    "read_mask",
     "require_counts",
     "require_scale",
     "require_valid",

@@ -106,20 +106,23 @@ def imputed(
         batch_size=batch_size,
         progress_bar=shows_progress(progress_bar),
     )
-    for start, values in blocks:
-        x[start : start + len(values["mean"])] = values["mean"][:, requested]
+    for block in blocks:
+        x[block.start : block.start + len(block.low_depth)] = block.values["mean"][:, requested]
     return AnnData(x, obs=adata.obs.copy(), var=pd.DataFrame(index=names))
 
 
 def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, Any]:
-    """How accurately :func:`scbioformers.tl.impute` predicted measured values that were masked (paper, section 3.2).
+    """How accurately measured values were predicted after they were masked (paper, section 3.2).
 
-    The results are too optimistic for cells that the model was fitted to. Use held-out cells for an unbiased result.
+    :func:`scbioformers.tl.impute` masks the values of at most 2,000 cells for it, a seventh of the genes at a time. If
+    the cells are those of the fit, it takes the validation cells of the fit. They were not used to compute the weights.
+    If there are fewer than 50 of them, it adds other cells, for which the results are too optimistic. ``"n_cells"`` and
+    ``"n_validation_cells"`` say so. Cells of other data are unbiased.
 
     Parameters
     ----------
     adata
-        Data after :func:`scbioformers.tl.impute` without ``mask`` and without ``posterior=True``.
+        Data after :func:`scbioformers.tl.impute`.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
 
@@ -128,15 +131,17 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     dict
         - ``"bins"``: DataFrame (n_bins, n_bins + 1). Row ``i`` has the mean predicted probability of each bin, over all
           values measured in bin ``i``. The column ``n`` is the number of these values.
+        - ``"counts"``: float64 (n_bins,), the count at the mean depth that each bin stands for. NaN for segment bins.
         - ``"calibration"``: DataFrame. Each row is an interval of the predicted probability of expression. The columns
           are ``predicted`` (mean of that probability), ``observed`` (share of the values that are above 0) and ``n``
           (number of values).
         - ``"nll_bits"``: float, mean negative log-likelihood of a measured value, in bits.
+        - ``"n_cells"``, ``"n_validation_cells"``: int, number of cells, and of validation cells of the fit among them.
 
     Raises
     ------
     MissingKeyError
-        If no imputed values are stored under ``key``, or they were computed with ``mask`` or ``posterior=True``.
+        If no imputed values are stored under ``key``.
 
     Examples
     --------
@@ -144,15 +149,16 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.impute(adata)
-    >>> list(bf.get.imputation_evidence(adata))
-    ['bins', 'calibration', 'nll_bits']
+    >>> bf.get.imputation_evidence(adata)["bins"]["n"].sum().round() == 60 * 40
+    np.True_
     """
     check_arguments(imputation_evidence, locals())
-    evidence = read_evidence(adata, key)
+    evidence, params = read_evidence(adata, key)
     joint, count = evidence["joint"], evidence["count"]
     filled = np.maximum(count, 1)
     return {
         "bins": pd.DataFrame(joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-12)).assign(n=joint.sum(axis=1)),
+        "counts": evidence.get("level", np.full(len(joint), np.nan)),
         "calibration": pd.DataFrame(
             {
                 "predicted": evidence["predicted"] / filled,
@@ -161,4 +167,6 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
             }
         )[count > 0],
         "nll_bits": float(evidence["nll_bits"][0]),
+        "n_cells": int(params.get("n_evidence_cells", 0)),
+        "n_validation_cells": int(params.get("n_validation_cells", 0)),
     }

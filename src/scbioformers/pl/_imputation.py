@@ -9,10 +9,14 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from numpy.typing import NDArray
 
 from scbioformers import get
-from scbioformers.core import check_arguments
+from scbioformers.core import DataError, check_arguments
 from scbioformers.pl._show import figure
+
+MIN_VALUES = 20  # bins with fewer values are not drawn
+MEAN_COLOR = "#c44e52"
 
 
 @figure
@@ -27,13 +31,15 @@ def imputation(
     """Predicted against measured expression by bin (paper, section 3.2).
 
     Each measured value was masked before it was predicted. A row contains all values that were measured in one bin.
-    Its colours show the mean predicted probability of each bin. The number of values is on the right. The line is the
-    mean of the predictions. For a perfect prediction, it is on the dashed diagonal.
+    Its colours show the mean predicted probability of each bin. The axes show the counts at the mean depth for which
+    the bins stand. For segment bins, which are ranks, they show the bins. The number of values is on the right. Bins
+    with fewer than 20 values are left out. The line is the mean of the predictions. For a perfect prediction, it is on
+    the dashed diagonal.
 
     Parameters
     ----------
     adata
-        Data after :func:`scbioformers.tl.impute` without ``mask`` and without ``posterior=True``.
+        Data after :func:`scbioformers.tl.impute`.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
@@ -52,7 +58,9 @@ def imputation(
     Raises
     ------
     MissingKeyError
-        If no imputed values are stored under ``key``, or they were computed with ``mask`` or ``posterior=True``.
+        If no imputed values are stored under ``key``.
+    DataError
+        If no bin has 20 values.
 
     Examples
     --------
@@ -61,22 +69,34 @@ def imputation(
     >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.impute(adata)
     >>> bf.pl.imputation(adata, show=False).get_xlabel()
-    'predicted bin'
+    'predicted count at mean depth'
     """
     check_arguments(imputation, locals())
     evidence = get.imputation_evidence(adata, key=key)
     table = evidence["bins"]
     n_values = table.pop("n").to_numpy()
-    last = int(np.flatnonzero(n_values > 0)[-1]) + 1
-    shares, n_values = table.to_numpy()[:last, :last], n_values[:last]
+    filled = np.flatnonzero(n_values.round() >= MIN_VALUES)
+    if not filled.size:
+        raise DataError(
+            f"No bin has {MIN_VALUES} measured values, so there is nothing to draw. Impute more cells or more genes: "
+            "`bf.tl.impute(adata)`."
+        )
+    last = int(filled[-1]) + 1
+    shares = np.full((last, last), np.nan)
+    shares[filled] = table.to_numpy()[filled, :last]
+    level = evidence["counts"]
+    counts = level if np.isfinite(level).all() else np.arange(len(table), dtype=np.float64)
+    mean = np.interp(table.to_numpy()[filled] @ counts, counts, np.arange(len(counts)))
     if ax is None:
         _, ax = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
     image = ax.imshow(shares, origin="lower", aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    filled = np.flatnonzero(n_values > 0)
     ax.plot([0, last - 1], [0, last - 1], "--", color="0.5", linewidth=1)
-    mean = table.to_numpy()[:last] @ np.arange(table.shape[1])
-    ax.plot(mean[filled], filled, "o-", color="#c44e52", markersize=3, label="mean prediction")
-    ax.set(xlabel="predicted bin", ylabel="measured bin", xlim=(-0.5, last - 0.5), ylim=(-0.5, last - 0.5))
+    ax.plot(mean, filled, "o-", color=MEAN_COLOR, markersize=3, label="mean prediction")
+    unit = "count at mean depth" if np.isfinite(level).all() else "bin"
+    ax.set(xlabel=f"predicted {unit}", ylabel=f"measured {unit}", xlim=(-0.5, last - 0.5), ylim=(-0.5, last - 0.5))
+    at, labels = _count_ticks(counts[:last])
+    ax.set_xticks(at, labels)
+    ax.set_yticks(at, labels)
     ax.set_title(f"masked values, {evidence['nll_bits']:.3f} bits each")
     right = ax.secondary_yaxis("right")
     shown = filled[:: max(1, len(filled) // 10)]
@@ -85,6 +105,19 @@ def imputation(
     ax.legend(loc="lower right", frameon=False, fontsize=8)
     ax.figure.colorbar(image, ax=ax, label="mean predicted probability", pad=0.02)
     return ax
+
+
+def _count_ticks(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[str]]:
+    """Positions, in bins, of round counts, and their labels. Neighbours are at least a fifteenth of the axis apart."""
+    rounded = [0, *(factor * 10**power for power in range(7) for factor in (1, 2, 5))]
+    at: list[float] = []
+    labels: list[str] = []
+    for count in rounded:
+        place = float(np.interp(count, counts, np.arange(len(counts))))
+        if count <= counts[-1] and (not at or place - at[-1] >= len(counts) / 15):
+            at.append(place)
+            labels.append(f"{count:,}")
+    return np.array(at), labels
 
 
 @figure
@@ -106,7 +139,7 @@ def calibration(
     Parameters
     ----------
     adata
-        Data after :func:`scbioformers.tl.impute` without ``mask`` and without ``posterior=True``.
+        Data after :func:`scbioformers.tl.impute`.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
@@ -125,7 +158,7 @@ def calibration(
     Raises
     ------
     MissingKeyError
-        If no imputed values are stored under ``key``, or they were computed with ``mask`` or ``posterior=True``.
+        If no imputed values are stored under ``key``.
 
     Examples
     --------

@@ -22,7 +22,15 @@ from scbioformers.results._grn import (
     read_grns,
     write_grn,
 )
-from scbioformers.results._imputed import create_store, imputed_layers, read_evidence, write_imputed
+from scbioformers.results._imputed import (
+    Layer,
+    StoreLayer,
+    check_imputed_key,
+    create_store,
+    imputed_layers,
+    read_evidence,
+    write_imputed,
+)
 from scbioformers.results._model import ModelLike, check_storage, find_fit, find_model, store_model
 from scbioformers.results._perturb import (
     GroupEffects,
@@ -41,10 +49,13 @@ from scbioformers.results._slots import check_key_added, get_column, target
 __all__ = [
     "ConditionGRN",
     "GroupEffects",
+    "Layer",
     "ModelLike",
     "Perturbed",
     "Query",
+    "StoreLayer",
     "WeightTable",
+    "check_imputed_key",
     "check_key_added",
     "check_perturb_key",
     "check_storage",

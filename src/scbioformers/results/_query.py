@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from scbioformers.core import DataError, GeneIndex, Match, as_names, describe_unknown, match
 from scbioformers.data import (
@@ -23,6 +24,7 @@ from scbioformers.data import (
     field_codes,
     gene_names,
     hash_genes,
+    hide,
     inspect,
     match_genes,
     matching_column,
@@ -54,6 +56,8 @@ class Query:
     """(M,) name of each feature in the spelling of the data. A feature that is not measured has that of the model."""
     genes: GeneNames
     """Names of all genes of the data."""
+    data: AnnData
+    """The data that the source reads: those of the user, or a copy without the hidden values."""
     matched_by: str | None = None
     """Column of ``adata.var`` by which the features were matched, None for ``var_names``."""
     model_given: bool = False
@@ -151,6 +155,7 @@ def open_query(
     gene_symbols: str | None = None,
     key: str = "bioformer",
     device: str = "cpu",
+    hidden: csr_matrix | None = None,
 ) -> Query:
     """Find the model, and the layer, genes and obs fields that it needs in ``adata``.
 
@@ -171,6 +176,8 @@ def open_query(
         Key of the model in ``uns``.
     device
         Name of the device on which the networks compute.
+    hidden
+        bool (n_obs, n_vars), positions of the data that are read as 0. Their values are not looked at.
 
     Raises
     ------
@@ -187,6 +194,8 @@ def open_query(
     reading = found.reading
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
         layer = reading.layer
+    if hidden is not None:
+        adata = hide(adata, layer, hidden)
     inspection = inspect(adata, layer)
     layer = inspection.layer
     no_gene = np.zeros(adata.n_vars, dtype=bool)  # in a query, all-zero genes need no warning
@@ -207,7 +216,7 @@ def open_query(
         source = AnnDataSource(adata, **options, rule=rule)
     genes = GeneNames.of(adata, gene_symbols or column)
     names = _spelled(matched, genes)
-    return Query(found, source, layer, matched.columns, names, genes, column, model_given=model is not None)
+    return Query(found, source, layer, matched.columns, names, genes, adata, column, model_given=model is not None)
 
 
 def feature_names(model: BioFormer, adata: AnnData | None, gene_symbols: str | None = None) -> list[str]:

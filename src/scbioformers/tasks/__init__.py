@@ -12,14 +12,18 @@ from scbioformers.tasks._gene_programs import (
 from scbioformers.tasks._grn import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 from scbioformers.tasks._imputation import (
     N_FOLDS,
-    Evidence,
+    ImputedBlock,
     Plan,
-    check_request,
+    collect_evidence,
+    find_evidence_cells,
     folds,
     impute_blocks,
+    own_values,
     positions,
     posterior_blocks,
 )
+from scbioformers.tasks._imputation_evidence import Evidence, choose_evidence_cells
+from scbioformers.tasks._imputation_request import ImputeMethod, check_method, check_request, choose_method
 from scbioformers.tasks._regulators import count_known_targets, rank_drivers, rank_set_regulators
 
 __all__ = [
@@ -27,20 +31,28 @@ __all__ = [
     "ConsensusGRN",
     "EdgeScorer",
     "Evidence",
+    "ImputeMethod",
+    "ImputedBlock",
     "Method",
     "Plan",
     "Programs",
     "Use",
     "agreement",
+    "check_method",
     "check_request",
     "check_use",
+    "choose_evidence_cells",
+    "choose_method",
+    "collect_evidence",
     "count_known_targets",
     "draw_conditions",
     "edge_table",
+    "find_evidence_cells",
     "find_programs",
     "folds",
     "impute_blocks",
     "infer_grn",
+    "own_values",
     "positions",
     "posterior_blocks",
     "rank_drivers",

@@ -254,6 +254,15 @@ class Tokenizer:
         dense[~context.known] = np.nan
         return dense
 
+    def whole_depth(self, block: Block, query_mask: csr_matrix | None = None) -> NDArray[np.float64]:
+        """(B,) depth of each cell; with ``query_mask`` (B, M), as estimated from the features that are not queried."""
+        if query_mask is None:
+            return block.depth
+        full = self._rows(block)
+        masked, zeros = _split(full, query_mask)
+        _, context, _ = self._mask(block, full, masked, zeros, drawn=False)
+        return context.depth
+
     def n_context(self, block: Block, query_mask: csr_matrix | None = None) -> NDArray[np.int64]:
         """int64 (B,), maximum number of context tokens per cell in :meth:`inference_batch`."""
         n = np.diff(block.counts.indptr) if self.tokens == "expressed" else np.full(len(block.depth), self.n_features)
@@ -341,7 +350,7 @@ class Tokenizer:
         profile = np.zeros(known.shape, np.float32)
         profile[visible.cells, visible.features] = self._levels(visible, depth)
         log_depth = np.log(self._size(depth))
-        return _Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depth))
+        return _Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depth), depth)
 
     def _batch(
         self,
@@ -386,6 +395,7 @@ class _Context:
     known: NDArray[np.bool_]
     log_depth: NDArray[np.float64]
     small_count_bins: NDArray[np.int64]
+    depth: NDArray[np.float64]
 
 
 def _split(full: _Rows, query_mask: csr_matrix) -> tuple[NDArray[np.bool_], _Rows]:

@@ -128,6 +128,22 @@ def fit_model(
     return Fitted(replace(model, axes=axes, axes_mean=mean), histories)
 
 
+def find_validation(model: BioFormer, source: BlockSource) -> NDArray[np.bool_]:
+    """(N,) which cells the fit of a model held out for validation. All are False if these are not the cells of the fit.
+
+    The choice is a function of the seed and of the cells that have counts. The hash of the training cells, which the
+    model stores, says whether it was made of these cells.
+    """
+    stored = model.provenance
+    filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
+    if "data_sha256" not in stored or not filled.any():
+        return np.zeros_like(filled)
+    seed = int(stored["seed"])
+    validation = _validation(filled, float(stored["train"]["validation_fraction"]), seed)
+    sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
+    return validation if _data_hash(sample) == stored["data_sha256"] else np.zeros_like(filled)
+
+
 def _filled(source: BlockSource) -> NDArray[np.bool_]:
     filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
     if n := int((~filled).sum()):
@@ -199,12 +215,16 @@ def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.fl
 
 def _provenance(train: TrainConfig, seed: int, sample: Block) -> dict[str, Any]:
     packages = ("scbioformers", "torch", "lightning", "anndata", "scanpy", "numpy")
-    digest = hashlib.sha256()
-    for array in (sample.counts.data, sample.counts.indices, sample.counts.indptr, sample.depth):
-        digest.update(np.ascontiguousarray(array).tobytes())
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "train": train.to_dict(),
         "seed": seed,
-        "data_sha256": digest.hexdigest(),
+        "data_sha256": _data_hash(sample),
     }
+
+
+def _data_hash(sample: Block) -> str:
+    digest = hashlib.sha256()
+    for array in (sample.counts.data, sample.counts.indices, sample.counts.indptr, sample.depth):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
