@@ -88,3 +88,11 @@ def test_a_fit_and_an_embedding_are_those_of_canonical_data(dtype, form, density
         assert found == expected
     difference = given_x != before
     assert not (difference.nnz if sp.issparse(difference) else difference.any())
+
+
+def test_equal_cells_have_no_components():
+    """All principal components are 0, which a solver may take for an error, or fill with rounding errors."""
+    x, names = np.ones((12, 9), np.float32), [f"g{i}" for i in range(9)]
+    expected, found = run(sp.csr_matrix(x), names), run(sp.csc_array(x.astype(bool)), names)
+    assert found[0] == expected[0]
+    assert np.ptp(found[1], axis=0).max() < 1e-5

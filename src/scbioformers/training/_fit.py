@@ -205,7 +205,7 @@ def _fit_axes(model: BioFormer, sample: Block, seed: int) -> tuple[NDArray[np.fl
     for network in model.members:
         for batch, output in run_network(model, network, [sample], batch_size=128):
             profiles[batch.rows.numpy()] += network.profile(output.latent).numpy() / len(model.members)
-    if len(profiles) < 2:
+    if len(profiles) < 2 or not np.ptp(profiles, axis=0).any():  # components of equal cells are rounding errors
         return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)
     n_components = min(model.config.n_components, *profiles.shape)
     with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal

@@ -36,9 +36,9 @@ def compute_initial_values(
     n_cells, n_features = sample.counts.shape
     profile = tokenizer.profiles(sample)
     n_components = min(N_COMPONENTS, n_cells - 1, n_features - 1)
-    if n_components >= 1:
-        with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal
-            pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
+    # among cells that are all equal, components are rounding errors, and ARPACK may fail
+    if n_components >= 1 and (profile.max(axis=0) != profile.min(axis=0)).nnz:
+        pca = PCA(n_components, svd_solver="arpack", random_state=seed % 2**32).fit(profile)
         components, scale, mean = pca.components_.T, np.sqrt(pca.explained_variance_), pca.mean_
     else:
         components, scale = np.zeros((n_features, 0)), np.zeros(0)
