@@ -319,7 +319,7 @@ class Transformer(nn.Module):
     def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:
         """Decode the latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
 
-        The decoder is conditioned on the technical batches ``batch_codes`` (B,), see :func:`batch_vectors`.
+        The decoder is conditioned on the technical batches ``batch_codes`` (B,), see ``batch_vectors``.
         """
         h = self.from_latent(latent)
         if self.sizes.n_batches:
