@@ -75,7 +75,7 @@ def impute(
     ``"denoise"``
         What is the expression of this cell, given everything that was measured in it? The mean of a gamma distribution:
         the rate that the model predicts from ``<cls>`` is weighted with the measured count by the dispersion of the
-        gene. Use it to look at expression. It is about 30 times faster than the other method, and closer to the true
+        gene. Use it to look at expression. It is much faster than the other method, and closer to the true
         expression. It cannot be used to evaluate the model, because a count is used for its own estimate.
     ``"held_out"``
         What would be predicted for this value if it had not been measured? Each value is predicted from the *other*
@@ -183,7 +183,7 @@ def impute(
 
     Notes
     -----
-    Size and time for pbmc3k (2,638 cells, 13,714 genes, 2,000 of them modelled): the h5ad file grows from 24 to 80 MB
+    Size for pbmc3k (2,638 cells, 13,714 genes, 2,000 of them modelled): the h5ad file grows from 24 to 80 MB
     (from 10 to 36 MB with ``compression="gzip"``). A dense layer would make it 168 MB.
 
     Examples
