@@ -27,10 +27,12 @@ PACKAGES = ("scbioformers", "torch", "numpy", "scipy", "scikit-learn", "scanpy",
             "scib-metrics")  # fmt: skip
 
 
-def make_parser(description: str, sets: Sequence[str], methods: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(
+    description: str, sets: Sequence[str], methods: Sequence[str], *, needs_data: bool = True
+) -> argparse.ArgumentParser:
     """Return a parser with the arguments that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--data", type=Path, required=needs_data, help="folder with the data sets")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     for name, known in (("--sets", sets), ("--methods", methods)):
         parser.add_argument(name, type=choice(known), default=list(known), help=f"some of {','.join(known)}")

@@ -127,7 +127,8 @@ def prepare(name: str, adata: AnnData, task: bf.Perturbation, methods: Sequence[
         mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
         seconds = time.perf_counter() - start if method == "ours" else seconds
     rows = [log1p_rows(block.counts, block.depth, mean_depth) for block in source.blocks()]
-    measure = partial(measure_effects, rows, strata=design.strata, n_groups=len(design.perturbations))
+    single = np.array([len(each) == 1 for each in design.perturbations])
+    measure = partial(measure_effects, rows, strata=design.strata, n_groups=single.size, pool=single)
     first = uniform(_HALVES, np.arange(adata.n_obs)) < 0.5
     halves = tuple(measure(groups=np.where(half, design.groups, -1)) for half in (first, ~first))
     targets = list(design.perturbations)
@@ -150,7 +151,8 @@ def _named(adata: AnnData, task: bf.Perturbation) -> list[str]:
 
 def take(effects: Effects, rows: np.ndarray) -> Effects:
     """Return the effects of some perturbations. The values of the control cells are unchanged."""
-    return replace(effects, mean=effects.mean[rows], se=effects.se[rows], n_cells=effects.n_cells[rows])
+    parts = {name: getattr(effects, name)[rows] for name in ("mean", "se", "n_cells", "interval_se", "control_se")}
+    return replace(effects, **parts)
 
 
 @lru_cache(maxsize=2)

@@ -9,8 +9,8 @@ only. In each fold, the external token, the weights of the components and the sh
 targets of this fold only. Intervals are 95 % intervals of a paired bootstrap over targets, after averaging over split
 seeds.
 
-``--parts`` selects these scores (``scores``), simulated data with known edges and combinations (``simulated``) and
-``speed``. The last two need no data, but ``--data`` must be given.
+``--parts`` selects these scores (``scores``), simulated data with known edges and combinations (``simulated``),
+``coverage`` of intervals with few control cells, and ``speed``. Only the scores need ``--data``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 import scbioformers as bf
-from benchmarks import _perturbation_simulated, _perturbation_speed
+from benchmarks import _perturbation_coverage, _perturbation_simulated, _perturbation_speed
 from benchmarks._common import choice, make_parser, markdown_table, run_once, write_json
 from benchmarks._perturbation_pairs import score_pairs, show_pairs
 from benchmarks._perturbation_problem import SETS, Problem, fit_ours, predict_by_network, prepare, read
@@ -39,7 +39,8 @@ ALONE = "network_alone"  # the prediction of the transformer without the head
 BASELINES = ("no_change", "training_mean", "target_falls", "linear", "knn_go", "ridge_go", "mlp_go")
 METHODS = (*OURS, ALONE, *BASELINES)
 SCORES = ("delta_off", "centroid", "systema", "pearson", "delta", "pearson_de", "delta_de", "delta_de_off", "rmse")
-PARTS = ("scores", "simulated", "speed")
+MODULES = {"simulated": _perturbation_simulated, "coverage": _perturbation_coverage, "speed": _perturbation_speed}
+PARTS = ("scores", *MODULES)
 N_FOLDS = 5
 
 
@@ -212,18 +213,20 @@ def run_scores(arguments: Any) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the parts that have no stored result, then print the tables."""
-    parser = make_parser(__doc__, list(SETS), list(METHODS))
+    parser = make_parser(__doc__, list(SETS), list(METHODS), needs_data=False)
     parser.set_defaults(seeds=5)
     parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--features", type=Path, help="folder with gene_ontology/ (default: folder of the data)")
     parser.add_argument("--quick", type=int, help="number of training steps of the transformer, for a short test run")
     arguments = parser.parse_args(argv)
+    if "scores" in arguments.parts and arguments.data is None:
+        parser.error("--data is required for --parts scores")
     results: dict[str, Any] = {}
     if "scores" in arguments.parts:
         results |= run_scores(arguments)
         for name, result in json.loads(json.dumps(results)).items():
             print("\n\n".join(["", *show(name, result)]))
-    for part, module in (("simulated", _perturbation_simulated), ("speed", _perturbation_speed)):
+    for part, module in MODULES.items():
         if part in arguments.parts:
             run = partial(module.run, arguments.seeds, arguments.quick)
             path = arguments.out / "perturbation" / f"{part}.json"

@@ -77,7 +77,7 @@ def test_scores_of_a_file(perturbation, gears_file, tmp_path, capsys):
 def test_parts_are_known(perturbation, capsys):
     with pytest.raises(SystemExit):
         perturbation.main(["--data", "x", "--parts", "scores,other"])
-    assert "other not in scores,simulated,speed" in capsys.readouterr().err
+    assert "other not in scores,simulated,coverage,speed" in capsys.readouterr().err
 
 
 def test_cells_of_test_targets_do_not_change_the_head(perturbation, gears_file):

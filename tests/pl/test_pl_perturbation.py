@@ -11,11 +11,12 @@ from matplotlib.ticker import NullLocator
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.results._slots import params_to_json, set_uns
+from scbioformers.results import Perturbed, write_perturb
 
 N_GENES = 60
 NAMES = ["G0", "G1+G2", *(f"G{i}" for i in range(3, 9))]
 OBSERVED = np.sin(np.arange(N_GENES) ** 1.5)
+CROSS_VALIDATED = np.cos(np.arange(N_GENES) ** 1.1)
 FIGURES = {
     "perturbation": lambda adata, **kwargs: bf.pl.perturbation(adata, OBSERVED, name="G0", **kwargs),
     "perturbation_screen": bf.pl.perturbation_screen,
@@ -31,7 +32,7 @@ def _style():
     plt.close("all")
 
 
-def make(effect_of_first=0.6 * OBSERVED, se=0.1) -> ad.AnnData:
+def make(effect_of_first=0.6 * OBSERVED, se=0.1, seen=("G1+G2", "G4"), observed=None) -> ad.AnnData:
     """Eight predicted perturbations. The first has 0.6 times the observed effect. Gene 50 is not modelled."""
     genes = np.arange(N_GENES)
     others = [0.1 * k * np.cos(genes * k) for k in range(1, len(NAMES))]
@@ -39,10 +40,19 @@ def make(effect_of_first=0.6 * OBSERVED, se=0.1) -> ad.AnnData:
     effect[50] = np.nan
     adata = ad.AnnData(np.ones((2, N_GENES), np.float32))
     adata.var_names = [f"G{i}" for i in genes]
-    adata.varm["perturb_effect"] = effect
-    adata.varm["perturb_effect_se"] = se * (1 + 0 * effect)
-    params = params_to_json({"effects": "perturb_effect"})
-    set_uns(adata, "perturb", {"names": np.array(NAMES), "evidence": params_to_json({}), "params": params})
+    modelled = np.delete(genes, 50)
+    result = Perturbed(
+        names=NAMES,
+        own_genes=[["G0"], ["G1", "G2"], *([f"G{i}"] for i in range(3, 9))],
+        seen=np.isin(NAMES, seen),
+        effect=effect,
+        se=se * (1 + 0 * effect),
+        genes=[f"G{i}" for i in modelled],
+        cross_validated={name: CROSS_VALIDATED[modelled] for name in seen},
+        observed={name: values[modelled] for name, values in (observed or {}).items()},
+        groups={},
+    )
+    write_perturb(adata, "perturbed", result, evidence={}, params={}, profiles=None)
     return adata
 
 
@@ -75,6 +85,7 @@ def test_picture(tmp_path, name, difference):
         pytest.param("perturbation_screen", {"se": 0.3}, {}, id="wider intervals"),
         pytest.param("perturbation_screen", {"effect_of_first": 1.5 * OBSERVED}, {}, id="another order"),
         pytest.param("perturbation_screen", {}, {"n_top": 5}, id="fewer rows"),
+        pytest.param("perturbation_screen", {"seen": ()}, {}, id="none in the training data"),
     ],
 )
 def test_the_tolerance_can_fail(tmp_path, name, data, kwargs, difference):
@@ -90,10 +101,38 @@ def test_points_and_their_names():
     kept = np.delete(np.arange(N_GENES), [0, 50])
     np.testing.assert_allclose(sorted(others.tolist()), sorted(zip(OBSERVED[kept], effect[kept], strict=True)))
     r = np.corrcoef(OBSERVED[kept], effect[kept])[0, 1]
-    assert ax.get_title() == f"G0: r = {r:.2f} (other genes)"
+    assert ax.get_title() == f"G0, not in the training data\nr = {r:.2f} (other genes; ◆ perturbed)"
     measured = np.delete(np.arange(N_GENES), 50)
     top = measured[np.argsort(-np.abs(OBSERVED[measured]))[:20]]
     assert {text.get_text() for text in ax.texts} == {f"G{i}" for i in top}
+
+
+def test_a_seen_perturbation_shows_its_cross_validated_prediction():
+    """The effect of a seen perturbation contains the measured one, so it is not what is compared."""
+    adata = make(effect_of_first=OBSERVED, seen=("G0", "G4"), observed={"G0": OBSERVED, "G3": OBSERVED})
+    ax = bf.pl.perturbation(adata, show=False)
+    kept = np.delete(np.arange(N_GENES), [0, 50])
+    others, own = (collection.get_offsets() for collection in ax.collections)
+    expected = sorted(zip(OBSERVED[kept], CROSS_VALIDATED[kept], strict=True))
+    np.testing.assert_allclose(sorted(others.tolist()), expected)
+    np.testing.assert_allclose(own, [[OBSERVED[0], CROSS_VALIDATED[0]]])
+    r = np.corrcoef(OBSERVED[kept], CROSS_VALIDATED[kept])[0, 1]
+    assert ax.get_title() == f"G0, cross-validated\nr = {r:.2f} (other genes; ◆ perturbed)"
+    assert ax.get_ylabel() == "predicted change, cross-validated (log1p)"
+    ax = bf.pl.perturbation(adata, name="G3", show=False)
+    assert ax.get_title().startswith("G3, not in the training data")
+    with pytest.raises(DataError, match=r"no cells with 'G4'.*cells of \['G0', 'G3'\].*`observed=`"):
+        bf.pl.perturbation(adata, name="G4")
+    with pytest.raises(DataError, match="no cells with the predicted perturbations"):
+        bf.pl.perturbation(make())
+
+
+def test_genes_near_zero_have_no_names():
+    """Their names would all point to the same place."""
+    observed = np.full(N_GENES, 0.01)
+    observed[[3, 7, 9]] = 1, -0.8, 0.101
+    ax = bf.pl.perturbation(make(), observed, name="G0", show=False)
+    assert {text.get_text() for text in ax.texts} == {"G3", "G7", "G9"}
 
 
 @pytest.mark.parametrize("n_top", [2, 20, 40])
@@ -117,10 +156,14 @@ def test_screen_is_ranked():
     ax = bf.pl.perturbation_screen(adata, n_top=6)
     table = bf.get.perturb(adata).head(6)
     assert [label.get_text() for label in ax.get_yticklabels()] == table["perturbation"].tolist()
-    (marks, _, (bars,)) = ax.containers[0]
-    np.testing.assert_allclose(np.asarray(marks.get_xdata(), float), table["size"])
-    ends = np.array([segment[:, 0] for segment in bars.get_segments()], dtype=float)
-    np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * 1.96 * table["size_se"])
+    for container, part in zip(ax.containers, (table[table["seen"]], table[~table["seen"]]), strict=True):
+        (marks, _, (bars,)) = container
+        np.testing.assert_allclose(np.asarray(marks.get_xdata(), float), part["size"])
+        np.testing.assert_array_equal(marks.get_ydata(), part.index)
+        ends = np.array([segment[:, 0] for segment in bars.get_segments()], dtype=float)
+        np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * 1.96 * part["size_se"])
+    assert [container.get_label() for container in ax.containers] == ["in the training data", "predicted"]
+    assert set(table.loc[table["seen"], "perturbation"]) <= {"G1+G2", "G4"}
     assert ax.yaxis_inverted()  # the largest is at the top
     # root mean square of the last effect, without the perturbed gene and the gene that is not modelled
     effect = np.delete(adata.varm["perturb_effect"][:, -1], [8, 50])

@@ -28,12 +28,15 @@ class Perturbation:
     key: str
     """Column of ``adata.obs`` with perturbation labels such as ``"STAT1"``, ``"STAT1+IRF1"`` or ``"ctrl+STAT1"``."""
     control: Category
-    """Label of the control (unperturbed) cells."""
-    targets: Mapping[str, str] | None = None
+    """Label of the control (unperturbed) cells. Numbers are compared by value, text without spaces at its ends.
+
+    ``"ctrl"`` and ``"control"`` also mean "no target" as a part of a combined label, such as ``"STAT1+ctrl"``.
+    """
+    targets: Mapping[Category, str] | None = None
     """Target gene of each label, or part of a label, that is not a gene name.
 
     Examples are an enhancer and its gene, or ``MYC-A`` and ``MYC``. Labels with the same targets are treated as one
-    perturbation.
+    perturbation. A label that is mapped to itself is kept whole, also if it contains ``+``.
     """
     features: pd.DataFrame | None = None
     """Table of genes x features with prior knowledge about the genes, of any kind.
@@ -43,7 +46,7 @@ class Perturbation:
     kind: Kind = "knockout"
     """Kind of perturbation: ``"knockout"`` (also knock-down), ``"activation"`` or ``"drug"``.
 
-    A drug does not change the expression of a target gene directly.
+    A drug does not change the expression of a target gene directly. Its label is not split at ``+``.
     """
     dose: str | None = None
     """Column of ``adata.obs`` with the dose, which must be positive. Effects are assumed proportional to the dose.
@@ -56,8 +59,8 @@ class Perturbation:
     Perturbed cells are compared with control cells of the same cell type and of the same batch (``batch_key`` of the
     fit).
     """
-    ignore: tuple[str, ...] = ("unassigned",)
-    """Labels of cells that are not used."""
+    ignore: tuple[Category, ...] = ("unassigned",)
+    """Labels of cells that are not used. Numbers are compared by value."""
 
     def __post_init__(self) -> None:
         check_fields(self)

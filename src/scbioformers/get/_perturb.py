@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 
-from scbioformers.core import DataError, MissingKeyError, check_arguments
+from scbioformers.core import Category, DataError, MissingKeyError, category_text, check_arguments, short_list
 from scbioformers.results import read_perturb, read_perturb_evidence, read_perturb_names, read_perturbed_profiles
 
 
-def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "perturbed") -> pd.DataFrame:
+def perturb(
+    adata: AnnData, *, perturbation: str | None = None, group: Category | None = None, key: str = "perturbed"
+) -> pd.DataFrame:
     """Predicted effects of perturbations as a ranked table (paper, section 3.3).
 
     Parameters
@@ -21,6 +24,9 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
         Data after :func:`scbioformers.tl.perturb`.
     perturbation
         Perturbation whose genes are ranked. None ranks the perturbations.
+    group
+        Category of ``groupby`` of :func:`scbioformers.tl.perturb`, for the effects relative to its control cells. None
+        gives the effects relative to all control cells.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
 
@@ -30,10 +36,15 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
         With ``perturbation``, one row per gene, sorted by decreasing ``|z|``. All values are float64. The columns are:
 
         - ``gene`` (str).
-        - ``effect``: mean change of expression, in log1p units.
+        - ``effect``: mean change of expression, in log1p units. For a perturbation that is in the training data, the
+          measured effect is a part of it.
         - ``se``: standard error of the effect.
         - ``z``: effect divided by its standard error.
         - ``lower`` and ``upper``: limits of the 95 % interval.
+        - ``predicted``: the effect that is predicted without cells of this perturbation. For a perturbation that is in
+          the training data, it is cross-validated. NaN with ``group``.
+        - ``observed``: the effect that is measured in ``adata``. NaN if it has no cells with this perturbation, and
+          with ``group``.
 
         Without ``perturbation``, one row per perturbation, sorted by decreasing ``size``. The columns are:
 
@@ -41,11 +52,12 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
         - ``size``: root mean square of the effects over all genes that are not perturbed, in log1p units.
         - ``size_se``: standard error of the size, to first order.
         - ``gene`` (str) and ``effect``: the gene with the largest absolute effect, without the perturbed genes.
+        - ``seen`` (bool): whether exactly this perturbation is in the training data.
 
     Raises
     ------
     MissingKeyError
-        If no prediction is stored under ``key``, or ``perturbation`` was not predicted.
+        If no prediction is stored under ``key``, or ``perturbation`` or ``group`` was not predicted.
     DataError
         If ``adata`` is not an AnnData.
 
@@ -55,32 +67,60 @@ def perturb(adata: AnnData, *, perturbation: str | None = None, key: str = "pert
     """
     check_arguments(perturb, locals())
     stored = read_perturb(adata, key)
-    names, effect, se = stored.names, stored.effect, stored.se
-    genes = np.array([str(name) for name in adata.var_names], dtype=object)
-    kept = np.isfinite(effect).all(axis=1)
-    effect, se, genes = effect[kept], se[kept], genes[kept]
+    names = np.array([str(name) for name in adata.var_names], dtype=object)
+    kept = np.isfinite(stored.effect).all(axis=1)
+    effect, se, genes = stored.effect[kept], stored.se[kept], names[kept]
+    if group is not None:
+        effect = _aligned(stored.groups[_group(group, list(stored.groups))], stored.genes, genes)
     if perturbation is not None:
-        if perturbation not in names:
-            raise MissingKeyError(
-                f"{perturbation!r} was not predicted. Pass one of these as the perturbation: {names[:10]}. "
-                f"Or run `bf.tl.perturb(adata, {perturbation!r})`."
-            )
-        column = names.index(perturbation)
+        column = _column(perturbation, stored.names)
         table = pd.DataFrame({"gene": genes, "effect": effect[:, column], "se": se[:, column]})
         table["z"] = table["effect"] / np.maximum(table["se"], 1e-12)
         table["lower"], table["upper"] = table["effect"] - 1.96 * table["se"], table["effect"] + 1.96 * table["se"]
+        table["predicted"], table["observed"] = effect[:, column], np.nan
+        for field, effects in (("predicted", stored.cross_validated), ("observed", stored.observed)):
+            if stored.names[column] in effects:
+                table[field] = _aligned(effects[stored.names[column]], stored.genes, genes)
+        if group is not None:
+            table[["predicted", "observed"]] = np.nan
         return table.sort_values("z", key=np.abs, ascending=False, kind="stable", ignore_index=True)
     rows = []
-    for column, name in enumerate(names):
-        other = ~np.isin(genes, name.split("+"))
+    for column, (name, own) in enumerate(zip(stored.names, stored.own_genes, strict=True)):
+        other = ~np.isin(genes, own)
         values, error = effect[other, column], se[other, column]
         size = float(np.sqrt(np.mean(values**2)))
         # first-order error propagation for the root mean square
         size_se = float(np.sqrt(np.sum((values * error) ** 2)) / max(size * len(values), 1e-12))
         top = int(np.argmax(np.abs(values)))
-        rows.append((name, size, size_se, genes[other][top], float(values[top])))
-    table = pd.DataFrame(rows, columns=["perturbation", "size", "size_se", "gene", "effect"])
+        rows.append((name, size, size_se, genes[other][top], float(values[top]), bool(stored.seen[column])))
+    table = pd.DataFrame(rows, columns=["perturbation", "size", "size_se", "gene", "effect", "seen"])
     return table.sort_values("size", ascending=False, kind="stable", ignore_index=True)
+
+
+def _aligned(values: NDArray[np.float64], genes: list[str], wanted: NDArray[Any]) -> NDArray[np.float64]:
+    """Values of the wanted genes, NaN where there are none: the genes of the data may have changed since."""
+    at = pd.Index(genes).get_indexer(pd.Index(wanted))
+    return np.where((at >= 0).reshape(-1, *[1] * (values.ndim - 1)), values[at], np.nan)
+
+
+def _column(perturbation: Any, names: list[str]) -> int:
+    if category_text(perturbation) in names:
+        return names.index(category_text(perturbation))
+    raise MissingKeyError(
+        f"{perturbation!r} was not predicted. Pass one of these as the perturbation: {short_list(names, 10)}. "
+        f"Or run `bf.tl.perturb(adata, {perturbation!r})`."
+    )
+
+
+def _group(group: Any, groups: list[str]) -> str:
+    if not groups:
+        raise MissingKeyError(
+            "The effects were predicted without groups. Run `bf.tl.perturb(adata, …, groupby=…)` with a column of "
+            "adata.obs."
+        )
+    if category_text(group) not in groups:
+        raise MissingKeyError(f"`group={group!r}` was not predicted. Pass one of these: {short_list(groups)}.")
+    return category_text(group)
 
 
 def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any]:
@@ -121,7 +161,7 @@ def perturb_evidence(adata: AnnData, *, key: str = "perturbed") -> dict[str, Any
     >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.perturb(adata, "TF4")
     >>> list(bf.get.perturb(adata, perturbation="TF4"))
-    ['gene', 'effect', 'se', 'z', 'lower', 'upper']
+    ['gene', 'effect', 'se', 'z', 'lower', 'upper', 'predicted', 'observed']
     >>> bf.get.perturb_evidence(adata)["targets"].shape
     (3, 12)
     """

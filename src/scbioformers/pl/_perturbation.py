@@ -12,17 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from scbioformers import get
-from scbioformers.core import DataError, check_arguments
+from scbioformers.core import DataError, check_arguments, short_list
 from scbioformers.pl._show import figure
+from scbioformers.results import Perturbed, read_perturb
 
 _NAME_HEIGHT = 0.028  # height of a line of text, as a share of the axes of a figure of the default size
 _NAME_WIDTH = 0.16  # width of the name of a gene, as a share of the range of the points
+_SMALLEST = 0.1  # smallest change of a labelled gene, as a share of the largest: the others lie together at zero
+_BLUE, _ORANGE = "#0072b2", "#d55e00"  # of the palette of Okabe and Ito, which deuteranopes can tell apart
 
 
 @figure
 def perturbation(
     adata: AnnData,
-    observed: ArrayLike,
+    observed: ArrayLike | None = None,
     *,
     name: str | None = None,
     n_top: int = 20,
@@ -33,19 +36,24 @@ def perturbation(
 ) -> Axes:
     """Predicted against observed change of every gene after a perturbation (paper, section 3.3).
 
-    The genes with the largest observed change are labelled. The title shows the Pearson correlation over all genes
-    except the perturbed ones.
+    For a perturbation that is in the training data, the figure shows the cross-validated prediction, for which its
+    cells were not used, and not the effect that :func:`scbioformers.get.perturb` ranks genes by. Otherwise the measured
+    effect would be compared with itself. The genes with the largest observed change are labelled. The title shows the
+    Pearson correlation over all genes except the perturbed ones.
 
     Parameters
     ----------
     adata
         Data after :func:`scbioformers.tl.perturb`.
     observed
-        (n_vars,), observed mean change in log1p units, in the order of ``adata.var_names``.
+        (n_vars,), observed mean change in log1p units, in the order of ``adata.var_names``. None uses the change that
+        :func:`scbioformers.tl.perturb` has measured in ``adata``, if it has cells with this perturbation.
     name
-        Name of the predicted perturbation. By default, the one with the largest predicted effect.
+        Name of the predicted perturbation. By default, the one with the largest predicted effect. Without ``observed``,
+        the one with the largest predicted effect that was measured in ``adata``.
     n_top
-        Number of genes to label, those with the largest absolute observed change.
+        Largest number of genes to label, those with the largest absolute observed change. Genes with less than a tenth
+        of the largest change are not labelled.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
@@ -66,47 +74,74 @@ def perturbation(
     MissingKeyError
         If no prediction is stored under ``key``, or the perturbation was not predicted.
     DataError
-        If ``observed`` does not have one value per gene.
+        If ``observed`` does not have one value per gene, or is None and ``adata`` has no cells with the perturbation.
 
     Examples
     --------
-    >>> import numpy as np
     >>> import scbioformers as bf
     >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6, perturbations=["TF1", "TF2", "TF3"])
     >>> task = bf.Perturbation(key="perturbation", control="control")
     >>> bf.tl.fit(adata, task=task, train=bf.TrainConfig(max_steps=2))
-    >>> bf.tl.perturb(adata, "TF4")
-    >>> bf.pl.perturbation(adata, np.linspace(-1, 1, 40), show=False).get_xlabel()
-    'observed change (log1p)'
+    >>> bf.tl.perturb(adata, "TF3")
+    >>> bf.pl.perturbation(adata, show=False).get_ylabel()
+    'predicted change, cross-validated (log1p)'
     """
     check_arguments(perturbation, locals())
-    shown = name if name is not None else str(get.perturb(adata, key=key)["perturbation"].iloc[0])
+    stored = read_perturb(adata, key)
+    ranked = get.perturb(adata, key=key)["perturbation"]
+    if observed is None:
+        ranked = ranked[ranked.isin(list(stored.observed))]
+        _require_observed(stored, name)
+    shown = name if name is not None else str(ranked.iloc[0])
     table = get.perturb(adata, perturbation=shown, key=key).set_index("gene")
-    values = np.asarray(observed, dtype=np.float64)
-    if values.shape != (adata.n_vars,):
-        raise DataError(
-            f"`observed` must have one value for each of {adata.n_vars} genes, found an array of shape {values.shape}."
-        )
-    table["observed"] = [values[adata.var_names.get_loc(gene)] for gene in table.index]
+    if observed is not None:
+        values = np.asarray(observed, dtype=np.float64)
+        if values.shape != (adata.n_vars,):
+            raise DataError(
+                f"`observed` must have one value for each of {adata.n_vars} genes, found an array of shape "
+                f"{values.shape}."
+            )
+        table["observed"] = values[adata.var_names.get_indexer(table.index)]
     table = table[np.isfinite(table["observed"])]
+    seen, own = bool(stored.seen[stored.names.index(shown)]), stored.own_genes[stored.names.index(shown)]
     if ax is None:
         _, ax = plt.subplots(figsize=(5.4, 4.8), layout="constrained")
-    own = table.index.isin(shown.split("+"))
-    x, y = table["observed"].to_numpy(), table["effect"].to_numpy()
+    is_own = table.index.isin(own)
+    x, y = table["observed"].to_numpy(), table["predicted"].to_numpy()
+    _draw_points(ax, x, y, is_own)
+    top = np.argsort(-np.abs(x), kind="stable")[:n_top]
+    top = top[np.abs(x[top]) >= _SMALLEST * np.abs(x).max()]
+    _name_points(ax, x[top], y[top], [str(gene) for gene in table.index[top]])
+    x, y = x[~is_own], y[~is_own]
+    r = float(np.corrcoef(x, y)[0, 1]) if x.size > 1 and x.std() > 0 and y.std() > 0 else 0.0
+    how = "cross-validated" if seen else "not in the training data"
+    ax.set(xlabel="observed change (log1p)")
+    ax.set(ylabel="predicted change, cross-validated (log1p)" if seen else "predicted change (log1p)")
+    without = " (other genes; ◆ perturbed)" if is_own.any() else ""
+    ax.set_title(f"{shown}, {how}\nr = {r:.2f}{without}", fontsize="medium")
+    return ax
+
+
+def _require_observed(stored: Perturbed, name: str | None) -> None:
+    """Check that there is a measured effect. Otherwise say why not, and for which perturbations there is one."""
+    if (name is None and stored.observed) or name in stored.observed or (name is not None and name not in stored.names):
+        return
+    what = "the predicted perturbations" if name is None else repr(name)
+    others = f"There are cells of {short_list(list(stored.observed), 5)}. " if stored.observed else ""
+    raise DataError(
+        f"The data have no cells with {what}, so there is no observed change. {others}Pass the observed change as "
+        "`observed=`, or use `bf.pl.perturbation_screen(adata)`, which needs none."
+    )
+
+
+def _draw_points(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], own: NDArray[np.bool_]) -> None:
+    """Draw the genes, the lines at zero, and the line on which predicted and observed change are equal."""
     ends = [min(x.min(), y.min()), max(x.max(), y.max())]
     ax.plot(ends, ends, "--", color="0.6", linewidth=1)
     ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
-    ax.scatter(x[~own], y[~own], s=10, color="#4c72b0", alpha=0.7, linewidths=0)
-    ax.scatter(x[own], y[own], s=30, color="#c44e52", marker="D", label="perturbed gene", linewidths=0)
-    top = np.argsort(-np.abs(x), kind="stable")[:n_top]
-    _name_points(ax, x[top], y[top], [str(gene) for gene in table.index[top]])
-    r = float(np.corrcoef(x[~own], y[~own])[0, 1]) if x[~own].std() > 0 and y[~own].std() > 0 else 0.0
-    ax.set(xlabel="observed change (log1p)", ylabel="predicted change (log1p)")
-    ax.set_title(f"{shown}: r = {r:.2f} (other genes)")
-    if own.any():
-        ax.legend(loc="lower center", frameon=False, fontsize=8)
-    return ax
+    ax.scatter(x[~own], y[~own], s=10, color=_BLUE, alpha=0.7, linewidths=0)
+    ax.scatter(x[own], y[own], s=30, color=_ORANGE, marker="D", linewidths=0)
 
 
 def _name_points(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: list[str]) -> None:
@@ -151,7 +186,8 @@ def perturbation_screen(
     """Predicted perturbations ranked by the size of their effect, with 95 % intervals (paper, section 3.3).
 
     The size is the root mean square of the effects over all genes that are not perturbed. The right axis names the gene
-    with the largest predicted change, and its change.
+    with the largest predicted change, and its change. Filled points are perturbations that are in the training data.
+    Their effects are mainly measured, so they have narrow intervals. Open points are predicted.
 
     Parameters
     ----------
@@ -192,9 +228,25 @@ def perturbation_screen(
     check_arguments(perturbation_screen, locals())
     table = get.perturb(adata, key=key).head(n_top)
     if ax is None:
-        _, ax = plt.subplots(figsize=(5.4, 1.2 + 0.2 * len(table)), layout="constrained")
-    y = np.arange(len(table))
-    ax.errorbar(table["size"], y, xerr=1.96 * table["size_se"], fmt="o", color="#4c72b0", ecolor="0.6", markersize=4)
+        _, ax = plt.subplots(figsize=(5.4, 1.5 + 0.2 * len(table)), layout="constrained")
+    y, seen = np.arange(len(table)), table["seen"].to_numpy(dtype=bool)
+    for kind, color, fill, label in (
+        (seen, _ORANGE, _ORANGE, "in the training data"),
+        (~seen, _BLUE, "white", "predicted"),
+    ):
+        part = table[kind]
+        ax.errorbar(
+            part["size"],
+            y[kind],
+            xerr=1.96 * part["size_se"],
+            fmt="o",
+            color=color,
+            markerfacecolor=fill,
+            ecolor="0.6",
+            markersize=4,
+            label=label,
+        )
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=8)
     ax.set_yticks(y, table["perturbation"], fontsize=7)
     ax.invert_yaxis()
     ax.set(xlabel="predicted effect size (root mean square, log1p)", xlim=(0, None))

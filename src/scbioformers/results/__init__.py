@@ -33,7 +33,6 @@ from scbioformers.results._imputed import (
 )
 from scbioformers.results._model import ModelLike, check_storage, find_fit, find_model, store_model
 from scbioformers.results._perturb import (
-    GroupEffects,
     Perturbed,
     check_perturb_key,
     read_perturb,
@@ -48,7 +47,6 @@ from scbioformers.results._slots import check_key_added, get_column, target
 
 __all__ = [
     "ConditionGRN",
-    "GroupEffects",
     "Layer",
     "ModelLike",
     "Perturbed",

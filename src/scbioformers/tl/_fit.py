@@ -169,7 +169,10 @@ def fit(
     use_threads(model_config.width)
     adata, cells = _read(adata, layer, mask_var, gene_symbols, kind, batch_key, phenotype_keys, allow_non_integer, copy)
     source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
-    design = None if task is None else read_design(adata, task, batch_key, vocabulary.feature_names(), counts=counts)
+    design = None
+    if task is not None:
+        measured = gene_names(adata, gene_symbols).tolist()
+        design = read_design(adata, task, batch_key, vocabulary.feature_names(), measured=measured, counts=counts)
     check_storage(n_models * _n_bytes(model_config, cells), save_dir)
     seed = seed_from(rng)
     fitted = fit_model(

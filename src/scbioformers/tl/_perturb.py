@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from scbioformers.core import DataError, MissingKeyError, check_arguments, log1p_rows
 from scbioformers.data import BlockSource, ObsField
 from scbioformers.nn import computes
-from scbioformers.results import GroupEffects, ModelLike, Query, check_perturb_key, open_query, target, write_perturb
+from scbioformers.results import ModelLike, Perturbed, Query, check_perturb_key, open_query, target, write_perturb
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import (
     PerturbationHead,
     Targets,
     TokenPredictor,
     choose_probes,
+    control_rows,
+    observed_effects,
     requested_targets,
     require_head,
 )
@@ -47,8 +49,9 @@ def perturb(
 
     It implements section 3.3 of the paper. The prediction starts from control cells. If ``adata`` has the perturbation
     column of the fit, these are the cells with the control label. Otherwise, all cells are control cells. If the
-    training data contains the perturbation itself, the result is a weighted mean of the predicted and the observed
-    effect. The weights depend on their standard errors.
+    training data contain the perturbation itself, it is *seen*. The result is then a weighted mean of the predicted and
+    the measured effect. The weights depend on their standard errors. So a seen effect says nothing about the accuracy
+    of predictions; the cross-validated prediction, which is stored beside it, does.
 
     Parameters
     ----------
@@ -93,9 +96,14 @@ def perturb(
         Mean change of expression after each of K perturbations, in log1p units, and its standard error. NaN for genes
         that are not modelled. Read them with :func:`scbioformers.get.perturb`.
     ``adata.uns["perturb"]`` : dict
-        ``names``: str array (K,). ``evidence`` (JSON string): cross-validated accuracy, read it with
-        :func:`scbioformers.get.perturb_evidence`. ``params`` (JSON string). With ``groupby``, also ``groups``: effects
-        (n_genes, K) by category, and ``group_genes``: their gene names.
+        ``names``: str array (K,). ``seen``: bool array (K,), whether the perturbation is in the training data.
+        ``genes``: str array (G,), the modelled genes of ``adata``. Further effects in log1p units, float64 arrays whose
+        rows have the names in ``cross_validated_names``, ``observed_names`` and ``group_names``:
+        ``cross_validated_effects`` (n_seen, G), predicted without the cells of the perturbation; ``observed_effects``
+        (n_observed, G), measured in ``adata``; ``group_effects`` (n_groups, G, K), with ``groupby``. Read them with
+        :func:`scbioformers.get.perturb`. ``evidence`` (JSON string): cross-validated accuracy, read it with
+        :func:`scbioformers.get.perturb_evidence`.
+        ``own_genes`` and ``params``: JSON strings.
 
         If ``key_added`` is not the default, it replaces ``perturb`` in the keys of ``adata.uns`` and ``adata.varm``.
 
@@ -104,7 +112,8 @@ def perturb(
     MissingKeyError
         If the model, the layer, or a column of ``adata.obs`` is not found, or the model was fitted without ``task``.
     ConfigError
-        If ``perturbations`` is empty, or the device is not available.
+        If ``perturbations`` is empty or not a label or list of labels, ``key_added`` would overwrite a model or its
+        input, or the device is not available.
     DataError
         If a perturbation is not known (the message suggests similar names) or cannot be parsed, ``adata`` or a category
         of ``groupby`` has no control cell, the values are on another scale than the training data, or ``adata`` has too
@@ -124,37 +133,64 @@ def perturb(
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     check_perturb_key(adata, key_added, query.layer)
     head = require_head(query.model)
-    requested = requested_targets(head, perturbations)
-    controls = _controls(adata, head.task)
+    requested = requested_targets(head, perturbations, query.names, query.index)
+    controls = control_rows(adata, head)
     groups = _groups(adata, groupby, controls)
     adata = target(adata, copy)
     effect, error = _predict(query, head, requested, controls, shows_progress(progress_bar))
-    measured, columns = query.measured, query.columns[query.measured]
-    full = np.full((2, adata.n_vars, len(requested)), np.nan)
-    full[:, columns] = effect[:, measured].T, error[:, measured].T
-    group_effects = None
-    if groups:
-        means = _group_means(query.source, head.mean_depth, groups)
-        effects = {name: np.maximum(effect, -means[name])[:, measured].T for name in groups}
-        group_effects = GroupEffects(np.array(head.genes, dtype=object)[measured].tolist(), effects)
+    columns = query.columns[query.measured]
+    result = _result(query, head, requested, effect, error)
+    result = replace(
+        result,
+        observed=_by_name(requested, observed_effects(adata, query.source, head, requested.values()), query),
+        groups={
+            name: np.maximum(effect, -mean)[:, query.measured].T
+            for name, mean in _group_means(query.source, head.mean_depth, groups).items()
+        },
+    )
     profiles = None
     if len(requested) == 1:
         profiles = np.full(adata.shape, np.nan, np.float32)
         for rows, block in _profiles(query.source, head.mean_depth, controls):
             changed = np.maximum(block.toarray() + effect[0], 0)
-            profiles[np.ix_(rows, columns)] = changed[:, measured]
+            profiles[np.ix_(rows, columns)] = changed[:, query.measured]
     params = {"model_hash": query.model.hash, "layer": query.layer, "groupby": groupby, "kind": head.kind}
-    write_perturb(
-        adata,
-        key_added,
-        list(requested),
-        *full,
-        evidence=head.evidence,
-        params=params,
-        groups=group_effects,
-        profiles=profiles,
-    )
+    params |= {"key": head.task.get("key")}
+    write_perturb(adata, key_added, result, evidence=head.evidence, params=params, profiles=profiles)
     return adata if copy else None
+
+
+def _result(
+    query: Query,
+    head: PerturbationHead,
+    requested: dict[str, Targets],
+    effect: NDArray[np.float64],
+    error: NDArray[np.float64],
+) -> Perturbed:
+    """The result in the names of the data, without what is measured in these cells."""
+    columns, names = query.columns[query.measured], query.stored_names
+    full = np.full((2, query.genes.var_names.size, len(requested)), np.nan)
+    full[:, columns] = effect[:, query.measured].T, error[:, query.measured].T
+    at = {} if head.kind == "drug" else {gene: i for i, gene in enumerate(head.genes)}
+    training = {targets: head.cross_validated[i].astype(np.float64) for i, targets in enumerate(head.perturbations)}
+    return Perturbed(
+        names=list(requested),
+        own_genes=[[names[at[name]] for name in targets if name in at] for targets in requested.values()],
+        seen=np.array([targets in training for targets in requested.values()]),
+        effect=full[0],
+        se=full[1],
+        genes=[names[i] for i in np.flatnonzero(query.measured)],
+        cross_validated=_by_name(requested, training, query),
+        observed={},
+        groups={},
+    )
+
+
+def _by_name(
+    requested: dict[str, Targets], effects: Mapping[Targets, NDArray[np.float64]], query: Query
+) -> dict[str, NDArray[np.float64]]:
+    """Effects on the measured genes by the name of the perturbation, for those that have one."""
+    return {name: effects[targets][query.measured] for name, targets in requested.items() if targets in effects}
 
 
 def _predict(
@@ -173,20 +209,6 @@ def _predict(
         predictor = TokenPredictor(query.model, cells, head.names, head.features, head.kind)
         answers = predictor.predict(unseen, head.token, progress_bar=progress_bar)
     return head.predict(list(requested.values()), answers)
-
-
-def _controls(adata: AnnData, task: Mapping[str, Any]) -> NDArray[np.int64]:
-    key, control = str(task.get("key")), str(task.get("control"))
-    if key not in adata.obs:
-        return np.arange(adata.n_obs)
-    rows = np.flatnonzero(adata.obs[key].astype(str).to_numpy() == control)
-    if not rows.size:
-        labels = sorted(set(adata.obs[key].astype(str)))[:10]
-        raise DataError(
-            f"No cell has the control label {control!r} in adata.obs[{key!r}], found {labels}. Add control cells. If "
-            f"all cells are unperturbed, remove the column with `del adata.obs[{key!r}]`."
-        )
-    return rows
 
 
 def _groups(adata: AnnData, groupby: str | None, controls: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -224,6 +246,8 @@ def _group_means(
     source: BlockSource, mean_depth: float, groups: dict[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.float64]]:
     """Mean log1p profile of each group. A cell is in at most one group."""
+    if not groups:
+        return {}
     group_of = np.full(source.n_obs, -1)
     for i, rows in enumerate(groups.values()):
         group_of[rows] = i

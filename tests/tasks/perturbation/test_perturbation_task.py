@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import scbioformers as bf
-from scbioformers.core import ConfigError, DataError, MissingKeyError, ModelFormatError
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, ModelFormatError
 from scbioformers.tasks.perturbation import (
     Effects,
     PerturbationHead,
@@ -137,14 +137,20 @@ def test_what_cannot_be_perturbed(cells, asked, error, message):
 @pytest.mark.filterwarnings("ignore:All-zero genes")
 def test_no_controls(cells):
     some = cells[cells.obs["perturbation"] != "control"].copy()
-    with pytest.raises(DataError, match="control label 'control'"):
+    with pytest.raises(DataError, match="control label 'control'") as caught:
         bf.tl.perturb(some, "TF7")
+    assert "Rename the label" in str(caught.value)
+    assert "`del adata.obs['perturbation']`: then all cells are controls" in str(caught.value)
+    unlabelled = some.copy()
+    del unlabelled.obs["perturbation"]
+    bf.tl.perturb(unlabelled, "TF7")
+    assert np.isfinite(unlabelled.layers["perturbed"]).all()
     with pytest.raises(DataError, match="control label"):
         bf.tl.fit(some, task=TASK, config=TINY, train=TRAIN)
     lacking = cells[~((cells.obs["perturbation"] == "control") & (cells.obs["batch"] == "batch_2"))].copy()
     with pytest.raises(DataError, match=r"batch_2.*no control cell"):
         bf.tl.perturb(lacking, "TF7", groupby="batch")
-    with pytest.raises(DataError, match="batch_2 has perturbed cells"):
+    with pytest.raises(DataError, match="batch_2' has perturbed cells"):
         bf.tl.fit(lacking, task=TASK, batch_key="batch", config=TINY, train=TRAIN)
 
 
@@ -152,8 +158,10 @@ def test_unknown_label_and_missing_column(cells):
     features = pd.DataFrame(np.eye(8), index=[f"TF{i}" for i in range(1, 9)])
     adata = cells.copy()
     adata.obs["perturbation"] = adata.obs["perturbation"].cat.rename_categories({"TF5": "TFX5"})
-    with pytest.raises(DataError, match=r"\['TFX5'\] unknown.*Similar names"):
+    with pytest.warns(BioformersWarning, match=r"\['TFX5'\].*Similar names"):
         bf.tl.fit(adata, task=bf.Perturbation("perturbation", "control", features=features), config=TINY, train=TRAIN)
+    bf.tl.perturb(adata, ["TFX5", "TF8"])  # its measured effect is used
+    assert bf.get.perturb(adata).set_index("perturbation")["seen"].to_dict() == {"TFX5": True, "TF8": False}
     with pytest.raises(MissingKeyError, match="nonsense"):
         bf.tl.fit(adata, task=bf.Perturbation("nonsense", "control"), config=TINY, train=TRAIN)
     with pytest.raises(ConfigError, match="kind"):
@@ -208,3 +216,111 @@ def test_gears_files(tmp_path):
     adata.write_h5ad(tmp_path / "other.h5ad")
     with pytest.raises(MissingKeyError, match="condition"):
         bf.datasets.read_gears(tmp_path / "other.h5ad")
+
+
+def by_hand(cells: ad.AnnData, name: str) -> np.ndarray:
+    """Measured effect: differences from the controls of the same batch, weighted by the perturbed cells."""
+    head = require_head(bf.get.model(cells))
+    counts = cells.X.toarray().astype(np.float64)
+    profile = np.log1p(counts / counts.sum(axis=1, keepdims=True) * head.mean_depth)
+    label, batch = cells.obs["perturbation"].to_numpy(), cells.obs["batch"].to_numpy()
+    return sum(
+        (batch[label == name] == each).mean()
+        * (profile[(label == name) & (batch == each)].mean(0) - profile[(label == "control") & (batch == each)].mean(0))
+        for each in np.unique(batch[label == name])
+    )
+
+
+def test_seen_and_observed(cells):
+    """What was in the training data, what is measured here, and what is predicted without it."""
+    head = require_head(bf.get.model(cells))
+    bf.tl.perturb(cells, ["TF1", "TF7", "TF1+TF2", "TF2+TF1", "TF1+TF7"])
+    ranked = bf.get.perturb(cells).set_index("perturbation")
+    assert ranked["seen"].to_dict() == {"TF1": True, "TF7": False, "TF1+TF2": True, "TF2+TF1": True, "TF1+TF7": False}
+    for name in ("TF1", "TF1+TF2", "TF2+TF1"):
+        table = bf.get.perturb(cells, perturbation=name).set_index("gene").loc[cells.var_names]
+        measured = "TF1+TF2" if name == "TF2+TF1" else name
+        np.testing.assert_allclose(table["observed"], by_hand(cells, measured), atol=1e-5)
+        row = head.perturbations.index(tuple(measured.split("+")))
+        np.testing.assert_array_equal(table["predicted"], head.cross_validated[row].astype(float))
+        assert (
+            np.abs(table["effect"] - table["observed"]).mean() < np.abs(table["predicted"] - table["observed"]).mean()
+        )
+    table = bf.get.perturb(cells, perturbation="TF7")
+    assert table["observed"].isna().all()
+    np.testing.assert_array_equal(table["predicted"], table["effect"])
+    evidence = bf.get.perturb_evidence(cells)["targets"].set_index("target")
+    table = bf.get.perturb(cells, perturbation="TF1").set_index("gene").drop(index="TF1")
+    assert np.corrcoef(table["predicted"], table["observed"])[0, 1] == pytest.approx(evidence.loc["TF1", "delta_model"])
+
+
+def test_the_prediction_of_a_combination_has_not_seen_its_cells(cells):
+    """Other counts in the cells of a combination: the same cross-validated prediction of it, bit for bit."""
+    found = []
+    for factor in (1, 7):
+        adata = ad.AnnData(cells.X.copy(), obs=cells.obs.copy(), var=cells.var.copy())
+        own = (adata.obs["perturbation"] == "TF1+TF2").to_numpy()
+        genes = np.where(np.arange(40) < 20, factor, 1).astype(np.float32)
+        adata.X = sp.csr_matrix(np.where(own[:, None], adata.X.toarray() * genes, adata.X.toarray()))
+        bf.tl.fit(adata, task=TASK, batch_key="batch", config=TINY, train=TRAIN)
+        head = require_head(bf.get.model(adata))
+        found.append(head)
+    row = found[0].perturbations.index(("TF1", "TF2"))
+    np.testing.assert_array_equal(found[0].cross_validated[row], found[1].cross_validated[row])
+    assert (found[0].effects[row] != found[1].effects[row]).any()
+
+
+@pytest.mark.fault(75, 53)
+def test_groups_have_their_own_names(cells, tmp_path):
+    """Each group is read back by its own name, also after it was stored; nobody sees an escaped name."""
+    names = ["CD4/CD8 T", "B%2F", ""]
+    cells.obs["type"] = pd.Categorical(np.array(names)[np.arange(cells.n_obs) % 3])
+    cells.obs["number"] = np.arange(cells.n_obs) % 2
+    bf.tl.perturb(cells, ["TF7", "TF1"], groupby="type")
+    cells.write_h5ad(tmp_path / "x.h5ad")
+    again = ad.read_h5ad(tmp_path / "x.h5ad")
+    assert again.uns["perturb"]["group_names"].tolist() == sorted(names)
+    head = require_head(bf.get.model(cells))
+    control = (cells.obs["perturbation"] == "control").to_numpy()
+    counts = cells.X.toarray().astype(np.float64)
+    profile = np.log1p(counts / counts.sum(axis=1, keepdims=True) * head.mean_depth)
+    whole = bf.get.perturb(cells, perturbation="TF7").set_index("gene")["effect"].loc[cells.var_names]
+    for name in names:
+        mean = profile[control & (cells.obs["type"] == name).to_numpy()].mean(axis=0)
+        for adata in (cells, again):
+            table = bf.get.perturb(adata, perturbation="TF7", group=name).set_index("gene").loc[cells.var_names]
+            np.testing.assert_allclose(table["effect"], np.maximum(whole, -mean), atol=1e-5)
+    with pytest.raises(MissingKeyError, match=r"`group='CD4'` was not predicted.*'CD4/CD8 T'"):
+        bf.get.perturb(cells, group="CD4")
+    with pytest.warns(BioformersWarning, match="numeric"):
+        bf.tl.perturb(cells, "TF7", groupby="number")
+    pd.testing.assert_frame_equal(bf.get.perturb(cells, group=0), bf.get.perturb(cells, group="0"))
+    bf.tl.perturb(cells, "TF7")
+    with pytest.raises(MissingKeyError, match=r"without groups.*groupby="):
+        bf.get.perturb(cells, group="B%2F")
+
+
+def test_both_names_of_the_default_result_mean_the_same(cells):
+    """The layer is "perturbed" and the entry "perturb", so `key_added="perturb"` cannot be another result."""
+    bf.tl.perturb(cells, "TF7")
+    bf.tl.perturb(cells, "TF8", key_added="perturb")
+    assert "perturb" not in cells.layers
+    for key in ("perturb", "perturbed"):
+        assert bf.get.perturb(cells, key=key)["perturbation"].tolist() == ["TF8"]
+        assert set(bf.get.perturbed_cells(cells, key=key).obs["predicted"]) == {"TF8"}
+
+
+def test_names_of_the_data(cells):
+    """Symbols as var_names of the fit, ids here: both are accepted, and tables have those of the data."""
+    other = bf.datasets.simulate(50, 40, n_regulators=8, rng=5)
+    other.obs["batch"] = "batch_1"
+    other.var["symbol"] = other.var_names
+    other.var_names = [f"id{i}" for i in range(40)]
+    bf.tl.perturb(other, "TF7", model=cells, gene_symbols="symbol")
+    table = bf.get.perturb(other, perturbation="TF7")
+    assert set(table["gene"]) == set(other.var_names)
+    own = other.var_names[other.var["symbol"] == "TF7"][0]
+    bf.tl.perturb(other, own, model=cells, gene_symbols="symbol")
+    assert bf.get.perturb(other)["perturbation"].tolist() == [own]
+    assert table.set_index("gene").loc[own, "effect"] < 0
+    assert bf.get.perturb(other)["gene"].tolist() != [own]  # the perturbed gene itself is not the largest change

@@ -8,6 +8,7 @@ from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
 from scbioformers.tasks.perturbation._labels import Targets, parse_label, require_known, require_singles
+from scbioformers.tasks.perturbation._observed import control_rows, observed_effects
 from scbioformers.tasks.perturbation._task import (
     choose_probes,
     fit_perturbation,
@@ -26,11 +27,13 @@ __all__ = [
     "Targets",
     "TokenPredictor",
     "choose_probes",
+    "control_rows",
     "fit_head",
     "fit_perturbation",
     "measure_correlations",
     "measure_effects",
     "n_trainings",
+    "observed_effects",
     "pair_chances",
     "parse_label",
     "read_design",

@@ -11,25 +11,39 @@ from numpy.typing import NDArray
 
 from scbioformers.core import DataError
 
+Array = NDArray[np.float64]
+PRIOR = 10.0  # degrees of freedom of the variance that another one is shrunk towards
+
 
 @dataclass(frozen=True)
 class Effects:
     """Effects of P perturbations on M genes, in log1p units."""
 
-    mean: NDArray[np.float64]
+    mean: Array
     """(P, M), mean difference from the control cells of the same strata."""
-    se: NDArray[np.float64]
-    """(P, M), standard error of the mean difference, including that of the controls."""
+    se: Array
+    """(P, M), standard error of the mean difference, from the cells of the perturbation and the controls alone.
+
+    So it may weight this effect where other perturbations are predicted from it, also in cross-validation.
+    """
     n_cells: NDArray[np.int64]
     """(P,), number of perturbed cells."""
-    control_mean: NDArray[np.float64]
+    control_mean: Array
     """(M,), mean of the control cells."""
-    control_sd: NDArray[np.float64]
-    """(M,), standard deviation of the control cells within strata."""
+    control_sd: Array
+    """(M,), standard deviation of the control cells within strata. Of all cells if there are few control cells."""
+    interval_se: Array | None = None
+    """(P, M), standard error for intervals. Its variances are also estimated from other cells. None for ``se``."""
+    control_se: Array | None = None
+    """(P, M), the part of ``interval_se`` that is due to the control cells, an error that effects share. None for 0."""
 
 
 def measure_effects(
-    rows: Iterable[sp.csr_matrix], groups: NDArray[np.int64], strata: NDArray[np.int64], n_groups: int
+    rows: Iterable[sp.csr_matrix],
+    groups: NDArray[np.int64],
+    strata: NDArray[np.int64],
+    n_groups: int,
+    pool: NDArray[np.bool_] | None = None,
 ) -> Effects:
     """Compare each perturbation with the controls of its strata. Strata are weighted by its number of cells in them.
 
@@ -43,6 +57,8 @@ def measure_effects(
         (N,), combination of batch and cell type of each cell, as a number.
     n_groups
         Number of perturbations, without the control.
+    pool
+        (P,), perturbations whose cells are used, beside the controls, for the variances of all. By default all.
 
     Raises
     ------
@@ -68,26 +84,57 @@ def measure_effects(
     if sums is None or squares is None:
         raise DataError("The data have no cells, expected control and perturbed cells.")
     shape = (n_groups + 1, n_strata, sums.shape[1])
-    return _compare(cells.reshape(shape[:2]), sums.reshape(shape), squares.reshape(shape))
+    return _compare(cells.reshape(shape[:2]), sums.reshape(shape), squares.reshape(shape), pool)
 
 
-def _compare(cells: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64]) -> Effects:
+def _compare(cells: Array, sums: Array, squares: Array, pool: NDArray[np.bool_] | None) -> Effects:
     lacking = np.flatnonzero((cells[1:].sum(axis=0) > 0) & (cells[0] == 0))
     if lacking.size:
         raise DataError(f"Strata {lacking.tolist()} have perturbed cells and no control. Leave out these cells.")
     n = np.maximum(cells, 1)[:, :, None]
     mean = sums / n
     inner = np.maximum(squares - n * mean**2, 0)  # sums of squares within group and stratum
-    control_var = inner[0] / np.maximum(cells[0] - 1, 1)[:, None]
-    n_control = np.maximum(cells[0], 1)[:, None]
+    free = np.maximum(cells - 1, 0)  # degrees of freedom
     total = np.maximum(cells[1:].sum(axis=1), 1)
     share = cells[1:] / total[:, None]  # (P, strata)
     effect = np.einsum("ps,psm->pm", share, mean[1:] - mean[0])
-    own = inner[1:].sum(axis=1) / np.maximum(total - 1, 1)[:, None]
-    # with few cells, a gene may be zero in all of them; so the variance is shrunk towards that of the controls
-    pooled = inner[0].sum(axis=0) / max(cells[0].sum() - np.count_nonzero(cells[0]), 1.0)
-    prior = 10.0
-    variance = (own * total[:, None] + prior * pooled) / (total[:, None] + prior)
-    se = np.sqrt(variance / total[:, None] + np.einsum("ps,sm->pm", share**2, control_var / n_control))
+    pooled = (inner[0].sum(axis=0) + inner[1:].sum(axis=1)) / np.maximum(free[0].sum() + free[1:].sum(axis=1), 1)[
+        :, None
+    ]
+    own, shared = _variance(share, cells, inner, free, np.broadcast_to(pooled[:, None], inner[1:].shape))
+    kept = np.append(True, np.ones(len(share), dtype=bool) if pool is None else pool)
+    of_all = inner[kept].sum(axis=(0, 1)) / max(free[kept].sum(), 1.0)
+    of_stratum = _shrunk(inner[kept].sum(axis=0), free[kept].sum(axis=0)[:, None], of_all)
+    interval = _variance(share, cells, inner, free, np.broadcast_to(of_stratum, inner[1:].shape))
+    variance = inner[0].sum(axis=0) / max(free[0].sum(), 1.0)
+    if free[0].sum() < PRIOR:  # too few control cells for a variance of their own
+        variance = _shrunk(inner[0].sum(axis=0), free[0].sum(), of_all)
     weight = cells[0] / max(cells[0].sum(), 1)
-    return Effects(effect, se, total.astype(np.int64), weight @ mean[0], np.sqrt(pooled))
+    return Effects(
+        mean=effect,
+        se=np.sqrt(own + shared),
+        n_cells=total.astype(np.int64),
+        control_mean=weight @ mean[0],
+        control_sd=np.sqrt(variance),
+        interval_se=np.sqrt(sum(interval)),
+        control_se=np.sqrt(interval[1]),
+    )
+
+
+def _variance(share: Array, cells: Array, inner: Array, free: Array, expected: Array) -> tuple[Array, Array]:
+    """Variance (P, M) of the mean of the perturbed cells, and of that of their controls.
+
+    With few cells a gene may be zero in all of them, and one cell has no variance at all. So the variances of both are
+    shrunk towards an expected variance (P, strata, M), which is estimated from more cells.
+    """
+    total = np.maximum(cells[1:].sum(axis=1), 1)[:, None]
+    own = _shrunk(inner[1:].sum(axis=1), free[1:].sum(axis=1)[:, None], np.einsum("ps,psm->pm", share, expected))
+    of_control = _shrunk(inner[0], free[0][:, None], expected)  # (P, strata, M)
+    shared = np.einsum("ps,psm->pm", share**2 / np.maximum(cells[0], 1), of_control)
+    return own / total, shared
+
+
+def _shrunk(inner: Array, free: Array | float, expected: Array) -> Array:
+    """Variance from sums of squares with their degrees of freedom, shrunk towards an expected variance."""
+    found: Array = (inner + PRIOR * expected) / (free + PRIOR)
+    return found

@@ -83,6 +83,9 @@ def fit_head(
         network=np.zeros(effects.mean.shape, np.float32),
         weights=np.eye(len(COMPONENTS), dtype=np.float32)[0],
         residual_sd=sd,
+        interval_se=(effects.se if effects.interval_se is None else effects.interval_se).astype(np.float32),
+        control_se=(np.zeros_like(effects.se) if effects.control_se is None else effects.control_se).astype(np.float32),
+        cross_validated=np.zeros(effects.mean.shape, np.float32),
         remaining=_REMAINING[task.kind],
         strength=1.0,
         combination=(1.0, 0.0),
@@ -147,7 +150,14 @@ def _validated(
     several = [i for i, targets in enumerate(head.perturbations) if len(targets) > 1]
     singles = [head.predict([(name,) for name in head.perturbations[i]])[0] for i in several]
     observed = [head.effects[i].astype(np.float64) for i in several]
-    return replace(head, combination=fit_combination(singles, observed))
+    held_out = np.zeros(head.effects.shape)
+    held_out[single] = shrunk
+    for k, i in enumerate(several):
+        others = [j for j in range(len(several)) if j != k]
+        rule = replace(head, combination=fit_combination([singles[j] for j in others], [observed[j] for j in others]))
+        held_out[i] = rule.combine(head.perturbations[i], singles[k])
+    held_out = np.maximum(held_out, -head.control_mean)
+    return replace(head, combination=fit_combination(singles, observed), cross_validated=held_out.astype(np.float32))
 
 
 def _evidence(

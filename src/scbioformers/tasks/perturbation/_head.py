@@ -14,12 +14,12 @@ from scbioformers.model import Head
 from scbioformers.tasks.perturbation._combinations import overlap
 from scbioformers.tasks.perturbation._components import COMPONENTS, Array, TargetData
 from scbioformers.tasks.perturbation._correlations import lowered
-from scbioformers.tasks.perturbation._labels import Targets, require_known
+from scbioformers.tasks.perturbation._labels import LabelReader, Targets, require_known
 from scbioformers.tasks.perturbation._stack import Stack
 
 MAX_LOADINGS = 256
 _ARRAYS = ("effects", "se", "features", "loadings", "coexpression", "control_mean", "control_sd", "network", "weights",
-           "residual_sd", "token")  # fmt: skip
+           "residual_sd", "interval_se", "control_se", "cross_validated", "token")  # fmt: skip
 Names = tuple[str, ...]
 
 
@@ -33,14 +33,14 @@ class PerturbationHead:
     """(N,), names of all targets for which effects can be predicted."""
     perturbations: tuple[Targets, ...]
     """(P,), targets of each training perturbation."""
-    labels: Mapping[str, str]
-    """Target gene of each label of the training data that is not a gene name."""
+    labels: Mapping[str, Targets]
+    """Targets of each label of the training data that is not just its targets joined by ``+``."""
     kind: str
     """Kind of perturbation: "knockout", "activation" or "drug"."""
     effects: NDArray[np.float32]
     """(P, M), observed effects in log1p units."""
     se: NDArray[np.float32]
-    """(P, M), standard errors of the effects."""
+    """(P, M), standard errors of the effects, by which they are weighted in predictions of other targets."""
     features: NDArray[np.float32]
     """(N, F), features of the targets, scaled to unit length."""
     loadings: NDArray[np.float32]
@@ -60,6 +60,12 @@ class PerturbationHead:
     """(n_components,), weights of the components."""
     residual_sd: NDArray[np.float32]
     """(M,), standard deviation of the errors of the out-of-fold predictions, including measurement noise."""
+    interval_se: NDArray[np.float32]
+    """(P, M), standard errors of the effects, for intervals."""
+    control_se: NDArray[np.float32]
+    """(P, M), the part of ``interval_se`` that is due to the control cells. It is also an error of every prediction."""
+    cross_validated: NDArray[np.float32]
+    """(P, M), prediction of each training perturbation without its own cells."""
     remaining: float
     """Expression of a perturbed gene relative to control."""
     strength: float
@@ -76,6 +82,12 @@ class PerturbationHead:
     """Columns and labels that were passed to the fit: ``key``, ``control``, ``batch_key``, …."""
     token: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     """(D,), external token of a perturbed gene, trained on the effects of all single targets."""
+
+    @property
+    def reader(self) -> LabelReader:
+        """Reads labels of other data, and perturbations that are asked for, as the labels of the training data."""
+        split, control = self.kind != "drug", str(self.task.get("control", ""))
+        return LabelReader(control, self.labels, split, self.names)
 
     def resolve(self, targets: Sequence[Targets]) -> None:
         """Check that all targets are known. Raises :class:`DataError`, which suggests similar names."""
@@ -147,40 +159,55 @@ class PerturbationHead:
         """
         self.resolve(targets)
         singles = list(dict.fromkeys(name for each in targets for name in each))
-        effect, sd = self._singles(singles, network or {}, unseen)
+        effect, sd, control = self._singles(singles, network or {}, unseen)
         at = _positions(tuple(singles))
         found, error = np.zeros((len(targets), len(self.genes))), np.zeros((len(targets), len(self.genes)))
         observed = {} if unseen else _positions(self.perturbations)
         for i, each in enumerate(targets):
             rows = [at[name] for name in each]
             if len(rows) == 1:
-                found[i], error[i] = effect[rows[0]], sd[rows[0]]
+                found[i], error[i] = effect[rows[0]], np.hypot(sd[rows[0]], control[rows[0]])
                 continue
-            found[i] = self.combination[0] * effect[rows].sum(axis=0) - self.combination[1] * overlap(effect[rows])
-            own = self.target_data(list(each)).own_mask()
-            for row, mask in zip(rows, own, strict=True):
-                found[i, mask] = effect[row, mask]
-            error[i] = np.sqrt((sd[rows] ** 2).sum(axis=0))
+            found[i] = self.combine(each, effect[rows])
+            # the control cells are the same for all targets, so their errors add up
+            total, shared = np.sqrt((sd[rows] ** 2).sum(axis=0)), control[rows].sum(axis=0)
             if each in observed:
-                found[i], error[i] = self._update(found[i], error[i], observed[each])
+                row = observed[each]
+                apart = shared - control[rows].mean(axis=0)  # the observed effect has the error of the controls once
+                found[i], total = self._update(found[i], np.hypot(total, apart), row)
+                shared = self.control_se[row].astype(np.float64)
+            error[i] = np.hypot(total, shared)
         return np.maximum(found, -self.control_mean.astype(np.float64)), error
 
-    def _singles(self, singles: Sequence[str], network: Mapping[str, Array], unseen: bool) -> tuple[Array, Array]:
+    def _singles(
+        self, singles: Sequence[str], network: Mapping[str, Array], unseen: bool
+    ) -> tuple[Array, Array, Array]:
+        """Effects (K, M) of single targets, their standard errors without that of the controls, and that one."""
         m = len(self.genes)
         at = _positions(self.perturbations)
         by_network = np.zeros((len(singles), m))
         for i, name in enumerate(singles):
             by_network[i] = self.network[at[(name,)]] if (name,) in at else network.get(name, 0.0)
         target_data = self.target_data(singles, by_network)
-        stack = self.stack
-        effect = stack.predict(target_data, self._itself(singles))
+        effect = self.stack.predict(target_data, self._itself(singles))
         effect = np.where(target_data.own_mask(), self.own_change(), effect)
         sd = np.broadcast_to(self.residual_sd.astype(np.float64), effect.shape).copy()
+        # effects are differences from the same controls, so the error of these does not show in the residuals
+        control = np.tile(np.sqrt((self.control_se.astype(np.float64) ** 2).mean(axis=0)), (len(singles), 1))
         if not unseen:
             for i, name in enumerate(singles):
                 if (name,) in at:
-                    effect[i], sd[i] = self._update(effect[i], sd[i], at[(name,)])
-        return effect, sd
+                    row = at[(name,)]
+                    effect[i], sd[i] = self._update(effect[i], sd[i], row)
+                    control[i] = self.control_se[row]
+        return effect, sd, control
+
+    def combine(self, targets: Targets, effects: Array) -> Array:
+        """(M,), effect of targets that are perturbed together, from their single effects (K, M)."""
+        found: Array = self.combination[0] * effects.sum(axis=0) - self.combination[1] * overlap(effects)
+        for effect, mask in zip(effects, self.target_data(list(targets)).own_mask(), strict=True):
+            found[mask] = effect[mask]
+        return found
 
     def own_change(self) -> Array:
         """(M,), change of each gene in log1p units if the gene itself is perturbed.
@@ -196,8 +223,12 @@ class PerturbationHead:
         return np.array([[name == other for other in training] for name in singles]).reshape(len(singles), -1)
 
     def _update(self, prior: Array, sd: Array, row: int) -> tuple[Array, Array]:
-        """Combine a prediction with the observed effect. Both are weighted by their precision."""
-        noise = self.se[row].astype(np.float64) ** 2
+        """Combine a prediction with the observed effect, both weighted by their precision without that of the controls.
+
+        The error of the controls is in both, so it is not reduced.
+        """
+        total, control = (part[row].astype(np.float64) for part in (self.interval_se, self.control_se))
+        noise = np.maximum(total**2 - control**2, 0)
         spread = np.maximum(sd**2 - noise, 0.05 * sd**2)
         spread = np.maximum(spread, (self.effects[row].astype(np.float64) - prior) ** 2 - noise)
         share = spread / np.maximum(spread + noise, 1e-18)
@@ -208,7 +239,7 @@ class PerturbationHead:
         config = {
             "names": list(self.names),
             "perturbations": [list(each) for each in self.perturbations],
-            "labels": dict(self.labels),
+            "labels": {label: list(targets) for label, targets in self.labels.items()},
             "kind": self.kind,
             "remaining": self.remaining,
             "strength": self.strength,
@@ -250,6 +281,9 @@ class PerturbationHead:
             "network": (p, m),
             "weights": (len(COMPONENTS),),
             "residual_sd": (m,),
+            "interval_se": (p, m),
+            "control_se": (p, m),
+            "cross_validated": (p, m),
         }
         wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
         wrong += [name for name, rows in (("features", n), ("loadings", m)) if len(arrays[name]) != rows]
@@ -263,7 +297,7 @@ class PerturbationHead:
             genes=genes,
             names=names,
             perturbations=perturbations,
-            labels={str(key): str(value) for key, value in stored["labels"].items()},
+            labels={str(key): tuple(str(name) for name in value) for key, value in stored["labels"].items()},
             kind=str(stored["kind"]),
             remaining=float(stored["remaining"]),
             strength=float(stored["strength"]),

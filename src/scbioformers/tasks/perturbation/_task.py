@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, DataError, MissingKeyError, log1p_rows, tqdm
+from scbioformers.core import DataError, GeneIndex, MissingKeyError, as_names, category_text, log1p_rows, tqdm
 from scbioformers.data import BlockSource
 from scbioformers.model import BioFormer
 from scbioformers.tasks.perturbation import _token
 from scbioformers.tasks.perturbation._correlations import measure_correlations
 from scbioformers.tasks.perturbation._design import Design
-from scbioformers.tasks.perturbation._effects import measure_effects
+from scbioformers.tasks.perturbation._effects import Effects, measure_effects
 from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import N_GROUPS, n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
-from scbioformers.tasks.perturbation._labels import Targets, parse_label
+from scbioformers.tasks.perturbation._labels import Targets, require_known
 from scbioformers.tasks.perturbation._token import TokenPredictor
 
 HEAD = "perturbation"  # key of the head in BioFormer.heads
@@ -40,13 +41,13 @@ def fit_perturbation(
         for block in source.blocks():
             yield log1p_rows(block.counts, block.depth, depth)
 
-    effects = measure_effects(rows(), design.groups, design.strata, len(design.perturbations))
-    if dose is not None:
-        # effects per unit of dose
-        mean = np.array([dose[design.groups == i + 1].mean() for i in range(len(design.perturbations))])
-        effects = replace(effects, mean=effects.mean / mean[:, None], se=effects.se / mean[:, None])
     genes = model.vocabulary.feature_names()
     single = np.array([i for i, each in enumerate(design.perturbations) if len(each) == 1])
+    # without combinations, so that nothing of their cells is in what predicts them from single targets
+    pool = np.isin(np.arange(len(design.perturbations)), single)
+    effects = measure_effects(rows(), design.groups, design.strata, pool.size, pool)
+    if dose is not None:
+        effects = _per_dose(effects, np.array([dose[design.groups == i + 1].mean() for i in range(pool.size)]))
     targets = {i: design.perturbations[i][0] for i in single}
     described = target_features(list(dict.fromkeys([*genes, *targets.values()])), task.features)
     probes = choose_probes(design.controls)
@@ -68,10 +69,17 @@ def fit_perturbation(
 
         head = fit_head(genes, design.perturbations, effects, correlations, task, float(depth), train_and_predict)
         token = train(single)
-    params = {name: getattr(task, name) for name in ("key", "control", "kind", "dose", "celltype_key")}
-    params |= {"ignore": list(task.ignore), "batch_key": design.batch_key}
+    params = {name: getattr(task, name) for name in ("key", "kind", "dose", "celltype_key")}
+    ignore = [category_text(label) for label in task.ignore]
+    params |= {"control": category_text(task.control), "ignore": ignore, "batch_key": design.batch_key}
     head = replace(head, labels=design.labels, task=params, token=token)
     return replace(model, heads=model.heads | {HEAD: head.to_head()})
+
+
+def _per_dose(effects: Effects, dose: NDArray[np.float64]) -> Effects:
+    """Effects per unit of dose. ``dose`` (P,) is the mean dose of the cells of each perturbation."""
+    parts = {name: getattr(effects, name) for name in ("mean", "se", "interval_se", "control_se")}
+    return replace(effects, **{name: part / dose[:, None] for name, part in parts.items() if part is not None})
 
 
 def choose_probes(controls: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -119,24 +127,42 @@ def require_head(model: BioFormer) -> PerturbationHead:
     return PerturbationHead.from_head(tuple(model.vocabulary.feature_names()), model.heads[HEAD])
 
 
-def requested_targets(head: PerturbationHead, perturbations: str | Sequence[str]) -> dict[str, Targets]:
+def requested_targets(
+    head: PerturbationHead, perturbations: Any, names: Sequence[str], index: GeneIndex
+) -> dict[str, Targets]:
     """Targets of each requested label. ``"all"`` means all genes of the model and all targets of the training data.
+
+    Parameters
+    ----------
+    head
+        The fitted head.
+    perturbations
+        Labels, or one label.
+    names
+        (M,), names of the genes of the model in the data.
+    index
+        Positions of the genes of the model, by their names in the data and in the model.
 
     Raises
     ------
     ConfigError
-        If there is no label.
+        If there is no label, or something else than labels.
     DataError
         If a label cannot be parsed, or if a target is unknown.
     """
     if isinstance(perturbations, str) and perturbations == "all":
-        seen = [name for each in head.perturbations for name in each]
-        return {name: (name,) for name in dict.fromkeys([*head.genes, *seen])}
-    names = [perturbations] if isinstance(perturbations, str) else [str(name) for name in perturbations]
-    if not names:
-        raise ConfigError("`perturbations` is empty. Pass a gene, a combination such as 'STAT1+IRF1', or 'all'.")
-    found = {name: parse_label(name, "", head.labels) for name in names}
-    if empty := [name for name, targets in found.items() if not targets]:
+        seen = {name: (name,) for each in head.perturbations for name in each if name not in head.genes}
+        genes: dict[str, Targets] = {name: (gene,) for name, gene in zip(names, head.genes, strict=True)}
+        return genes | seen
+    labels = as_names(perturbations, "perturbations")
+    reader, known = head.reader, set(head.names)
+
+    def in_model(name: str) -> str:
+        position = -1 if name in known else int(index.positions([name])[0])
+        return name if position < 0 else head.genes[position]
+
+    found = {label: tuple(sorted({in_model(name) for name in reader.read(label) or ()})) for label in labels}
+    if empty := [label for label, targets in found.items() if not targets]:
         raise DataError(f"{empty[:5]} name no perturbed gene. Pass genes, or combinations such as 'STAT1+IRF1'.")
-    head.resolve(list(found.values()))
+    require_known((name for each in found.values() for name in each), known | {*names}, "Perturbations")
     return found
