@@ -50,10 +50,10 @@ def _covered(
     task = bf.Perturbation("perturbation", "control", celltype_key="cell_type")
     bf.tl.fit(sample, task=task, train=bf.TrainConfig(max_steps=STEPS if quick is None else quick))
     bf.tl.perturb(sample, targets)
-    truth = _true_effects(cells, sample, targets, require_head(bf.get.model(sample)).mean_depth)
+    truth = _true_effects(cells, targets, require_head(bf.get.model(sample)).mean_depth)
     for name in targets:
         table = bf.get.perturb(sample, perturbation=name).set_index("gene").drop(index=name)
-        true = truth.loc[name, table.index]
+        true = truth[name].loc[table.index]
         inside = (table["lower"] <= true) & (true <= table["upper"])
         kind = "seen" if name in training else "unseen"
         yield {"n_controls": n_controls, "kind": kind, "target": name, "covered": float(inside.mean()),
@@ -73,8 +73,8 @@ def _sample(cells: AnnData, training: list[str], n_controls: int, seed: int) -> 
     return cells[np.sort(np.concatenate(chosen))].copy()
 
 
-def _true_effects(cells: AnnData, sample: AnnData, targets: list[str], mean_depth: float) -> pd.DataFrame:
-    """Mean differences from the control cells of the same cell type, averaged over cell types of the sample."""
+def _true_effects(cells: AnnData, targets: list[str], mean_depth: float) -> pd.DataFrame:
+    """Mean differences from the control cells of the same cell type, averaged over cell types (genes, targets)."""
     profiles = bf.metrics.log1p_normalize(cells.X, target_sum=mean_depth)
     dense = pd.DataFrame(profiles.toarray(), columns=cells.var_names)
     keys = [cells.obs["cell_type"].astype(str).to_numpy(), cells.obs["perturbation"].astype(str).to_numpy()]
@@ -85,7 +85,7 @@ def _true_effects(cells: AnnData, sample: AnnData, targets: list[str], mean_dept
             name: sum(mean.loc[(each, name)] - mean.loc[(each, "control")] for each in np.unique(keys[0])) / N_TYPES
             for name in targets
         }
-    ).T
+    )
 
 
 def show(result: dict[str, Any]) -> Iterator[str]:
@@ -99,7 +99,7 @@ def show(result: dict[str, Any]) -> Iterator[str]:
     for n_controls, part in table.groupby("n_controls"):
         mean = part.groupby("kind")[["covered", "half_width", "error"]].mean()
         for kind in ("seen", "unseen"):
-            covered, width, error = mean.loc[kind]
+            covered, width, error = (float(value) for value in mean.loc[kind])
             met = "met" if GOAL[0] <= covered <= GOAL[1] else "missed"
             lines.append([f"{n_controls}", kind, f"{covered:.3f}", met, f"{width:.3f}", f"{error:.3f}"])
     header = ["control cells of each cell type", "target", "coverage", f"goal {GOAL[0]:.2f} to {GOAL[1]:.2f}",
