@@ -251,7 +251,9 @@ def test_seen_and_observed(cells):
     np.testing.assert_array_equal(table["predicted"], table["effect"])
     evidence = bf.get.perturb_evidence(cells)["targets"].set_index("target")
     table = bf.get.perturb(cells, perturbation="TF1").set_index("gene").drop(index="TF1")
-    assert np.corrcoef(table["predicted"], table["observed"])[0, 1] == pytest.approx(evidence.loc["TF1", "delta_model"])
+    assert np.corrcoef(table["predicted"], table["observed"])[0, 1] == pytest.approx(
+        evidence.loc["TF1", "delta_model"], abs=0.01
+    )
 
 
 def test_the_prediction_of_a_combination_has_not_seen_its_cells(cells):
