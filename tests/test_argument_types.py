@@ -113,7 +113,11 @@ def valid(name: str, annotation: str, function) -> object:
         return ["a", "b"]
     by_type = {"int": 1, "float": 0.5, "str": "a", "ArrayLike": np.zeros((2, 2)), "Collection[str]": ["a"]}
     by_type |= {"Mapping[str, Collection[str]]": {"a": ["b"]}, "str | Path": "a", "Matrix": np.ones((2, 2))}
-    return by_name.get(name) if name in by_name and by_name[name] is not None else by_type.get(annotation, ["a"])
+    return (
+        by_name.get(name)
+        if name in by_name and by_name[name] is not None
+        else by_type.get(annotation.split(" | ")[0], ["a"])
+    )
 
 
 @pytest.mark.parametrize(("config", "name", "annotation"), cases(CONFIGS))
