@@ -178,6 +178,10 @@ def test_a_list_of_bools_is_a_mask():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mudata_is_not_anndata():
-    with pytest.raises(DataError, match=r"Expected an AnnData, found mudata.*MuData. Pass one of its modalities"):
-        bf.tl.fit(mudata.MuData({"rna": CELLS}))
+@pytest.mark.fault(70)
+def test_the_modalities_of_a_mudata_are_named():
+    message = r"found mudata.*MuData\. Pass one of its modalities \['gex', 'prot'\], such as `mdata\['gex'\]`"
+    both = mudata.MuData({"gex": CELLS, "prot": CELLS.copy()})
+    for verb in (bf.tl.fit, bf.pp.check, bf.tl.embed):
+        with pytest.raises(DataError, match=message):
+            verb(both)

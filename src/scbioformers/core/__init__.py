@@ -1,6 +1,6 @@
 """Functions of arrays: errors, random numbers, vocabulary, binning kernels, masking kernels, decoding, splits."""
 
-from scbioformers.core._arguments import Category, check_arguments, check_fields
+from scbioformers.core._arguments import Category, check_arguments, check_fields, not_anndata
 from scbioformers.core._bin_kernels import (
     as_float,
     bin_normalized,
@@ -84,6 +84,7 @@ __all__ = [
     "match",
     "match_category",
     "near_names",
+    "not_anndata",
     "out_strength",
     "plain_ensembl",
     "posterior_mean",

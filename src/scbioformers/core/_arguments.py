@@ -137,10 +137,16 @@ def _is_array(value: Any, kind: Any) -> bool:
     return True
 
 
+def not_anndata(value: Any) -> DataError:
+    """The error for what is passed instead of an AnnData. It names the modalities of a MuData."""
+    modalities = list(value.mod) if type(value).__name__ == "MuData" else []
+    hint = f" Pass one of its modalities {modalities}, such as `mdata[{modalities[0]!r}]`." if modalities else ""
+    return DataError(f"Expected an AnnData, found {type(value).__module__}.{type(value).__name__}.{hint}")
+
+
 def _refuse(name: str, value: Any, expected: Any) -> None:
     if name == "adata" and any(getattr(option, "__name__", "") == "AnnData" for option in _options(expected)):
-        hint = " Pass one of its modalities, e.g. mdata['rna']." if type(value).__name__ == "MuData" else ""
-        raise DataError(f"Expected an AnnData, found {type(value).__module__}.{type(value).__name__}.{hint}")
+        raise not_anndata(value)
     raise ConfigError(f"`{name}` must be {_describe(expected)}, found {_shown(value)}.")
 
 

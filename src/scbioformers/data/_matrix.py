@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scbioformers.core import DataError, MissingKeyError
+from scbioformers.core import DataError, MissingKeyError, not_anndata
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -40,8 +40,7 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
         If there is no such layer.
     """
     if not isinstance(adata, AnnData):
-        hint = " Pass one of its modalities, e.g. mdata['rna']." if type(adata).__name__ == "MuData" else ""
-        raise DataError(f"Expected an AnnData, found {type(adata).__module__}.{type(adata).__name__}.{hint}")
+        raise not_anndata(adata)
     if adata.isbacked and adata.is_view:
         raise DataError("This is a view of a backed AnnData, expected one that can be read. Call `.to_memory()` first.")
     layers, layer = layer_names(adata), layer_key(adata, layer)
