@@ -340,3 +340,33 @@ def test_the_column_of_the_call_is_that_of_the_tables(plain):
     assert bf.get.grn_graph(plain, regulators=ID(0)).number_of_edges() == len(edges)
     del plain.var["symbol"]
     assert set(bf.get.grn(plain)["source"]) == {ID(0)}
+
+
+@pytest.fixture(scope="module")
+def screened() -> ad.AnnData:
+    """A screen whose genes have Ensembl ids with versions, with labels by symbol, and effects by other ids."""
+    adata = bf.datasets.simulate(60, 20, n_regulators=4, perturbations=["TF1", "TF2"])
+    adata.var["symbol"] = adata.var_names.tolist()
+    adata.var_names = [f"{ID(i)}.1" for i in range(20)]
+    task = bf.Perturbation(key="perturbation", control="control")
+    config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
+    bf.tl.fit(adata, gene_symbols="symbol", task=task, config=config, train=bf.TrainConfig(max_steps=1))
+    return adata
+
+
+@pytest.mark.fault(41, 55)
+def test_perturbations_in_every_spelling(screened):
+    adata = screened.copy()
+    at = adata.var["symbol"].tolist().index("TF3")
+    bf.tl.perturb(adata, "TF3")
+    expected = bf.get.perturb(adata, perturbation="TF3")
+    assert sorted(expected["gene"]) == sorted(adata.var["symbol"])
+    for given in (f"{ID(at)}.1", ID(at), f"{ID(at)}.7"):
+        bf.tl.perturb(adata, given)
+        found = bf.get.perturb(adata, perturbation=given)
+        pd.testing.assert_frame_equal(found, expected)
+        assert bf.get.perturb(adata)["gene"].tolist() != ["TF3"]  # the perturbed gene itself does not count
+        shown = bf.pl.perturbation(adata, np.linspace(-1, 1, 20), name=given, show=False)
+        assert "(other genes; " in shown.get_title()
+    with pytest.raises(DataError, match=r"'TF33'\] unknown.*Similar names: \['TF3'"):
+        bf.tl.perturb(adata, "TF33")

@@ -10,11 +10,23 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import Category, DataError, MissingKeyError, category_text, check_arguments, short_list
-from scbioformers.results import read_perturb, read_perturb_evidence, read_perturb_names, read_perturbed_profiles
+from scbioformers.results import (
+    perturb_genes,
+    read_perturb,
+    read_perturb_evidence,
+    read_perturb_names,
+    read_perturbed_profiles,
+    show_genes,
+)
 
 
 def perturb(
-    adata: AnnData, *, perturbation: str | None = None, group: Category | None = None, key: str = "perturbed"
+    adata: AnnData,
+    *,
+    perturbation: str | int | None = None,
+    group: Category | None = None,
+    gene_symbols: str | None = None,
+    key: str = "perturbed",
 ) -> pd.DataFrame:
     """Predicted effects of perturbations as a ranked table (paper, section 3.3).
 
@@ -27,6 +39,9 @@ def perturb(
     group
         Category of ``groupby`` of :func:`scbioformers.tl.perturb`, for the effects relative to its control cells. None
         gives the effects relative to all control cells.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
 
@@ -67,13 +82,15 @@ def perturb(
     """
     check_arguments(perturb, locals())
     stored = read_perturb(adata, key)
-    names = np.array([str(name) for name in adata.var_names], dtype=object)
+    data_genes = perturb_genes(adata, key, gene_symbols)
+    names = data_genes.var_names
     kept = np.isfinite(stored.effect).all(axis=1)
     effect, se, genes = stored.effect[kept], stored.se[kept], names[kept]
     if group is not None:
         effect = _aligned(stored.groups[_group(group, list(stored.groups))], stored.genes, genes)
     if perturbation is not None:
-        column = _column(perturbation, stored.names)
+        spelled = data_genes.spelled([str(perturbation)], stored.names)
+        column = _column(spelled.get(str(perturbation), perturbation), stored.names)
         table = pd.DataFrame({"gene": genes, "effect": effect[:, column], "se": se[:, column]})
         table["z"] = table["effect"] / np.maximum(table["se"], 1e-12)
         table["lower"], table["upper"] = table["effect"] - 1.96 * table["se"], table["effect"] + 1.96 * table["se"]
@@ -83,7 +100,8 @@ def perturb(
                 table[field] = _aligned(effects[stored.names[column]], stored.genes, genes)
         if group is not None:
             table[["predicted", "observed"]] = np.nan
-        return table.sort_values("z", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+        table = table.sort_values("z", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+        return show_genes(table, data_genes, ["gene"])
     rows = []
     for column, (name, own) in enumerate(zip(stored.names, stored.own_genes, strict=True)):
         other = ~np.isin(genes, own)
@@ -94,7 +112,8 @@ def perturb(
         top = int(np.argmax(np.abs(values)))
         rows.append((name, size, size_se, genes[other][top], float(values[top]), bool(stored.seen[column])))
     table = pd.DataFrame(rows, columns=["perturbation", "size", "size_se", "gene", "effect", "seen"])
-    return table.sort_values("size", ascending=False, kind="stable", ignore_index=True)
+    table = table.sort_values("size", ascending=False, kind="stable", ignore_index=True)
+    return table.assign(gene=table["gene"].map(data_genes.shown_by_stored(genes)))
 
 
 def _aligned(values: NDArray[np.float64], genes: list[str], wanted: NDArray[Any]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from scbioformers import get
 from scbioformers.core import DataError, check_arguments, short_list
 from scbioformers.pl._show import figure
-from scbioformers.results import Perturbed, read_perturb
+from scbioformers.results import Perturbed, perturb_genes, read_perturb
 
 _NAME_HEIGHT = 0.028  # height of a line of text, as a share of the axes of a figure of the default size
 _NAME_WIDTH = 0.16  # width of the name of a gene, as a share of the range of the points
@@ -27,8 +27,9 @@ def perturbation(
     adata: AnnData,
     observed: ArrayLike | None = None,
     *,
-    name: str | None = None,
+    name: str | int | None = None,
     n_top: int = 20,
+    gene_symbols: str | None = None,
     key: str = "perturbed",
     ax: Axes | None = None,
     show: bool | None = None,
@@ -54,6 +55,9 @@ def perturbation(
     n_top
         Largest number of genes to label, those with the largest absolute observed change. Genes with less than a tenth
         of the largest change are not labelled.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
@@ -88,12 +92,14 @@ def perturbation(
     """
     check_arguments(perturbation, locals())
     stored = read_perturb(adata, key)
+    genes = perturb_genes(adata, key, gene_symbols)
+    name = None if name is None else genes.spelled([str(name)], stored.names).get(str(name), str(name))
     ranked = get.perturb(adata, key=key)["perturbation"]
     if observed is None:
         ranked = ranked[ranked.isin(list(stored.observed))]
         _require_observed(stored, name)
     shown = name if name is not None else str(ranked.iloc[0])
-    table = get.perturb(adata, perturbation=shown, key=key).set_index("gene")
+    table = get.perturb(adata, perturbation=shown, gene_symbols=gene_symbols, key=key).set_index("gene")
     if observed is not None:
         values = np.asarray(observed, dtype=np.float64)
         if values.shape != (adata.n_vars,):
@@ -101,12 +107,12 @@ def perturbation(
                 f"`observed` must have one value for each of {adata.n_vars} genes, found an array of shape "
                 f"{values.shape}."
             )
-        table["observed"] = values[adata.var_names.get_indexer(table.index)]
+        table["observed"] = values[genes.index.positions(table.index)]
     table = table[np.isfinite(table["observed"])]
     seen, own = bool(stored.seen[stored.names.index(shown)]), stored.own_genes[stored.names.index(shown)]
     if ax is None:
         _, ax = plt.subplots(figsize=(5.4, 4.8), layout="constrained")
-    is_own = table.index.isin(own)
+    is_own = table.index.isin(list(genes.spelled(own, table.index).values()))
     x, y = table["observed"].to_numpy(), table["predicted"].to_numpy()
     _draw_points(ax, x, y, is_own)
     top = np.argsort(-np.abs(x), kind="stable")[:n_top]
@@ -178,6 +184,7 @@ def perturbation_screen(
     adata: AnnData,
     *,
     n_top: int = 30,
+    gene_symbols: str | None = None,
     key: str = "perturbed",
     ax: Axes | None = None,
     show: bool | None = None,
@@ -195,6 +202,9 @@ def perturbation_screen(
         Data after :func:`scbioformers.tl.perturb`, for example with ``"all"``.
     n_top
         Number of perturbations to show.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
+        else ``adata.var_names``.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.perturb`.
     ax
@@ -226,7 +236,7 @@ def perturbation_screen(
     'predicted effect size (root mean square, log1p)'
     """
     check_arguments(perturbation_screen, locals())
-    table = get.perturb(adata, key=key).head(n_top)
+    table = get.perturb(adata, gene_symbols=gene_symbols, key=key).head(n_top)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.4, 1.5 + 0.2 * len(table)), layout="constrained")
     y, seen = np.arange(len(table)), table["seen"].to_numpy(dtype=bool)

@@ -35,6 +35,7 @@ from scbioformers.results._model import ModelLike, check_storage, find_fit, find
 from scbioformers.results._perturb import (
     Perturbed,
     check_perturb_key,
+    perturb_genes,
     read_perturb,
     read_perturb_evidence,
     read_perturb_names,
@@ -67,6 +68,7 @@ __all__ = [
     "has_program_genes",
     "imputed_layers",
     "open_query",
+    "perturb_genes",
     "read_enrichment",
     "read_evidence",
     "read_grn_edges",

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.core import MissingKeyError
+from scbioformers.data import GeneNames
+from scbioformers.results._gene_names import result_genes
 from scbioformers.results._slots import check_key_added, get_slot, params_from_json, params_to_json, write_result
 
 DEFAULT_KEY = "perturbed"
@@ -110,6 +112,11 @@ def read_perturb(adata: Any, key: str) -> Perturbed:
         observed=part("observed"),
         groups=part("group"),
     )
+
+
+def perturb_genes(adata: Any, key: str, gene_symbols: str | None = None) -> GeneNames:
+    """Names of the genes for the result of this key, see :func:`result_genes`."""
+    return result_genes(adata, _entry(key), gene_symbols)
 
 
 def read_perturb_names(adata: Any, key: str) -> list[str]:

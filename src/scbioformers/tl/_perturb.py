@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, MissingKeyError, check_arguments, log1p_rows
+from scbioformers.core import DataError, MissingKeyError, Names, check_arguments, log1p_rows
 from scbioformers.data import BlockSource, ObsField
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, Perturbed, Query, check_perturb_key, open_query, target, write_perturb
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 @computes
 def perturb(
     adata: AnnData,
-    perturbations: str | Sequence[str],
+    perturbations: Names,
     *,
     model: ModelLike | None = None,
     groupby: str | None = None,
@@ -155,7 +155,7 @@ def perturb(
             changed = np.maximum(block.toarray() + effect[0], 0)
             profiles[np.ix_(rows, columns)] = changed[:, query.measured]
     params = {"model_hash": query.model.hash, "layer": query.layer, "groupby": groupby, "kind": head.kind}
-    params |= {"key": head.task.get("key")}
+    params |= {"key": head.task.get("key"), "gene_symbols": query.genes.gene_symbols}
     write_perturb(adata, key_added, result, evidence=head.evidence, params=params, profiles=profiles)
     return adata if copy else None
 
