@@ -18,3 +18,7 @@ class tqdm(_tqdm):  # type: ignore[misc] # tqdm has no types
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"miniters": 1, **options})
+
+    def advance_to(self, done: float) -> None:
+        """Show that ``done`` steps of the total are done. Parts of a step are not shown."""
+        self.update(int(done + 1e-6) - self.n)

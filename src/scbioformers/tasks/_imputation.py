@@ -129,8 +129,11 @@ def impute_blocks(
             shape = (len(block.depth), source.n_features)
             values = {name: np.full(shape, np.nan, np.float32) for name in names}
             low = low_depth(model, block)
-            for query_mask in plan(block):
+            masks, done = list(plan(block)), float(bar.n)
+            for query_mask in masks:
                 for batch, probabilities in predict_masked(model, block, query_mask, batch_size):
+                    done += len(batch) / len(masks)
+                    bar.advance_to(done)
                     if evidence is not None:
                         evidence.add(batch, probabilities)
                     _decode(model, batch, probabilities, scale, block.start, values)
@@ -144,7 +147,6 @@ def impute_blocks(
                     kept = np.isnan(values["mean"])
                     for name, array in values.items():
                         array[kept] = 0 if name == "std" else measured[kept]
-            bar.update(len(block.depth))
             yield ImputedBlock(block.start, values, low)
 
 
@@ -174,15 +176,17 @@ def posterior_blocks(
         for block in source.blocks(BLOCK_CELLS):
             counts = block.counts.toarray()
             mean, size = np.zeros(counts.shape), (block.depth / mean_depth)[:, None]
+            done = float(bar.n)
             for network in model.members:
                 dispersion = network.log_dispersion.detach().exp().cpu().double().numpy()
                 for batch, output in run_network(model, network, [block], batch_size):
                     at = batch.rows.cpu().numpy() - block.start
                     rate = output.log_rate.cpu().double().exp().numpy() * size[at]
                     mean[at] += posterior_mean(rate, dispersion, counts[at]) / len(model.members)
+                    done += len(at) / len(model.members)
+                    bar.advance_to(done)
             if scale == "log1p":
                 mean = np.log1p(mean / np.where(size > 0, size, 1.0))
-            bar.update(len(block.depth))
             yield ImputedBlock(block.start, {"mean": mean.astype(np.float32)}, low_depth(model, block))
 
 
