@@ -223,7 +223,7 @@ def test_every_name_that_a_text_mentions_exists():
 ARGUMENTS: dict[str, tuple] = {
     "tl.fit": (),
     "tl.perturb": ("G1",),
-    "tl.program_enrichment": ({"set": ["G1", "G2", "G3", "G4", "G5"]},),
+    "tl.program_enrichment": ({"set": [f"G{i}" for i in range(1, 21)]},),
     "pl.perturbation": ([0.0],),
     "pl.attention_heatmap": ("G1",),
 }

@@ -154,6 +154,7 @@ def test_integer_names(real):
     assert_total_is_right(fitted, counts_of(real).sum(axis=1))
 
 
+@pytest.mark.fault(20, 59)
 @pytest.mark.filterwarnings("ignore::scbioformers.core.BioformersWarning")
 def test_a_visium_section_of_mostly_empty_spots(real):
     tissue, empty, nearly = counts_of(real), np.zeros((600, N_GENES)), np.zeros((100, N_GENES))
@@ -166,5 +167,9 @@ def test_a_visium_section_of_mostly_empty_spots(real):
     assert calls == ["bf.tl.fit(adata)"]
     rest_of_the_path(fitted, list(real.var_names[:3]))
     imputed = np.nansum(fitted.layers["imputed"], axis=1)
+    assert not imputed[:600].any()
+    assert np.median(imputed[720:]) == pytest.approx(1, abs=0.5)  # one count
     assert np.corrcoef(imputed[600:720], tissue.sum(axis=1))[0, 1] > 0.9
+    assert np.median(imputed[600:720] / tissue.sum(axis=1)) == pytest.approx(1, abs=0.15)
+    assert fitted.obs["imputed_low_depth"].to_numpy().nonzero()[0].tolist() == [*range(600), *range(720, 820)]
     assert fitted.obs["bioformer_empty"].to_numpy().nonzero()[0].tolist() == list(range(600))

@@ -37,7 +37,7 @@ verbosity: int = 2
 """Which messages are shown: 0 or "error", 1 or "warning", 2 or "info", 3 or "hint", 4 or "debug"."""
 
 autoshow: bool = True
-"""Whether figures are shown, and no axes are returned, if the argument ``show`` is None."""
+"""Whether figures are shown if the argument ``show`` is None."""
 
 figdir: Path = Path("figures")
 """Folder of the figures that are saved with ``save=True`` or with a suffix. It is created when it is needed."""

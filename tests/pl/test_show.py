@@ -74,11 +74,17 @@ def test_the_signature_is_that_of_scanpy(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_by_default_a_figure_is_shown_and_nothing_is_returned(adata, shown, name):
-    assert draw(name, adata) is None
+def test_by_default_a_figure_is_shown_and_returned(adata, shown, name, monkeypatch):
+    monkeypatch.setattr(mpl, "get_backend", lambda: "inline")
+    assert draw(name, adata) is not None
     assert shown == [[1]]  # once, when it is drawn
     assert draw(name, adata, show=True) is None
     assert len(shown) == 2
+
+
+def test_without_a_screen_nothing_is_shown_unless_it_is_asked_for(adata, shown):
+    assert isinstance(draw("calibration", adata), Axes)
+    assert not shown  # matplotlib would warn that agg cannot show it
 
 
 @pytest.mark.parametrize("name", NAMES)

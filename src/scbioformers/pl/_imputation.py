@@ -45,7 +45,8 @@ def imputation(
     ax
         Axes to draw on. By default, a new figure is created.
     show
-        Show the figure, and return None. By default, ``bf.settings.autoshow``.
+        True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
+        ``bf.settings.autoshow`` is True.
     save
         Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
         its name starts with the name of this function. A path, or text with a folder, is used as it is.
@@ -53,7 +54,7 @@ def imputation(
     Returns
     -------
     Axes or None
-        Axes with the figure, or None if the figure is shown.
+        Axes with the figure, or None with ``show=True``.
 
     Raises
     ------
@@ -145,7 +146,8 @@ def calibration(
     ax
         Axes to draw on. By default, a new figure is created.
     show
-        Show the figure, and return None. By default, ``bf.settings.autoshow``.
+        True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
+        ``bf.settings.autoshow`` is True.
     save
         Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
         its name starts with the name of this function. A path, or text with a folder, is used as it is.
@@ -153,7 +155,7 @@ def calibration(
     Returns
     -------
     Axes or None
-        Axes with the figure, or None if the figure is shown.
+        Axes with the figure, or None with ``show=True``.
 
     Raises
     ------

@@ -63,7 +63,8 @@ def perturbation(
     ax
         Axes to draw on. By default, a new figure is created.
     show
-        Show the figure, and return None. By default, ``bf.settings.autoshow``.
+        True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
+        ``bf.settings.autoshow`` is True.
     save
         Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
         its name starts with the name of this function. A path, or text with a folder, is used as it is.
@@ -71,7 +72,7 @@ def perturbation(
     Returns
     -------
     Axes or None
-        Axes with the figure, or None if the figure is shown.
+        Axes with the figure, or None with ``show=True``.
 
     Raises
     ------
@@ -210,7 +211,8 @@ def perturbation_screen(
     ax
         Axes to draw on. By default, a new figure is created.
     show
-        Show the figure, and return None. By default, ``bf.settings.autoshow``.
+        True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
+        ``bf.settings.autoshow`` is True.
     save
         Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
         its name starts with the name of this function. A path, or text with a folder, is used as it is.
@@ -218,7 +220,7 @@ def perturbation_screen(
     Returns
     -------
     Axes or None
-        Axes with the figure, or None if the figure is shown.
+        Axes with the figure, or None with ``show=True``.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""The arguments ``show=``, ``save=``, ``ax=`` and ``axes=`` of all figures. They mean what they mean in scanpy."""
+"""The arguments ``show=``, ``save=``, ``ax=`` and ``axes=`` of all figures.
+
+They mean what they mean in scanpy, with one exception: a call without ``show=`` also returns the axes.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +45,14 @@ def figure(draw: Callable[P, R]) -> Callable[P, R | None]:
         drawn: Any = draw(*args, **kwargs)
         first = drawn if isinstance(drawn, Axes) else drawn[0]
         whole = first.figure.canvas.figure  # also if the axes are in a part of a figure
-        show: Any = settings.autoshow if kwargs.get("show") is None else kwargs["show"]
+        show: Any = kwargs.get("show")
         save: Any = kwargs.get("save")
         if save:
             file = _file(draw.__name__, save, whole.canvas.get_supported_filetypes())
             file.parent.mkdir(parents=True, exist_ok=True)
             whole.savefig(file, dpi=_DPI if mpl.rcParams["savefig.dpi"] == "figure" else None, bbox_inches="tight")
             logger.info("Saved the figure to %s.", file)
-        if show:
+        if show or (show is None and settings.autoshow and mpl.get_backend().lower() != "agg"):  # agg shows nothing
             plt.show()
         if save and kwargs.get("ax") is None and kwargs.get("axes") is None:
             plt.close(whole)  # a notebook would show it, also with show=False

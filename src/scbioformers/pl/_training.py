@@ -42,7 +42,8 @@ def training(
     axes
         Axes to draw on, one per objective. By default, a new figure is created.
     show
-        Show the figure, and return None. By default, ``bf.settings.autoshow``.
+        True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
+        ``bf.settings.autoshow`` is True.
     save
         Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
         its name starts with the name of this function. A path, or text with a folder, is used as it is.
@@ -50,7 +51,7 @@ def training(
     Returns
     -------
     list of Axes or None
-        Axes with the figure, one per objective, or None if the figure is shown.
+        Axes with the figure, one per objective, or None with ``show=True``.
 
     Raises
     ------
