@@ -78,6 +78,7 @@ def test_effects_are_for_a_unit_of_dose(raised):
     [
         pytest.param({"dose": "amount"}, None, MissingKeyError, r"Did not find adata\.obs\['amount'\]", id="no column"),
         pytest.param({"dose": "dose"}, ("dose", 0.0), DataError, "positive in every perturbed cell", id="no dose"),
+        pytest.param({"dose": "dose"}, ("dose", "1uM"), DataError, "must hold numbers, found '1uM'", id="text"),
         pytest.param({}, ("done", "G0"), DataError, "Found 1 perturbations of one target", id="one target"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.config import Perturbation
-from scbioformers.core import BioformersWarning, DataError, MissingKeyError, category_text, near_names, short_list
-from scbioformers.data import ObsField
+from scbioformers.core import DataError, category_text, near_names, short_list, warn
+from scbioformers.data import ObsField, obs_numbers
 from scbioformers.tasks.perturbation._labels import (
     LabelReader,
     Targets,
@@ -157,18 +156,16 @@ def _parse(
         parsed[label] = each
     place = f"adata.obs[{task.key!r}]"
     if controls:
-        warnings.warn(
+        warn(
             f"{place}: {short_list(controls)} look like labels of control cells, but the control label is "
             f"{reader.control!r}. Their cells are not used. If they are controls, give them this label. If they are a "
             f"perturbation, pass `targets={ {controls[0]: controls[0]} }`. To leave them out without this warning, "
-            f"pass `ignore={(*reader.ignore, *controls[:5])}`.",
-            BioformersWarning,
-            stacklevel=4,
+            f"pass `ignore={(*reader.ignore, *controls[:5])}`."
         )
     # a name that the user has mapped to itself is known to the user
     unknown = [label for label in unknown if reader.targets.get(label.strip()) != label.strip()]
     if unknown:
-        warnings.warn(_describe_unknown(place, unknown, reader, task, named), BioformersWarning, stacklevel=4)
+        warn(_describe_unknown(place, unknown, reader, task, named))
     return parsed
 
 
@@ -225,9 +222,7 @@ def read_dose(adata: AnnData, key: str | None, groups: NDArray[np.int64]) -> NDA
     """(N,), dose of each cell. Raises an error if the column is missing, or not positive in every perturbed cell."""
     if key is None:
         return None
-    if key not in adata.obs:
-        raise MissingKeyError(f"Did not find adata.obs[{key!r}]. Available: {[str(name) for name in adata.obs]}.")
-    values = np.asarray(adata.obs[key], dtype=np.float64)
+    values = obs_numbers(adata, key)
     if not (values[groups > 0] > 0).all():
         raise DataError(f"adata.obs[{key!r}] must be positive in every perturbed cell. Correct these doses.")
     return values

@@ -9,7 +9,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, log1p_rows
-from scbioformers.data import BlockSource, ObsField
+from scbioformers.data import BlockSource, ObsField, obs_numbers
 from scbioformers.tasks.perturbation._design import read_strata
 from scbioformers.tasks.perturbation._effects import Array, measure_effects
 from scbioformers.tasks.perturbation._head import PerturbationHead
@@ -78,4 +78,4 @@ def _group(label: str, head: PerturbationHead, at: dict[Targets, int]) -> int:
 
 def _dose(adata: AnnData, head: PerturbationHead) -> Array:
     key = head.task.get("dose")
-    return np.ones(adata.n_obs) if key not in adata.obs else np.asarray(adata.obs[key], dtype=np.float64)
+    return np.ones(adata.n_obs) if key not in adata.obs else obs_numbers(adata, str(key))
