@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from scbioformers.core._errors import ConfigError, DataError
@@ -110,7 +111,7 @@ def _accepts_one(value: Any, expected: Any) -> bool:
     if kind is Literal:
         return isinstance(value, str | int) and value in inner
     if kind is None:
-        return isinstance(value, expected)
+        return isinstance(value, expected) or (issubclass(expected, sp.spmatrix) and sp.issparse(value))
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and all(
             _accepts(key, inner[0]) and _accepts(item, inner[1]) for key, item in value.items()
