@@ -176,8 +176,8 @@ def test_edges_of_simulated_cells_are_found_with_their_signs():
     [
         (np.array([[1.0, np.nan]]), None, "1 values of the expression are not finite"),
         (sparse.csr_matrix([[1.0, np.inf]]), None, "1 values of the expression are not finite"),
-        (np.zeros((0, 3)), None, r"found shape \(0, 3\)"),
-        (np.zeros(3), None, r"found shape \(3,\)"),
+        (np.zeros((0, 3)), None, r"has the shape \(0, 3\)"),
+        (np.zeros(3), None, r"has the shape \(3,\); expected \(N, M\)"),
         (np.zeros((2, 3)), [3], "between 0 and 2"),
         (np.zeros((2, 3)), [-1], "between 0 and 2"),
         (np.zeros((2, 3)), np.zeros(0, int), "between 0 and 2"),

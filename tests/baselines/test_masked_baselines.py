@@ -405,8 +405,8 @@ def test_newton_step_lowers_the_loss_from_a_random_start():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"depth": np.ones(3)}, "one depth for each of 2 cells", id="depth"),
-        pytest.param({"bins": np.zeros(1, int)}, "a bin for each|cell, gene and bin", id="length"),
+        pytest.param({"depth": np.ones(3)}, r"`depth` has the shape \(3,\); expected \(2,\)", id="depth"),
+        pytest.param({"bins": np.zeros(1, int)}, r"`bins` has the shape \(1,\); expected \(2,\)", id="length"),
         pytest.param({"genes": np.array([0, 9])}, "`genes` of the masked entries must be from 0 to 2", id="out"),
         pytest.param({"cells": np.array([1, 0])}, "sorted by cell", id="order"),
     ],
@@ -419,8 +419,8 @@ def test_bad_cells_raise(change, message):
 
 def test_draws_of_other_cells_raise(problem):
     train, test = problem
-    for draws in ((), (test,)):
-        with pytest.raises(DataError, match="Expected draws of the mask"):
+    for draws, message in (((), "no draw of the mask"), ((test,), r"`draws\[0\].visible` has the shape")):
+        with pytest.raises(DataError, match=message):
             replace(train, draws=draws)
 
 

@@ -58,7 +58,7 @@ def test_counts_of_zero_stay_zero():
 @pytest.mark.parametrize(
     ("depth", "message"),
     [
-        pytest.param(np.ones(3), "3 values, but `counts` has 40 cells", id="length"),
+        pytest.param(np.ones(3), r"`depth` has the shape \(3,\); expected \(40,\)", id="length"),
         pytest.param(np.full(40, -1.0), "not negative", id="negative"),
         pytest.param(np.full(40, np.nan), "finite", id="nan"),
     ],

@@ -158,18 +158,20 @@ def test_natural_probabilities_of_certain_predictions():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        pytest.param(lambda: calibration_curve([[0.5]], [True]), r"shape \(n,\).*not \(1, 1\)", id="2-D"),
-        pytest.param(lambda: calibration_curve([], []), r"not \(0,\)", id="empty"),
+        pytest.param(lambda: calibration_curve([[0.5]], [True]), r"shape \(1, 1\); expected \(N,\)", id="2-D"),
+        pytest.param(lambda: calibration_curve([], []), r"shape \(0,\)", id="empty"),
         pytest.param(lambda: calibration_curve([0.5], [True, False]), r"\(2,\); expected .*\(1,\)", id="lengths"),
         pytest.param(lambda: calibration_error([0.5], [1]), "must be boolean, found dtype int64", id="not-bool"),
         pytest.param(lambda: calibration_error([1.5], [True]), "in 0…1, found 1.5 to 1.5", id="above-1"),
         pytest.param(lambda: calibration_error([np.nan], [True]), "in 0…1", id="nan"),
-        pytest.param(lambda: top_label_calibration_error([0.5, 0.5], [0]), r"\(n, bins\).*\(2,\)", id="top-1-D"),
+        pytest.param(
+            lambda: top_label_calibration_error([0.5, 0.5], [0]), r"shape \(2,\); expected \(N, V\)", id="top-1-D"
+        ),
         pytest.param(lambda: top_label_calibration_error([[0.5, 0.5]], [0, 1]), r"`target`.*\(2,\)", id="top-target"),
         pytest.param(lambda: top_label_calibration_error([[0.5, 0.5]], [2]), "bins 2 to 2", id="top-bin"),
         pytest.param(lambda: interval_coverage([0.1], [0.2, 0.3]), r"`cdf_at` has the shape \(2,\)", id="cdf-lengths"),
         pytest.param(lambda: interval_coverage([0.1, 0.5], [0.2, 0.4]), "position 1: 0.4 and 0.5", id="cdf-falls"),
-        pytest.param(lambda: natural_log_probabilities([0.0], 1), r"not \(1,\)", id="natural-1-D"),
+        pytest.param(lambda: natural_log_probabilities([0.0], 1), r"shape \(1,\); expected \(H, V\)", id="natural-1-D"),
         pytest.param(lambda: natural_log_probabilities([[0.0, 1.0]], 1), "sum to 3.718", id="natural-logits"),
         pytest.param(lambda: natural_log_probabilities([[0.0]], [1, 2]), r"`odds` has the shape \(2,\)", id="odds"),
         pytest.param(lambda: natural_log_probabilities([[0.0]], 0), "positive and finite", id="odds-0"),

@@ -143,7 +143,9 @@ def test_to_dict_has_every_score_in_order():
         pytest.param(
             np.full((30, 2), np.nan), ["a", "b"] * 15, "60 NaN or infinite values, the first in row 0", id="nan"
         ),
-        pytest.param(np.zeros((30, 2)), ["a", "b"], "30 cells", id="other-length"),
+        pytest.param(
+            np.zeros((30, 2)), ["a", "b"], r"`labels` has the shape \(2,\); expected \(30,\)", id="other-length"
+        ),
         pytest.param(np.zeros((30, 2)), ["a", None] * 15, "`labels` is missing for 15 cells", id="missing-label"),
         pytest.param(np.zeros((30, 2)), ["a"] * 30, "1 category", id="one-label"),
         pytest.param(np.zeros((30, 2)), np.arange(30), "every cell", id="identifiers"),

@@ -239,7 +239,7 @@ def test_jaccard_without_edges_and_with_ties():
     first = np.zeros((3, 3))
     first[0] = 7
     assert bf.metrics.jaccard_top(np.ones((3, 3)), first, 2) == 1
-    with pytest.raises(DataError, match="Shapes differ"):
+    with pytest.raises(DataError, match=r"`b` has the shape \(2, 2\); expected \(3, 3\)"):
         bf.metrics.jaccard_top(empty, np.ones((2, 2)), 1)
     with pytest.raises(ConfigError, match="`k`"):
         bf.metrics.jaccard_top(empty, empty, 0)

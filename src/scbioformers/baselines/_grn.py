@@ -5,6 +5,7 @@ Regulators are given as columns of the expression; by default all columns are re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -14,15 +15,17 @@ from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
-from scbioformers.core import ConfigError, DataError, check_arguments, tqdm
+from scbioformers.core import ConfigError, DataError, check_arguments, check_shapes, tqdm
 
 Array = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64] | sparse.csc_matrix
+Expression: TypeAlias = ArrayLike | sparse.spmatrix | sparse.sparray
+Columns: TypeAlias = ArrayLike | Sequence[str]  # names give an error that says how to get the numbers
 FORESTS = {"extra_trees": ExtraTreesRegressor, "random_forest": RandomForestRegressor}
 EXPRESSIONS = ("product", "target", "regulator")
 
 
-def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
+def pearson_edges(X: Expression, regulators: Columns | None = None) -> Array:
     """Pearson correlation of every gene with every regulator.
 
     Parameters
@@ -53,7 +56,7 @@ def pearson_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None =
     return _correlations(matrix, columns)
 
 
-def spearman_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None) -> Array:
+def spearman_edges(X: Expression, regulators: Columns | None = None) -> Array:
     """Spearman correlation of every gene with every regulator. Tied cells get their mean rank.
 
     Parameters
@@ -93,10 +96,10 @@ def spearman_edges(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None 
 
 
 def genie3_edges(
-    X: ArrayLike | sparse.spmatrix,
-    regulators: ArrayLike | None = None,
+    X: Expression,
+    regulators: Columns | None = None,
     *,
-    targets: ArrayLike | None = None,
+    targets: Columns | None = None,
     forest: str = "extra_trees",
     n_trees: int = 100,
     n_jobs: int = 1,
@@ -177,9 +180,7 @@ def genie3_edges(
     return weights
 
 
-def expression_edges(
-    X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None = None, *, of: str = "product"
-) -> Array:
+def expression_edges(X: Expression, regulators: Columns | None = None, *, of: str = "product") -> Array:
     """Edge weights from mean expression alone, without information about pairs of genes.
 
     Parameters
@@ -220,7 +221,8 @@ def expression_edges(
     return _without_self_loops(np.outer(target, np.ones_like(regulator) if of == "target" else regulator), columns)
 
 
-def _read(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None) -> tuple[Matrix, NDArray[np.int64]]:
+def _read(X: Expression, regulators: Columns | None) -> tuple[Matrix, NDArray[np.int64]]:
+    check_shapes(X=(X, "NM"))
     matrix: Matrix
     if sparse.issparse(X):
         matrix = sparse.csc_matrix(X, dtype=np.float64, copy=True)
@@ -229,15 +231,15 @@ def _read(X: ArrayLike | sparse.spmatrix, regulators: ArrayLike | None) -> tuple
         values = matrix.data
     else:
         matrix = values = np.asarray(X, np.float64)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise DataError(f"Expected cells x genes, found shape {matrix.shape}.")
+    if 0 in matrix.shape:
+        raise DataError(f"`X` has the shape {matrix.shape}. Pass at least one cell and one gene.")
     if not np.isfinite(values).all():
         raise DataError(f"{int((~np.isfinite(values)).sum())} values of the expression are not finite.")
     all_columns = np.arange(matrix.shape[1])
     return matrix, all_columns if regulators is None else _columns(regulators, matrix.shape[1])
 
 
-def _columns(numbers: ArrayLike, n_genes: int) -> NDArray[np.int64]:
+def _columns(numbers: Columns, n_genes: int) -> NDArray[np.int64]:
     columns = np.asarray(numbers)
     if columns.ndim != 1 or columns.dtype.kind not in "iu" or len(np.unique(columns)) != len(columns):
         raise DataError(

@@ -44,12 +44,15 @@ def constant_bin(train: TrainingCells, test: MaskedCells, value: int, *, floor: 
     ------
     ConfigError
         If `value` is not one of the bins.
+    DataError
+        If the test cells have another number of genes than the training cells.
 
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(constant_bin, locals())
+    train.check_genes(test)
     n_values = train.binning.n_values
     if not 0 <= value < n_values:
         raise ConfigError(f"value={value} is not one of the bins 0…{n_values - 1}.")
@@ -75,6 +78,11 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
     -------
     float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
+    Raises
+    ------
+    DataError
+        If the test cells have another number of genes than the training cells.
+
     Examples
     --------
     Two cells of three genes. In each cell one expressed gene and one zero are masked.
@@ -96,6 +104,7 @@ def bin_histogram(train: TrainingCells, test: MaskedCells) -> LogProbabilities:
            [0.35, 0.29, 0.22, 0.14]], dtype=float32)
     """
     check_arguments(bin_histogram, locals())
+    train.check_genes(test)
     return log_histogram(train)[test.genes].astype(np.float32)
 
 
@@ -117,11 +126,17 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
     -------
     float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
+    Raises
+    ------
+    DataError
+        If the test cells have another number of genes than the training cells.
+
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(negative_binomial, locals())
+    train.check_genes(test)
     rate = np.maximum(np.asarray(train.counts.sum(axis=0)).ravel(), 0.5) / train.depth.sum()
     dispersion = _dispersion(train.counts, train.depth, rate)
     depth = DepthModel.fit(train)

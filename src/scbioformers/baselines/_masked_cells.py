@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from scbioformers.config import Binning
-from scbioformers.core import DataError, validation_rows
+from scbioformers.core import DataError, check_shapes, validation_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,10 @@ class MaskedCells:
 
     def __post_init__(self) -> None:
         n, m = self.visible.shape
-        if self.depth.shape != (n,) or not self.cells.shape == self.genes.shape == self.bins.shape:
-            raise DataError(
-                f"Expected one depth for each of {n} cells and a cell, gene and bin for each masked entry, found "
-                f"shapes {self.depth.shape}, {self.cells.shape}, {self.genes.shape}, {self.bins.shape}."
-            )
+        check_shapes(
+            visible=(self.visible, "NM"), depth=(self.depth, "N"), cells=(self.cells, "H"), genes=(self.genes, "H"),
+            bins=(self.bins, "H"),
+        )  # fmt: skip
         if np.any(np.diff(self.cells) < 0):
             raise DataError("The masked entries must be sorted by cell.")
         for name, values, limit in (("cells", self.cells, n), ("genes", self.genes, m)):
@@ -88,7 +87,7 @@ class TrainingCells:
     Raises
     ------
     DataError
-        If there is no draw, or the shape of a draw is not that of the counts.
+        If there is no draw, or the shapes of the depth or a draw are not those of the counts.
 
     Examples
     --------
@@ -105,9 +104,14 @@ class TrainingCells:
     """The same cells under independent masks, drawn by the rule of the test mask."""
 
     def __post_init__(self) -> None:
-        if not self.draws or any(draw.visible.shape != self.counts.shape for draw in self.draws):
-            shapes = [draw.visible.shape for draw in self.draws]
-            raise DataError(f"Expected draws of the mask over {self.counts.shape} counts, found shapes {shapes}.")
+        if not self.draws:
+            raise DataError("There is no draw of the mask. Pass at least one MaskedCells over the counts as `draws`.")
+        draws = {f"draws[{i}].visible": (draw.visible, "NM") for i, draw in enumerate(self.draws)}
+        check_shapes(counts=(self.counts, "NM"), depth=(self.depth, "N"), **draws)
+
+    def check_genes(self, test: MaskedCells) -> None:
+        """Check that the test cells have as many genes as these. Raises :class:`DataError`."""
+        check_shapes(**{"train.counts": (self.counts, "NM"), "test.visible": (test.visible, "KM")})
 
     @property
     def together(self) -> MaskedCells:

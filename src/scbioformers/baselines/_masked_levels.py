@@ -125,12 +125,15 @@ def knn_smoothing(train: TrainingCells, test: MaskedCells, *, n_neighbors: int |
     ------
     ConfigError
         If `n_neighbors` is below 1, or not below the number of training cells.
+    DataError
+        If the test cells have another number of genes than the training cells.
 
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(knn_smoothing, locals())
+    train.check_genes(test)
     if n_neighbors is None:
         fit, validation = train.split()
         model = Neighbors(fit)
@@ -164,12 +167,15 @@ def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None
     ------
     ConfigError
         If `rank` is below 1 or above the number of available components.
+    DataError
+        If the test cells have another number of genes than the training cells.
 
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(low_rank, locals())
+    train.check_genes(test)
     if rank is None:
         fit, validation = train.split()
         rank = best_rank(LowRank(fit), validation)

@@ -45,12 +45,15 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     ------
     ConfigError
         If `n_predictors` is below 1.
+    DataError
+        If the test cells have another number of genes than the training cells.
 
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(linear_predictions, locals())
+    train.check_genes(test)
     if n_predictors < 1:
         raise ConfigError(f"n_predictors={n_predictors} must be at least 1.")
     X = _dense_bins(train, train.counts, train.depth, 1.0)
@@ -115,12 +118,15 @@ def linear_regression(
     ------
     ConfigError
         If `n_predictors` is below 1.
+    DataError
+        If the test cells have another number of genes than the training cells.
 
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(linear_regression, locals())
+    train.check_genes(test)
     n_values, draw = train.binning.n_values, train.draws[0]
     predicted = linear_predictions(train, stack([draw, test]), n_predictors=n_predictors)
     of_draw, of_test = np.split(np.clip(predicted, 0, n_values - 1), [draw.bins.size])
@@ -186,11 +192,17 @@ def softmax_regression(train: TrainingCells, test: MaskedCells) -> NDArray[np.fl
     -------
     float32 (H, V) natural log probabilities of every bin at every masked entry of ``test``.
 
+    Raises
+    ------
+    DataError
+        If the test cells have another number of genes than the training cells.
+
     Examples
     --------
     See :func:`bin_histogram`.
     """
     check_arguments(softmax_regression, locals())
+    train.check_genes(test)
     fit, validation = train.split()
     model = LowRank(fit)
     rank = best_rank(model, validation)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from scbioformers.core import ConfigError, DataError, check_arguments, log1p_rows
+from scbioformers.core import ConfigError, DataError, check_arguments, check_shapes, log1p_rows
 
 Matrix: TypeAlias = "NDArray[Any] | sparse.spmatrix | sparse.sparray"
 
@@ -48,11 +48,11 @@ def log1p_normalize(counts: Matrix, *, depth: ArrayLike | None = None, target_su
            [0., 0.]], dtype=float32)
     """
     check_arguments(log1p_normalize, locals())
-    if depth is None:
-        depth = np.asarray(counts.sum(axis=1))
-    totals = np.asarray(depth, dtype=np.float64).ravel()
-    if totals.shape[0] != counts.shape[0]:
-        raise DataError(f"`depth` has {totals.shape[0]} values, but `counts` has {counts.shape[0]} cells.")
+    check_shapes(counts=(counts, "NM"))
+    if depth is None or np.shape(depth) == (counts.shape[0], 1):  # sums of a sparse matrix are a matrix
+        depth = np.asarray(counts.sum(axis=1) if depth is None else depth).ravel()
+    check_shapes(counts=(counts, "NM"), depth=(depth, "N"))
+    totals = np.asarray(depth, dtype=np.float64)
     if not np.all(np.isfinite(totals) & (totals >= 0)):
         raise DataError("`depth` must be finite and not negative: pass the total raw counts of each cell.")
     if target_sum is None:
@@ -90,6 +90,7 @@ def pca(X: Matrix, n_components: int = 50, seed: int = 0) -> NDArray[np.float32]
     (30, 3)
     """
     check_arguments(pca, locals())
+    check_shapes(X=(X, "NM"))
     limit = min(X.shape) - 1
     if not 1 <= n_components <= limit:
         raise ConfigError(

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 
-from scbioformers.core import DataError, check_arguments
+from scbioformers.core import DataError, check_arguments, check_shapes
 
 Array = NDArray[np.float64]
 
@@ -87,12 +87,18 @@ def target_falls(own: ArrayLike) -> Array:
     -------
     float64 (K, M).
 
+    Raises
+    ------
+    DataError
+        If `own` is not a matrix.
+
     Examples
     --------
     >>> target_falls([[False, True]])
     array([[ 0., -1.]])
     """
     check_arguments(target_falls, locals())
+    check_shapes(own=(own, "KM"))
     return np.where(np.asarray(own, bool), -1.0, 0.0)
 
 
@@ -108,12 +114,18 @@ def additive(singles: ArrayLike) -> Array:
     -------
     float64 (K, M).
 
+    Raises
+    ------
+    DataError
+        If `singles` does not have three axes.
+
     Examples
     --------
     >>> additive([[[1.0, 0.0], [1.0, -1.0]]])
     array([[ 2., -1.]])
     """
     check_arguments(additive, locals())
+    check_shapes(singles=(singles, "KNM"))
     total: Array = np.asarray(singles, np.float64).sum(axis=1)
     return total
 
@@ -145,7 +157,7 @@ def linear_bilinear(
     Raises
     ------
     DataError
-        If `training` is not a matrix with at least one row.
+        If `training` is not a matrix with at least one row, or shapes do not match.
 
     Examples
     --------
@@ -155,6 +167,7 @@ def linear_bilinear(
     """
     check_arguments(linear_bilinear, locals())
     effects = _effects(training)
+    check_shapes(training=(effects, "TM"), own=(own, "TM"), new_own=(new_own, "KM"))
     mean = effects.mean(axis=0)
     left, scale, _ = np.linalg.svd((effects - mean).T, full_matrices=False)
     k = min(n_components, int((scale > 1e-9).sum()))
@@ -188,7 +201,7 @@ def knn_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     Raises
     ------
     DataError
-        If `training` is not a matrix with at least one row.
+        If `training` is not a matrix with at least one row, or shapes do not match.
 
     Examples
     --------
@@ -196,7 +209,7 @@ def knn_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     array([[1.]])
     """
     check_arguments(knn_features, locals())
-    effects, (known, new) = _effects(training), _unit(features, new_features)
+    effects, known, new = _read(training, features, new_features)
     model = KNeighborsRegressor(min(n_neighbors, len(effects)), weights="distance").fit(known, effects)
     predicted: Array = np.asarray(model.predict(new), np.float64)
     return predicted
@@ -221,7 +234,7 @@ def ridge_features(training: ArrayLike, features: ArrayLike, new_features: Array
     Raises
     ------
     DataError
-        If `training` is not a matrix with at least one row.
+        If `training` is not a matrix with at least one row, or shapes do not match.
 
     Examples
     --------
@@ -229,8 +242,8 @@ def ridge_features(training: ArrayLike, features: ArrayLike, new_features: Array
     array([[2.]])
     """
     check_arguments(ridge_features, locals())
-    known, new = _unit(features, new_features)
-    predicted: Array = np.asarray(Ridge(penalty).fit(known, _effects(training)).predict(new), np.float64)
+    effects, known, new = _read(training, features, new_features)
+    predicted: Array = np.asarray(Ridge(penalty).fit(known, effects).predict(new), np.float64)
     return predicted.reshape(len(new), -1)
 
 
@@ -253,7 +266,7 @@ def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     Raises
     ------
     DataError
-        If `training` is not a matrix with at least one row.
+        If `training` is not a matrix with at least one row, or shapes do not match.
 
     Examples
     --------
@@ -261,23 +274,27 @@ def mlp_features(training: ArrayLike, features: ArrayLike, new_features: ArrayLi
     (1, 2)
     """
     check_arguments(mlp_features, locals())
-    known, new = _unit(features, new_features)
+    effects, known, new = _read(training, features, new_features)
     model = MLPRegressor(hidden_layer_sizes=(64,), alpha=1e-3, solver="lbfgs", max_iter=200, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(known, _effects(training))
+        model.fit(known, effects)
     predicted: Array = np.asarray(model.predict(new), np.float64)
     return predicted.reshape(len(new), -1)
 
 
 def _effects(training: ArrayLike) -> Array:
+    check_shapes(training=(training, "TM"))
     effects = np.asarray(training, np.float64)
-    if effects.ndim != 2 or not len(effects):
+    if not len(effects):
         raise DataError(f"Expected effects (T, M) of at least one training perturbation, found shape {effects.shape}.")
     return effects
 
 
-def _unit(features: ArrayLike, new_features: ArrayLike) -> tuple[Array, Array]:
+def _read(training: ArrayLike, features: ArrayLike, new_features: ArrayLike) -> tuple[Array, Array, Array]:
+    """Effects, and both features scaled to unit length."""
+    effects = _effects(training)
+    check_shapes(training=(effects, "TM"), features=(features, "TF"), new_features=(new_features, "KF"))
     arrays = [np.asarray(rows, np.float64) for rows in (features, new_features)]
-    scaled = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in arrays]
-    return scaled[0], scaled[1]
+    known, new = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in arrays)
+    return effects, known, new

@@ -33,6 +33,7 @@ from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
 from scbioformers.core._random import hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
+from scbioformers.core._shapes import check_shapes
 from scbioformers.core._splits import split_targets, validation_rows
 from scbioformers.core._vocabulary import SPECIALS, Match, Vocabulary, match
 from scbioformers.core._warnings import warn
@@ -70,6 +71,7 @@ __all__ = [
     "check_fields",
     "check_integer",
     "check_positive",
+    "check_shapes",
     "choose_masked",
     "cosine_similarity",
     "default_epochs",

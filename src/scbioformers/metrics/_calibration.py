@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, check_arguments, uniform
+from scbioformers.core import ConfigError, DataError, check_arguments, check_shapes, uniform
 from scbioformers.metrics._masked import Floats, check_bins, check_log_probabilities
 
 TOLERANCE = 1e-5  # float32 rounding can put a probability this far below 0 or above 1
@@ -65,9 +65,8 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, *, n_bins: int
     """
     check_arguments(calibration_curve, locals())
     p = _check_probabilities(probability, "probability")
+    check_shapes(probability=(p, "N"), outcome=(outcome, "N"))
     true = np.asarray(outcome)
-    if true.shape != p.shape:
-        raise DataError(f"`outcome` has the shape {true.shape}; expected that of `probability`, {p.shape}.")
     if true.dtype != np.bool_:
         raise DataError(f"`outcome` must be boolean, found dtype {true.dtype}.")
     if n_bins < 1:
@@ -148,10 +147,11 @@ def top_label_calibration_error(probabilities: ArrayLike, target: ArrayLike, *, 
     0.25
     """
     check_arguments(top_label_calibration_error, locals())
+    check_shapes(probabilities=(probabilities, "NV"), target=(target, "N"))
     p = np.asarray(probabilities)
-    if p.ndim != 2 or 0 in p.shape:
-        raise DataError(f"`probabilities` must have the shape (n, bins), neither of them 0, not {p.shape}.")
-    y = check_bins(target, *p.shape)
+    if 0 in p.shape:
+        raise DataError(f"`probabilities` has the shape {p.shape}. Pass at least one row and one bin.")
+    y = check_bins(target, p.shape[1])
     return calibration_error(p.max(axis=1), p.argmax(axis=1) == y, n_bins=n_bins)
 
 
@@ -194,8 +194,7 @@ def interval_coverage(cdf_below: ArrayLike, cdf_at: ArrayLike, *, level: float =
     """
     check_arguments(interval_coverage, locals())
     below, at = _check_probabilities(cdf_below, "cdf_below"), _check_probabilities(cdf_at, "cdf_at")
-    if below.shape != at.shape:
-        raise DataError(f"`cdf_at` has the shape {at.shape}; expected that of `cdf_below`, {below.shape}.")
+    check_shapes(cdf_below=(below, "N"), cdf_at=(at, "N"))
     if (at < below - TOLERANCE).any():
         first = int(np.flatnonzero(at < below - TOLERANCE)[0])
         raise DataError(f"P(Y ≤ y) is below P(Y < y) at position {first}: {at[first]:.4g} and {below[first]:.4g}.")
@@ -238,9 +237,9 @@ def natural_log_probabilities(log_probabilities: ArrayLike, odds: ArrayLike) -> 
     """
     check_arguments(natural_log_probabilities, locals())
     logs = check_log_probabilities(log_probabilities)
+    if np.ndim(odds):
+        check_shapes(log_probabilities=(logs, "HV"), odds=(odds, "H"))
     ratio = np.asarray(odds, dtype=np.float64)
-    if ratio.shape not in ((), (len(logs),)):
-        raise DataError(f"`odds` has the shape {ratio.shape}; expected one number, or {(len(logs),)}.")
     if not ((ratio > 0) & (ratio < np.inf)).all():
         raise DataError("`odds` must be positive and finite.")
     natural = logs.copy()
@@ -250,9 +249,10 @@ def natural_log_probabilities(log_probabilities: ArrayLike, odds: ArrayLike) -> 
 
 
 def _check_probabilities(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    check_shapes(**{name: (values, "N")})
     p = np.asarray(values, dtype=np.float64)
-    if p.ndim != 1 or p.size == 0:
-        raise DataError(f"`{name}` must have the shape (n,), n at least 1, not {p.shape}.")
+    if p.size == 0:
+        raise DataError(f"`{name}` has the shape {p.shape}. Pass at least one value.")
     if not ((p >= -TOLERANCE) & (p <= 1 + TOLERANCE)).all():
         raise DataError(f"`{name}` must be in 0…1, found {p.min():.4g} to {p.max():.4g}.")
     return p.clip(0, 1)

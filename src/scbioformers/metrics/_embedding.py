@@ -26,6 +26,7 @@ from scbioformers.core import (
     DataError,
     MissingDependencyError,
     check_arguments,
+    check_shapes,
     leiden,
     warn,
 )
@@ -138,10 +139,11 @@ def embedding_scores(
     (1.0, 1.0)
     """
     check_arguments(embedding_scores, locals())
+    check_shapes(X=(X, "ND"), labels=(labels, "N"), batch=(batch, "N"))
     embedding = _check_embedding(X)
-    codes = _check_codes(labels, embedding.shape[0], "labels")
+    codes = _check_codes(labels, "labels")
     _warn_of_small_labels(codes, labels)
-    batches = None if batch is None else _check_codes(batch, embedding.shape[0], "batch")
+    batches = None if batch is None else _check_codes(batch, "batch")
     ilisi, kbet = (None, None) if batches is None else mixing_scores(embedding, codes, batches)
 
     connectivities = _connectivities(embedding, seed)
@@ -170,8 +172,8 @@ def embedding_scores(
 def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray[np.floating]:
     """Return the embedding as a dense float array. float32 and float64 keep their dtype."""
     array: NDArray[Any] = np.asarray(X.toarray() if isinstance(X, (sparse.spmatrix, sparse.sparray)) else X)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise DataError(f"The embedding must have the shape (n_cells, n_dimensions), not {array.shape}.")
+    if array.shape[1] == 0:
+        raise DataError(f"The embedding `X` has the shape {array.shape}. Pass at least one dimension.")
     if array.shape[0] < MIN_CELLS:
         raise DataError(f"The embedding has {array.shape[0]} cells; the scores need at least {MIN_CELLS}.")
     if array.dtype not in (np.float32, np.float64):
@@ -183,17 +185,15 @@ def _check_embedding(X: ArrayLike | sparse.spmatrix | sparse.sparray) -> NDArray
     return array
 
 
-def _check_codes(values: ArrayLike | Sequence[Category | None], n_cells: int, name: str) -> Codes:
+def _check_codes(values: ArrayLike | Sequence[Category | None], name: str) -> Codes:
     """Return categories as integer codes from 0, without gaps."""
     array = np.asarray(values)
-    if array.shape != (n_cells,):
-        raise DataError(f"`{name}` has the shape {array.shape}, but the embedding has {n_cells} cells.")
     codes, categories = pd.factorize(array, sort=True)
     if (codes < 0).any():
         raise DataError(f"`{name}` is missing for {(codes < 0).sum()} cells: remove these cells first.")
     if len(categories) < 2:
         raise DataError(f"`{name}` has {len(categories)} category; the scores need at least 2.")
-    if len(categories) == n_cells:
+    if len(categories) == array.size:
         raise DataError(f"`{name}` differs in every cell: pass categories, not identifiers or measurements.")
     return codes
 

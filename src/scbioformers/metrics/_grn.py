@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, check_arguments, describe_unknown
+from scbioformers.core import ConfigError, DataError, check_arguments, check_shapes, describe_unknown
 
 Array = NDArray[np.float64]
 UNIVERSES = ("truth", "data")
@@ -193,8 +193,7 @@ def jaccard_top(
     check_arguments(jaccard_top, locals())
     if k < 1:
         raise ConfigError(f"`k` must be at least 1, found {k}.")
-    if np.shape(a) != np.shape(b):
-        raise DataError(f"Shapes differ: {np.shape(a)} and {np.shape(b)}. Pass the weights of the same pairs.")
+    check_shapes(a=(a, "GR"), b=(b, "GR"))
     if genes is None:
         if len(set(np.shape(a))) != 1:
             raise DataError(f"Weights of shape {np.shape(a)} are not square: pass `genes` and `regulators`.")
@@ -216,6 +215,7 @@ def _read_weights(
     weights: ArrayLike, genes: Sequence[str], regulators: Sequence[str] | None
 ) -> tuple[Array, pd.Index, pd.Index]:
     """Return the checked weights and the names of their rows and columns."""
+    check_shapes(weights=(weights, "GR"))
     w = np.asarray(weights, np.float64)
     rows = pd.Index([str(name) for name in genes])
     columns = rows if regulators is None else pd.Index([str(name) for name in regulators])

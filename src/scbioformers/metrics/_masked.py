@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.stats import binom, rankdata
 
-from scbioformers.core import Category, ConfigError, DataError, check_arguments, uniform
+from scbioformers.core import Category, ConfigError, DataError, check_arguments, check_shapes, uniform
 
 RATE_FLOOR = 1e-8  # a count of 1 where the predicted rate is 0 costs 18.4 nats, not infinity
 SUM_TOLERANCE = 0.01  # for the sum of a row: above the rounding error of float16, small enough to detect logits
@@ -110,10 +110,9 @@ def masked_scores(
     """
     check_arguments(masked_scores, locals())
     logs = check_log_probabilities(log_probabilities)
-    y = check_bins(target, *logs.shape)
+    check_shapes(log_probabilities=(logs, "HV"), target=(target, "H"), genes=(genes, "H"))
+    y = check_bins(target, logs.shape[1])
     names = np.asarray(genes)
-    if names.shape != y.shape:
-        raise DataError(f"`genes` has the shape {names.shape}; expected {y.shape}, one for each masked position.")
     if cutoff < 1:
         raise ConfigError(f"`cutoff` must be at least 1, found {cutoff}.")
     predicted = logs.argmax(axis=1)
@@ -150,11 +149,10 @@ def masked_scores(
 
 def check_log_probabilities(log_probabilities: ArrayLike) -> Floats:
     """Return normalised log-probabilities as a float array (n, V), or raise a DataError."""
+    check_shapes(log_probabilities=(log_probabilities, "HV"))
     logs = np.asarray(log_probabilities)
-    if logs.ndim != 2 or 0 in logs.shape:
-        raise DataError(
-            f"Log-probabilities must have the shape (positions, bins), neither of them 0, not {logs.shape}."
-        )
+    if 0 in logs.shape:
+        raise DataError(f"`log_probabilities` has the shape {logs.shape}. Pass at least one row and one bin.")
     if logs.dtype.kind != "f":
         logs = logs.astype(np.float64)
     for start in range(0, len(logs), BLOCK_ROWS):
@@ -169,11 +167,9 @@ def check_log_probabilities(log_probabilities: ArrayLike) -> Floats:
     return logs
 
 
-def check_bins(target: ArrayLike, n_positions: int, n_bins: int) -> Integers:
-    """Return true bins as an integer array (n_positions,) with values 0 … n_bins-1, or raise a DataError."""
+def check_bins(target: ArrayLike, n_bins: int) -> Integers:
+    """Return true bins as an integer array with values 0 … n_bins-1, or raise a DataError."""
     y = np.asarray(target)
-    if y.shape != (n_positions,):
-        raise DataError(f"`target` has the shape {y.shape}; expected {(n_positions,)}, one bin for each row.")
     if y.dtype.kind not in "iu":
         raise DataError(f"`target` must hold integer bins, found dtype {y.dtype}.")
     if y.min() < 0 or y.max() >= n_bins:
@@ -201,7 +197,9 @@ def _macro_f1(predicted: Integers, y: Integers, n_bins: int) -> float:
     return float((2 * n_both[occurs] / (n_true + n_predicted)[occurs]).mean())
 
 
-def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+def thin_counts(
+    counts: sparse.spmatrix | sparse.sparray, fraction: float, seed: int
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Split counts at random into two parts, for molecular cross-validation (Batson, Royer and Webber 2019).
 
     Each UMI is in the first part with the probability `fraction`. If the counts are Poisson distributed, both parts are
@@ -257,7 +255,7 @@ def thin_counts(counts: sparse.csr_matrix, fraction: float, seed: int) -> tuple[
     return parts[0], parts[1]
 
 
-def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
+def poisson_loss(rate: ArrayLike, held: sparse.spmatrix | sparse.sparray) -> float:
     """Mean Poisson loss of predicted rates for held-out counts: ``rate - x * log(rate)``, in nats.
 
     The term log(x!) does not depend on the prediction and is left out. The loss can therefore be negative.
@@ -286,11 +284,10 @@ def poisson_loss(rate: ArrayLike, held: sparse.csr_matrix) -> float:
     0.75
     """
     check_arguments(poisson_loss, locals())
+    check_shapes(held=(held, "NM"), rate=(rate, "NM"))
     expected, observed = np.asarray(rate), sparse.csr_matrix(held)
-    if expected.shape != observed.shape or expected.size == 0:
-        raise DataError(
-            f"`rate` has the shape {expected.shape}; expected that of the counts, {observed.shape}, not empty."
-        )
+    if expected.size == 0:
+        raise DataError(f"`rate` has the shape {expected.shape}. Pass the rates of at least one cell and one gene.")
     total = 0.0
     for start in range(0, len(expected), BLOCK_ROWS):
         block, counted = expected[start : start + BLOCK_ROWS], observed[start : start + BLOCK_ROWS].tocoo()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import ConfigError, DataError, check_arguments
+from scbioformers.core import ConfigError, DataError, check_arguments, check_shapes
 
 Array = NDArray[np.float64]
 
@@ -104,12 +104,15 @@ def perturbation(
     (array([1., 1.]), array([1., 1.]))
     """
     check_arguments(perturbation, locals())
+    # without one of `others` and `others_own`, its default has the rows of the predictions
+    rest_axes = "KM" if others is None or others_own is None else "LM"
+    check_shapes(
+        predicted=(predicted, "KM"), observed=(observed, "KM"), control=(control, "M"), own=(own, "KM"),
+        perturbed_mean=(perturbed_mean, "M"), ranking=(ranking, "KM"), others=(others, rest_axes),
+        others_own=(others_own, rest_axes),
+    )  # fmt: skip
     p, y = _finite(predicted, "predicted"), _finite(observed, "observed")
     base, centre, hit = _finite(control, "control"), _finite(perturbed_mean, "perturbed_mean"), np.asarray(own, bool)
-    if p.shape != y.shape or p.ndim != 2 or hit.shape != y.shape or base.shape != centre.shape != (y.shape[1],):
-        raise DataError(
-            f"Shapes do not match: {p.shape} predicted, {y.shape} observed, {hit.shape} own, {base.shape} control."
-        )
     rank = np.abs(y) if ranking is None else np.abs(_finite(ranking, "ranking"))
     rest = y if others is None else _finite(others, "others")
     rest_hit = hit if others_own is None else np.asarray(others_own, bool)
@@ -164,6 +167,11 @@ def similarity_between(first: ArrayLike, second: ArrayLike | None = None, *, own
     -------
     float64 (K, K); NaN where the corrected squared length of an effect is not positive.
 
+    Raises
+    ------
+    DataError
+        If shapes differ.
+
     Examples
     --------
     >>> import numpy as np
@@ -172,6 +180,7 @@ def similarity_between(first: ArrayLike, second: ArrayLike | None = None, *, own
            [0.707, 1.   ]])
     """
     check_arguments(similarity_between, locals())
+    check_shapes(first=(first, "KM"), second=(second, "KM"), own=(own, "KM"))
     a = np.asarray(first, np.float64)
     b = a if second is None else np.asarray(second, np.float64)
     hit = np.zeros(a.shape, bool) if own is None else np.asarray(own, bool)
@@ -202,6 +211,11 @@ def split_half(first: ArrayLike, second: ArrayLike, *, own: ArrayLike) -> Array:
     -------
     float64 (K,), one correlation for each perturbation.
 
+    Raises
+    ------
+    DataError
+        If shapes differ.
+
     Examples
     --------
     >>> import numpy as np
@@ -210,6 +224,7 @@ def split_half(first: ArrayLike, second: ArrayLike, *, own: ArrayLike) -> Array:
     array([-1.])
     """
     check_arguments(split_half, locals())
+    check_shapes(first=(first, "KM"), second=(second, "KM"), own=(own, "KM"))
     a, b, hit = np.asarray(first, np.float64), np.asarray(second, np.float64), np.asarray(own, bool)
     return np.array([_pearson(x[~h], y[~h]) for x, y, h in zip(a, b, hit, strict=True)])
 
@@ -238,6 +253,8 @@ def paired_bootstrap(
     ------
     ConfigError
         If `level` is not between 0 and 1.
+    DataError
+        If shapes differ, or there is no target.
 
     Examples
     --------
@@ -245,6 +262,9 @@ def paired_bootstrap(
     (0.5, 0.5, 0.5)
     """
     check_arguments(paired_bootstrap, locals())
+    check_shapes(ours=(ours, "K"), theirs=(theirs, "K"))
+    if not np.size(ours):
+        raise DataError("`ours` has no score. Pass one score of each target.")
     if not 0 < level < 1:
         raise ConfigError(f"`level` must be between 0 and 1, found {level}.")
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)

@@ -82,6 +82,7 @@ def fit_head(
         control_sd=sd,
         network=np.zeros(effects.mean.shape, np.float32),
         weights=np.eye(len(COMPONENTS), dtype=np.float32)[0],
+        largest=np.full(len(COMPONENTS), np.inf, np.float32),
         residual_sd=sd,
         interval_se=(effects.se if effects.interval_se is None else effects.interval_se).astype(np.float32),
         control_se=(np.zeros_like(effects.se) if effects.control_se is None else effects.control_se).astype(np.float32),
@@ -136,12 +137,13 @@ def _validated(
     n = len(single)
     spread = np.sqrt((pooled.sum(axis=0) + _PRIOR_TARGETS * pooled.mean()) / (n + _PRIOR_TARGETS)) * scale
     remaining = _remaining(head, training.own, effects)
-    weights = fit_weights(training, effects, se).weights
-    fitted = {"strength": strength, "weights": dict(zip(COMPONENTS, weights.tolist(), strict=True))}
+    stack = fit_weights(training, effects, se)
+    fitted = {"strength": strength, "weights": dict(zip(COMPONENTS, stack.weights.tolist(), strict=True))}
     shrunk = np.where(own, replace(head, remaining=remaining).own_change(), shrunk)
     head = replace(
         head,
-        weights=weights.astype(np.float32),
+        weights=stack.weights.astype(np.float32),
+        largest=stack.largest.astype(np.float32),
         strength=strength,
         residual_sd=spread.astype(np.float32),
         remaining=remaining,

@@ -19,7 +19,7 @@ from scbioformers.tasks.perturbation._stack import Stack
 
 MAX_LOADINGS = 256
 _ARRAYS = ("effects", "se", "features", "loadings", "coexpression", "control_mean", "control_sd", "network", "weights",
-           "residual_sd", "interval_se", "control_se", "cross_validated", "token")  # fmt: skip
+           "largest", "residual_sd", "interval_se", "control_se", "cross_validated", "token")  # fmt: skip
 Names = tuple[str, ...]
 
 
@@ -58,6 +58,8 @@ class PerturbationHead:
     """(P, M), effect of each single training target predicted by the network, trained without this target."""
     weights: NDArray[np.float32]
     """(n_components,), weights of the components."""
+    largest: NDArray[np.float32]
+    """(n_components,), largest norm of each component over the single training targets."""
     residual_sd: NDArray[np.float32]
     """(M,), standard deviation of the errors of the out-of-fold predictions, including measurement noise."""
     interval_se: NDArray[np.float32]
@@ -140,6 +142,7 @@ class PerturbationHead:
             training,
             self.effects[single].astype(np.float64),
             self.se[single].astype(np.float64),
+            self.largest.astype(np.float64),
             self.strength,
         )
 
@@ -280,6 +283,7 @@ class PerturbationHead:
             "coexpression": (p, m),
             "network": (p, m),
             "weights": (len(COMPONENTS),),
+            "largest": (len(COMPONENTS),),
             "residual_sd": (m,),
             "interval_se": (p, m),
             "control_se": (p, m),

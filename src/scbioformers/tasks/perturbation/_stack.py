@@ -21,6 +21,9 @@ PENALTY = 0.1  # on squared deviations from the prior weights, in units of the m
 PRIOR = np.array([0.0, 1.0, 2.0, 0.25, 0.0, 0.2, 0.0])
 BASE_WEIGHT = 0.3  # weight of a target without signal; a target with a strong signal has the weight 1 + BASE_WEIGHT
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# limit of the size of a component, relative to its largest size in the training targets: the weight of a component that
+# is nearly empty there may be in the hundreds, and such a component may be full for another target
+MAX_SIZE = 2.0
 FEWEST = 4  # minimum number of targets for which weights are fitted
 
 
@@ -36,12 +39,16 @@ class Stack:
     """(T, M), effects of the training targets."""
     se: Array
     """(T, M), standard errors of the effects."""
+    largest: Array
+    """(n_components,), largest norm of each component over the training targets, for which the weights were fitted."""
     strength: float = 1.0
     """Factor in [0, 1] of the deviation of the weighted components from the mean training effect."""
 
     def predict(self, target_data: TargetData, itself: NDArray[np.bool_] | None = None) -> Array:
         """(K, M), predicted effects on genes other than the target, shrunk towards the mean training effect."""
         pieces = components(target_data, self.training, self.effects, self.se, itself)
+        size = np.linalg.norm(pieces, axis=2)
+        pieces *= np.minimum(1, MAX_SIZE * self.largest / np.maximum(size, 1e-12))[:, :, None]
         full = np.einsum("c,kcm->km", self.weights, pieces)
         found: Array = pieces[:, 0] + self.strength * (full - pieces[:, 0])
         return found
@@ -52,7 +59,7 @@ def fit_weights(training: TargetData, effects: Array, se: Array) -> Stack:
     weights = np.eye(len(COMPONENTS))[0]
     n = len(effects)
     if n < FEWEST:
-        return Stack(weights, training, effects, se)
+        return Stack(weights, training, effects, se, np.full(len(COMPONENTS), np.inf))
     pieces = components(training, training, effects, se, np.eye(n, dtype=bool))
     grams, products, sizes = [], [], []
     for own, piece, effect in zip(training.own_mask(), pieces, effects, strict=True):
@@ -70,7 +77,7 @@ def fit_weights(training: TargetData, effects: Array, se: Array) -> Stack:
     fitted = np.einsum("kcd,c,d->k", gram, weights, weights)
     # the correlation does not determine the scale of the weights, so it is fitted by least squares over all targets
     scale = (product @ weights).sum() / max(fitted.sum(), 1e-12)
-    return Stack(weights * max(scale, 0.0), training, effects, se)
+    return Stack(weights * max(scale, 0.0), training, effects, se, np.linalg.norm(pieces, axis=2).max(axis=0))
 
 
 def _maximise(gram: Array, product: Array, counts: Array, units: Array, empty: NDArray[np.bool_]) -> Array:
