@@ -94,6 +94,11 @@ class GeneIndex:
             if plain is not None and self._plain.setdefault(plain, position) != position:
                 self._plain[plain] = -1  # several genes
 
+    @property
+    def names(self) -> Collection[str]:
+        """All names, in all spellings."""
+        return self._at.keys()
+
     def positions(self, names: Iterable[str]) -> NDArray[np.int64]:
         """Position of each name, int64, -1 for unknown names."""
         return np.array([self._position(name) for name in names], dtype=np.int64)

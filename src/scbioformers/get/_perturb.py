@@ -134,8 +134,8 @@ def _column(perturbation: Any, names: list[str]) -> int:
 def _group(group: Any, groups: list[str]) -> str:
     if not groups:
         raise MissingKeyError(
-            "The effects were predicted without groups. Run `bf.tl.perturb(adata, …, groupby=…)` with a column of "
-            "adata.obs."
+            "The effects were predicted without groups. Run bf.tl.perturb again with a column of adata.obs as "
+            "`groupby`."
         )
     if category_text(group) not in groups:
         raise MissingKeyError(f"`group={group!r}` was not predicted. Pass one of these: {short_list(groups)}.")

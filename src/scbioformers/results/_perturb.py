@@ -16,7 +16,7 @@ from scbioformers.results._slots import check_key_added, get_slot, params_from_j
 
 DEFAULT_KEY = "perturbed"
 DEFAULT_ENTRY = "perturb"
-_HINT = "Run `bf.tl.perturb(adata, …)` first."
+_HINT = "Run `bf.tl.perturb(adata, 'all')` first."
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_perturb(adata: Any, key: str) -> Perturbed:
     if lacking := {"names", "own_genes", "seen", "genes", "params"} - set(stored):
         raise MissingKeyError(
             f"adata.uns[{_entry(key)!r}] lacks {sorted(lacking)}; another version may have written it. "
-            "Run `bf.tl.perturb(adata, …)` again."
+            "Run `bf.tl.perturb(adata, 'all')` again."
         )
     name = str(params_from_json(str(stored["params"]))["effects"])
     effect, se = (np.asarray(get_slot(adata, "varm", slot, hint=_HINT)) for slot in (name, f"{name}_se"))
@@ -131,7 +131,7 @@ def read_perturb_evidence(adata: Any, key: str) -> dict[str, Any]:
 
 def read_perturbed_profiles(adata: Any, key: str) -> NDArray[np.float32]:
     """(N, n_vars) predicted log1p profiles of the control cells, NaN for other cells."""
-    hint = "Run `bf.tl.perturb(adata, …)` for one perturbation."
+    hint = "Run bf.tl.perturb for one perturbation."
     return np.asarray(get_slot(adata, "layers", _layer(key), hint=hint))
 
 

@@ -132,7 +132,7 @@ def perturb(
     check_arguments(perturb, locals())
     query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
     check_perturb_key(adata, key_added, query.layer)
-    head = require_head(query.model)
+    head = require_head(query.model, adata)
     requested = requested_targets(head, perturbations, query.names, query.index)
     controls = control_rows(adata, head)
     groups = _groups(adata, groupby, controls)

@@ -1,6 +1,7 @@
 """Labels of cells: targets, controls, and what is said about labels that are neither."""
 
 import logging
+import re
 import warnings
 
 import anndata as ad
@@ -145,8 +146,16 @@ def test_a_wrong_control_label_lists_likely_ones_first():
     message = str(caught.value)
     assert "Likely control labels: ['Non-Targeting', 'untreated']" in message
     assert "Labels: ['Non-Targeting', 'untreated', 'G0'" in message
+    (call,) = re.findall(r"`task=(.*?)`", message)  # as it stands, the call works on these data
+    task = eval(call, {"bf": bf})
+    assert task == bf.Perturbation("label", "Non-Targeting")
+    cells = cells_with(["TF1", "TF2", "Non-Targeting"])
+    assert groups_of(read_design(cells, task, None, GENES)) == [("TF1",), ("TF2",), "control"]
     with pytest.raises(DataError, match=r"Labels: \['none1', 'A'"):  # then similar ones
         design_of(["A", "B", "none1"], control="none2")
+    with pytest.raises(DataError, match="Pass the label of the control cells as `control` of the task") as caught:
+        design_of(["TF1", "TF2"], control="none2")  # no label is likely, so no call is suggested
+    assert "bf.Perturbation" not in str(caught.value)
 
 
 @pytest.mark.fault(69)

@@ -101,8 +101,7 @@ def read_design(
     measured = adata.var_names.astype(str).tolist() if measured is None else measured
     named = frozenset((*genes, *measured, *described))
     reader = label_reader(task, named)
-    hint = f"Pass one of these as `control=` of `bf.Perturbation(key={task.key!r}, control=…)`."
-    require_control(field.categories, reader, task.key, hint)
+    require_control(field.categories, reader, task.key)
     parsed = _parse(field.categories, reader, task, named)
     perturbations = tuple(sorted({each for each in parsed.values() if each}))
     require_singles(perturbations)

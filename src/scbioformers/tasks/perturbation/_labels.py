@@ -112,17 +112,48 @@ def controls_first(labels: Iterable[str], control: str) -> list[str]:
     return sorted(labels, key=lambda label: (not is_control_like(label), label not in near, label))
 
 
-def require_control(labels: Sequence[str], reader: LabelReader, key: str, otherwise: str) -> None:
-    """Check that some label is a control. Raises :class:`DataError`, which lists control-like labels first."""
+def require_control(labels: Sequence[str], reader: LabelReader, key: str, otherwise: str | None = None) -> None:
+    """Check that some label is a control. Raises :class:`DataError`, which lists control-like labels first.
+
+    ``otherwise`` is what to do then. By default, to pass another label to the task.
+    """
     if any(reader.is_control(label) for label in labels):
         return
     ordered = controls_first(labels, reader.control)
     like = [label for label in ordered if is_control_like(label)]
     hint = f" Likely control labels: {short_list(like, 5)}." if like else ""
+    if otherwise is None:
+        call = f" For the first one, pass `task={task_call(key, like[0])}`." if like else ""
+        otherwise = f"Pass the label of the control cells as `control` of the task.{call}"
     raise DataError(
         f"No cell has the control label {reader.control!r} in adata.obs[{key!r}].{hint} Labels: "
         f"{short_list(ordered, 10)}. {otherwise}"
     )
+
+
+def task_call(key: str, control: str) -> str:
+    """The text of a task, for messages."""
+    return f"bf.Perturbation(key={key!r}, control={control!r})"
+
+
+def likely_task(columns: Mapping[str, Sequence[str]], genes: Collection[str]) -> str | None:
+    """The task of the column with the most labels that name genes and a control-like label, as text for messages.
+
+    Examples
+    --------
+    >>> columns = {"sample": ["ctrl", "stim"], "guide": ["NT", "STAT1", "sgIRF1"]}
+    >>> likely_task(columns, ["STAT1", "IRF1"])
+    "bf.Perturbation(key='guide', control='NT')"
+    """
+    folded = {name.casefold(): name for name in genes}
+    counts: dict[str, int] = {}
+    for key, labels in columns.items():
+        if any(map(is_control_like, labels)):
+            counts[key] = sum(bool(genes_in(label, folded)) for label in labels if not is_control_like(label))
+    best = max(counts, key=lambda key: counts[key], default=None)
+    if best is None or counts[best] < 2:
+        return None
+    return task_call(best, next(label for label in columns[best] if is_control_like(label)))
 
 
 def genes_in(label: str, known: Mapping[str, str]) -> list[str]:
@@ -157,7 +188,7 @@ def require_known(names: Iterable[str], known: Collection[str], where: str) -> N
     near = near_names(unknown[0], known)
     raise DataError(
         f"{where}: {unknown[:5]} unknown. Expected genes of the model, rows of `features` or targets of the training "
-        f"data ({len(known)} names).{f' Similar names: {near}.' if near else ''}"
+        f"data.{f' Similar names: {near}.' if near else ''}"
     )
 
 

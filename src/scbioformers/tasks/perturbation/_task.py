@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, GeneIndex, MissingKeyError, as_names, category_text, log1p_rows, tqdm
@@ -20,7 +21,7 @@ from scbioformers.tasks.perturbation._effects import Effects, measure_effects
 from scbioformers.tasks.perturbation._fit import fit_head, target_features
 from scbioformers.tasks.perturbation._folds import N_GROUPS, n_trainings
 from scbioformers.tasks.perturbation._head import PerturbationHead
-from scbioformers.tasks.perturbation._labels import Targets, require_known
+from scbioformers.tasks.perturbation._labels import Targets, likely_task, require_known
 from scbioformers.tasks.perturbation._token import TokenPredictor
 
 HEAD = "perturbation"  # key of the head in BioFormer.heads
@@ -111,8 +112,10 @@ def pair_chances(design: Design, probes: NDArray[np.int64]) -> NDArray[np.float6
     return found
 
 
-def require_head(model: BioFormer) -> PerturbationHead:
+def require_head(model: BioFormer, adata: AnnData | None = None) -> PerturbationHead:
     """The head of a model that predicts responses to perturbations.
+
+    The error names a column of ``adata.obs`` with perturbations, if there is one.
 
     Raises
     ------
@@ -120,11 +123,26 @@ def require_head(model: BioFormer) -> PerturbationHead:
         If the model was fitted without a perturbation task.
     """
     if HEAD not in model.heads:
-        raise MissingKeyError(
-            "The model was fitted without perturbations. Run `bf.tl.fit(adata, task=bf.Perturbation(key=…, "
-            "control=…))` first."
+        columns = {} if adata is None else _text_columns(adata)
+        task = likely_task(columns, [*model.vocabulary.feature_names(), *([] if adata is None else adata.var_names)])
+        advice = (
+            "Fit a model to cells with perturbations, with the column of their labels and the label of the control "
+            "cells as `task` (see bf.Perturbation)."
+            if task is None
+            else f"Run `bf.tl.fit(adata, task={task})` first."
         )
+        raise MissingKeyError(f"The model was fitted without perturbations. {advice}")
     return PerturbationHead.from_head(tuple(model.vocabulary.feature_names()), model.heads[HEAD])
+
+
+def _text_columns(adata: AnnData) -> dict[str, list[str]]:
+    """The distinct labels of each column of text or categories."""
+    found = {}
+    for name in map(str, adata.obs.columns.unique()):
+        values = adata.obs[name]
+        if values.ndim == 1 and values.dtype.kind == "O":
+            found[name] = [str(label) for label in values.dropna().unique()]
+    return found
 
 
 def requested_targets(
@@ -164,5 +182,5 @@ def requested_targets(
     found = {label: tuple(sorted({in_model(name) for name in reader.read(label) or ()})) for label in labels}
     if empty := [label for label, targets in found.items() if not targets]:
         raise DataError(f"{empty[:5]} name no perturbed gene. Pass genes, or combinations such as 'STAT1+IRF1'.")
-    require_known((name for each in found.values() for name in each), known | {*names}, "Perturbations")
+    require_known((name for each in found.values() for name in each), known.union(names, index.names), "Perturbations")
     return found
