@@ -136,8 +136,11 @@ def test_genes_near_zero_have_no_names():
 
 
 @pytest.mark.parametrize("n_top", [2, 20, 40])
-def test_names_do_not_overlap(n_top):
-    ax = FIGURES["perturbation"](make(), n_top=n_top)
+@pytest.mark.parametrize("name", ["G{}", "LINC{:05d}-AS1"], ids=["short", "long"])
+def test_names_do_not_overlap(n_top, name):
+    adata = make()
+    adata.var["symbol"] = [name.format(i) for i in range(adata.n_vars)]
+    ax = FIGURES["perturbation"](adata, n_top=n_top, gene_symbols="symbol")
     ax.figure.canvas.draw()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == n_top

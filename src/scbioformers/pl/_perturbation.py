@@ -17,7 +17,8 @@ from scbioformers.pl._show import figure
 from scbioformers.results import Perturbed, perturb_genes, read_perturb
 
 _NAME_HEIGHT = 0.028  # height of a line of text, as a share of the axes of a figure of the default size
-_NAME_WIDTH = 0.16  # width of the name of a gene, as a share of the range of the points
+_LETTER_WIDTH = 0.0145  # width of a letter, as a share of the same axes
+_NAME_WIDTH = (0.16, 0.4)  # limits of the width of the names of genes, as a share of the range of the points
 _SMALLEST = 0.1  # smallest change of a labelled gene, as a share of the largest: the others lie together at zero
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # of the palette of Okabe and Ito, which deuteranopes can tell apart
 
@@ -155,7 +156,10 @@ def _name_points(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names
     """Write names in two columns, left and right of the points, sorted by height, with lines to the points."""
     ax.margins(0.05)
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    room, line = _NAME_WIDTH * (right - left), _NAME_HEIGHT * (high - low)
+    letters = _LETTER_WIDTH * max(map(len, names), default=0)
+    # the axes hold the points and 1.4 such widths on both sides
+    width = np.clip(letters / max(1 - 2.8 * letters, 0.1), *_NAME_WIDTH)
+    room, line = width * (right - left), _NAME_HEIGHT * (high - low)
     for side, sign in ((np.flatnonzero(x < 0), -1), (np.flatnonzero(x >= 0), 1)):
         order = side[np.argsort(y[side], kind="stable")]
         heights = _spread(y[order], line, low + line / 2, high - line / 2)
