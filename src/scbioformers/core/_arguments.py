@@ -87,12 +87,15 @@ def _expected_types(annotated: Any) -> dict[str, Any]:
 
 def _options(expected: Any) -> tuple[Any, ...]:
     """The alternatives of a union. The long union for which ``ArrayLike`` stands is kept as one."""
+    alias = get_origin(expected)
+    if hasattr(alias, "__value__"):  # NDArray, since numpy 2.5
+        expected = alias.__value__[get_args(expected)]
     if get_origin(expected) not in (Union, types.UnionType):
         return (expected,)
-    options, array_like = get_args(expected), get_args(ArrayLike)
-    if set(array_like) <= set(options):
-        return (ArrayLike, *(option for option in options if option not in array_like))
-    return options
+    options, array_like = get_args(expected), set(get_args(ArrayLike))
+    if array_like and array_like <= set(options):  # before numpy 2.5
+        options = (ArrayLike, *(option for option in options if option not in array_like))
+    return tuple(each for option in options for each in ((option,) if option is ArrayLike else _options(option)))
 
 
 def _accepts(value: Any, expected: Any) -> bool:

@@ -288,7 +288,9 @@ def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: b
     steps = int(history.groupby("member")["step"].max().sum()) if len(history) else 0
     named = "" if key == "bioformer" else f", key={key!r}"
     call = f"bf.tl.perturb(adata, 'all'{named})" if perturbs else f"bf.tl.embed(adata{named})"
-    logger.info("Fitted in %.0f s: %d steps%s. The next call can be `%s`.", seconds, steps, loss, call)
+    logger.info(
+        "Fitted in %.0f s: %d step%s%s. The next call can be `%s`.", seconds, steps, "s" * (steps != 1), loss, call
+    )
 
 
 def _n_bytes(config: ModelConfig, cells: _Cells) -> int:
