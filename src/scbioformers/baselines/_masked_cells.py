@@ -110,7 +110,7 @@ class TrainingCells:
         check_shapes(counts=(self.counts, "NM"), depth=(self.depth, "N"), **draws)
 
     def check_genes(self, test: MaskedCells) -> None:
-        """Check that the test cells have as many genes as these. Raises :class:`DataError`."""
+        """Check that the test cells have as many genes as these. If not, a ``DataError`` is raised."""
         check_shapes(**{"train.counts": (self.counts, "NM"), "test.visible": (test.visible, "KM")})
 
     @property
