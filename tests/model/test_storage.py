@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -227,27 +228,33 @@ def test_failing_rename(ensemble, directory, tmp_path, monkeypatch, failing):
     assert entries(tmp_path) == ["saved"]
 
 
-@pytest.fixture
+@contextmanager
 def nearly_full():
-    """The system lets this process write files of at most 2 kB, as if the disk were full after that."""
+    """The system lets this process write files of at most 2 kB, as if the disk were full after that.
+
+    Not a fixture: pytest would write its report under the limit.
+    """
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 @pytest.mark.fault("disk-full")
-def test_the_system_cannot_write(ensemble, directory, tmp_path, nearly_full):
-    with pytest.raises(StorageError, match=r"of [0-9.]+ MB could not be written to .*Free space"):
+def test_the_system_cannot_write(ensemble, directory, tmp_path):
+    with pytest.raises(StorageError, match=r"of [0-9.]+ MB could not be written to .*Free space"), nearly_full():
         other(ensemble).save(directory)
     assert entries(tmp_path) == ["saved"]
     assert_same(bf.BioFormer.load(directory), ensemble)
 
 
 @pytest.mark.fault("disk-full")
-def test_a_fit_is_not_lost_if_its_directory_cannot_be_written(simulated, tiny_config, tmp_path, nearly_full):
+def test_a_fit_is_not_lost_if_its_directory_cannot_be_written(simulated, tiny_config, tmp_path):
     train = bf.TrainConfig(max_steps=1)
-    with pytest.raises(StorageError, match=r"in adata.uns\['mine'\]: `bf.get.model\(adata, key='mine'\).save"):
+    advice = r"in adata.uns\['mine'\]: `bf.get.model\(adata, key='mine'\).save"
+    with pytest.raises(StorageError, match=advice), nearly_full():
         bf.tl.fit(simulated, config=tiny_config, train=train, save_dir=tmp_path / "saved", key_added="mine")
     assert entries(tmp_path) == []
     expected = bf.tl.fit(simulated, config=tiny_config, train=train, copy=True)
