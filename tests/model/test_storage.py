@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 import scbioformers as bf
-from scbioformers.core import BioformersError, ModelFormatError, StorageError
+from scbioformers.core import BioformersError, ConfigError, ModelFormatError, StorageError
 from scbioformers.data import BlockSource
 from scbioformers.model import _storage, check_directory
 
@@ -367,3 +367,11 @@ def test_killed_while_saving(ensemble, tmp_path):
     assert {found for _, killed, found in results if killed} == {ensemble.hash}
     assert results[-1][2] == other(ensemble).hash
     assert not [path for path in entries(tmp_path / "place") if "former" in path]
+
+
+@pytest.mark.fault(71)
+@pytest.mark.parametrize("wrong", [None, 5, ["saved"]])
+def test_a_directory_of_a_wrong_type(ensemble, wrong):
+    for call in (ensemble.save, bf.BioFormer.load):
+        with pytest.raises(ConfigError, match="`directory` must be a string or a Path, found"):
+            call(wrong)

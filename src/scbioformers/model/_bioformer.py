@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
-from scbioformers.core import ModelFormatError, Vocabulary
+from scbioformers.core import ModelFormatError, Vocabulary, check_arguments
 from scbioformers.data import ObsField
 from scbioformers.model import _storage
 from scbioformers.model._head import Head
@@ -137,6 +137,7 @@ class BioFormer:
 
         The files are written to a temporary directory, which is then renamed. So the directory is never incomplete.
         """
+        check_arguments(BioFormer.save, locals())
         return _storage.save(Path(directory), self._tensors(), self._documents())
 
     @classmethod
@@ -148,6 +149,7 @@ class BioFormer:
         ModelFormatError
             If a file is missing, damaged or changed, or has another schema.
         """
+        check_arguments(BioFormer.load, locals())
         return cls._build(*_storage.load(Path(directory)))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
