@@ -64,7 +64,7 @@ def test_private_names_are_used_by_their_own_package_alone(path):
         assert not private_imports(path)
 
 
-SLOTS = {"set_layer", "set_obs", "set_obsm", "set_uns", "set_var", "set_varm", "set_varp", "get_slot", "drop_slot"}
+SLOTS = {"set_slot", "get_slot"}
 
 
 def test_only_results_builds_keys():

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
-from scbioformers.results._slots import params_to_json, set_uns, set_varp
+from scbioformers.results._slots import params_to_json, set_slot
 
 SPECIAL = "CD4+/CD45RA+"
 GENES = ["TF/1", "TF2", "A", "B", "C"]
@@ -29,7 +29,7 @@ def network() -> ad.AnnData:
     adata = ad.AnnData(np.ones((3, 5), np.float32), var=pd.DataFrame(index=GENES))
     tables = []
     for name, weights in WEIGHTS.items():
-        set_varp(adata, f"grn.{name}", matrix(weights))
+        set_slot(adata, "varp", f"grn.{name}", matrix(weights))
         pairs = sorted(weights, key=lambda pair, weights=weights: -abs(weights[pair]))
         tables.append(
             pd.DataFrame(
@@ -44,9 +44,9 @@ def network() -> ad.AnnData:
                 }
             )
         )
-    set_varp(adata, "grn_difference.count", matrix({("TF/1", "A"): -1.0, ("TF2", "B"): 0.1}))
+    set_slot(adata, "varp", "grn_difference.count", matrix({("TF/1", "A"): -1.0, ("TF2", "B"): 0.1}))
     params = {"method": "knockout", "groupby": "cell/type", "reference": SPECIAL, "conditions": list(WEIGHTS)}
-    set_uns(adata, "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
+    set_slot(adata, "uns", "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
     return adata
 
 
@@ -150,7 +150,7 @@ def test_edges_of_the_graph(network, kwargs, expected):
 
 def test_regulators_without_an_edge_are_left_out_with_a_warning(network):
     """C has no weight at all. B has a weight, but no edge in the table."""
-    set_varp(network, "grn.count", matrix(WEIGHTS["count"] | {("B", "A"): 0.01}))
+    set_slot(network, "varp", "grn.count", matrix(WEIGHTS["count"] | {("B", "A"): 0.01}))
     message = r"\['B'\] have no edge among the strong.*larger `top_k`. \['C'\] have no edge in .*regulators=\['C'\]\)"
     with pytest.warns(BioformersWarning, match=message):
         graph = bf.get.grn_graph(network, condition="count", regulators=["B", "C", "TF2"])

@@ -17,7 +17,7 @@ from matplotlib.patches import ArrowStyle, FancyArrowPatch
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
 from scbioformers.pl._layout import border, boxes, place, push_apart
-from scbioformers.results._slots import params_to_json, set_uns, set_varp
+from scbioformers.results._slots import params_to_json, set_slot
 
 SPECIAL = "CD4+/CD45RA+"
 NAMES = [SPECIAL, "B cell"]
@@ -70,13 +70,13 @@ def make(method="knockout", names=NAMES, reference="B cell", scale=1.0, directed
     if method == "attention":
         by_condition = {name: np.abs(values) for name, values in by_condition.items()}
     for name, values in by_condition.items():
-        set_varp(adata, f"grn.{name}" if names else "grn", sparse(values))
+        set_slot(adata, "varp", f"grn.{name}" if names else "grn", sparse(values))
         if reference not in (None, name):
-            set_varp(adata, f"grn_difference.{name}", sparse(values - by_condition[reference]))
+            set_slot(adata, "varp", f"grn_difference.{name}", sparse(values - by_condition[reference]))
     params = {"method": method, "groupby": "x" if names else None, "reference": reference, "directed": directed}
     params["conditions"] = list(by_condition)
     tables = [edges(values, name) for name, values in by_condition.items()]
-    set_uns(adata, "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
+    set_slot(adata, "uns", "grn", {"edges": pd.concat(tables, ignore_index=True), "params": params_to_json(params)})
     return adata
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.results._slots import params_to_json, set_uns
+from scbioformers.results._slots import params_to_json, set_slot
 
 FIGURES = {"imputation": bf.pl.imputation, "calibration": bf.pl.calibration}
 
@@ -43,7 +43,7 @@ def make(**changes) -> ad.AnnData:
     evidence["predicted"] = evidence["count"] * (np.arange(20) + 0.5) / 20
     evidence["observed"] = evidence["count"] * ((np.arange(20) + 0.5) / 20) ** 1.3
     adata = ad.AnnData(np.ones((2, 2), np.float32))
-    set_uns(adata, "imputed", {"params": params_to_json({}), "evidence": evidence | changes})
+    set_slot(adata, "uns", "imputed", {"params": params_to_json({}), "evidence": evidence | changes})
     return adata
 
 

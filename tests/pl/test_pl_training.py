@@ -14,7 +14,7 @@ from matplotlib.testing.decorators import remove_ticks_and_titles
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
-from scbioformers.results._slots import params_to_json, set_uns
+from scbioformers.results._slots import params_to_json, set_slot
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def make(n_members: int = 1, **changes) -> ad.AnnData:
         }
         tables.append(pd.DataFrame({name: value for name, value in (table | changes).items() if value is not None}))
     adata = ad.AnnData(np.ones((2, 2), np.float32))
-    set_uns(adata, "bioformer", {"params": params_to_json({}), "history": pd.concat(tables, ignore_index=True)})
+    set_slot(adata, "uns", "bioformer", {"params": params_to_json({}), "history": pd.concat(tables, ignore_index=True)})
     return adata
 
 

@@ -20,13 +20,7 @@ from scbioformers.results._slots import (
     get_slot,
     params_from_json,
     params_to_json,
-    set_layer,
-    set_obs,
-    set_obsm,
-    set_uns,
-    set_var,
-    set_varm,
-    set_varp,
+    set_slot,
     target,
     unescape,
 )
@@ -99,11 +93,11 @@ def test_plain_names_stay_readable(name):
 def test_row53_names_round_trip(tmp_path, kind):
     adata = small()
     for i, name in enumerate(NAMES):
-        set_uns(adata, f"k{name}", {name: {name: np.arange(i)}})
-        set_obs(adata, name, np.full(3, i))
-        set_obsm(adata, name, np.full((3, 2), i))
+        set_slot(adata, "uns", f"k{name}", {name: {name: np.arange(i)}})
+        set_slot(adata, "obs", name, np.full(3, i))
+        set_slot(adata, "obsm", name, np.full((3, 2), i))
     frame = pd.DataFrame(np.eye(3)[:, :2], index=adata.obs_names, columns=["a/b", "__c"])
-    set_obsm(adata, "scores", frame)
+    set_slot(adata, "obsm", "scores", frame)
     again = round_trip(adata, tmp_path, kind)
     for i, name in enumerate(NAMES):
         assert list(get_slot(again, "uns", f"k{name}")) == [name]
@@ -121,9 +115,9 @@ def test_row53_bulk_labels_round_trip(tmp_path, kind):
     labels = list(adata.obs["bulk_labels"].cat.categories)
     assert "CD4+/CD45RA+/CD25- Naive T" in labels
     adata = ad.AnnData(adata.X, obs=adata.obs[["bulk_labels"]], var=adata.var[[]])
-    set_uns(adata, "grn", {label: np.array([i]) for i, label in enumerate(labels)})
+    set_slot(adata, "uns", "grn", {label: np.array([i]) for i, label in enumerate(labels)})
     for i, label in enumerate(labels):
-        set_varp(adata, f"grn_{label}", sp.csr_matrix(([i + 1.0], ([0], [1])), (adata.n_vars, adata.n_vars)))
+        set_slot(adata, "varp", f"grn_{label}", sp.csr_matrix(([i + 1.0], ([0], [1])), (adata.n_vars, adata.n_vars)))
     again = round_trip(adata, tmp_path, kind)
     stored = get_slot(again, "uns", "grn")
     assert {label: int(value[0]) for label, value in stored.items()} == {label: i for i, label in enumerate(labels)}
@@ -166,7 +160,7 @@ def test_params_of_numpy_and_non_finite_values():
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3"])
 def test_params_survive_files(tmp_path, kind):
     adata, params = small(), {"masked": (1, None), 3: [True, 0.5], "layer": None}
-    set_uns(adata, "bioformer", {"params": params_to_json(params)})
+    set_slot(adata, "uns", "bioformer", {"params": params_to_json(params)})
     assert params_from_json(get_slot(round_trip(adata, tmp_path, kind), "uns", "bioformer")["params"]) == params
 
 
@@ -179,49 +173,49 @@ def test_params_of_another_type_and_broken_text():
 
 def test_uns_keys_must_be_strings():
     with pytest.raises(ConfigError, match=r"must be strings, found \[1\].*params_to_json"):
-        set_uns(small(), "grn", {"a": {1: 2}})
+        set_slot(small(), "uns", "grn", {"a": {1: 2}})
 
 
 def test_get_slot_lists_what_is_there():
     adata = small()
-    set_uns(adata, "a/b", 1)
+    set_slot(adata, "uns", "a/b", 1)
     with pytest.raises(
         MissingKeyError, match=r"adata.uns\['bioformer'\]\. Run `bf.tl.fit\(adata\)` first\. Available: \['a/b'\]"
     ):
         get_slot(adata, "uns", "bioformer", hint="Run `bf.tl.fit(adata)` first.")
 
 
-SETTERS = [
-    pytest.param(set_layer, "layers", np.zeros((3, 2)), id="layers"),
-    pytest.param(set_obs, "obs", np.arange(3), id="obs"),
-    pytest.param(set_var, "var", np.arange(2), id="var"),
-    pytest.param(set_obsm, "obsm", np.zeros((3, 4)), id="obsm"),
-    pytest.param(set_varm, "varm", np.zeros((2, 4)), id="varm"),
-    pytest.param(set_varp, "varp", np.zeros((2, 2)), id="varp"),
-    pytest.param(set_uns, "uns", {"a": 1}, id="uns"),
+SLOT_VALUES = [
+    pytest.param("layers", np.zeros((3, 2)), id="layers"),
+    pytest.param("obs", np.arange(3), id="obs"),
+    pytest.param("var", np.arange(2), id="var"),
+    pytest.param("obsm", np.zeros((3, 4)), id="obsm"),
+    pytest.param("varm", np.zeros((2, 4)), id="varm"),
+    pytest.param("varp", np.zeros((2, 2)), id="varp"),
+    pytest.param("uns", {"a": 1}, id="uns"),
 ]
 
 
 @pytest.mark.fault(47)
-@pytest.mark.parametrize(("setter", "slot", "value"), SETTERS)
-def test_row47_overwriting_is_logged(setter, slot, value, caplog):
+@pytest.mark.parametrize(("slot", "value"), SLOT_VALUES)
+def test_row47_overwriting_is_logged(slot, value, caplog):
     adata = small()
     with caplog.at_level(logging.INFO, logger="scbioformers"):
-        assert setter(adata, "x", value) == "x"
+        assert set_slot(adata, slot, "x", value) == "x"
         assert not caplog.records
-        setter(adata, "x", value)
+        set_slot(adata, slot, "x", value)
     assert [record.message for record in caplog.records] == [f"Overwriting adata.{slot}['x']."]
     assert "x" in getattr(adata, slot)
 
 
 @pytest.mark.fault(17)
-@pytest.mark.parametrize(("setter", "slot", "value"), SETTERS)
-def test_row17_views_become_actual_without_warning(setter, slot, value):
+@pytest.mark.parametrize(("slot", "value"), SLOT_VALUES)
+def test_row17_views_become_actual_without_warning(slot, value):
     parent = ad.AnnData(np.arange(20.0).reshape(5, 4))
     view = parent[:3, :2]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        setter(view, "x", value)
+        set_slot(view, slot, "x", value)
     assert not view.is_view and "x" in getattr(view, slot) and "x" not in getattr(parent, slot)
     np.testing.assert_array_equal(view.X, np.arange(20.0).reshape(5, 4)[:3, :2])
 
@@ -230,7 +224,7 @@ def test_target():
     adata = small()
     assert target(adata, copy=False) is adata
     copied = target(adata, copy=True)
-    set_obs(copied, "x", np.arange(3))
+    set_slot(copied, "obs", "x", np.arange(3))
     assert "x" not in adata.obs and copied is not adata
     view = adata[:2]
     assert target(view, copy=False) is view and not view.is_view
@@ -241,7 +235,7 @@ def test_row14_row15_backed(tmp_path):
     small().write_h5ad(tmp_path / "x.h5ad")
     before = (tmp_path / "x.h5ad").read_bytes()
     backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
-    set_layer(target(backed, copy=False), "x", np.zeros((3, 2)))
+    set_slot(target(backed, copy=False), "layers", "x", np.zeros((3, 2)))
     assert "x" in backed.layers
     assert not target(backed, copy=True).isbacked
     with pytest.raises(DataError, match=r"\.to_memory\(\)"):
@@ -253,7 +247,7 @@ def test_row14_row15_backed(tmp_path):
 @pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
 def test_mudata():
     mdata = mudata.MuData({"rna": small()})
-    set_obsm(mdata, "x/y", np.zeros((3, 2)))
+    set_slot(mdata, "obsm", "x/y", np.zeros((3, 2)))
     assert get_slot(mdata, "obsm", "x/y").shape == (3, 2)
     assert target(mdata, copy=True) is not mdata
     with pytest.raises(DataError, match=r"view of a MuData.*\.copy\(\)"):

@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 import scbioformers as bf
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.results._slots import params_from_json, params_to_json, set_uns, set_var, set_varp
+from scbioformers.results._slots import params_from_json, params_to_json, set_slot
 
 SPECIAL = "CD4+/CD45RA+ |\\ naïve"
 
@@ -35,10 +35,10 @@ def adata(weights) -> ad.AnnData:
     for name, weight in weights.items():
         target, regulator = np.nonzero(np.isfinite(weight))
         at = (weight[target, regulator], (target, regulator))
-        set_varp(adata, f"grn.{name}", sp.csr_matrix(at, shape=(32, 32)))
+        set_slot(adata, "varp", f"grn.{name}", sp.csr_matrix(at, shape=(32, 32)))
     params = {"method": "knockout", "groupby": "state", "reference": None, "conditions": list(weights)}
     params |= {"model_hash": "0"}
-    set_uns(adata, "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
+    set_slot(adata, "uns", "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
     return adata
 
 
@@ -67,9 +67,9 @@ def test_drivers_by_attention_receive_the_most_attention(adata, weights):
     """The corrected weights do not matter: the correction removes the mean attention of a regulator."""
     received = {"control": [0.5, 4.0, 0.25, 1.0], SPECIAL: [3.0, 2.0, 1.0, 0.0]}
     params = params_from_json(adata.uns["grn"]["params"]) | {"method": "attention"}
-    set_uns(adata, "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
+    set_slot(adata, "uns", "grn", {"edges": pd.DataFrame(), "params": params_to_json(params)})
     for name, values in received.items():
-        set_var(adata, f"grn_attention.{name}", np.array([*values, *[np.nan] * 28], np.float32))
+        set_slot(adata, "var", f"grn_attention.{name}", np.array([*values, *[np.nan] * 28], np.float32))
     bf.tl.regulators(adata)
     table = bf.get.regulators(adata, condition="control")
     assert table["regulator"].tolist() == names([1, 3, 0, 2])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.results._slots import params_to_json, set_obs, write_result
+from scbioformers.results._slots import params_to_json, set_slot, write_result
 
 EMPTY = "bioformer_empty"
 
@@ -18,4 +18,4 @@ def write_embedding(
     """Write an embedding (N, K), its parameters, and which cells (N,) have no counts in the features of the model."""
     write_result(adata, key, {"params": params_to_json(params)}, {"obsm": {key: embedding}})
     if empty.any() or EMPTY in adata.obs:
-        set_obs(adata, EMPTY, empty)
+        set_slot(adata, "obs", EMPTY, empty)

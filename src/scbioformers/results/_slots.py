@@ -212,46 +212,15 @@ def write_result(
                 del getattr(actual(adata), slot)[escaped]
     for slot, values in slots.items():
         for name, value in values.items():
-            _set(adata, slot, name, value)
-    set_uns(adata, key, {**entry, SLOTS: np.array(names, dtype=str)} if names else entry)
+            set_slot(adata, slot, name, value)
+    set_slot(adata, "uns", key, {**entry, SLOTS: np.array(names, dtype=str)} if names else entry)
 
 
-def set_layer(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.layers[key]``; see :func:`set_uns` for the key and the return value."""
-    return _set(adata, "layers", key, value)
+def set_slot(adata: Any, slot: str, key: str, value: Any) -> str:
+    """Set ``adata.<slot>[key]``, the inverse of :func:`get_slot`.
 
-
-def set_obs(adata: Any, key: str, value: Any) -> str:
-    """Set the column ``adata.obs[key]``; see :func:`set_uns` for the key and the return value."""
-    return _set(adata, "obs", key, value)
-
-
-def set_var(adata: Any, key: str, value: Any) -> str:
-    """Set the column ``adata.var[key]``; see :func:`set_uns` for the key and the return value."""
-    return _set(adata, "var", key, value)
-
-
-def set_obsm(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.obsm[key]``; see :func:`set_uns` for the key and the return value."""
-    return _set(adata, "obsm", key, value)
-
-
-def set_varm(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.varm[key]``; see :func:`set_uns` for the key and the return value."""
-    return _set(adata, "varm", key, value)
-
-
-def set_varp(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.varp[key]``; see :func:`set_uns` for the key and the return value."""
-    return _set(adata, "varp", key, value)
-
-
-def set_uns(adata: Any, key: str, value: Any) -> str:
-    """Set ``adata.uns[key]``.
-
-    Every ``set_`` function takes the plain key and escapes it. Keys of nested dicts and columns of data frames in
-    `value` are escaped too. An existing value is overwritten, which is logged. A view is converted to an actual
-    AnnData.
+    The key, the keys of nested dicts and the columns of data frames in `value` are escaped. An existing value is
+    overwritten, which is logged. A view is converted to an actual AnnData.
 
     Returns
     -------
@@ -263,7 +232,11 @@ def set_uns(adata: Any, key: str, value: Any) -> str:
     ConfigError
         If a nested dict has keys that are not strings, because h5ad and zarr do not preserve them.
     """
-    return _set(adata, "uns", key, value)
+    mapping, escaped = getattr(actual(adata), slot), escape(key)
+    if escaped in mapping:
+        logger.info("Overwriting adata.%s[%r].", slot, escaped)
+    mapping[escaped] = _rename(value, escape)
+    return escaped
 
 
 def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
@@ -276,7 +249,7 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
     slot
         "uns", "obsm", "layers", ...
     key
-        The plain key, as it was passed to the ``set_`` function.
+        The plain key, as it was passed to :func:`set_slot`.
     hint
         The next call, e.g. "Run `bf.tl.fit(adata)` first.", which is added to the error message.
 
@@ -329,14 +302,6 @@ def _holds_counts(adata: Any, name: str) -> bool:
     if escape(name) in own_layers(adata) or escape(name) not in adata.layers:
         return False
     return seem_counts(adata.layers[escape(name)])
-
-
-def _set(adata: Any, slot: str, key: str, value: Any) -> str:
-    mapping, escaped = getattr(actual(adata), slot), escape(key)
-    if escaped in mapping:
-        logger.info("Overwriting adata.%s[%r].", slot, escaped)
-    mapping[escaped] = _rename(value, escape)
-    return escaped
 
 
 def _rename(value: Any, rename: Any) -> Any:
