@@ -62,12 +62,7 @@ def attention_heatmap(
     axes
         Axes to draw on: one for the weights, and one for the differences if the network has a reference. By default, a
         new figure is created.
-    show
-        True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
-        ``bf.settings.autoshow`` is True.
-    save
-        Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
-        its name starts with the name of this function. A path, or text with a folder, is used as it is.
+    %(show_save)s
 
     Returns
     -------

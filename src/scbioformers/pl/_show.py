@@ -5,6 +5,7 @@ They mean what they mean in scanpy, with one exception: a call without ``show=``
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +24,13 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_SHOW_SAVE = """\
+show
+    True: show the figure, and return None. False: return the axes. None: return the axes, and show the figure if
+    ``bf.settings.autoshow`` is True.
+save
+    Save the figure. With True or the end of a name such as ``"_1.pdf"``, the file is in ``bf.settings.figdir``, and
+    its name starts with the name of this function. A path, or text with a folder, is used as it is."""
 _DPI = 150  # resolution of a saved figure, unless rcParams["savefig.dpi"] says otherwise
 
 
@@ -37,7 +45,8 @@ def figure(draw: Callable[P, R]) -> Callable[P, R | None]:
     """Decorate a function that draws, so that it also saves, shows or returns what it has drawn.
 
     ``draw`` has the keyword arguments ``show``, ``save`` and ``ax`` or ``axes``, and returns the axes on which it has
-    drawn, or a list of them. It does nothing with ``show`` and ``save``.
+    drawn, or a list of them. It does nothing with ``show`` and ``save``. In its docstring, ``%(show_save)s`` stands for
+    the text on these two arguments.
     """
 
     @wraps(draw)
@@ -60,6 +69,7 @@ def figure(draw: Callable[P, R]) -> Callable[P, R | None]:
             return None
         return drawn if isinstance(drawn, Axes) else AxesList(drawn)
 
+    finished.__doc__ = inspect.cleandoc(draw.__doc__ or "").replace("%(show_save)s", _SHOW_SAVE)
     return finished
 
 

@@ -6,77 +6,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
 from scbioformers.config import Binning, Masking, bin_rows
-from scbioformers.core import SPECIALS, Scale, hash_uniform, log1p_rows, uniform
+from scbioformers.core import SPECIALS, Scale, log1p_rows, uniform
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch
+from scbioformers.tokens._rows import Rows, fill_highest, fill_random
 
 # constants that make the random numbers of different purposes independent
 _CONTEXT_STREAM, _MASKED_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Entries of B cells in CSR order: row pointers, features, and values (bins or counts)."""
-
-    indptr: NDArray[np.int64]
-    features: NDArray[np.int32]
-    values: NDArray[np.float64]
-
-    @property
-    def cells(self) -> NDArray[np.int64]:
-        return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
-
-    def keep(self, entries: NDArray[np.bool_]) -> _Rows:
-        kept = np.concatenate(([0], np.cumsum(entries)))[self.indptr]
-        return _Rows(kept, self.features[entries], self.values[entries])
-
-    def merge(self, other: _Rows) -> _Rows:
-        """Entries of both, sorted by cell and feature."""
-        cells, features = np.concatenate((self.cells, other.cells)), np.concatenate((self.features, other.features))
-        order = np.lexsort((features, cells))
-        values = np.concatenate((self.values, other.values))
-        return _Rows(self.indptr + other.indptr, features[order], values[order])
-
-
-@njit(cache=True, nogil=True)
-def _fill_random(first_id, indptr, indices, values, rows, budget, seed, epoch, ids_out, values_out):  # type: ignore[no-untyped-def]
-    """Write the ``budget`` entries of each row with the smallest random keys, in CSR order."""
-    for i in range(rows.size):
-        start, stop = indptr[i], indptr[i + 1]
-        keys, threshold = np.zeros(stop - start), 0.0
-        if stop - start > budget:
-            for k in range(start, stop):
-                keys[k - start] = hash_uniform(seed, epoch, rows[i], indices[k])
-            threshold = np.partition(keys, budget - 1)[budget - 1]
-        at = 0
-        for k in range(start, stop):
-            if keys[k - start] <= threshold:
-                ids_out[i, at] = indices[k] + first_id
-                values_out[i, at] = values[k]
-                at += 1
-
-
-@njit(cache=True, nogil=True)
-def _fill_highest(first_id, indptr, indices, values, counts, budget, ids_out, values_out):  # type: ignore[no-untyped-def]
-    """Write the ``budget`` entries of each row with the highest (count, id), in CSR order."""
-    for i in range(indptr.size - 1):
-        start, stop = indptr[i], indptr[i + 1]
-        keep = np.ones(stop - start, dtype=np.bool_)
-        if stop - start > budget:
-            # entries are in id order, so a stable ascending sort by count puts the highest (count, id) last
-            keep[np.argsort(counts[start:stop], kind="mergesort")[: stop - start - budget]] = False
-        at = 0
-        for k in range(start, stop):
-            if keep[k - start]:
-                ids_out[i, at] = indices[k] + first_id
-                values_out[i, at] = values[k]
-                at += 1
 
 
 def _aligned(array: NDArray[np.float32]) -> torch.Tensor:
@@ -144,12 +85,12 @@ class Tokenizer:
         masked, zero_indptr, zero_features = self.masking.choose(
             full.indptr, full.features, rows, block.present, seed=seed, epoch=epoch
         )
-        zeros = _Rows(zero_indptr, zero_features, np.zeros(zero_features.size))
+        zeros = Rows(zero_indptr, zero_features, np.zeros(zero_features.size))
         scored, context, target_bins = self._mask(block, full, masked, zeros, drawn=True)
         widest = min(int(np.diff(scored.indptr).max(initial=0)), n_masked)
         masked_ids = np.zeros((len(rows), widest), np.int64)
         masked_bins = np.full((len(rows), widest), -1, np.int64)
-        _fill_random(
+        fill_random(
             len(SPECIALS),
             scored.indptr,
             scored.features,
@@ -164,7 +105,7 @@ class Tokenizer:
         widest = min(int(np.diff(context.tokens.indptr).max(initial=0)), n_context)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
         tokens = context.tokens
-        _fill_random(
+        fill_random(
             len(SPECIALS),
             tokens.indptr,
             tokens.features,
@@ -209,13 +150,13 @@ class Tokenizer:
         tokens = context.tokens
         widest = min(int(np.diff(tokens.indptr).max(initial=0)), self.max_tokens)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
-        _fill_highest(
+        fill_highest(
             len(SPECIALS), tokens.indptr, tokens.features, tokens.values, context.order, self.max_tokens, ids, bins
         )
         widest = int(np.diff(scored.indptr).max(initial=0))
         masked_ids = np.zeros((len(rows), widest), np.int64)
         masked_bins = np.full((len(rows), widest), -1, np.int64)
-        _fill_highest(
+        fill_highest(
             len(SPECIALS), scored.indptr, scored.features, scored.values, scored.values, widest, masked_ids, masked_bins
         )
         return self._batch(block, rows, context, (ids, bins), (masked_ids, masked_bins), (full, target_bins))
@@ -273,16 +214,16 @@ class Tokenizer:
             n = n - np.asarray(masked.sum(axis=1)).ravel()
         return np.minimum(n, self.max_tokens).astype(np.int64)
 
-    def _rows(self, block: Block) -> _Rows:
+    def _rows(self, block: Block) -> Rows:
         x = block.counts
-        return _Rows(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float64))
+        return Rows(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float64))
 
     def _mask(
-        self, block: Block, full: _Rows, masked: NDArray[np.bool_], zeros: _Rows, *, drawn: bool
-    ) -> tuple[_Rows, _Context, NDArray[np.float64]]:
+        self, block: Block, full: Rows, masked: NDArray[np.bool_], zeros: Rows, *, drawn: bool
+    ) -> tuple[Rows, _Context, NDArray[np.float64]]:
         """The masked entries with their bins, the visible part of the cells, and the bins of all entries."""
         target_bins = self._bins(full, block.depth)
-        scored = _Rows(full.indptr, full.features, target_bins).keep(masked).merge(zeros)
+        scored = Rows(full.indptr, full.features, target_bins).keep(masked).merge(zeros)
         known = np.ones((len(block.depth), self.n_features), dtype=bool)
         known[scored.cells, scored.features] = False
         known[:, ~block.present] = False
@@ -315,11 +256,11 @@ class Tokenizer:
         mean_depth = float(self.binning.mean_depth or 1.0)
         return np.where(depth > 0, depth, mean_depth) / mean_depth if self.counts else np.ones_like(depth)
 
-    def _bins(self, rows: _Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _bins(self, rows: Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         bins = bin_rows(self.binning, rows.values, rows.indptr, depth, float(self.binning.mean_depth or 1.0))
         return bins.astype(np.float64)
 
-    def _levels(self, rows: _Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _levels(self, rows: Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Value of each entry in the profile: log1p at the mean depth, or the bin as a share of the highest bin."""
         if not self.counts:
             return self._bins(rows, depth) / float(self.binning.n_values - 1)
@@ -333,18 +274,18 @@ class Tokenizer:
             return np.zeros(shape, np.int64)
         counts = np.broadcast_to(np.arange(1.0, N_SMALL_COUNTS + 1), shape)
         indptr = np.arange(len(depth) + 1) * N_SMALL_COUNTS
-        rows = _Rows(indptr, np.zeros(counts.size, np.int32), counts.ravel())
+        rows = Rows(indptr, np.zeros(counts.size, np.int32), counts.ravel())
         mean_depth = float(self.binning.mean_depth or 1.0)  # used for empty cells
         return self._bins(rows, np.where(depth > 0, depth, mean_depth)).reshape(shape).astype(np.int64)
 
-    def _context(self, visible: _Rows, depth: NDArray[np.float64], known: NDArray[np.bool_]) -> _Context:
+    def _context(self, visible: Rows, depth: NDArray[np.float64], known: NDArray[np.bool_]) -> _Context:
         bins = self._bins(visible, depth)
-        tokens, order = _Rows(visible.indptr, visible.features, bins), visible.values
+        tokens, order = Rows(visible.indptr, visible.features, bins), visible.values
         if self.tokens == "all":
             zero = known.copy()
             zero[visible.cells, visible.features] = False
             features = np.nonzero(zero)[1].astype(np.int32)
-            zeros = _Rows(np.concatenate(([0], np.cumsum(zero.sum(axis=1)))), features, np.zeros(features.size))
+            zeros = Rows(np.concatenate(([0], np.cumsum(zero.sum(axis=1)))), features, np.zeros(features.size))
             order = visible.merge(zeros).values
             tokens = tokens.merge(zeros)
         profile = np.zeros(known.shape, np.float32)
@@ -359,7 +300,7 @@ class Tokenizer:
         context: _Context,
         visible: tuple[NDArray[np.int64], NDArray[np.int64]],
         masked: tuple[NDArray[np.int64], NDArray[np.int64]],
-        full: tuple[_Rows, NDArray[np.float64]],
+        full: tuple[Rows, NDArray[np.float64]],
     ) -> Batch:
         entries, bins = full
         fields = block.fields.astype(np.int64)
@@ -388,7 +329,7 @@ class Tokenizer:
 class _Context:
     """The visible part of B cells: tokens, counts that rank them, bins, profile for the bag, and estimated depth."""
 
-    tokens: _Rows
+    tokens: Rows
     order: NDArray[np.float64]
     visible_bins: NDArray[np.float64]
     profile: NDArray[np.float32]
@@ -398,10 +339,10 @@ class _Context:
     depth: NDArray[np.float64]
 
 
-def _split(full: _Rows, query_mask: csr_matrix) -> tuple[NDArray[np.bool_], _Rows]:
+def _split(full: Rows, query_mask: csr_matrix) -> tuple[NDArray[np.bool_], Rows]:
     """Whether each entry is queried, and the queried zeros."""
     queried = query_mask.astype(bool).toarray()  # a stored False is not queried
     masked = queried[full.cells, full.features]
     queried[full.cells, full.features] = False  # only zeros remain
     features = np.nonzero(queried)[1].astype(np.int32)
-    return masked, _Rows(np.concatenate(([0], np.cumsum(queried.sum(axis=1)))), features, np.zeros(features.size))
+    return masked, Rows(np.concatenate(([0], np.cumsum(queried.sum(axis=1)))), features, np.zeros(features.size))
