@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
+from scbioformers.data._inspect import UNNAMED
 
 TASK = bf.Perturbation(key="perturbation", control="control")
 FIT = {
@@ -176,7 +177,7 @@ def test_no_dtype_format_density_or_name_changes_an_embedding(fitted, model, dty
     random = np.random.default_rng(seed)
     counts = np.minimum(fitted.X.toarray()[:8], 1 if dtype is bool else 100) * (random.random((8, 30)) < kept)
     plain = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), var=pd.DataFrame(index=fitted.var_names))
-    others = [name for name in names if name.strip() and name not in plain.var_names]
+    others = [name for name in names if name.strip() not in UNNAMED and name not in plain.var_names]
     wide = np.column_stack([counts, np.zeros((8, len(others)))])
     order = random.permutation(wide.shape[1])
     index = np.array([*plain.var_names, *others], dtype=object)[order]

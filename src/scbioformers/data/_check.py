@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, warn
-from scbioformers.data._inspect import FLOAT32_EXACT, Inspection, inspect
+from scbioformers.data._inspect import FLOAT32_EXACT, UNNAMED, Inspection, inspect
 
 _GENES = "Gene Expression"  # type of genes in the files of 10x
-UNNAMED = ["", "nan", "NaN", "None", "<NA>"]
 
 
 def require_valid(

@@ -21,6 +21,7 @@ from scbioformers.data._source import CHUNK_SIZE
 
 Kind = Literal["counts", "bool", "log1p", "normalized", "estimated", "centered"]
 
+UNNAMED = ["", "nan", "NaN", "None", "<NA>"]  # names that missing names become as text
 FLOAT32_EXACT = 2**24  # float32 cannot represent every integer above this value
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
 _BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{8,}(?:[^A-Za-z]|$)")
@@ -240,7 +241,7 @@ def _count_unnamed(names: pd.Series[Any]) -> int:
     missing = names.isna() | (names == "")
     # anndata converts missing names to text. "nan" (nanchung) is also a gene of the fly, whose data has "CG1234" names
     if not names.astype(str).str.fullmatch(r"CG\d+").any():
-        missing |= names.isin(["nan", "NaN", "None", "<NA>"])
+        missing |= names.isin(UNNAMED)
     return int(missing.sum())
 
 
