@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,6 +106,31 @@ def run_once(path: Path, run: Callable[[], dict[str, Any]], *, overwrite: bool) 
     result |= {"wall_seconds": time.perf_counter() - start, "versions": _versions(), "machine": _machine()}
     write_json(path, result)
     return result
+
+
+Job = tuple[Path, Callable[[], dict[str, Any]]]  # where the result is stored, and the function that computes it
+
+
+def _run_group(group: list[Job], overwrite: bool) -> None:
+    for path, run in group:
+        run_once(path, run, overwrite=overwrite)
+
+
+def run_groups(groups: Iterable[list[Job]], *, overwrite: bool, n_workers: int) -> None:
+    """Run the jobs without a stored result. Jobs of a group run one after the other, in one process with one thread.
+
+    Two processes with one thread are faster than one with two threads.
+    """
+    wanted = [[job for job in group if overwrite or not job[0].exists()] for group in groups]
+    wanted = [group for group in wanted if group]
+    if min(n_workers, len(wanted)) <= 1:
+        for group in wanted:
+            _run_group(group, overwrite)
+        return
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    with ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(_run_group, group, overwrite) for group in wanted]:
+            done.result()
 
 
 def write_json(path: Path, content: Any) -> None:

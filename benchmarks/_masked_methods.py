@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 import scbioformers as bf
 from benchmarks._common import fit_scvi, select_genes, warm_up
 from benchmarks._masking import EvenMasking, masked_cells, training_cells
-from scbioformers.baselines import DepthModel, MaskedCells, TrainingCells, bin_masses, zero_odds
+from scbioformers.baselines import MaskedCells, TrainingCells, bin_masses, estimate_depth, fit_depth, zero_odds
 from scbioformers.core import SPECIALS, validation_rows
 from scbioformers.data import AnnDataSource, Block
 from scbioformers.model import predict_masked
@@ -27,7 +27,7 @@ TEST_SHARE = 0.1  # share of held-out cells
 EVALUATION_SEED = 99  # seed of the mask of the test cells
 NATURAL_DRAWS = 2  # two of these draws mask more positions of a cell than eight draws of the default mask
 NATURAL_SEEDS = 1  # number of seeds for baselines under the even mask, because it needs another fit
-SCVI_SAMPLES = 14  # posterior samples of each test cell
+SCVI_SAMPLES = 14  # posterior samples of each test cell, two for each of its seven equally likely depths
 # Variants of our model: changes of the configuration, and the number of training steps (None for the default).
 OURS: dict[str, tuple[dict[str, Any], int | None]] = {
     "ours": ({}, None),
@@ -223,26 +223,42 @@ def run_scvi(problem: Problem) -> Prediction:
 
 
 def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, masked: MaskedCells) -> LogProbabilities:
-    """Return the mean over posterior samples. Each sample uses another depth. Zeros are reweighted by their odds."""
+    """Return the mean over posterior samples. Zeros are reweighted by their odds."""
     visible = AnnData(masked.visible, var=problem.test.var.iloc[problem.genes])
     drawn = model.get_normalized_expression(
         visible, library_size=1, n_samples=SCVI_SAMPLES, return_mean=False, return_numpy=True
     )
     dispersion = np.exp(-model.module.px_r.detach().numpy().astype(np.float64))
-    depth_model = DepthModel.fit(training)
-    depth = depth_model.estimate(masked)
-    # The library size of scVI is computed from the modelled genes. All masked counts belong to these genes.
-    library = np.asarray(masked.visible.sum(axis=1)).ravel() + np.maximum(depth - masked.depth, 0.0)
+    _, depths = estimate_depth(fit_depth(training), masked)
     odds = zero_odds(training, masked)
-    out = np.empty((masked.bins.size, problem.binning.n_values), np.float32)
+    return sample_log_probabilities(problem.binning, drawn, dispersion, depths, odds, masked)
+
+
+def sample_log_probabilities(
+    binning: bf.Binning,
+    drawn: NDArray[np.floating],
+    dispersion: NDArray[np.float64],
+    depths: NDArray[np.float64],
+    odds: NDArray[np.float64],
+    masked: MaskedCells,
+) -> LogProbabilities:
+    """Return the (H, V) log probabilities of samples (S, N, M) of the share of each gene in the modelled counts.
+
+    Each sample has one of the equally likely depths (N, D) of the cell, and each depth is used equally often. Zeros are
+    multiplied by their odds (N,).
+    """
+    # The library size of scVI is computed from the modelled genes. All masked counts belong to these genes.
+    visible_library = np.asarray(masked.visible.sum(axis=1)).reshape(-1, 1)
+    library = visible_library + np.maximum(depths - masked.depth[:, None], 0.0)
+    out = np.empty((masked.bins.size, binning.n_values), np.float32)
     for start in range(0, len(out), 4096):
         at = slice(start, start + 4096)
         cells, genes = masked.cells[at], masked.genes[at]
         p = np.zeros((cells.size, out.shape[1]))
-        for shares, ratio in zip(drawn, np.resize(depth_model.spread, len(drawn)), strict=True):
-            rate = shares[cells, genes] * library[cells] / depth[cells]
-            depths = ratio * depth[cells, None]
-            p += bin_masses(problem.binning, rate, dispersion[genes], depths)
+        for sample, shares in enumerate(drawn):
+            k = sample % depths.shape[1]
+            rate = shares[cells, genes] * library[cells, k] / depths[cells, k]
+            p += bin_masses(binning, rate, dispersion[genes], depths[cells, k, None])
         p[:, 0] *= odds[cells]
         out[at] = np.log(p / p.sum(axis=1, keepdims=True))
     return out

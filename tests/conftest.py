@@ -1,5 +1,6 @@
 """Settings of the session, and small inputs that several test files share."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from hypothesis import settings
 
 import scbioformers as bf
 from scbioformers.config import Binning, Masking, ModelConfig
-from scbioformers.core import SPECIALS
+from scbioformers.core import N_DEPTHS, SPECIALS, DepthModel, DepthModels, LowRankProfile
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transformer, initialise
 from scbioformers.tasks.perturbation import _token
 from scbioformers.tokens import Tokenizer
+from scbioformers.training._depth import fit_depth_models
 
 settings.register_profile("same examples in every run", derandomize=True)  # a failure is never bad luck
 settings.load_profile("same examples in every run")
@@ -105,16 +107,78 @@ def make_block() -> Callable[..., Block]:
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Tokenizer]:
-    """A tokenizer frozen on a block, by plain sums."""
+    """A tokenizer frozen on a block. `depth` replaces the estimates of the depth that are fitted to its cells."""
 
-    def make(block: Block, *, kind="value", masking=None, **kwargs) -> Tokenizer:
-        filled = np.diff(block.counts.indptr) > 0
-        x, depth = block.counts.toarray()[filled].astype(np.float64), block.depth[filled]
-        binning = Binning(kind=kind, n_bins=10).freeze(mean_depth=float(depth.mean()), max_bin=18)
-        gene_mean = (x / depth[:, None]).mean(axis=0) * depth.mean()
-        return Tokenizer(binning, gene_mean.astype(np.float32), masking or Masking(), **kwargs)
+    def make(block: Block, *, kind="value", masking=None, counts=True, depth=None, **kwargs) -> Tokenizer:
+        filled = block.take(np.flatnonzero(np.diff(block.counts.indptr)))
+        mean_depth, masking = float(filled.depth.mean()), masking or Masking()
+        binning = Binning(kind=kind, n_bins=10).freeze(mean_depth=mean_depth, max_bin=18)
+        if counts and depth is None:
+            depth = fit_depth_models(filled, masking, mean_depth, seed=0)
+        return Tokenizer(binning, block.counts.shape[1], masking, depth, counts=counts, **kwargs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_depth_models() -> Callable[..., DepthModels]:
+    """Estimates of the depth that are known by hand: every cell is expected to be the mean cell, without spread."""
+
+    def make(shares, drawn=(0, 1, 0, 0, 0, 0), natural=(1, 0)) -> DepthModels:
+        shares = np.array(shares, np.float32)
+        profile = LowRankProfile(10.0, np.ones_like(shares), np.zeros((len(shares), 0), np.float32), 1.0)
+        models = [
+            DepthModel(
+                profile,
+                share=shares.copy(),
+                variance=np.ones_like(shares),
+                weights=np.array(weights, np.float32),
+                spread=np.zeros(2, np.float32),
+                quantiles=np.zeros(N_DEPTHS, np.float32),
+            )
+            for weights in (drawn, natural)
+        ]
+        return DepthModels(*models)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def slow_depth() -> Callable[..., tuple[float, list[float]]]:
+    """One cell: its estimated depth and the equally likely ones, from the definition with plain sums and matrices."""
+
+    def expected_ratios(profile: LowRankProfile, counts, depth, masked, absent) -> list[float]:
+        """The posterior of probabilistic PCA given the visible features, in the form with one row per feature."""
+        mean, loadings = profile.mean.astype(float), profile.loadings.astype(float)
+        seen = [j for j in range(len(mean)) if j not in masked and j not in absent]
+        scale = profile.mean_depth / depth if depth > 0 else 0.0
+        y = np.array([math.log1p(counts.get(j, 0.0) * scale) - mean[j] for j in seen])
+        covariance = loadings[seen] @ loadings[seen].T + profile.noise * np.eye(len(seen))
+        scores = loadings[seen].T @ np.linalg.solve(covariance, y)
+        ratios = []
+        for j in masked:
+            usual, level = math.expm1(mean[j]), math.expm1(min(mean[j] + loadings[j] @ scores, 20.0))
+            ratios.append(min(max((level + 0.3 * usual) / max(1.3 * usual, 1e-12), 0.1), 5.0))
+        return ratios
+
+    def estimate(model: DepthModel, counts, depth, masked, absent=()) -> tuple[float, list[float]]:
+        """`counts` {feature: count} of what is visible, `depth` its part of the depth."""
+        masked = sorted(set(masked) - set(absent))
+        share, variance = ([float(x[j]) for j in masked] for x in (model.share, model.variance))
+        weights, (intercept, slope) = model.weights.astype(float), model.spread.astype(float)
+        rough = depth / (1.0 - min(sum(share), 0.9))
+        ratios = expected_ratios(model.profile, counts, rough, masked, absent)
+        terms = [sum(share), sum(s * r for s, r in zip(share, ratios, strict=True))]
+        if len(weights) == 2:
+            log_ratio = -math.log(1.0 - min(max(weights @ terms, 0.0), 0.999))
+        else:
+            log_ratio = weights @ [1.0, *terms, *(math.log1p(n) for n in (len(masked), depth, len(counts)))]
+            log_ratio = min(max(log_ratio, 0.0), 7.0)
+        size = min(math.exp(intercept + slope * math.log(math.sqrt(max(sum(variance), 1e-30)))), 1.0) if masked else 0.0
+        errors = [log_ratio + size * q for q in model.quantiles.astype(float)]
+        return depth * math.exp(log_ratio), [depth * math.exp(min(max(error, 0.0), 7.0)) for error in errors]
+
+    return estimate
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +199,7 @@ def _initial_values(sizes: Sizes, n_components: int = 5) -> InitialValues:
     random = np.random.default_rng(3)
     n_features = sizes.n_features
     components = np.linalg.qr(random.normal(size=(n_features, n_components)))[0]
-    bins = random.dirichlet(np.ones(sizes.n_values), size=n_features)
+    bins = random.dirichlet(np.ones(sizes.n_values + sizes.n_small_counts), size=n_features)
     arrays = {
         "components": components,
         "profile_mean": random.uniform(0.1, 1.0, size=n_features),
@@ -190,7 +254,7 @@ def make_batch() -> Callable[..., Batch]:
             "known": known[:, FIRST:],
             "present": np.ones(counts.shape, bool),
             "log_depth": np.log(size_factor),
-            "small_count_bins": random.integers(0, sizes.n_values, size=(n_cells, N_SMALL_COUNTS)),
+            "small_count_bins": random.dirichlet(np.full(sizes.n_values, 0.2), (n_cells, N_SMALL_COUNTS)).astype("f4"),
             "batch_codes": batch.astype(np.int64),
             "phenotypes": phenotypes.astype(np.int64),
             "target_bins": target,

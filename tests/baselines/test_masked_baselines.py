@@ -4,9 +4,8 @@ from functools import cache
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
-from scipy.special import log_softmax
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import NearestNeighbors
 
@@ -24,12 +23,16 @@ from scbioformers.baselines import (
 )
 from scbioformers.baselines._masked import _dispersion, bin_masses
 from scbioformers.baselines._masked_cells import stack
-from scbioformers.baselines._masked_features import Components, DepthModel, log_histogram, value_basis, zero_odds
+from scbioformers.baselines._masked_features import (
+    estimate_depth,
+    fit_depth,
+    log_histogram,
+    masked_rows,
+    zero_odds,
+)
 from scbioformers.baselines._masked_levels import LowRank, Neighbors
-from scbioformers.baselines._masked_regressions import _newton
-from scbioformers.baselines._masked_tilt import Tilt, _loss, _newton_step
 from scbioformers.config import Binning, bin_rows
-from scbioformers.core import ConfigError, DataError, bin_normalized
+from scbioformers.core import ConfigError, DataError, LowRankProfile, MaskedRows, bin_normalized, log1p_rows
 
 CONDITIONAL = [
     pytest.param(negative_binomial, id="negative binomial"),
@@ -47,12 +50,17 @@ ALL = [
 
 def mask_cells(counts, depth, binning, rng, n_masked=4):
     """Mask ``n_masked`` expressed genes and ``n_masked`` zeros in every cell."""
-    visible, cells, genes = counts.toarray(), [], []
+    cells, genes = [], []
     for i, row in enumerate(counts.toarray()):
         chosen = [rng.choice(np.flatnonzero(at), n_masked, replace=False) for at in (row > 0, row == 0)]
         genes.append(np.sort(np.concatenate(chosen)))
         cells.append(np.full(2 * n_masked, i))
-    cells, genes = np.concatenate(cells), np.concatenate(genes)
+    return hide(counts, depth, binning, np.concatenate(cells), np.concatenate(genes))
+
+
+def hide(counts, depth, binning, cells, genes):
+    """Mask these entries."""
+    visible = counts.toarray()
     visible[cells, genes] = 0
     dense = np.zeros(counts.shape, np.int64)
     dense[counts.nonzero()] = bin_rows(binning, counts.data, counts.indptr, depth)
@@ -106,6 +114,17 @@ def test_log_probabilities_do_not_depend_on_the_true_bins(problem, prediction, p
     assert log_p.min() > -30
     permuted = replace(test, bins=np.random.default_rng(0).permutation(test.bins))
     np.testing.assert_array_equal(predict(train, permuted), log_p)
+
+
+@pytest.mark.parametrize("predict", ALL)
+def test_masked_counts_do_not_enter_the_prediction(problem, prediction, predict):
+    train, test = problem
+    rng, whole = np.random.default_rng(1), test.visible.toarray()
+    whole[test.cells, test.genes] = rng.integers(0, 50, test.bins.size)  # expressed entries and zeros
+    hidden = whole.sum(axis=1) - np.asarray(test.visible.sum(axis=1)).ravel()
+    changed = hide(csr_matrix(whole), test.depth + hidden, train.binning, test.cells, test.genes)
+    assert (changed.bins != test.bins).mean() > 0.9
+    np.testing.assert_array_equal(predict(train, changed), prediction(predict))
 
 
 @pytest.mark.parametrize("predict", CONDITIONAL)
@@ -214,15 +233,72 @@ def test_dispersion_has_the_maximum_likelihood():
         assert np.log(estimated[j]) == pytest.approx(expected, abs=0.2)  # half a step of the grid
 
 
+def slow_depth_terms(profile, mean_share, cells, i):
+    """Terms of the regression of the depth of one cell, with the conditional mean of a joint normal distribution."""
+    masked, x = cells.genes[cells.cells == i], cells.visible[i].toarray()[0]
+    seen, loadings, mean = np.setdiff1d(np.arange(x.size), masked), profile.loadings.astype(float), profile.mean
+    shares = mean_share[masked]
+    rough = cells.depth[i] / (1 - shares.sum())
+    covariance = loadings @ loadings.T + profile.noise * np.eye(x.size)
+    difference = np.log1p(x * profile.mean_depth / rough)[seen] - mean[seen]
+    level = mean[masked] + covariance[np.ix_(masked, seen)] @ np.linalg.solve(
+        covariance[np.ix_(seen, seen)], difference
+    )
+    usual = np.expm1(mean[masked].astype(float))
+    ratio = np.clip((np.expm1(level) + 0.3 * usual) / (1.3 * usual), 0.1, 5)
+    expected = (shares * ratio).sum()
+    return [shares.sum(), expected, np.log1p(masked.size), np.log1p(cells.depth[i]), np.log1p((x > 0).sum())]
+
+
+def test_depth_of_the_baselines_equals_a_slow_computation(problem):
+    train, test = problem
+    counts, n_features = train.counts.toarray(), train.counts.shape[1]
+    of_gene = [[] for _ in range(n_features)]
+    for draw in train.draws:
+        for i, j in zip(draw.cells, draw.genes, strict=True):
+            of_gene[j].append(counts[i, j] / train.depth[i])
+    prior = np.mean(np.concatenate(of_gene))  # one more entry of every gene
+    share = np.array([(sum(shares) + prior) / (len(shares) + 1) for shares in of_gene])
+    profile = LowRankProfile.fit(train.counts, train.depth, train.binning.mean_depth)
+    X = [slow_depth_terms(profile, share, draw, i) for draw in train.draws for i in range(len(train.depth))]
+    ratio = np.concatenate([train.depth / draw.depth for draw in train.draws])
+    regression = LinearRegression().fit(X, np.log(ratio))
+    some = range(0, test.depth.size, 9)
+    expected = test.depth[some] * np.exp(regression.predict([slow_depth_terms(profile, share, test, i) for i in some]))
+    np.testing.assert_allclose(estimate_depth(fit_depth(train), test)[0][some], expected, rtol=1e-3)
+
+
 def test_depth_is_estimated_from_visible_counts(problem):
     train, _ = problem
     counts, depth, rng, _ = simulate(200, 5, shared=0.0)
     cells = mask_cells(counts, depth, train.binning, rng)
-    model = DepthModel.fit(train)
-    error = np.log(depth / model.estimate(cells))
-    assert error.std() < 0.92 * np.log(depth / (train.depth_ratio * cells.depth)).std()
-    low, high = np.log(model.spread[[0, -1]])
-    assert 0.7 < np.mean((error > low) & (error < high)) < 0.97
+    estimated, depths = estimate_depth(fit_depth(train), cells)
+    constant = np.log(train.depth / train.draws[0].depth).mean()
+    error = np.log(depth / estimated)
+    assert error.std() < 0.8 * np.log(depth / (cells.depth * np.exp(constant))).std()
+    assert np.mean((depth > depths[:, 0]) & (depth < depths[:, -1])) == pytest.approx(6 / 7, abs=0.08)
+    assert (np.diff(depths, axis=1) > 0).all()
+
+
+def test_depth_of_a_cell_without_visible_counts_is_positive(problem):
+    train, test = problem
+    empty = hide(csr_matrix((1, 60)), np.zeros(1), train.binning, np.zeros(4, int), np.arange(4))
+    depth, depths = estimate_depth(fit_depth(train), empty)
+    assert depth.min() == depths.min() == 1
+    for predict in (negative_binomial, low_rank, softmax_regression):
+        assert np.isfinite(predict(train, stack([empty, test]))[:4]).all()
+
+
+def test_negative_binomial_averages_over_the_likely_depths(problem, prediction):
+    train, test = problem
+    rate = np.asarray(train.counts.sum(axis=0)).ravel() / train.depth.sum()
+    dispersion, odds = _dispersion(train.counts, train.depth, rate), zero_odds(train, test)
+    _, depths = estimate_depth(fit_depth(train), test)
+    for entry in range(0, test.bins.size, 97):
+        i, j = test.cells[entry], test.genes[entry]
+        masses = [bin_masses(train.binning, rate[[j]], dispersion[[j]], np.array([[depth]]))[0] for depth in depths[i]]
+        p = np.mean(masses, axis=0) * np.where(np.arange(train.binning.n_values) == 0, odds[i], 1)
+        np.testing.assert_allclose(np.exp(prediction(negative_binomial)[entry]), p / p.sum(), rtol=1e-3, atol=1e-6)
 
 
 def test_zero_odds_of_the_default_rule(problem):
@@ -250,34 +326,17 @@ def test_zero_odds_of_uniform_masking(problem):
     assert np.log(odds).std() < 0.3 * np.log(n_expressed / (60 - n_expressed)).std()
 
 
-def test_scores_are_the_expectation_given_visible_entries(problem):
-    train, test = problem
-    components, some = Components.fit(train, 5), test.take(np.arange(test.depth.size) < 4)
-    loadings, noise = components.loadings(3)
-    np.testing.assert_allclose(loadings.T @ loadings, np.diag(np.diag(loadings.T @ loadings)), atol=1e-8)
-    depth = some.depth * 1.1
-    profiles = components.profiles(some.visible, depth).toarray()
-    for i, scores in enumerate(components.scores(3, some, depth)):
-        seen = np.setdiff1d(np.arange(profiles.shape[1]), some.genes[some.cells == i])
-        W, y = loadings[seen], profiles[i, seen] - components.mean[seen]
-        # conditional mean of a joint normal distribution, from the covariance of the visible entries
-        np.testing.assert_allclose(scores, W.T @ np.linalg.solve(W @ W.T + noise * np.eye(seen.size), y), atol=1e-8)
-    whole = components.whole_scores(3, some.visible, depth)
-    W, y = loadings, profiles - components.mean
-    np.testing.assert_allclose(whole.T, W.T @ np.linalg.solve(W @ W.T + noise * np.eye(len(W)), y.T), atol=1e-8)
-
-
 def test_neighbour_levels_equal_scikit_learn(problem):
     train, test = problem
-    model, depth = Neighbors(train), DepthModel.fit(train)
-    rank = 10
-    loadings = model.components.loadings(rank)[0]
-    whole = model.components.whole_scores(rank, train.counts, train.depth) @ loadings.T
-    profiles = model.components.profiles(train.counts, train.depth).toarray()
+    model, none = Neighbors(train), np.empty(0, int)
+    space = LowRankProfile.fit(train.counts, train.depth, train.binning.mean_depth, n_components=10)
+    complete = MaskedRows(train.counts, train.depth, none, none)
+    whole = space.scores(complete, train.depth) @ space.loadings.T
+    profiles = log1p_rows(train.counts, train.depth, train.binning.mean_depth).toarray()
 
     def expected(cells, k, first):
         # distances between profiles reconstructed from the components
-        queries = model.components.scores(rank, cells, depth.estimate(cells)) @ loadings.T
+        queries = space.scores(masked_rows(cells), model.depth(cells)) @ space.loadings.T
         nearest = NearestNeighbors(n_neighbors=k).fit(whole).kneighbors(queries, return_distance=False)[:, first:]
         return profiles[nearest].mean(axis=1)[cells.cells, cells.genes]
 
@@ -285,7 +344,7 @@ def test_neighbour_levels_equal_scikit_learn(problem):
     # a training cell is not its own neighbour
     cells, rows = train.sample(10**9)
     levels = model.levels(7, cells, rows)
-    queries = model.components.scores(rank, cells, depth.estimate(cells)) @ loadings.T
+    queries = space.scores(masked_rows(cells), model.depth(cells)) @ space.loadings.T
     for i in (0, 400, 900):
         others = np.flatnonzero(np.arange(len(whole)) != rows[i])
         nearest = others[np.argsort(((whole[others] - queries[i]) ** 2).sum(axis=1))[:7]]
@@ -296,9 +355,10 @@ def test_neighbour_levels_equal_scikit_learn(problem):
 def test_low_rank_levels_by_hand(problem):
     train, test = problem
     model = LowRank(train)
-    scores = model.components.scores(4, test, model.depth.estimate(test))
-    profiles = model.components.mean + scores @ model.components.loadings(4)[0].T
-    np.testing.assert_allclose(model.levels(4, test), profiles[test.cells, test.genes])
+    profile = LowRankProfile.fit(train.counts, train.depth, train.binning.mean_depth, n_components=4)
+    scores = profile.scores(masked_rows(test), model.depth(test))
+    profiles = profile.mean + scores @ profile.loadings.T
+    np.testing.assert_allclose(model.levels(4, test), profiles[test.cells, test.genes], rtol=1e-4, atol=1e-5)
 
 
 def test_linear_regression_equals_scikit_learn(problem):
@@ -307,10 +367,10 @@ def test_linear_regression_equals_scikit_learn(problem):
     predicted = linear_predictions(train, test, n_predictors=k)
     X = np.zeros(train.counts.shape)
     X[train.counts.nonzero()] = bin_rows(train.binning, train.counts.data, train.counts.indptr, train.depth)
-    mean_depth = train.binning.mean_depth / train.depth_ratio
+    depth, _ = estimate_depth(fit_depth(train), test)
     seen = np.zeros(test.visible.shape)
     visible = test.visible
-    seen[visible.nonzero()] = bin_rows(train.binning, visible.data, visible.indptr, test.depth, mean_depth)
+    seen[visible.nonzero()] = bin_rows(train.binning, visible.data, visible.indptr, depth)
     with np.errstate(invalid="ignore"):
         correlation = np.nan_to_num(np.corrcoef(X.T), nan=-1)
     for j in range(0, X.shape[1], 7):
@@ -350,56 +410,6 @@ def test_linear_regression_allows_constant_genes():
 def test_parameters_out_of_range_raise(problem, call, message):
     with pytest.raises(ConfigError, match=message):
         call(*problem)
-
-
-def random_entries(rng, n=60, n_values=5, n_features=2):
-    offset, X = rng.normal(size=(n, n_values)), rng.normal(size=(n, n_features))
-    basis = value_basis(Binning().freeze(mean_depth=1.0, max_bin=n_values - 1))
-    return offset, X, rng.integers(n_values, size=n), basis
-
-
-def test_newton_finds_the_optimum():
-    offset, X, bins, basis = random_entries(np.random.default_rng(0), n_features=3)
-    penalty = np.array([[5.0], [2.0], [2.0]])
-
-    def loss(flat):
-        slopes = flat.reshape(3, 2)
-        log_p = log_softmax(offset + X @ slopes @ basis.T, axis=1)
-        return -log_p[np.arange(len(bins)), bins].sum() + 0.5 * (penalty * slopes**2).sum()
-
-    expected = minimize(loss, np.zeros(6)).x.reshape(3, 2)
-    np.testing.assert_allclose(_newton(X, offset, basis, bins, 2.0), expected, atol=1e-2)
-    assert np.abs(expected).max() > 0.05
-
-
-def test_tilt_finds_the_optimum():
-    rng = np.random.default_rng(1)
-    offset, X, bins, basis = random_entries(rng)
-    depth = rng.lognormal(size=60)
-    fitted = Tilt.fit(offset, depth, X, bins, basis, n_groups=3)
-    group = np.searchsorted(np.quantile(depth, [1 / 3, 2 / 3]), depth)
-    parts = [(offset[group == g], X[group == g], bins[group == g]) for g in range(3)]
-
-    def loss(flat):
-        return _loss(parts, flat[:15].reshape(3, 5), flat[15:].reshape(2, 2), basis)
-
-    solution = np.concatenate([fitted.effects.ravel(), fitted.weights.ravel()])
-    np.testing.assert_allclose(approx_fprime(solution, loss), 0, atol=0.02)
-    assert np.abs(approx_fprime(0 * solution, loss)).max() > 1
-    expected = minimize(loss, np.zeros(19)).x
-    np.testing.assert_allclose(solution, expected, atol=5e-3)
-    logits = fitted.logits(offset[:3], depth[:3], X[:3])
-    by_hand = [offset[i] + fitted.effects[group[i]] + basis @ fitted.weights.T @ X[i] for i in range(3)]
-    np.testing.assert_allclose(logits, by_hand)
-
-
-def test_newton_step_lowers_the_loss_from_a_random_start():
-    rng = np.random.default_rng(2)
-    offset, X, bins, basis = random_entries(rng)
-    effects, weights = 0.2 * rng.normal(size=(1, 5)), 0.2 * rng.normal(size=(2, 2))
-    steps = _newton_step([(offset, X, bins)], effects, weights, basis)
-    before = _loss([(offset, X, bins)], effects, weights, basis)
-    assert _loss([(offset, X, bins)], effects - steps[0], weights - steps[1], basis) < before
 
 
 @pytest.mark.parametrize(

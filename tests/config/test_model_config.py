@@ -28,7 +28,8 @@ def test_the_paper_preset_is_the_papers_architecture():
 
 def test_presets_by_name():
     assert ModelConfig.preset("small") == ModelConfig.small() == ModelConfig()
-    with pytest.raises(ConfigError, match=r"No preset 'large'; there are \['paper', 'small'\]"):
+    assert ModelConfig.preset("no_attention") == ModelConfig(attention=False) != ModelConfig()
+    with pytest.raises(ConfigError, match=r"No preset 'large'; there are \['no_attention', 'paper', 'small'\]"):
         ModelConfig.preset("large")
 
 

@@ -11,7 +11,7 @@ import torch
 
 import scbioformers as bf
 from scbioformers.config import Masking
-from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError
+from scbioformers.core import SPECIALS, BioformersWarning, ConfigError, DataError, DepthModels
 from scbioformers.data import AnnDataSource
 from scbioformers.model import _inference as model_module
 from scbioformers.model import embed_cells, on_device, predict_masked, run_network
@@ -137,8 +137,10 @@ def test_permuted_genes_give_the_same_bits(model, simulated, use):
     assert np.array_equal(embed(model, permuted, use), expected)
 
 
-def test_missing_genes_are_unknown_not_zero_and_reported(model, simulated):
-    """A cell reads as if they were there and masked."""
+def test_missing_genes_are_unknown_not_zero_and_reported(model, simulated, make_depth_models):
+    """A cell reads as if they were there and masked, if masked genes have the same share of the depth in all cells."""
+    shares = model.gene_mean / model.binnings["rna"].mean_depth
+    model = dataclasses.replace(model, depth=make_depth_models(shares))
     at = [2, 5, 30]
     absent = list(simulated.var_names[at])
     asked = np.zeros((60, 40), bool)
@@ -301,7 +303,7 @@ def test_natural_probabilities_take_out_the_odds_of_the_mask(model, simulated):
     natural = predictions(model, block, asked)
     read = model.tokenizer.inference_batch(block, np.arange(30), sp.csr_matrix(asked))
     with torch.no_grad():
-        logits = model.members[0](read).logits.double().numpy()
+        log_probs = model.members[0](read).log_probs.double().numpy()
     seen = np.where(asked, 0, block.counts.toarray()) > 0
     for row, ids in enumerate(read.masked_ids.tolist()):
         usual = model.gene_share.astype(float)
@@ -309,7 +311,7 @@ def test_natural_probabilities_take_out_the_odds_of_the_mask(model, simulated):
         (odds,) = model.masking.odds(np.array([n_expressed]), 40)
         for at, feature in enumerate(ids):
             if feature:
-                weights = np.exp(logits[row, at])
+                weights = np.exp(log_probs[row, at])
                 weights[0] /= odds
                 expected = weights / weights.sum()
                 np.testing.assert_allclose(natural[row, feature - len(SPECIALS)], expected, rtol=0, atol=CLOSE)
@@ -341,11 +343,14 @@ def test_hash_changes_with_any_weight(model):
 
 
 def test_hash_changes_with_configuration_and_axes(model):
+    other_drawn = dataclasses.replace(model.depth.drawn, weights=model.depth.drawn.weights * 2)
+    other_natural = dataclasses.replace(model.depth.natural, quantiles=model.depth.natural.quantiles * 2)
     others = [
         with_config(model, max_tokens=7),
         dataclasses.replace(model, axes=model.axes * 2),
         dataclasses.replace(model, gene_mean=model.gene_mean * 2),
-        dataclasses.replace(model, masked_share=model.masked_share / 2),
+        dataclasses.replace(model, depth=DepthModels(other_drawn, model.depth.natural)),
+        dataclasses.replace(model, depth=DepthModels(model.depth.drawn, other_natural)),
         dataclasses.replace(model, masking=bf.Masking(ratio=0.3)),
         dataclasses.replace(model, vocabulary=model.vocabulary.from_names(model.vocabulary.feature_names()[::-1])),
     ]

@@ -195,7 +195,7 @@ ABSURD = {
     "phenotypes of another type": {"phenotypes": 3},
     "masking": {"masking": {"ratio": 5.0}},
     "unknown masking": {"masking": {"extra": 1}},
-    "text for a share": {"masked_share": "some"},
+    "unknown reading": {"reading": {"extra": 1}},
     "a million layers": {"model": {"n_layers": 10**6}},  # last: the peak of memory is that of all cases so far
 }
 BOUNDED = """
@@ -261,7 +261,15 @@ def test_vocabulary_that_does_not_fit_the_weights(directory, change):
         bf.BioFormer.load(directory)
 
 
-@pytest.mark.parametrize("name", ["axes", "axes_mean", "gene_mean", "gene_share", "bin_mean", "members.0", "members.1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("axes", "axes_mean", "gene_mean", "gene_share", "bin_mean", "members.0", "members.1"),
+        *("depth.profile.mean", "depth.profile.loadings", "depth.profile.scale"),
+        *(f"depth.drawn.{name}" for name in ("share", "variance", "weights", "spread", "quantiles")),
+        *(f"depth.natural.{name}" for name in ("share", "variance", "weights", "spread", "quantiles")),
+    ],
+)
 @pytest.mark.parametrize("change", ["missing", "shape", "int32", "float64", "bfloat16"])
 def test_tensors_that_do_not_fit_the_configuration(ensemble, directory, name, change):
     tensors = ensemble._tensors()
@@ -269,6 +277,25 @@ def test_tensors_that_do_not_fit_the_configuration(ensemble, directory, name, ch
     tensor = tensors.pop(name)
     if change != "missing":
         tensors[name] = torch.zeros(3, 5, 7) if change == "shape" else tensor.to(getattr(torch, change))
+    (directory / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
+    resign(directory)
+    with pytest.raises(ModelFormatError):
+        bf.BioFormer.load(directory)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["profile.scale", "drawn.share", "natural.variance"])
+def test_depths_that_no_fit_gives(ensemble, directory, name, value):
+    tensors = ensemble._tensors()
+    tensors[f"depth.{name}"][1] = value
+    (directory / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
+    resign(directory)
+    with pytest.raises(ModelFormatError, match="depth arrays"):
+        bf.BioFormer.load(directory)
+
+
+def test_a_model_of_counts_without_depth(ensemble, directory):
+    tensors = {name: x for name, x in ensemble._tensors().items() if not name.startswith("depth.")}
     (directory / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
     resign(directory)
     with pytest.raises(ModelFormatError):

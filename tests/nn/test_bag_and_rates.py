@@ -1,6 +1,7 @@
 """What goes around attention: the bag of the known features, the words of a batch, what <cls> says of the masked."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_feature_that_is_not_known_adds_nothing_whatever_is_written_there(netw
     assert differs(batch.visible, other.visible)
     with torch.no_grad():
         assert torch.equal(network.bag(batch), network.bag(other))
-        assert torch.equal(network(batch).logits, network(other).logits)
+        assert torch.equal(network(batch).log_probs, network(other).log_probs)
         some = batch.known.nonzero()[0]
         visible = batch.visible.index_put(tuple(some), torch.tensor(7.0))
         assert differs(network.bag(batch), network.bag(replace(batch, visible=visible)))
@@ -88,7 +89,7 @@ def test_a_cell_of_which_nothing_is_known_has_an_empty_bag(network, batch):
     nothing = replace(batch, known=torch.zeros_like(batch.known))
     with torch.no_grad():
         assert not network.bag(nothing).any()
-        assert torch.isfinite(network(nothing).logits).all()
+        assert torch.isfinite(network(nothing).log_probs).all()
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def test_the_same_word_in_many_cells_gathers_their_gradients(network, batch):
     gradients = []
     for each in (batch, replace(batch, **twice)):
         network.zero_grad()
-        network(each).logits.square().sum().backward()
+        network(each).log_probs.square().sum().backward()
         gradients.append(network.value.out.weight.grad.clone())
     torch.testing.assert_close(gradients[1], 2 * gradients[0], rtol=1e-3, atol=1e-3)
 
@@ -141,8 +142,11 @@ def test_what_is_expected_of_a_feature_is_a_network_of_its_rate_and_the_depth_al
                     usual = network.rate.bias[feature - FIRST]
                     told = torch.stack([rate, rate - usual, batch.log_depth[cell]])
                     h = network.rate_feature_in.weight @ told + network.rate_feature_in.bias
-                    for few in range(4):
-                        h = h + network.small_counts[few].weight[batch.small_count_bins[cell, few]]
+                    for few, bin_ in product(range(8), range(12)):
+                        h = (
+                            h
+                            + batch.small_count_bins[cell, few, bin_] * network.small_counts.weight[:, 12 * few + bin_]
+                        )
                     expected = network.rate_feature_out(gelu(network.rate_feature_inner(gelu(h))))
                     torch.testing.assert_close(found[cell, at], expected, rtol=1e-4, atol=1e-5)
 
@@ -151,10 +155,10 @@ def test_what_is_expected_of_a_feature_is_a_network_of_its_rate_and_the_depth_al
 def test_the_depth_reaches_what_is_masked_and_not_cls(changed, network, batch):
     """<cls> is to say what the cell is, at the mean depth."""
     other = getattr(batch, changed)
-    other = (other + 1) % 12 if changed == "small_count_bins" else other + 0.5
+    other = other.roll(1, dims=-1) if changed == "small_count_bins" else other + 0.5
     with torch.no_grad():
         before, after = network(batch), network(replace(batch, **{changed: other}))
-    assert differs(before.logits, after.logits)
+    assert differs(before.log_probs, after.log_probs)
     assert torch.equal(before.cls, after.cls)
     assert torch.equal(before.log_rate, after.log_rate)
 
@@ -169,7 +173,7 @@ def test_the_logits_depend_on_the_rate_that_cls_decodes_and_on_no_other(network,
     of_it = batch.masked_ids == asked
     rate_differs = (after.log_rate - before.log_rate).abs() > 1e-3
     assert rate_differs.any(dim=0).nonzero().ravel().tolist() == [asked - FIRST]
-    differing = ((after.logits - before.logits).abs() > 1e-5).any(dim=-1)
+    differing = ((after.log_probs - before.log_probs).abs() > 1e-5).any(dim=-1)
     assert differing[0, 0]
     assert not (differing & ~of_it).any()
     assert torch.equal(before.cls, after.cls)
@@ -177,8 +181,8 @@ def test_the_logits_depend_on_the_rate_that_cls_decodes_and_on_no_other(network,
 
 def test_the_logits_are_taught_through_the_decoder(network, batch):
     network.zero_grad()
-    network(batch).logits.square().sum().backward()
-    for parameter in (network.latent_out.weight, network.linear_rate.weight, network.small_counts[3].weight):
+    network(batch).log_probs.square().sum().backward()
+    for parameter in (network.latent_out.weight, network.linear_rate.weight, network.small_counts.weight):
         assert parameter.grad.abs().max() > 1e-4
 
 
@@ -187,5 +191,5 @@ def test_the_noise_on_the_latent_is_not_in_the_rate_that_the_logits_read(make_ne
     noisy = replace(batch, noise=torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
         quiet, loud = network(batch), network(noisy)
-    assert torch.equal(quiet.logits, loud.logits)
+    assert torch.equal(quiet.log_probs, loud.log_probs)
     assert differs(quiet.log_rate, loud.log_rate)

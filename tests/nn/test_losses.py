@@ -27,10 +27,10 @@ def batch(make_batch):
 def output(batch):
     """Random numbers in place of what the network says."""
     random = torch.Generator().manual_seed(0)
-    logits = torch.randn(*batch.masked_ids.shape, SIZES.n_values, generator=random)
+    log_probs = torch.randn(*batch.masked_ids.shape, SIZES.n_values, generator=random).log_softmax(dim=-1)
     log_rate = torch.randn(len(batch), SIZES.n_features, generator=random)
     nothing = torch.zeros(len(batch), 1)
-    return Output(logits=logits, context=None, cls=nothing, latent=nothing, log_rate=log_rate)
+    return Output(log_probs=log_probs, context=None, cls=nothing, latent=nothing, log_rate=log_rate)
 
 
 def rows(values, start, stop):
@@ -48,7 +48,7 @@ def shares(batch: Batch) -> Batch:
 
 
 def test_masked_bins_is_the_cross_entropy_a_mean_within_and_then_over_cells(network, output, batch):
-    log_p, target = log_softmax(output.logits.double().numpy(), axis=-1), batch.target_bins.numpy()
+    log_p, target = log_softmax(output.log_probs.double().numpy(), axis=-1), batch.target_bins.numpy()
     cells = [-np.mean([log_p[i, j, b] for j, b in enumerate(row) if b >= 0]) for i, row in enumerate(target)]
     assert (target < 0).any()
     assert OBJECTIVES["masked_bins"](network, output, batch).item() == pytest.approx(np.mean(cells), rel=1e-5)
@@ -91,15 +91,15 @@ def test_padding_of_the_masked_does_not_change_masked_bins(network, output, batc
         masked_ids=torch.nn.functional.pad(batch.masked_ids, (0, 3)),
         target_bins=torch.nn.functional.pad(batch.target_bins, (0, 3), value=-1),
     )
-    padded = replace(output, logits=torch.nn.functional.pad(output.logits, (0, 0, 0, 3), value=50.0))
+    padded = replace(output, log_probs=torch.nn.functional.pad(output.log_probs, (0, 0, 0, 3), value=50.0))
     loss = OBJECTIVES["masked_bins"]
     assert loss(network, padded, wider).item() == pytest.approx(loss(network, output, batch).item(), rel=1e-6)
 
 
 def test_masked_bins_is_lowest_where_the_target_is_certain(network, output, batch):
-    sure = torch.nn.functional.one_hot(batch.target_bins.clamp(min=0), SIZES.n_values) * 100.0
+    sure = torch.nn.functional.one_hot(batch.target_bins.clamp(min=0), SIZES.n_values) * 100.0 - 100.0
     loss = OBJECTIVES["masked_bins"]
-    assert loss(network, replace(output, logits=sure), batch).item() == pytest.approx(0.0, abs=1e-6)
+    assert loss(network, replace(output, log_probs=sure), batch).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_profile_counts_has_no_gradient_at_the_observed_mean(network, output, batch):
@@ -117,17 +117,17 @@ def test_cells_with_nothing_to_predict_give_finite_losses_and_gradients(network,
         target_counts=torch.zeros_like(batch.target_counts),
         size_factor=torch.ones_like(batch.size_factor),
     )
-    output = replace(output, logits=output.logits.requires_grad_(), log_rate=output.log_rate.requires_grad_())
+    output = replace(output, log_probs=output.log_probs.requires_grad_(), log_rate=output.log_rate.requires_grad_())
     losses = {name: loss(network, output, empty) for name, loss in OBJECTIVES.items()}
     assert losses["masked_bins"].item() == 0.0
     torch.stack(list(losses.values())).sum().backward()
-    assert torch.isfinite(output.logits.grad).all()
+    assert torch.isfinite(output.log_probs.grad).all()
     assert torch.isfinite(output.log_rate.grad).all()
 
 
 def test_a_batch_without_masked_features_has_no_masked_loss(network, output, batch):
     nothing = replace(batch, masked_ids=batch.masked_ids[:, :0], target_bins=batch.target_bins[:, :0])
-    output = replace(output, logits=output.logits[:, :0])
+    output = replace(output, log_probs=output.log_probs[:, :0])
     assert OBJECTIVES["masked_bins"](network, output, nothing).item() == 0.0
 
 

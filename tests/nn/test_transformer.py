@@ -116,9 +116,9 @@ def test_without_attention_there_are_no_attention_parameters_and_nothing_is_atte
     batch = draw()
     other = replace(batch, context_bins=(batch.context_bins + 3) % SIZES.n_values)
     assert_close(run(removed, batch).cls, run(removed, other).cls)
-    assert_close(run(removed, batch).logits, run(removed, other).logits)
+    assert_close(run(removed, batch).log_probs, run(removed, other).log_probs)
     assert differs(run(whole, batch).cls, run(whole, other).cls)
-    assert differs(run(whole, batch).logits, run(whole, other).logits)
+    assert differs(run(whole, batch).log_probs, run(whole, other).log_probs)
 
 
 def test_a_block_is_pre_norm_so_its_updates_do_not_depend_on_the_scale_of_the_stream():
@@ -143,7 +143,7 @@ def test_the_order_of_the_visible_features_carries_no_meaning(config, build, dra
     permuted = replace(batch, **{name: getattr(batch, name)[:, order] for name in names})
     before, after = run(network, batch), run(network, permuted)
     assert_close(after.context, before.context[:, order])
-    for name in ("cls", "latent", "log_rate", "logits"):
+    for name in ("cls", "latent", "log_rate", "log_probs"):
         assert_close(getattr(after, name), getattr(before, name))
 
 
@@ -153,7 +153,7 @@ def test_the_order_of_the_masked_features_carries_no_meaning(config, build, draw
     names = ("masked_ids", "target_bins")
     flipped = replace(batch, **{name: getattr(batch, name).flip(1) for name in names})
     before, after = run(network, batch), run(network, flipped)
-    assert_close(after.logits, before.logits.flip(1))
+    assert_close(after.log_probs, before.log_probs.flip(1))
     assert_close(after.cls, before.cls)
 
 
@@ -170,7 +170,7 @@ def test_padding_changes_nothing(config, build, draw):
     n_context, n_masked = batch.context_ids.shape[1], batch.masked_ids.shape[1]
     before, after = run(network, batch), run(network, wider)
     assert_close(after.context[:, :n_context], before.context)
-    assert_close(after.logits[:, :n_masked], before.logits)
+    assert_close(after.log_probs[:, :n_masked], before.log_probs)
     for name in ("cls", "latent", "log_rate"):
         assert_close(getattr(after, name), getattr(before, name))
 
@@ -191,7 +191,7 @@ def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
         output = run(network, replace(batch, **alone))
         assert_close(output.cls[0], together.cls[cell])
         assert_close(output.log_rate[0], together.log_rate[cell])
-        assert_close(output.logits[0], together.logits[cell, :n_masked])
+        assert_close(output.log_probs[0], together.log_probs[cell, :n_masked])
         assert_close(output.context[0], together.context[cell, :n_context])
 
 
@@ -213,7 +213,7 @@ def test_without_the_outputs_of_the_visible_all_else_is_the_same(config, externa
         brief = network(batch)
     assert whole.context.shape == (*batch.context_ids.shape, 16)
     assert brief.context is None
-    for name in ("cls", "latent", "log_rate", "logits"):
+    for name in ("cls", "latent", "log_rate", "log_probs"):
         assert_close(getattr(brief, name), getattr(whole, name))
 
 
@@ -225,7 +225,7 @@ def test_what_is_not_asked_for_does_not_change_the_gradients(config, build, draw
     for contextual in (True, False):
         output = network(batch, contextual=contextual)
         network.zero_grad()
-        (output.logits.square().sum() + output.log_rate.square().sum()).backward()
+        (output.log_probs.square().sum() + output.log_rate.square().sum()).backward()
         pairs = network.named_parameters()
         gradients.append({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in pairs})
     for name, gradient in gradients[0].items():
@@ -263,10 +263,10 @@ def test_masked_features_do_not_influence_each_other_unless_they_are_attended_to
     for changed in (others, fewer):
         after = run(network, changed)
         if config.attend_masked:
-            assert differs(after.logits[:, :2], before.logits[:, :2])
+            assert differs(after.log_probs[:, :2], before.log_probs[:, :2])
             assert differs(after.cls, before.cls)
         else:
-            assert_close(after.logits[:, :2], before.logits[:, :2])
+            assert_close(after.log_probs[:, :2], before.log_probs[:, :2])
             assert_close(after.cls, before.cls)
             assert_close(after.context, before.context)
 
@@ -297,7 +297,7 @@ def test_the_visible_profile_reaches_cls_and_predictions_through_the_bag_alone(b
         network = build(replace(CONFIG, bag=bag))
         before, after = run(network, batch), run(network, other)
         assert differs(before.cls, after.cls) == bag
-        assert differs(before.logits, after.logits) == bag
+        assert differs(before.log_probs, after.log_probs) == bag
 
 
 def test_bins_depth_and_fields_reach_the_predictions(build, draw):
@@ -313,7 +313,7 @@ def test_bins_depth_and_fields_reach_the_predictions(build, draw):
         replace(batch, phenotypes=1 - batch.phenotypes),
         replace(batch, context_external=torch.ones_like(batch.context_ids), external=external),
     ):
-        assert differs(run(network, changed).logits, before.logits)
+        assert differs(run(network, changed).log_probs, before.log_probs)
 
 
 def test_the_decoded_profile_is_that_of_the_average_batch(build, draw):
@@ -357,7 +357,7 @@ def test_without_counts_the_decoded_profile_is_a_share_of_the_highest_bin(make_n
 def test_the_external_token_none_is_no_external_token(make_network, make_batch):
     network, batch = make_network(CONFIG, SIZES), make_batch(sizes=SIZES)
     none = replace(batch, context_external=torch.zeros_like(batch.context_ids), external=torch.zeros(2, 16))
-    assert_close(run(network, batch).logits, run(network, none).logits)
+    assert_close(run(network, batch).log_probs, run(network, none).log_probs)
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------
@@ -405,11 +405,11 @@ def test_the_scalar_network_keeps_neighbouring_bins_close():
 
 def test_dropout_acts_in_training_only(build, draw):
     network, batch = build(replace(CONFIG, dropout=0.5)), draw()
-    assert torch.equal(run(network, batch).logits, run(network, batch).logits)
+    assert torch.equal(run(network, batch).log_probs, run(network, batch).log_probs)
     network.train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        assert differs(run(network, batch).logits, run(network, batch).logits)
+        assert differs(run(network, batch).log_probs, run(network, batch).log_probs)
 
 
 def test_noise_on_the_latent_reaches_the_decoder_in_training_only(build, draw):
@@ -420,7 +420,7 @@ def test_noise_on_the_latent_reaches_the_decoder_in_training_only(build, draw):
     network.train()
     output = run(network, noisy)
     assert torch.equal(output.latent, run(network, quiet).latent)
-    assert torch.equal(output.logits, run(network, quiet).logits)
+    assert torch.equal(output.log_probs, run(network, quiet).log_probs)
     with torch.no_grad():
         assert_close(output.log_rate, network.decode(output.latent + 0.7 * noise, noisy.batch_codes))
     assert differs(output.log_rate, run(network, quiet).log_rate)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -137,31 +138,34 @@ def test_a_feature_is_read_or_predicted_never_both(layout, make_block, make_toke
 @pytest.mark.parametrize("kind", ["value", "segment"])
 @pytest.mark.parametrize("ratio", [0.15, 0.6])
 def test_visible_counts_are_binned_by_what_they_say_of_the_depth_and_targets_by_the_depth(
-    kind, ratio, make_block, make_tokenizer
+    kind, ratio, make_block, make_tokenizer, slow_depth
 ):
-    """In training the masks hide about the same share of every cell."""
     block = make_block()
-    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=ratio), masked_share=ratio)
+    tokenizer = make_tokenizer(block, kind=kind, masking=Masking(ratio=ratio))
     batch = train(tokenizer, block)
-    mean = tokenizer.binning.mean_depth
-    visible_mean = mean - ratio * tokenizer.gene_mean.sum(dtype=float)
+    mean, n_values = tokenizer.binning.mean_depth, tokenizer.binning.n_values
+    spreads = []
     context, scored = tokens(batch.context_ids, batch.context_bins), tokens(batch.masked_ids, batch.target_bins)
     for row, x in enumerate(block.counts.toarray().astype(float)):
         counts = {j: x[j] for j in np.flatnonzero(x)}
         seen = {j: n for j, n in counts.items() if j not in scored[row]}
         seen_depth = block.depth[row] - sum(counts[j] for j in scored[row] if j in counts)
-        depth = seen_depth * mean / visible_mean
+        depth, depths = slow_depth(tokenizer.depth.drawn, seen, seen_depth, scored[row])
+        spreads.append(depths[-1] / depths[0])
         assert context[row] == slow_bins(tokenizer, seen, depth, mean)
         full_bins = slow_bins(tokenizer, counts, block.depth[row], mean)
         assert scored[row] == {j: full_bins.get(j, 0) for j in scored[row]}
         profile = [math.log1p(seen.get(j, 0) * mean / depth) for j in range(x.size)]
         np.testing.assert_allclose(batch.visible[row], profile, rtol=1e-6)
         assert batch.log_depth[row].item() == pytest.approx(math.log(depth / mean), abs=1e-6)
-        few = [slow_bins(tokenizer, {0: n}, depth, mean)[0] for n in (1, 2, 3, 4)]
-        assert batch.small_count_bins[row].tolist() == (few if kind == "value" else [0] * 4)
+        few = np.zeros((8, n_values))  # at how many of the likely depths a count of 1 to 8 is in each bin
+        for n, each in product(range(1, 9), depths if kind == "value" else []):
+            few[n - 1, slow_bins(tokenizer, {0: n}, each, mean)[0]] += 1 / 7
+        np.testing.assert_allclose(batch.small_count_bins[row], few, atol=1e-6)
         assert batch.size_factor[row].item() == pytest.approx(block.depth[row] / mean)
         assert batch.target_counts[row].tolist() == x.tolist()
         assert np.flatnonzero(~batch.known[row]).tolist() == sorted(scored[row])
+    assert min(spreads) > 1.01
 
 
 def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, make_tokenizer):
@@ -189,9 +193,7 @@ def test_visible_bins_are_those_of_bin_rows_on_the_visible_counts(make_block, ma
 )
 def test_in_training_the_depth_is_1_on_average_as_it_is_at_inference(masking, make_block, make_tokenizer):
     block = make_block(n_cells=100, n_features=200, seed=1)
-    expressed = np.diff(block.counts.indptr)
-    share = sum(masking.counts(n, 200)[0] for n in expressed) / expressed.sum()
-    tokenizer = make_tokenizer(block, masking=masking, masked_share=share)
+    tokenizer = make_tokenizer(block, masking=masking)
     depths = [train(tokenizer, block, epoch=epoch).log_depth.exp().mean().item() for epoch in range(20)]
     assert np.mean(depths) == pytest.approx(1.0, abs=0.02)
     assert read(tokenizer, block).log_depth.exp().mean().item() == pytest.approx(1.0, abs=1e-6)
@@ -214,7 +216,7 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     assert batch.rows.tolist() == list(range(70, 82))
     assert batch.batch_codes.tolist() == block.fields[:, 0].tolist()
     assert batch.phenotypes.tolist() == block.fields[:, 1:].tolist()
-    floats = {"visible", "log_depth", "target_counts", "size_factor"}
+    floats = {"visible", "log_depth", "small_count_bins", "target_counts", "size_factor"}
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     # there are no external tokens where nothing is perturbed
     assert tensors.pop("context_external") is tensors.pop("external") is None
@@ -225,6 +227,7 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     assert batch.context_ids.shape == batch.context_bins.shape
     assert batch.masked_ids.shape == batch.target_bins.shape
     assert batch.visible.shape == batch.known.shape == batch.target_counts.shape == (12, 60)
+    assert batch.small_count_bins.shape == (12, 8, 19)
     assert_same_batch(batch, batch.to("cpu"))
 
 

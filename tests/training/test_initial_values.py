@@ -27,24 +27,28 @@ def data(simulated):
     source = AnnDataSource(simulated, columns=np.arange(0, 40, 2))
     statistics = scan(source)
     binning = Binning(cutoff=3).freeze(mean_depth=statistics.mean_depth, max_bin=9)
-    return source.read(0, 60), statistics, Tokenizer(binning, statistics.gene_mean, Masking())
+    return source.read(0, 60), statistics, Tokenizer(binning, 20, Masking())
 
 
 def start_of(sample, statistics, tokenizer, *, n_batches=0, seed=0):
     return compute_initial_values(sample, statistics, tokenizer, n_batches, seed)
 
 
-def slow_log_bins(x, bins, masking, n_values):
-    """Bin by bin: how often each feature, where it is masked, has it; plus 5 cells like the average feature."""
+def slow_log_bins(x, bins, masking, n_values, n_small=8):
+    """Bin by bin: how often each feature, where it is masked, has it; plus 5 cells like the average feature.
+
+    The counts 1 to `n_small` are not counted in their bins: they have columns of their own.
+    """
     n_cells, n_features = x.shape
     masked = [masking.counts(int((row > 0).sum()), n_features) for row in x]
     rate_nonzero = sum(n for n, _ in masked) / (x > 0).sum()
     rate_zero = sum(n for _, n in masked) / (x == 0).sum()
-    weights = np.zeros((n_features, n_values))
+    weights = np.zeros((n_features, n_values + n_small))
     for cell in range(n_cells):
         for feature in range(n_features):
             weight = 1.0 if x[cell, feature] > 0 else rate_zero / rate_nonzero
-            weights[feature, bins[cell, feature]] += weight
+            is_small = x[cell, feature] in range(1, n_small + 1)
+            weights[feature, n_values - 1 + int(x[cell, feature]) if is_small else bins[cell, feature]] += weight
     average = weights.sum(axis=0) + 0.1
     for feature in range(n_features):
         weights[feature] += 5 * average / average.sum()
@@ -75,7 +79,11 @@ def test_log_bins_predict_what_is_found_under_the_masks(masking, make_block, mak
     for epoch in range(20):
         batch = tokenizer.training_batch(sample, np.arange(300), seed=0, epoch=epoch, n_context=99, n_masked=99)
         scored = (batch.masked_ids > 0).numpy()
-        np.add.at(seen, (batch.masked_ids.numpy()[scored] - len(SPECIALS), batch.target_bins.numpy()[scored]), 1)
+        features, answers = batch.masked_ids.numpy()[scored] - len(SPECIALS), batch.target_bins.numpy()[scored]
+        counts = batch.target_counts.numpy()[np.nonzero(scored)[0], features].astype(int)
+        small = (counts >= 1) & (counts <= 8)
+        answers[small] = tokenizer.binning.n_values - 1 + counts[small]
+        np.add.at(seen, (features, answers), 1)
     predicted = np.exp(start.log_bins)
     # features that are nearly always or never expressed are masked at rates of their own, hence the margin
     distance = 0.5 * np.abs(seen / seen.sum(axis=1, keepdims=True) - predicted).sum(axis=1)
@@ -92,7 +100,16 @@ def test_log_bins_of_segments(make_block, make_tokenizer):
     at_most = (x[:, :, None] >= np.where(x > 0, x, np.inf)[:, None, :]).sum(axis=2)
     bins = np.where(x > 0, -(-10 * at_most // (x > 0).sum(axis=1, keepdims=True)), 0)
     found = start_of(sample, statistics_of(sample), tokenizer).log_bins
-    np.testing.assert_allclose(found, slow_log_bins(x, bins, Masking(), 11), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, slow_log_bins(x, bins, Masking(), 11, n_small=0), rtol=1e-4, atol=1e-5)
+
+
+def test_log_bins_of_values_that_are_no_integers_are_in_the_bins(data):
+    sample, statistics, tokenizer = data
+    x = sample.counts.toarray() * 0.75
+    bins = np.minimum(bin_normalized(x.astype(np.float64) * statistics.mean_depth / sample.depth[:, None], 3, 3), 9)
+    found = start_of(replace(sample, counts=sp.csr_matrix(x)), statistics, tokenizer).log_bins
+    assert ((x == 3) & (bins > 0)).any()  # 0.75 times 4
+    np.testing.assert_allclose(found, slow_log_bins(x, bins, Masking(), 10), rtol=1e-4, atol=1e-5)
 
 
 def statistics_of(block: Block, **kwargs) -> Statistics:
@@ -166,7 +183,7 @@ def test_dispersions_of_negative_binomial_counts_are_recovered():
     # equal depths, so that the normalised counts are the counts
     sample = Block(0, sp.csr_matrix(x.astype(np.float32))[:200], np.full(200, 100.0), np.zeros((200, 0), np.int32))
     statistics = replace(statistics_of(sample), gene_mean=x.mean(axis=0), gene_var=x.var(axis=0))
-    tokenizer = Tokenizer(Binning().freeze(mean_depth=100.0, max_bin=30), x.mean(axis=0), Masking())
+    tokenizer = Tokenizer(Binning().freeze(mean_depth=100.0, max_bin=30), 4, Masking())
     start = start_of(sample, statistics, tokenizer)
     np.testing.assert_allclose(np.exp(start.log_dispersion), truth, rtol=0.1)
 

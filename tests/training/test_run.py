@@ -13,8 +13,10 @@ import scipy.sparse as sp
 import torch
 
 import scbioformers as bf
+from scbioformers.config import Masking
 from scbioformers.core import validation_rows
 from scbioformers.data import AnnDataSource
+from scbioformers.training._depth import fit_depth_models
 from scbioformers.training._fit import _SPLIT_STREAM
 from scbioformers.training._run import _strategy
 
@@ -26,6 +28,7 @@ NEEDS_GLOO = pytest.mark.skipif(
 
 PROGRAM = """
 import json, os
+from pathlib import Path
 import numpy as np
 import torch
 import scbioformers as bf
@@ -45,7 +48,10 @@ def fit(devices):
     adata = bf.tl.fit(data, config=config, train=train, batch_key="batch", device="cpu", copy=True)
     bf.tl.embed(adata)
     history = bf.get.history(adata)
-    return [list(history), history.to_numpy().tolist(), adata.obsm["X_bioformer"].tolist()]
+    temperature = bf.get.model(adata).members[0].temperature.item()
+    if devices == 2:
+        Path(__file__).with_name(f"temperature-{rank}").write_text(json.dumps(temperature))
+    return [list(history), history.to_numpy().tolist(), adata.obsm["X_bioformer"].tolist(), temperature]
 
 results = [fit(1) if rank == 0 else None, fit(2)]
 
@@ -68,7 +74,7 @@ if rank == 0:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Of one process; of two; and the error of two of which one meets a NaN."""
+    """Of one process; of two; the error of two of which one meets a NaN; and the temperature in each of the two."""
     path = tmp_path_factory.mktemp("run") / "program.py"
     path.write_text(PROGRAM)  # a file, because that is what Lightning starts again
     unset = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -87,13 +93,14 @@ def results(tmp_path_factory):
         os.killpg(process.pid, signal.SIGKILL)  # its own session: all of its processes, and no other
         pytest.fail(f"it hangs: {process.communicate()[1][-2000:]}")
     assert process.returncode == 0, errors
-    return json.loads(printed.splitlines()[-1])
+    temperatures = [json.loads(path.with_name(f"temperature-{rank}").read_text()) for rank in range(2)]
+    return [*json.loads(printed.splitlines()[-1]), temperatures]
 
 
 @NEEDS_GLOO
 def test_two_processes_learn_what_one_does(results):
     """48 cells in global batches of 16, and 20 held out: shares that divide by two, so that no cell is left out."""
-    (names, one, embedding), (names_of_two, two, embedding_of_two), _ = results
+    (names, one, embedding, temperature), (names_of_two, two, embedding_of_two, _), *_ = results
     assert names_of_two == names
     one = np.array(one)
     assert one.shape == (3, len(names))
@@ -101,6 +108,9 @@ def test_two_processes_learn_what_one_does(results):
     np.testing.assert_allclose(two, one, rtol=1e-4)
     assert np.ptp(one[:, names.index("val_loss")]) > 3e-4 * one[0, names.index("val_loss")]  # it learned
     np.testing.assert_allclose(embedding_of_two, embedding, rtol=0, atol=1e-3)
+    # each process fits it to all validation cells
+    assert results[3][0] == results[3][1] == pytest.approx(temperature, rel=1e-3)
+    assert temperature != 1
 
 
 @NEEDS_GLOO
@@ -149,18 +159,22 @@ def test_the_gene_means_are_those_of_the_training_cells_at_their_mean_depth(simu
     np.testing.assert_allclose(model.gene_share, (x[kept] > 0).mean(axis=0), rtol=1e-6)
     for array in (model.gene_mean, model.gene_share, model.bin_mean):
         assert array.dtype == np.float32
-    assert np.array_equal(model.tokenizer.gene_mean, model.gene_mean)
+    # so is the depth that is estimated from a part of the counts
+    expected = fit_depth_models(AnnDataSource(simulated).rows(kept), Masking(), depth.mean(), seed=0).to_arrays()
+    found = model.depth.to_arrays()
+    assert [name for name, array in expected.items() if not np.array_equal(found[name], array)] == []
+    assert model.tokenizer.depth is model.depth
     assert model.gene_mean.sum() == pytest.approx(depth.mean(), rel=1e-5)  # all genes are modelled
 
 
-def test_the_masked_share_is_that_of_the_training_cells_and_logged(simulated, tiny_config, caplog):
+def test_the_masked_shares_are_those_of_the_training_cells_and_logged(simulated, tiny_config, caplog):
     masking = bf.Masking(rule="paper", ratio=0.2)
     with caplog.at_level(logging.INFO, logger="scbioformers"):
-        model = fit(simulated, tiny_config, validation_fraction=0.0, masking=masking)
+        fit(simulated, tiny_config, validation_fraction=0.0, masking=masking)
     expressed = np.diff(AnnDataSource(simulated).read(0, 60).counts.indptr)
     nonzero, zero = np.array([masking.counts(int(n), 40) for n in expressed]).sum(axis=0)
     share = nonzero / expressed.sum()
-    assert model.masked_share == model.tokenizer.masked_share == share != masking.ratio
+    assert share != masking.ratio
     shares = 100 * share, 100 * zero / (2400 - expressed.sum()), 100 * nonzero / (nonzero + zero)
     (said,) = [record for record in caplog.records if record.getMessage().startswith("Masking")]
     assert said.args == pytest.approx(shares)

@@ -3,7 +3,7 @@
 from scbioformers.baselines._grn import expression_edges, genie3_edges, pearson_edges, spearman_edges
 from scbioformers.baselines._masked import bin_histogram, bin_masses, constant_bin, negative_binomial
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
-from scbioformers.baselines._masked_features import DepthModel, zero_odds
+from scbioformers.baselines._masked_features import estimate_depth, fit_depth, zero_odds
 from scbioformers.baselines._masked_levels import knn_smoothing, low_rank
 from scbioformers.baselines._masked_regressions import linear_predictions, linear_regression, softmax_regression
 from scbioformers.baselines._pca import log1p_normalize, pca, pca_binned, pca_log1p
@@ -19,14 +19,15 @@ from scbioformers.baselines._perturbation import (
 )
 
 __all__ = [
-    "DepthModel",
     "MaskedCells",
     "TrainingCells",
     "additive",
     "bin_histogram",
     "bin_masses",
     "constant_bin",
+    "estimate_depth",
     "expression_edges",
+    "fit_depth",
     "genie3_edges",
     "knn_features",
     "knn_smoothing",

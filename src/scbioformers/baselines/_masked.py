@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import betainc, gammaln
 
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
-from scbioformers.baselines._masked_features import Array, DepthModel, log_histogram, zero_odds
+from scbioformers.baselines._masked_features import Array, estimate_depth, fit_depth, log_histogram, zero_odds
 from scbioformers.config import Binning, count_range
 from scbioformers.core import ConfigError, check_arguments
 
@@ -112,7 +112,7 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
     """Predict negative binomial counts, summed within the bins, from the mean of the gene and the depth of the cell.
 
     The mean is the gene's share of all training counts times the estimated depth of the cell. The probabilities are
-    averaged over the error of the estimated depth. The dispersion has the maximum likelihood. The probability of zero
+    averaged over seven equally likely depths. The dispersion has the maximum likelihood. The probability of zero
     is multiplied by the odds of the mask: the chance of a zero to be masked divided by that of an expressed entry.
 
     Parameters
@@ -139,8 +139,7 @@ def negative_binomial(train: TrainingCells, test: MaskedCells) -> LogProbabiliti
     train.check_genes(test)
     rate = np.maximum(np.asarray(train.counts.sum(axis=0)).ravel(), 0.5) / train.depth.sum()
     dispersion = _dispersion(train.counts, train.depth, rate)
-    depth = DepthModel.fit(train)
-    depths = depth.estimate(test)[:, None] * depth.spread
+    _, depths = estimate_depth(fit_depth(train), test)
     odds = zero_odds(train, test)
     out = np.empty((test.bins.size, train.binning.n_values), np.float32)
     for start in range(0, len(out), _CHUNK):

@@ -118,11 +118,6 @@ class TrainingCells:
         """All draws as one set of cells."""
         return stack(self.draws)
 
-    @property
-    def depth_ratio(self) -> float:
-        """Full depth divided by visible depth. This factor converts a visible depth to an estimated full depth."""
-        return float(len(self.draws) * self.depth.sum() / sum(draw.depth.sum() for draw in self.draws))
-
     def take(self, rows: NDArray[np.bool_]) -> TrainingCells:
         """Return the cells where ``rows`` is True, under the same binning."""
         draws = tuple(draw.take(rows) for draw in self.draws)

@@ -1,26 +1,20 @@
-"""Features of a masked entry for the baselines: its gene, and the depth and the profile of its cell.
+"""Features of a masked entry for the baselines: the histogram of its gene, and the depth of its cell.
 
 The value bin of a count depends on the depth of its cell. For example, a count of 1 in a cell with half the mean depth
-is in bin 2. Therefore most baselines are conditioned on the depth, which is estimated from the visible counts.
+is in bin 2. Therefore most baselines are conditioned on the depth, which is estimated from the visible counts. All
+baselines and our model have the same estimate, :class:`~scbioformers.core.DepthModel`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.decomposition import PCA
 
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
 from scbioformers.config import Binning, bin_rows
-from scbioformers.core import log1p_rows
+from scbioformers.core import DepthModel, LowRankProfile, MaskedRows
 
 Array = NDArray[np.float64]
-
-_MAX_COMPONENTS = 40
 
 
 def masked_per_cell(cells: MaskedCells) -> NDArray[np.int64]:
@@ -53,38 +47,26 @@ def log_histogram(train: TrainingCells, pseudo_count: float = 5.0) -> Array:
     return np.log(table / table.sum(axis=1, keepdims=True))
 
 
-@dataclass(frozen=True)
-class DepthModel:
-    """Estimate of the full depth of a cell from its visible depth, with the distribution of its error."""
+def fit_depth(train: TrainingCells) -> DepthModel:
+    """Fit the estimate of the full depth of a cell to the draws of the mask. It is the estimate that our model has.
 
-    gene_share: Array
-    """(M,) share of the gene in the full depth of a cell, mean over the entries where it is masked."""
-    weights: Array
-    """(3,) weights of a regression of log(full / visible depth). The predictors are 1, the summed shares of the masked
-    genes, and log(1 + number of masked entries)."""
-    spread: Array
-    """(7,) equally likely ratios of true depth to estimated depth."""
-
-    @classmethod
-    def fit(cls, train: TrainingCells) -> DepthModel:
-        """Fit by least squares to the draws."""
-        masked, (n, n_features) = train.together, train.counts.shape
-        full = np.maximum(np.tile(train.depth, len(train.draws)), 1.0)
-        counts = np.asarray(train.counts[masked.cells % n, masked.genes]).ravel()
-        total = np.bincount(masked.genes, weights=counts / full[masked.cells], minlength=n_features)
-        shares = total / np.maximum(np.bincount(masked.genes, minlength=n_features), 1)
-        X, target = _depth_terms(shares, masked), np.log(full / np.maximum(masked.depth, 1.0))
-        weights = np.asarray(np.linalg.lstsq(X, target, rcond=None)[0], np.float64)
-        return cls(shares, weights, np.exp(np.quantile(target - X @ weights, (np.arange(7) + 0.5) / 7)))
-
-    def estimate(self, cells: MaskedCells) -> Array:
-        """(N,) estimated full depth, at least 1."""
-        return np.maximum(cells.depth, 1.0) * np.exp(_depth_terms(self.gene_share, cells) @ self.weights)
+    Our model fits it without its validation cells. For even masks it is fitted to several shares of masked features,
+    in the form that is exact if nothing is masked. Here all training cells are used, and only the mask of the test.
+    Both differences are in favour of the baselines.
+    """
+    profile = LowRankProfile.fit(train.counts, train.depth, float(train.binning.mean_depth or 1.0))
+    return DepthModel.fit(profile, train.counts, train.depth, [masked_rows(draw) for draw in train.draws])
 
 
-def _depth_terms(shares: Array, cells: MaskedCells) -> Array:
-    masked = np.bincount(cells.cells, weights=shares[cells.genes], minlength=cells.depth.size)
-    return np.column_stack([np.ones(masked.size), masked, np.log1p(masked_per_cell(cells))])
+def estimate_depth(model: DepthModel, cells: MaskedCells) -> tuple[Array, Array]:
+    """Estimated full depth (N,) and seven equally likely values of it (N, 7), at least 1. The bins are not read."""
+    depth, depths = model.estimate(masked_rows(cells))
+    return np.maximum(depth, 1.0), np.maximum(depths, 1.0)
+
+
+def masked_rows(cells: MaskedCells) -> MaskedRows:
+    """The cells without the true bins."""
+    return MaskedRows(cells.visible, cells.depth, cells.cells, cells.genes)
 
 
 def zero_odds(train: TrainingCells, cells: MaskedCells) -> Array:
@@ -116,63 +98,3 @@ def value_basis(binning: Binning) -> Array:
     level = 0.5 * np.log2(np.maximum(lower, 0.5) * np.maximum(upper, 0.5))
     above = np.arange(level.size) > 0
     return np.column_stack([above, above * (level - level[min(1, level.size - 1)])])
-
-
-@dataclass(frozen=True)
-class Components:
-    """Probabilistic PCA (Tipping and Bishop 1999) of the log-normalised profiles of complete training cells."""
-
-    target: float
-    """Depth to which profiles are scaled, in counts."""
-    mean: Array
-    """(M,) mean profile."""
-    axes: Array
-    """(M, K) orthonormal components, in the order of decreasing variance."""
-    variance: Array
-    """(K,) variance of each component."""
-    total: float
-    """Total variance, summed over the genes."""
-
-    @classmethod
-    def fit(cls, train: TrainingCells, n_components: int = _MAX_COMPONENTS) -> Components:
-        """Fit to the complete training cells. The number of components is limited by their shape."""
-        target = float(train.binning.mean_depth or 1.0)
-        profiles = _log_profiles(train.counts, train.depth, target)
-        n_components = min(n_components, min(profiles.shape) - 1)
-        pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(profiles)
-        mean = np.asarray(profiles.mean(axis=0)).ravel()
-        total = float(np.asarray(profiles.multiply(profiles).mean(axis=0)).sum() - (mean**2).sum())
-        return cls(target, mean, pca.components_.T.astype(np.float64), pca.explained_variance_, total)
-
-    def profiles(self, counts: csr_matrix, depth: Array) -> csr_matrix:
-        """(N, M) log-normalised profiles of cells with the depths (N,)."""
-        return _log_profiles(counts, depth, self.target)
-
-    def loadings(self, k: int) -> tuple[Array, float]:
-        """(M, k) loadings for independent standard normal scores, and the noise variance."""
-        noise = max(self.total - self.variance[:k].sum(), 1e-9) / max(self.mean.size - k, 1)
-        return self.axes[:, :k] * np.sqrt(np.maximum(self.variance[:k] - noise, 0.0)), noise
-
-    def scores(self, k: int, cells: MaskedCells, depth: Array) -> Array:
-        """(N, k) expected scores of each cell given its visible entries. Masked entries count as missing, not as 0."""
-        loadings, noise = self.loadings(k)
-        projected = _log_profiles(cells.visible, depth, self.target) @ loadings - self.mean @ loadings
-        precision = loadings.T @ loadings + noise * np.eye(k)
-        bounds = np.searchsorted(cells.cells, np.arange(cells.depth.size + 1))
-        out = np.empty_like(projected)
-        for i, (start, stop) in enumerate(pairwise(bounds)):
-            genes = cells.genes[start:stop]
-            masked = loadings[genes]
-            right = projected[i] + self.mean[genes] @ masked
-            out[i] = np.linalg.solve(precision - masked.T @ masked, right)
-        return out
-
-    def whole_scores(self, k: int, counts: csr_matrix, depth: Array) -> Array:
-        """(N, k) expected scores of cells without masked entries."""
-        loadings, noise = self.loadings(k)
-        projected = _log_profiles(counts, depth, self.target) @ loadings - self.mean @ loadings
-        return np.linalg.solve(loadings.T @ loadings + noise * np.eye(k), projected.T).T
-
-
-def _log_profiles(counts: csr_matrix, depth: Array, target: float) -> csr_matrix:
-    return log1p_rows(counts, depth, target)

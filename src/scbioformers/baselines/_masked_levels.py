@@ -12,13 +12,20 @@ from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
-from scbioformers.baselines._masked_features import Array, Components, DepthModel, log_histogram, value_basis
+from scbioformers.baselines._masked_features import (
+    Array,
+    estimate_depth,
+    fit_depth,
+    log_histogram,
+    masked_rows,
+    value_basis,
+)
 from scbioformers.baselines._masked_tilt import Tilt
-from scbioformers.core import ConfigError, check_arguments
+from scbioformers.core import ConfigError, LowRankProfile, MaskedRows, check_arguments, log1p_rows
 
 T = TypeVar("T")
 
-_RANKS, _NEIGHBORS, _NEIGHBOR_RANK = (3, 5, 10, 20, 40), (15, 30, 60, 120), 10
+_RANKS, _NEIGHBORS, _NEIGHBOR_RANK, _MAX_RANK = (3, 5, 10, 20, 40), (15, 30, 60, 120), 10, 40
 _MAX_ENTRIES = 250_000  # enough to fit the weights that all genes share
 _CHUNK = 1024
 _LEVEL_FLOOR = 0.02  # lower limit of log1p levels, for the square root and the logarithm
@@ -42,29 +49,40 @@ class _LevelBaseline(ABC):
 
     def __init__(self, train: TrainingCells) -> None:
         self.train = train
-        self.depth = DepthModel.fit(train)
+        self.depth_model = fit_depth(train)
         self.histogram = log_histogram(train)
-        self.components = Components.fit(train)
+        self.mean_depth = float(train.binning.mean_depth or 1.0)
+        self.profile = LowRankProfile.fit(train.counts, train.depth, self.mean_depth, n_components=_MAX_RANK)
+        self.mean_level = self.profile.mean.astype(np.float64)
 
     @abstractmethod
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
         """(H,) expected log levels of the masked entries. For training cells, ``rows`` are their training rows."""
 
+    @property
+    def max_rank(self) -> int:
+        """Number of available components."""
+        return self.profile.loadings.shape[1]
+
+    def depth(self, cells: MaskedCells) -> Array:
+        """(N,) estimated depth."""
+        return estimate_depth(self.depth_model, cells)[0]
+
     def fit(self, k: int) -> Tilt:
         """Fit the tilt, whose weights all genes share."""
         cells, rows = self.train.sample(_MAX_ENTRIES)
-        features = _level_features(self.levels(k, cells, rows), self.components.mean[cells.genes])
-        depth, basis = self.depth.estimate(cells)[cells.cells], value_basis(self.train.binning)
+        features = _level_features(self.levels(k, cells, rows), self.mean_level[cells.genes])
+        depth, basis = self.depth(cells)[cells.cells], value_basis(self.train.binning)
         return Tilt.fit(self.histogram[cells.genes], depth, features, cells.bins, basis)
 
     def logits(self, tilt: Tilt, depth: Array, genes: NDArray[np.int64], levels: Array) -> Array:
         """(n, V) logits of entries, given the depths of their cells and their expected levels."""
-        features = _level_features(levels, self.components.mean[genes])
+        features = _level_features(levels, self.mean_level[genes])
         return tilt.logits(self.histogram[genes], depth, features)
 
     def predict(self, k: int, cells: MaskedCells) -> Array:
         """(H, V) log probabilities."""
-        depth = self.depth.estimate(cells)[cells.cells]
+        depth = self.depth(cells)[cells.cells]
         return log_softmax(self.logits(self.fit(k), depth, cells.genes, self.levels(k, cells)), axis=1)
 
 
@@ -72,20 +90,26 @@ class LowRank(_LevelBaseline):
     """Expected levels from the k leading components."""
 
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
-        scores, loadings = self.components.scores(k, cells, self.depth.estimate(cells)), self.components.loadings(k)[0]
-        change = np.einsum("nk,nk->n", scores[cells.cells], loadings[cells.genes])
-        return self.components.mean[cells.genes] + change
+        profile, masked = self.profile.leading(k), masked_rows(cells)
+        return profile.levels(masked, profile.scores(masked, self.depth(cells)))
 
 
 class Neighbors(_LevelBaseline):
     """Expected levels: mean of the k nearest training cells, in the space of the leading components."""
 
+    def __init__(self, train: TrainingCells) -> None:
+        super().__init__(train)
+        self.space = self.profile.leading(_NEIGHBOR_RANK)
+        none = np.empty(0, np.int64)
+        self.whole = self._position(MaskedRows(train.counts, train.depth, none, none), train.depth)
+
+    def _position(self, cells: MaskedRows, depth: Array) -> Array:
+        """(N, K) coordinates of the cells on orthonormal components."""
+        return self.space.scores(cells, depth) * np.sqrt((self.space.loadings.astype(np.float64) ** 2).sum(axis=0))
+
     def levels(self, k: int, cells: MaskedCells, rows: NDArray[np.int64] | None = None) -> Array:
-        rank = min(_NEIGHBOR_RANK, self.components.variance.size)
-        scale = np.sqrt((self.components.loadings(rank)[0] ** 2).sum(axis=0))
-        queries = self.components.scores(rank, cells, self.depth.estimate(cells)) * scale
-        whole = self.components.whole_scores(rank, self.train.counts, self.train.depth) * scale
-        profiles = self.components.profiles(self.train.counts, self.train.depth)
+        queries, whole = self._position(masked_rows(cells), self.depth(cells)), self.whole
+        profiles = log1p_rows(self.train.counts, self.train.depth, self.mean_depth)
         bounds = np.searchsorted(cells.cells, np.arange(cells.depth.size + 1))
         out = np.empty(cells.bins.size)
         for start in range(0, cells.depth.size, _CHUNK):
@@ -180,12 +204,12 @@ def low_rank(train: TrainingCells, test: MaskedCells, *, rank: int | None = None
         fit, validation = train.split()
         rank = best_rank(LowRank(fit), validation)
     model = LowRank(train)
-    if not 1 <= rank <= model.components.variance.size:
-        raise ConfigError(f"rank={rank} is outside 1…{model.components.variance.size}.")
+    if not 1 <= rank <= model.max_rank:
+        raise ConfigError(f"rank={rank} is outside 1…{model.max_rank}.")
     return model.predict(rank, test).astype(np.float32)
 
 
 def best_rank(model: LowRank, validation: MaskedCells) -> int:
     """Return the rank with the best predictions for held-out cells."""
-    usable = [k for k in _RANKS if k <= model.components.variance.size] or [1]
+    usable = [k for k in _RANKS if k <= model.max_rank] or [1]
     return best(usable, lambda k: model.predict(k, validation), validation)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import log_ndtr, log_softmax
 
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells, stack
-from scbioformers.baselines._masked_features import Array, value_basis
+from scbioformers.baselines._masked_features import Array, estimate_depth, fit_depth, masked_rows, value_basis
 from scbioformers.baselines._masked_levels import LowRank, best, best_rank
 from scbioformers.baselines._masked_tilt import Tilt
 from scbioformers.config import bin_rows
@@ -28,12 +28,13 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
 
     Each gene has an ordinary least-squares regression on value bins of other genes. The predictors are the
     ``n_predictors`` genes with the highest Pearson correlation with it in the training cells. In the test cells, masked
-    genes have the value 0, as in the paper.
+    genes have the value 0, as in the paper. The visible genes are binned with the estimated depth of the cell.
 
     Parameters
     ----------
     train, test
-        Training cells, whose masks are not used, and masked cells to predict, whose bins are not read.
+        Training cells, whose masks are used for the estimate of the depth alone, and masked cells to predict, whose
+        bins are not read.
     n_predictors
         Number of predictors (`k` in the paper). If it is above M - 1, M - 1 predictors are used.
 
@@ -56,8 +57,8 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     train.check_genes(test)
     if n_predictors < 1:
         raise ConfigError(f"n_predictors={n_predictors} must be at least 1.")
-    X = _dense_bins(train, train.counts, train.depth, 1.0)
-    visible_bins = _dense_bins(train, test.visible, test.depth, 1 / train.depth_ratio)
+    X = _dense_bins(train, train.counts, train.depth)
+    visible_bins = _dense_bins(train, test.visible, estimate_depth(fit_depth(train), test)[0])
     mean = X.mean(axis=0)
     X -= mean
     gram = X.T @ X
@@ -83,9 +84,8 @@ def linear_predictions(train: TrainingCells, test: MaskedCells, *, n_predictors:
     return out
 
 
-def _dense_bins(train: TrainingCells, counts: csr_matrix, depth: Array, depth_share: float) -> Array:
-    mean_depth = float(train.binning.mean_depth or 1.0) * depth_share
-    bins = bin_rows(train.binning, counts.data, counts.indptr, depth, mean_depth)
+def _dense_bins(train: TrainingCells, counts: csr_matrix, depth: Array) -> Array:
+    bins = bin_rows(train.binning, counts.data, counts.indptr, depth, float(train.binning.mean_depth or 1.0))
     return csr_matrix((bins.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape).toarray()
 
 
@@ -160,10 +160,10 @@ class _Entries:
     def of(cls, model: LowRank, rank: int, cells: MaskedCells) -> _Entries:
         order = np.argsort(cells.genes, kind="stable")
         bounds = np.searchsorted(cells.genes[order], np.arange(cells.visible.shape[1] + 1))
-        depth = model.depth.estimate(cells)
-        scores = model.components.scores(rank, cells, depth)
-        features = np.column_stack([np.ones(depth.size), np.log(depth / model.components.target), scores])
-        levels = model.levels(rank, cells)
+        depth, profile, masked = model.depth(cells), model.profile.leading(rank), masked_rows(cells)
+        scores = profile.scores(masked, depth)
+        features = np.column_stack([np.ones(depth.size), np.log(depth / model.mean_depth), scores])
+        levels = profile.levels(masked, scores)
         return cls(cells.cells[order], cells.bins[order], bounds, order, depth, levels[order], features)
 
     def offset(self, model: LowRank, tilt: Tilt, gene: int) -> tuple[slice, Array]:

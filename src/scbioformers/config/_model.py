@@ -74,7 +74,7 @@ class ModelConfig:
     attend_masked: bool = False
     """Whether masked features are also attended to, as in the paper.
 
-    If ``False``, the prediction of a masked feature does not depend on which other features are predicted with it.
+    If ``False``, the other masked features enter the prediction of a masked feature through the estimated depth alone.
     """
 
     def __post_init__(self) -> None:
@@ -103,20 +103,28 @@ class ModelConfig:
         return cls()
 
     @classmethod
+    def no_attention(cls) -> ModelConfig:
+        """The default size without attention: cells are read through the bag alone, in less time.
+
+        It has no attention networks and no attention heat maps.
+        """
+        return cls(attention=False)
+
+    @classmethod
     def paper(cls) -> ModelConfig:
         """Size and input of the paper: 8 layers, 8 heads, width 512, one token per feature, full self-attention."""
         return cls(n_layers=8, n_heads=8, width=512, dropout=0.1, n_latent=64, tokens="all", attend_masked=True)
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """The preset with this name, ``"small"`` or ``"paper"``.
+        """The preset with this name: ``"small"``, ``"no_attention"`` or ``"paper"``.
 
         Raises
         ------
         ConfigError
             If there is no such preset.
         """
-        presets = {"small": cls.small, "paper": cls.paper}
+        presets = {"small": cls.small, "no_attention": cls.no_attention, "paper": cls.paper}
         if name not in presets:
             raise ConfigError(f"No preset {name!r}; there are {sorted(presets)}. Use one of these, or a ModelConfig.")
         return presets[name]()

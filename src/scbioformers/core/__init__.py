@@ -12,6 +12,7 @@ from scbioformers.core._bin_kernels import (
 )
 from scbioformers.core._categories import category_text, find_category, match_category, short_list
 from scbioformers.core._decoding import SCALES, Scale, deviation, expected, posterior_mean, quantile
+from scbioformers.core._depth import N_DEPTHS, DepthModel, DepthModels, LowRankProfile, MaskedRows
 from scbioformers.core._drivers import ColumnRanks, out_strength
 from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
 from scbioformers.core._errors import (
@@ -39,6 +40,7 @@ from scbioformers.core._vocabulary import SPECIALS, Match, Vocabulary, match
 from scbioformers.core._warnings import warn
 
 __all__ = [
+    "N_DEPTHS",
     "SCALES",
     "SPECIALS",
     "BioformersError",
@@ -48,7 +50,11 @@ __all__ = [
     "ConfigError",
     "Consensus",
     "DataError",
+    "DepthModel",
+    "DepthModels",
     "GeneIndex",
+    "LowRankProfile",
+    "MaskedRows",
     "Match",
     "MissingDependencyError",
     "MissingKeyError",

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
-from scbioformers.core import ModelFormatError, Vocabulary, check_arguments
+from scbioformers.core import DepthModels, ModelFormatError, Vocabulary, check_arguments
 from scbioformers.data import ObsField
 from scbioformers.model import _storage
 from scbioformers.model._head import Head
-from scbioformers.nn import Sizes, Transformer
+from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer
 from scbioformers.tokens import Tokenizer
 
 _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share", "bin_mean")
@@ -50,8 +50,8 @@ class BioFormer:
     """Binning of each modality. The key is ``"rna"`` if there is only one modality."""
     masking: Masking
     """Which features were masked in training."""
-    masked_share: float
-    """Share of the expressed features that were masked, over the training cells."""
+    depth: DepthModels | None
+    """Estimates of the depth of a cell with masked features. ``None`` if the data are not counts."""
     batch: ObsField | None
     """The technical batch with its categories. The decoder is conditioned on it. ``None`` if there is no batch."""
     phenotypes: tuple[ObsField, ...]
@@ -97,9 +97,9 @@ class BioFormer:
         """The tokenizer of this model, which converts counts to its input."""
         return Tokenizer(
             binning=self.binnings["rna"],
-            gene_mean=self.gene_mean,
+            n_features=len(self.vocabulary),
             masking=self.masking,
-            masked_share=self.masked_share,
+            depth=self.depth,
             tokens=self.config.tokens,
             max_tokens=self.config.max_tokens,
             counts=self.reading.counts,
@@ -154,6 +154,8 @@ class BioFormer:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        if self.depth is not None:
+            tensors |= {f"depth.{name}": torch.from_numpy(x) for name, x in self.depth.to_arrays().items()}
         for i, network in enumerate(self.members):
             tensors |= {f"members.{i}.{name}": value for name, value in network.state_dict().items()}
         for name, head in self.heads.items():
@@ -169,7 +171,6 @@ class BioFormer:
             "batch": None if self.batch is None else self.batch.to_dict(),
             "phenotypes": [obs_field.to_dict() for obs_field in self.phenotypes],
             "reading": self.reading.to_dict(),
-            "masked_share": self.masked_share,
             "n_members": len(self.members),
             "provenance": self.provenance,
             "heads": {name: head.config for name, head in self.heads.items()},
@@ -204,7 +205,7 @@ class BioFormer:
                 batch=batch,
                 phenotypes=phenotypes,
                 reading=reading,
-                masked_share=float(stored["masked_share"]),
+                depth=_depth(tensors, n) if reading.counts else None,
                 members=members,
                 provenance=dict(stored["provenance"]),
                 heads={name: _head(name, config, tensors) for name, config in stored["heads"].items()},
@@ -226,7 +227,13 @@ def network_sizes(
         n_batches=0 if batch is None else len(batch.categories),
         phenotype_sizes=tuple(len(phenotype.categories) for phenotype in phenotypes),
         counts=counts,
+        n_small_counts=0 if binning.kind == "segment" else N_SMALL_COUNTS,
     )
+
+
+def _depth(tensors: dict[str, Tensor], n_features: int) -> DepthModels:
+    arrays = {name.removeprefix("depth."): x.numpy() for name, x in tensors.items() if name.startswith("depth.")}
+    return DepthModels.from_arrays(arrays, n_features)
 
 
 def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:

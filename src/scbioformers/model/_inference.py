@@ -144,9 +144,9 @@ def predict_masked(
         batch = batch.to(device)
         mean: Tensor | None = None
         for network in model.members:
-            logits = network(batch).logits
-            logits = torch.cat([logits[..., :1] - odds, logits[..., 1:]], dim=-1)
-            part = logits.softmax(dim=-1) / len(model.members)
+            log_probs = network(batch).log_probs
+            log_probs = torch.cat([log_probs[..., :1] - odds, log_probs[..., 1:]], dim=-1)
+            part = log_probs.softmax(dim=-1) / len(model.members)
             mean = part if mean is None else mean + part
         if mean is not None:
             yield batch, mean.cpu().numpy()

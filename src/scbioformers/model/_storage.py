@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 _DOCUMENTS = ("config", "vocabulary")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-N_SMALL_COUNTS = 4  # counts 1 to 4, whose bins are inputs of the network
+N_SMALL_COUNTS = 8  # counts 1 to 8, which are predicted as counts and whose bins are inputs of the network
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Batch:
     log_depth: Tensor
     """float32 (B,), log of the estimated depth of the whole cell relative to the training mean."""
     small_count_bins: Tensor
-    """int64 (B, N_SMALL_COUNTS), bins of the counts 1, 2, … in a cell with the estimated depth."""
+    """float32 (B, N_SMALL_COUNTS, V), probability of each bin for the counts 1, 2, …, over the likely depths."""
     batch_codes: Tensor
     """int64 (B,), category of the technical batch. The decoder is conditioned on it. 0 if there is no batch.
 

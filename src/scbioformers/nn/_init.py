@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -36,7 +35,10 @@ class InitialValues:
     batch_means: NDArray[np.float32]
     """(n_batches, M) mean log-normalised profile of each technical batch minus the mean of all cells."""
     log_bins: NDArray[np.float32]
-    """(M, V) log of the frequency of each bin of each feature among masked entries."""
+    """(M, V + C) log frequency of each bin and of each small count 1 to C of each feature among masked entries.
+
+    An entry with a small count is not counted in its bin.
+    """
 
 
 @torch.no_grad()
@@ -100,8 +102,8 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
     network.rate_feature_out.weight.mul_(0.1)
-    for table in network.small_counts:
-        cast("nn.Embedding", table).weight.mul_(15.0)  # to a std of 0.3, the scale of the rate features added to it
+    if network.sizes.n_small_counts:
+        network.small_counts.weight.normal_(std=0.3, generator=_generator(seed, "small_counts"))  # as the rate features
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)

@@ -16,8 +16,8 @@ from scbioformers.nn._transformer import Output, Transformer
 
 def masked_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
     """Cross-entropy over the bins of the masked features, in nats (paper, section 2.2)."""
-    losses = functional.cross_entropy(
-        output.logits.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1, reduction="none"
+    losses = functional.nll_loss(
+        output.log_probs.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1, reduction="none"
     )
     scored = (batch.target_bins >= 0).sum(dim=1).clamp(min=1)
     return (losses.view(batch.target_bins.shape).sum(dim=1) / scored).mean()

@@ -34,14 +34,16 @@ class Sizes:
     """Number of categories of each phenotype."""
     counts: bool = True
     """Whether the decoded profile predicts counts (a rate) or bins (a share of the highest bin)."""
+    n_small_counts: int = N_SMALL_COUNTS
+    """Number of small counts that are predicted as counts, C. 0 for segment bins, which are ranks."""
 
 
 @dataclass(frozen=True)
 class Output:
     """Output of the network for a batch."""
 
-    logits: Tensor
-    """(B, H, V), logits over the bins of the masked features."""
+    log_probs: Tensor
+    """(B, H, V), log probabilities of the bins of the masked features."""
     context: Tensor | None
     """(B, C, D), contextual embeddings of the visible features. ``None`` without ``contextual=True``."""
     cls: Tensor
@@ -153,6 +155,7 @@ class Transformer(nn.Module):
 
     profile_mean: Tensor
     bag_scale: Tensor
+    temperature: Tensor
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -172,13 +175,16 @@ class Transformer(nn.Module):
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
         self.register_buffer("profile_mean", torch.zeros(sizes.n_features))
         self.register_buffer("bag_scale", torch.ones(width))
+        self.register_buffer("temperature", torch.ones(()))  # fitted to validation cells after the training
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
-        self.small_counts = nn.ModuleList(nn.Embedding(sizes.n_values, width) for _ in range(N_SMALL_COUNTS))
+        if sizes.n_small_counts:
+            self.small_counts = nn.Linear(sizes.n_small_counts * sizes.n_values, width, bias=False)
         self.rate_feature_in, self.rate_feature_out = nn.Linear(3, width), nn.Linear(width, width)
         self.rate_feature_inner = nn.Linear(width, width)
-        self.bin_inner, self.bin_out = nn.Linear(width, width), nn.Linear(width, sizes.n_values)
-        self.bin_bias = nn.Embedding(n_specials + sizes.n_features, sizes.n_values)
+        n_answers = sizes.n_values + sizes.n_small_counts
+        self.bin_inner, self.bin_out = nn.Linear(width, width), nn.Linear(width, n_answers)
+        self.bin_bias = nn.Embedding(n_specials + sizes.n_features, n_answers)
         self.latent_inner, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
         self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
         if sizes.n_batches:
@@ -296,10 +302,24 @@ class Transformer(nn.Module):
         latent = self.latent_norm(latent)
         log_rate = self.decode(latent, batch.batch_codes)
         masked = masked + self.rate_features(log_rate, batch)
-        logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
+        log_probs = self.bin_log_probs(masked, batch)
         if self.training and batch.noise is not None:
             log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.batch_codes)
-        return Output(logits, context, cls, latent, log_rate)
+        return Output(log_probs, context, cls, latent, log_rate)
+
+    def bin_log_probs(self, masked: Tensor, batch: Batch) -> Tensor:
+        """Log probabilities of the bins of the masked features, (B, H, D) -> (B, H, V).
+
+        The head answers with a bin or with a small count. The bin of a small count depends on the depth of the whole
+        cell alone, so its probability is divided among its bins at the likely depths.
+        """
+        logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
+        log_probs = functional.log_softmax(logits, dim=-1)
+        if self.sizes.n_small_counts:
+            n_values, probs = self.sizes.n_values, log_probs.exp()
+            bins, counts = probs[..., :n_values], probs[..., n_values:]
+            log_probs = (bins + counts @ batch.small_count_bins).clamp(min=1e-12).log()
+        return log_probs if self.training else functional.log_softmax(log_probs / self.temperature, dim=-1)
 
     def rate_features(self, log_rate: Tensor, batch: Batch) -> Tensor:
         """Embed the rate of each masked feature, predicted from ``<cls>``, and the depth, (B, M) -> (B, H, D).
@@ -312,8 +332,8 @@ class Transformer(nn.Module):
         rate = log_rate.gather(1, features)
         depth = batch.log_depth[:, None].expand_as(rate)
         h = self.rate_feature_in(torch.stack([rate, rate - self.rate.bias[features], depth], dim=-1))
-        for i, table in enumerate(self.small_counts):
-            h = h + table(batch.small_count_bins[:, i])[:, None]
+        if self.sizes.n_small_counts:
+            h = h + self.small_counts(batch.small_count_bins.flatten(1))[:, None]
         return self.rate_feature_out(functional.gelu(self.rate_feature_inner(functional.gelu(h))))
 
     def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:

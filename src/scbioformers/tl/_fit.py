@@ -51,7 +51,7 @@ def fit(
     batch_key: str | None = None,
     phenotype_keys: str | Sequence[str] = (),
     binning: Literal["value", "segment"] | Binning = "value",
-    config: Literal["small", "paper"] | ModelConfig = "small",
+    config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
     max_epochs: int | None = None,
@@ -93,7 +93,7 @@ def fit(
     binning
         Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2) or a :class:`~scbioformers.Binning`.
     config
-        Architecture of the model: ``"small"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
+        Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
     train
         Parameters of the training. By default, ``TrainConfig.paper()`` if ``config="paper"``, else ``TrainConfig()``.
     task

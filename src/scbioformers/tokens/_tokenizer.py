@@ -11,10 +11,12 @@ from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
 from scbioformers.config import Binning, Masking, bin_rows
-from scbioformers.core import SPECIALS, Scale, log1p_rows, uniform
+from scbioformers.core import N_DEPTHS, SPECIALS, DepthModels, MaskedRows, Scale, log1p_rows, uniform
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch
 from scbioformers.tokens._rows import Rows, fill_highest, fill_random
+
+Floats = NDArray[np.float64]
 
 # constants that make the random numbers of different purposes independent
 _CONTEXT_STREAM, _MASKED_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
@@ -35,12 +37,12 @@ class Tokenizer:
 
     binning: Binning
     """Binning that is frozen on the training cells."""
-    gene_mean: NDArray[np.floating]
-    """(M,) mean count of each feature over the training cells, at their mean depth. Used to estimate the depth."""
+    n_features: int
+    """Number of modelled features, M."""
     masking: Masking
     """Which features are masked in training."""
-    masked_share: float = 0.15
-    """Share of the expressed features that are masked, over the training cells."""
+    depth: DepthModels | None = None
+    """Estimates of the depth of a cell with masked features. ``None`` if the data are not counts."""
     tokens: str = "expressed"
     """``"expressed"`` or ``"all"``, see :class:`~scbioformers.ModelConfig`."""
     max_tokens: int = 2048
@@ -51,11 +53,6 @@ class Tokenizer:
     """Whether the first obs field of a block is the technical batch. The other fields are phenotypes."""
     n_noise: int = 0
     """Width of the noise on the latent in training."""
-
-    @property
-    def n_features(self) -> int:
-        """Number of modelled features, M."""
-        return len(self.gene_mean)
 
     def training_batch(
         self,
@@ -228,28 +225,33 @@ class Tokenizer:
         known[scored.cells, scored.features] = False
         known[:, ~block.present] = False
         masked_depth = np.bincount(full.cells[masked], weights=full.values[masked], minlength=len(block.depth))
-        depth = self._whole_depth(block, block.total - masked_depth, None if drawn else known)
-        return scored, self._context(full.keep(~masked), depth, known), target_bins
+        kept = full.keep(~masked)
+        depth, depths = self._whole_depth(block, kept, scored, block.total - masked_depth, drawn)
+        return scored, self._context(kept, depth, depths, known), target_bins
 
     def _whole_depth(
-        self, block: Block, visible: NDArray[np.float64], known: NDArray[np.bool_] | None
-    ) -> NDArray[np.float64]:
-        """Estimated depth of the whole cell: the visible total divided by the visible share of the mean cell.
+        self, block: Block, visible: Rows, masked: Rows, total: Floats, drawn: bool
+    ) -> tuple[Floats, Floats]:
+        """Estimated depth (B,) of the whole cells, and equally likely values of it (B, 7). Only visible counts enter.
 
-        The rule of the block says which share of the depth is in the total. Masked features reduce it. If ``known`` is
-        given, their share is computed from the mean counts of the known features. Training masks choose expressed
-        features more often, so there these means do not apply. ``known`` is then None, and the share is the same for
-        all cells.
+        ``total`` (B,) is the total of the visible counts. If the data have lost features, it is first scaled to what it
+        would be with all features. ``drawn`` masks were drawn by the rule of the training. They have an estimate of
+        their own, because this rule masks expressed features more often.
         """
-        mean_depth, gene_mean = float(self.binning.mean_depth or 1.0), self.gene_mean.astype(np.float64)
-        present, measured = block.present, block.rule.share * mean_depth
-        if known is None:
-            masked = np.full(visible.shape, self.masked_share * gene_mean[present].sum())
-        else:  # a matrix product would round differently depending on the other cells of the batch
-            masked = np.where(known | ~present, 0.0, gene_mean).sum(axis=1)
-        if block.rule.modelled_only:  # the means of all modelled features must add up to their share of the depth
-            masked *= measured / max(gene_mean[present].sum(), 1e-300)
-        return visible * (mean_depth / np.maximum(measured - masked, 1e-3 * measured))
+        share, present = block.rule.share, block.present
+        if self.depth is None:
+            return total / share, np.repeat(total[:, None] / share, N_DEPTHS, axis=1)
+        measured = present[masked.features]
+        cells, features = masked.cells[measured], masked.features[measured].astype(np.int64)
+        counts = csr_matrix((visible.values, visible.features, visible.indptr), shape=block.counts.shape)
+        model = self.depth.drawn if drawn else self.depth.natural
+        if share != 1.0:
+            shares = model.share.astype(np.float64)
+            if block.rule.modelled_only:  # the shares of all measured features must add up to that of the total
+                shares *= share / max(shares[present].sum(), 1e-300)
+            missing = np.minimum(np.bincount(cells, shares[features], len(total)), 0.999 * share)
+            total = total * (1.0 - missing) / (share - missing)  # total / share if nothing is masked, as the block
+        return model.estimate(MaskedRows(counts, total, cells, features), ~present)
 
     def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Depth relative to the training mean. It is 1 for empty cells and for data that are not counts."""
@@ -267,18 +269,25 @@ class Tokenizer:
         counts = csr_matrix((rows.values, rows.features, rows.indptr), shape=(len(depth), self.n_features))
         return log1p_rows(counts, depth, float(self.binning.mean_depth or 1.0)).data
 
-    def _small_count_bins(self, depth: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(B, N_SMALL_COUNTS), bins of the counts 1, 2, … at a depth. Zeros for segment bins, which are ranks."""
-        shape = (len(depth), N_SMALL_COUNTS)
-        if self.binning.kind == "segment":
-            return np.zeros(shape, np.int64)
-        counts = np.broadcast_to(np.arange(1.0, N_SMALL_COUNTS + 1), shape)
-        indptr = np.arange(len(depth) + 1) * N_SMALL_COUNTS
-        rows = Rows(indptr, np.zeros(counts.size, np.int32), counts.ravel())
-        mean_depth = float(self.binning.mean_depth or 1.0)  # used for empty cells
-        return self._bins(rows, np.where(depth > 0, depth, mean_depth)).reshape(shape).astype(np.int64)
+    def _small_count_bins(self, depths: Floats) -> NDArray[np.float32]:
+        """(B, N_SMALL_COUNTS, V), share of the equally likely depths at which the counts 1, 2, … are in each bin.
 
-    def _context(self, visible: Rows, depth: NDArray[np.float64], known: NDArray[np.bool_]) -> _Context:
+        Zeros for segment bins, which are ranks.
+        """
+        (n_cells, n_depths), n_values = depths.shape, self.binning.n_values
+        shape = (n_cells, N_SMALL_COUNTS, n_values)
+        if self.binning.kind == "segment":
+            return np.zeros(shape, np.float32)
+        depth = np.repeat(depths.ravel(), N_SMALL_COUNTS)  # every count is a row of its own
+        counts = np.tile(np.arange(1.0, N_SMALL_COUNTS + 1), depths.size)
+        rows = Rows(np.arange(len(counts) + 1), np.zeros(len(counts), np.int32), counts)
+        mean_depth = float(self.binning.mean_depth or 1.0)  # used for empty cells
+        bins = self._bins(rows, np.where(depth > 0, depth, mean_depth)).astype(np.int64)
+        cell, _, count = np.unravel_index(np.arange(len(counts)), (n_cells, n_depths, N_SMALL_COUNTS))
+        number = np.bincount((cell * N_SMALL_COUNTS + count) * n_values + bins, minlength=int(np.prod(shape)))
+        return (number.reshape(shape) / n_depths).astype(np.float32)
+
+    def _context(self, visible: Rows, depth: Floats, depths: Floats, known: NDArray[np.bool_]) -> _Context:
         bins = self._bins(visible, depth)
         tokens, order = Rows(visible.indptr, visible.features, bins), visible.values
         if self.tokens == "all":
@@ -291,7 +300,7 @@ class Tokenizer:
         profile = np.zeros(known.shape, np.float32)
         profile[visible.cells, visible.features] = self._levels(visible, depth)
         log_depth = np.log(self._size(depth))
-        return _Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depth), depth)
+        return _Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depths), depth)
 
     def _batch(
         self,
@@ -316,7 +325,7 @@ class Tokenizer:
             known=torch.from_numpy(context.known),
             present=torch.from_numpy(block.present).expand(len(rows), -1),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
-            small_count_bins=torch.from_numpy(context.small_count_bins),
+            small_count_bins=_aligned(context.small_count_bins),
             batch_codes=torch.from_numpy(fields[:, 0].copy() if self.has_batches else np.zeros(len(rows), np.int64)),
             phenotypes=torch.from_numpy(fields[:, int(self.has_batches) :].copy()),
             target_bins=torch.from_numpy(masked[1]),
@@ -335,7 +344,7 @@ class _Context:
     profile: NDArray[np.float32]
     known: NDArray[np.bool_]
     log_depth: NDArray[np.float64]
-    small_count_bins: NDArray[np.int64]
+    small_count_bins: NDArray[np.float32]
     depth: NDArray[np.float64]
 
 

@@ -111,6 +111,11 @@ class TrainingData(L.LightningDataModule):
             return []
         return self._loader(self.split.validation, 0, training=False)
 
+    def validation_batches(self) -> BatchDataset:
+        """All validation batches, in each process if several processes train."""
+        sampler = replace(self.sampler, rows=self.split.validation)
+        return BatchDataset(self.source, self.tokenizer, sampler, self.config, 0, training=False)
+
     def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool) -> DataLoader[Batch]:
         sampler = replace(self.sampler, rows=rows)
         if self.trainer is not None:

@@ -16,19 +16,22 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
-from scbioformers.core import DataError, Vocabulary, bin_normalized, uniform, validation_rows
+from scbioformers.core import DataError, DepthModels, Vocabulary, bin_normalized, uniform, validation_rows
 from scbioformers.data import Block, BlockSource, ObsField, Statistics, scan
 from scbioformers.model import BioFormer, network_sizes, run_network
 from scbioformers.nn import Transformer, initialise
 from scbioformers.tokens import Tokenizer
 from scbioformers.training._data import TrainingData
+from scbioformers.training._depth import fit_depth_models
 from scbioformers.training._initial_values import bin_means, compute_initial_values
 from scbioformers.training._isolation import isolated
 from scbioformers.training._run import run_training
+from scbioformers.training._temperature import fit_temperature
 
 logger = logging.getLogger(__name__)
 
 MAX_SAMPLE = 50_000  # maximum number of cells for components and histograms
+MAX_DEPTH_COUNTS = 1_500_000  # maximum number of non-zero counts for the estimates of the depth
 MAX_AXES_SAMPLE = 10_000  # maximum number of cells for the axes of the embedding
 _SPLIT_STREAM, _SAMPLE_STREAM = 0x5B117, 0x5A3B1E
 _MAX_EXACT_BIN = 2**15 - 2
@@ -75,11 +78,13 @@ def fit_model(
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
     sample = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
+    frozen = _freeze(binning, statistics)
+    _log_masked_shares(train.masking, sample)
     tokenizer = Tokenizer(
-        binning=_freeze(binning, statistics),
-        gene_mean=statistics.gene_mean.astype(np.float32),
+        binning=frozen,
+        n_features=len(vocabulary),
         masking=train.masking,
-        masked_share=_masked_share(train.masking, sample),
+        depth=_depth_models(sample, train.masking, frozen, seed) if reading.counts else None,
         tokens=config.tokens,
         max_tokens=config.max_tokens,
         counts=reading.counts,
@@ -101,6 +106,8 @@ def fit_model(
             network, data, train, reading.counts, member_seed, device=device, progress_bar=progress_bar
         )
         histories.append(history)
+        if validation.any():
+            fit_temperature(network.to(device), data.validation_batches())
         members.append(network.cpu().eval())
         if interrupted and len(members) < n_models:
             logger.warning("Interrupted. The model has %d of %d members.", len(members), n_models)
@@ -111,7 +118,7 @@ def fit_model(
         vocabulary=vocabulary,
         binnings={"rna": tokenizer.binning},
         masking=train.masking,
-        masked_share=tokenizer.masked_share,
+        depth=tokenizer.depth,
         batch=batch,
         phenotypes=tuple(phenotypes),
         reading=reading,
@@ -124,7 +131,7 @@ def fit_model(
         axes_mean=np.zeros(n_features, np.float32),
         provenance=_provenance(train, seed, sample),
     )
-    axes, mean = _fit_axes(model, sample.take(np.arange(min(len(sample.depth), MAX_AXES_SAMPLE))), seed)
+    axes, mean = _fit_axes(model, _part(sample, MAX_AXES_SAMPLE), seed)
     return Fitted(replace(model, axes=axes, axes_mean=mean), histories)
 
 
@@ -185,8 +192,19 @@ def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) 
     return source.rows(np.flatnonzero(chosen))
 
 
-def _masked_share(masking: Masking, sample: Block) -> float:
-    """Share of the expressed features that are masked, over these cells. Logs it together with that of the zeros."""
+def _part(sample: Block, size: int) -> Block:
+    """At most ``size`` cells in equal distances, because the data may be sorted by batch."""
+    n = len(sample.depth)
+    return sample if n <= size else sample.take(np.linspace(0, n - 1, size).astype(np.int64))
+
+
+def _depth_models(sample: Block, masking: Masking, binning: Binning, seed: int) -> DepthModels:
+    part = _part(sample, max(100, len(sample.depth) * MAX_DEPTH_COUNTS // max(sample.counts.nnz, 1)))
+    return fit_depth_models(part, masking, float(binning.mean_depth or 1.0), seed)
+
+
+def _log_masked_shares(masking: Masking, sample: Block) -> None:
+    """Log the shares of the expressed features and of the zeros that are masked, over these cells."""
     n_expressed, n_features = np.diff(sample.counts.indptr), sample.counts.shape[1]
     expressed, zeros = masking.shares(n_expressed, n_features)
     n_masked = expressed * n_expressed.sum(), zeros * (n_expressed.size * n_features - n_expressed.sum())
@@ -195,7 +213,6 @@ def _masked_share(masking: Masking, sample: Block) -> float:
         "%.1f %% of the masked genes are expressed.",
         *(100 * expressed, 100 * zeros, 100 * n_masked[0] / max(sum(n_masked), 1.0)),
     )
-    return expressed
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 
 from scbioformers.config import bin_rows
 from scbioformers.data import Block, Statistics
-from scbioformers.nn import InitialValues
+from scbioformers.nn import N_SMALL_COUNTS, InitialValues
 from scbioformers.tokens import Tokenizer
 
 N_COMPONENTS = 50
@@ -92,11 +92,15 @@ def _batch_means(sample: Block, profile: csr_matrix, n_batches: int) -> NDArray[
 
 
 def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
-    """(M, V), log frequency of each bin of each feature among *masked* entries, shrunk towards the mean of features."""
+    """(M, V + C), log frequency of each bin and small count among *masked* entries, shrunk towards the mean feature."""
     counts, n_values = sample.counts, tokenizer.binning.n_values
-    bins = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, tokenizer.binning.mean_depth)
-    histogram = np.zeros((counts.shape[1], n_values))
-    np.add.at(histogram, (counts.indices, bins), 1.0)
+    answers = bin_rows(tokenizer.binning, counts.data, counts.indptr, sample.depth, tokenizer.binning.mean_depth)
+    answers = answers.astype(np.int64)
+    n_counts = 0 if tokenizer.binning.kind == "segment" else N_SMALL_COUNTS
+    small = (counts.data <= n_counts) & (counts.data == np.rint(counts.data))
+    answers[small] = n_values - 1 + counts.data[small].astype(np.int64)
+    histogram = np.zeros((counts.shape[1], n_values + n_counts))
+    np.add.at(histogram, (counts.indices, answers), 1.0)
     histogram[:, 0] = counts.shape[0] - histogram.sum(axis=1)
     expressed, zeros = tokenizer.masking.shares(np.diff(counts.indptr), counts.shape[1])
     histogram[:, 0] *= zeros / max(expressed, 1e-12)  # zeros are masked with another probability than expressed values

@@ -1,0 +1,66 @@
+"""Fit of the depth estimates to masked training cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scbioformers.config import Masking
+from scbioformers.core import DepthModel, DepthModels, LowRankProfile, MaskedRows, uniform
+from scbioformers.data import Block
+
+N_DRAWS = 8
+EVEN_SHARES = (0.05, 0.15, 0.15, 0.3)  # shares of the features that are masked evenly, one for each draw
+_DRAWN_STREAM, _EVEN_STREAM = 0xDE97, 0xE7E9
+
+
+def fit_depth_models(sample: Block, masking: Masking, mean_depth: float, seed: int) -> DepthModels:
+    """Fit the estimates for masks of the training and for masks that do not depend on the counts.
+
+    ``sample`` are training cells. Cells that stop the training early are not among them.
+    """
+    profile = LowRankProfile.fit(sample.counts, sample.depth, mean_depth, seed)
+    drawn = [_draw(sample, masking, seed, epoch) for epoch in range(N_DRAWS)]
+    even = [_draw_evenly(sample, share, seed, epoch) for epoch, share in enumerate(EVEN_SHARES)]
+    return DepthModels(
+        DepthModel.fit(profile, sample.counts, sample.depth, drawn),
+        DepthModel.fit(profile, sample.counts, sample.depth, even, exact=True),
+    )
+
+
+def _draw(sample: Block, masking: Masking, seed: int, epoch: int) -> MaskedRows:
+    counts, rows = sample.counts, np.arange(len(sample.depth))
+    indptr, features = counts.indptr.astype(np.int64), counts.indices.astype(np.int32)
+    masked, zero_indptr, zeros = masking.choose(
+        indptr, features, rows, sample.present, seed=seed ^ _DRAWN_STREAM, epoch=epoch
+    )
+    zero_cells = np.repeat(rows, np.diff(zero_indptr))
+    return _masked_rows(sample, masked, zero_cells, zeros.astype(np.int64))
+
+
+def _draw_evenly(sample: Block, share: float, seed: int, epoch: int) -> MaskedRows:
+    counts, n_features = sample.counts, sample.counts.shape[1]
+    rows = np.arange(len(sample.depth))
+    parts = [rows[start : start + 500, None] for start in range(0, len(rows), 500)]  # limits the memory
+    chosen = np.concatenate(
+        [uniform(seed ^ _EVEN_STREAM, epoch, part, np.arange(n_features)) < share for part in parts]
+    )
+    chosen &= sample.present
+    cells = np.repeat(rows, np.diff(counts.indptr))
+    masked = chosen[cells, counts.indices]
+    chosen[cells, counts.indices] = False
+    return _masked_rows(sample, masked, *np.nonzero(chosen))
+
+
+def _masked_rows(
+    sample: Block, masked: NDArray[np.bool_], zero_cells: NDArray[np.int64], zeros: NDArray[np.int64]
+) -> MaskedRows:
+    counts, n = sample.counts, len(sample.depth)
+    cells = np.repeat(np.arange(n), np.diff(counts.indptr))
+    visible = csr_matrix((counts.data[~masked], (cells[~masked], counts.indices[~masked])), shape=counts.shape)
+    depth = sample.depth - np.bincount(cells[masked], weights=counts.data[masked], minlength=n)
+    all_cells = np.concatenate([cells[masked], zero_cells])
+    features = np.concatenate([counts.indices[masked].astype(np.int64), zeros])
+    order = np.lexsort((features, all_cells))
+    return MaskedRows(visible, depth, all_cells[order], features[order])
