@@ -28,15 +28,23 @@ from scbioformers.results import (
     read_grn_edges,
     read_grn_params,
     read_grn_weights,
+    read_mutual_pairs,
     result_genes,
     show_genes,
 )
 
 
 def grn(
-    adata: AnnData, *, condition: Category | None = None, gene_symbols: str | None = None, key: str = "grn"
+    adata: AnnData,
+    *,
+    condition: Category | None = None,
+    mutual: bool = False,
+    gene_symbols: str | None = None,
+    key: str = "grn",
 ) -> pd.DataFrame:
     """Strongest edges of a network from :func:`scbioformers.tl.grn`, in the format of decoupler.
+
+    With ``mutual=True`` these are the pairs of genes with the strongest mutual attention (paper, section 3.4).
 
     Parameters
     ----------
@@ -45,6 +53,12 @@ def grn(
         genes are returned, and their ranks are computed again.
     condition
         Condition to return, a category of ``groupby``. Numbers and bools may be given as such. None returns all.
+    mutual
+        Only for a network by ``method="attention"``. Return one row for each pair of genes that have a weight in both
+        directions. The weight of the pair is the smaller one of the two, so it is high only if both genes attend to
+        each other. The pairs are chosen from all weights of the network, and the strongest are returned, at most
+        ``top_k`` of :func:`scbioformers.tl.grn` in each condition. If ``regulators`` were passed there, only two
+        regulators have weights in both directions.
     gene_symbols
         Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
         else ``adata.var_names``.
@@ -57,31 +71,44 @@ def grn(
         One row per edge. The columns are:
 
         - ``source`` (str): the regulator.
-        - ``target`` (str): the target gene. In a network without directions (see :func:`scbioformers.tl.grn`), an edge
-          has one row, and which gene is the source has no meaning.
+        - ``target`` (str): the target gene. In a network without directions (see :func:`scbioformers.tl.grn`), and with
+          ``mutual``, an edge has one row, and which gene is the source has no meaning.
         - ``weight`` (float): weight of the edge, in the unit of the method of :func:`scbioformers.tl.grn`. Positive
           means that the regulator activates the target: a knock-out of the regulator lowers the target. Attention has
           no sign.
         - ``rank`` (int64): 1 is the strongest edge of the condition.
         - ``support`` (float, 0 to 1): share of the ensemble members that have the edge among their strongest edges. NaN
-          if the model has a single member.
+          if the model has a single member, and with ``mutual``, because weights of single members are not stored.
         - ``count`` (int): number of cells from which the weight was computed, at most the number of cells that express
-          the rarer of the two genes.
+          the rarer of the two genes. With ``mutual``, it is the smaller one of both directions.
         - ``condition`` (str).
 
     Raises
     ------
     MissingKeyError
         If no network is stored under ``key``, or none for ``condition``.
+    ConfigError
+        If ``mutual`` is True and the network is not one by attention.
+
+    Warns
+    -----
+    BioformersWarning
+        If ``mutual`` is True and there are pairs that have a weight in one direction only. They are left out.
 
     Examples
     --------
-    See :func:`scbioformers.tl.grn`.
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=200, n_genes=40, n_regulators=6)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.grn(adata, method="attention", top_k=100)
+    >>> bf.get.grn(adata).shape, bf.get.grn(adata, mutual=True).shape
+    ((100, 7), (100, 7))
     """
     check_arguments(grn, locals())
-    edges = read_grn_edges(adata, key)
-    if condition is not None:
-        edges = edges[edges["condition"] == find_condition(read_grn_params(adata, key), condition)]
+    params = read_grn_params(adata, key)
+    conditions = params["conditions"] if condition is None else [find_condition(params, condition)]
+    edges = _mutual_edges(adata, key, params, conditions) if mutual else read_grn_edges(adata, key)
+    edges = edges[edges["condition"].isin(conditions)]
     genes = result_genes(adata, key, gene_symbols)
     edges = edges[edges["source"].isin(genes.var_names) & edges["target"].isin(genes.var_names)].reset_index(drop=True)
     edges["rank"] = edges.groupby("condition", observed=True)["rank"].rank(method="first").astype(np.int64)
@@ -152,6 +179,7 @@ def grn_graph(
     regulators: Names | None = None,
     n_top: int | None = None,
     condition: Category | None = None,
+    mutual: bool = False,
     known: pd.DataFrame | None = None,
     gene_symbols: str | None = None,
     key: str = "grn",
@@ -172,6 +200,9 @@ def grn_graph(
         None includes all edges in the table of :func:`scbioformers.get.grn`.
     condition
         Condition to return. Required if the network was computed with ``groupby``.
+    mutual
+        Only for a network by ``method="attention"``. The edges are the pairs of genes of
+        :func:`scbioformers.get.grn` with ``mutual=True``, and have no directions.
     known
         Table of known edges with the columns ``source`` and ``target``, for example from decoupler. Edges that are in
         this table are marked.
@@ -186,15 +217,16 @@ def grn_graph(
     networkx.DiGraph or networkx.Graph
         Edges go from the regulator to the target. Their attributes are ``weight``, ``rank``, ``support`` and ``count``
         as in :func:`scbioformers.get.grn`, and ``known`` (bool) if a table was passed. Nodes have the attribute
-        ``regulator`` (bool). The graph has the attributes ``method`` and ``condition``. A network without directions is
-        a ``networkx.Graph``, in which no node is a regulator.
+        ``regulator`` (bool). The graph has the attributes ``method`` and ``condition``. A network without directions,
+        also by ``mutual``, is a ``networkx.Graph``, in which no node is a regulator.
 
     Raises
     ------
     MissingKeyError
         If no network is stored under ``key``, or none for ``condition``.
     ConfigError
-        If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
+        If the network was computed with ``groupby`` and ``condition`` is None, ``n_top`` is less than 1, or ``mutual``
+        is True and the network is not one by attention.
     DataError
         If none of the regulators has an edge in the table (the message says why, and suggests similar names), or if
         ``known`` is not a table with the two columns.
@@ -202,7 +234,8 @@ def grn_graph(
     Warns
     -----
     BioformersWarning
-        If some of the regulators have no edge in the table. The graph then has the edges of the others.
+        If some of the regulators have no edge in the table. The graph then has the edges of the others. If ``mutual``
+        is True and there are pairs that have a weight in one direction only.
 
     Examples
     --------
@@ -222,9 +255,10 @@ def grn_graph(
     if n_top is not None and n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     genes = result_genes(adata, key, gene_symbols)
-    edges = grn(adata, condition=condition, gene_symbols=gene_symbols, key=key).sort_values("rank", kind="stable")
+    edges = grn(adata, condition=condition, mutual=mutual, gene_symbols=gene_symbols, key=key)
+    edges = edges.sort_values("rank", kind="stable")
     in_table = {*edges["source"], *edges["target"]}
-    directed = bool(params["directed"])
+    directed = bool(params["directed"]) and not mutual
     if regulators is not None:
         given = as_names(regulators, "regulators")
         spelled = genes.spelled(given, in_table)
@@ -262,6 +296,24 @@ def grn_graph(
         pairs |= set() if directed else {(target, source) for source, target in pairs}
         nx.set_edge_attributes(graph, {pair: pair in pairs for pair in graph.edges}, "known")
     return graph
+
+
+def _mutual_edges(adata: AnnData, key: str, params: dict[str, Any], conditions: Sequence[str]) -> pd.DataFrame:
+    """Pairs of genes by the smaller weight of both directions, of each condition."""
+    added = "" if key == "grn" else f", key_added={key!r}"
+    call = f'`bf.tl.grn(adata, method="attention"{added})`'
+    if params["method"] != "attention":
+        raise ConfigError(
+            f"`mutual=True` requires a network by attention, found one by {params['method']!r}. Run {call} first."
+        )
+    tables, n_one_way = zip(*(read_mutual_pairs(adata, key, name) for name in conditions), strict=True)
+    if sum(n_one_way):
+        warn(
+            "Only pairs of two regulators have a weight in both directions, because the network was computed for some "
+            f"`regulators`. The other {sum(n_one_way)} pairs are left out. Run {call} without `regulators=` for all "
+            "pairs."
+        )
+    return pd.concat(tables, ignore_index=True)
 
 
 def _require_one(condition: Category | None, params: dict[str, Any]) -> str | None:

@@ -37,6 +37,7 @@ def grn_network(
     regulators: Names | None = None,
     n_top: int = 20,
     condition: Category | None = None,
+    mutual: bool = False,
     known: pd.DataFrame | None = None,
     gene_symbols: str | None = None,
     key: str = "grn",
@@ -62,6 +63,9 @@ def grn_network(
         Number of strongest edges to draw: of each regulator if ``regulators`` is given, else of the whole network.
     condition
         Condition to show. Required if the network was computed with ``groupby``.
+    mutual
+        Only for a network by ``method="attention"``. Draw the pairs of genes with the strongest mutual attention, as
+        plain lines: :func:`scbioformers.get.grn` with ``mutual=True``.
     known
         Table of known edges with the columns ``source`` and ``target``. Edges that are in this table are marked yellow.
     gene_symbols
@@ -83,7 +87,8 @@ def grn_network(
     MissingKeyError
         If no network is stored under ``key``, or none for ``condition``.
     ConfigError
-        If the network was computed with ``groupby`` and ``condition`` is None, or ``n_top`` is less than 1.
+        If the network was computed with ``groupby`` and ``condition`` is None, ``n_top`` is less than 1, or ``mutual``
+        is True and the network is not one by attention.
     DataError
         If none of the regulators has an edge (the message suggests similar names), if there is no edge to draw, or if
         ``known`` is not a table with the two columns.
@@ -91,7 +96,8 @@ def grn_network(
     Warns
     -----
     BioformersWarning
-        If some of the regulators have no edge in the table of edges. The edges of the others are drawn.
+        If some of the regulators have no edge in the table of edges. The edges of the others are drawn. If ``mutual``
+        is True and there are pairs that have a weight in one direction only.
 
     Examples
     --------
@@ -103,7 +109,7 @@ def grn_network(
     '10 strongest edges'
     """
     check_arguments(grn_network, locals())
-    options: dict[str, Any] = {"condition": condition, "gene_symbols": gene_symbols, "key": key}
+    options: dict[str, Any] = {"condition": condition, "mutual": mutual, "gene_symbols": gene_symbols, "key": key}
     graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, known=known, **options)
     params = read_grn_params(adata, key)
     if not graph.number_of_edges():

@@ -20,6 +20,7 @@ from scbioformers.results._grn import (
     read_grn_params,
     read_grn_weights,
     read_grns,
+    read_mutual_pairs,
     write_grn,
 )
 from scbioformers.results._imputed import (
@@ -75,6 +76,7 @@ __all__ = [
     "read_grn_params",
     "read_grn_weights",
     "read_grns",
+    "read_mutual_pairs",
     "read_perturb",
     "read_perturb_evidence",
     "read_perturb_names",

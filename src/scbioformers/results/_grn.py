@@ -124,6 +124,47 @@ def read_grn_weights(adata: Any, key: str, condition: str | None, *, difference:
     return WeightTable(weight, names[genes].tolist(), names[regulators].tolist())
 
 
+def read_mutual_pairs(adata: Any, key: str, condition: str) -> tuple[pd.DataFrame, int]:
+    """Strongest pairs of genes with a weight in both directions, and the number of pairs with a weight in one only.
+
+    The table has the columns of :func:`read_grn_edges` and at most ``params["top_k"]`` rows. Weight and count of a pair
+    are the smaller ones of its two directions. Equal weights are in the order of ``adata.var``.
+    """
+    params = read_grn_params(adata, key)
+    ending = _ending(params["groupby"], condition)
+    weights, counts = (get_slot(adata, "varp", f"{key}{name}{ending}", hint=_HINT) for name in ("", "_count"))
+    pairs, smaller = _smaller_of_both_directions(weights)
+    strongest = np.argsort(-smaller, kind="stable")[: params["top_k"]]
+    pairs_with_count, count = _smaller_of_both_directions(counts)
+    first, second = np.divmod(pairs[strongest], weights.shape[0])
+    names = gene_names(adata)
+    table = pd.DataFrame(
+        {
+            "source": names[first],
+            "target": names[second],
+            "weight": smaller[strongest].astype(np.float64),
+            "rank": np.arange(1, strongest.size + 1),
+            "support": np.nan,
+            "count": count[np.searchsorted(pairs_with_count, pairs[strongest])].astype(np.int64),
+            "condition": condition,
+        }
+    )
+    return table, weights.nnz - 2 * pairs.size
+
+
+def _smaller_of_both_directions(stored: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Pairs of genes that are stored in both directions, and the smaller one of their two values.
+
+    A pair is ``first * n_vars + second``, where ``first`` is the position of the gene that comes first. Pairs ascend.
+    """
+    matrix = sp.coo_matrix(stored)
+    pair = np.minimum(matrix.row, matrix.col).astype(np.int64) * matrix.shape[0] + np.maximum(matrix.row, matrix.col)
+    order = np.argsort(pair, kind="stable")
+    pair, values = pair[order], matrix.data[order]
+    both = np.flatnonzero(pair[1:] == pair[:-1])  # the two directions of a pair are neighbours after sorting
+    return pair[both], np.minimum(values[both], values[both + 1])
+
+
 def read_grns(adata: Any, key: str) -> Iterator[tuple[str, WeightTable]]:
     """Name and weights of each condition. For the attention method, also the attention that regulators receive."""
     params = read_grn_params(adata, key)

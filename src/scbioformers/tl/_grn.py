@@ -100,7 +100,8 @@ def grn(
 
         ``"attention"``: attention that the target, queried like a masked gene, pays to the regulator. The average
         product correction subtracts the attention that is expected from the means of both genes. Weights of pairs in
-        few cells are shrunk towards 0. The weight is directed, but has no sign.
+        few cells are shrunk towards 0. The weight is directed, but has no sign. :func:`scbioformers.get.grn` with
+        ``mutual=True`` returns each pair with the smaller of its two weights.
     groupby
         Column of ``adata.obs`` with the conditions. One network is computed for each category. Cells without a value
         are left out, and conditions with fewer than ``min_cells`` cells are skipped. The names in ``adata.varp`` and
