@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,26 +55,45 @@ class Problem:
         return self.adata.var_names.get_indexer(self.regulators)
 
 
-def read_beeline(folder: Path) -> Problem:
-    """Dendritic cells after LPS: one data set with three networks."""
-    adata = sc.read_h5ad(folder / "beeline_mdc" / "expression.h5ad")
+def read_beeline(folder: Path, name: str) -> Problem:
+    """One of BEELINE's sets on a log scale: cells with three networks. Genes are matched in upper case, as there."""
+    adata = sc.read_h5ad(folder / name / "expression.h5ad")
+    adata.var_names = adata.var_names.str.upper()
     truths = {}
-    for name in BEELINE_NETWORKS:
-        edges = pd.read_csv(folder / "beeline_mdc" / f"{name}.tsv.gz", sep="\t")
-        truths[name] = edges.rename(columns={"Gene1": "source", "Gene2": "target"})[["source", "target"]]
-    return _problem("beeline_mdc", adata, truths, log_scale=True, universe="truth")
+    for network in BEELINE_NETWORKS:
+        edges = pd.read_csv(folder / name / f"{network}.tsv.gz", sep="\t")
+        edges = edges.rename(columns={"Gene1": "source", "Gene2": "target"})[["source", "target"]]
+        truths[network] = edges.apply(lambda names: names.str.upper())
+    return _problem(name, adata, truths, log_scale=True, universe="truth")
+
+
+def read_mesc_retinoic(folder: Path) -> Problem:
+    """Counts of mouse ES cells under retinoic acid. The truth are the targets of 12 factors in ESCAPE."""
+    adata = sc.read_h5ad(folder / "mesc_retinoic" / "expression.h5ad")
+    edges = pd.read_csv(folder / "mesc_retinoic" / "escape.tsv.gz", sep="\t")
+    return _problem("mesc_retinoic", adata, {"escape": edges}, log_scale=False, universe="truth")
 
 
 def read_pbmc3k(folder: Path, n_genes: int = 2000) -> Problem:
     """Blood cells with CollecTRI. Genes: highly variable ones, expressed transcription factors, CD3 and CD8."""
-    adata = sc.read_h5ad(folder / "pbmc3k.h5ad")
+    return _collectri("pbmc3k", sc.read_h5ad(folder / "pbmc3k.h5ad"), folder, n_genes)
+
+
+def read_with_collectri(folder: Path, name: str) -> Problem:
+    """Counts of a development set with CollecTRI, with fewer genes than pbmc3k. Mouse genes are in upper case."""
+    adata = bf.datasets.pbmc68k() if name == "pbmc68k" else sc.read_h5ad(folder / f"{name}.h5ad")
+    adata.var_names = adata.var_names.str.upper()
+    return _collectri(name, adata, folder, n_genes=600)
+
+
+def _collectri(name: str, adata: AnnData, folder: Path, n_genes: int) -> Problem:
     edges = pd.read_csv(folder / "collectri_human.tsv.gz", sep="\t")
     factors = set(edges["source"]) | set(pd.read_csv(folder / "human_tfs.txt")["TF"])
     select_genes(adata, n_genes)
     detected = np.asarray((adata.X > 0).mean(axis=0)).ravel()
     expressed = adata.var_names.isin(factors) & (detected >= EXPRESSED)
     kept = adata.var["highly_variable"].to_numpy() | expressed | adata.var_names.isin(CD3_CD8)
-    return _problem("pbmc3k", adata[:, kept].copy(), {"collectri": edges}, log_scale=False, universe="truth")
+    return _problem(name, adata[:, kept].copy(), {"collectri": edges}, log_scale=False, universe="truth")
 
 
 def read_papalexi(folder: Path, alpha: float = 0.05) -> Problem:
@@ -95,11 +115,16 @@ def simulate(seed: int = 0, n_cells: int = 2000, n_genes: int = 500) -> Problem:
 
 
 READERS: dict[str, Callable[[Path], Problem]] = {
-    "beeline_mdc": read_beeline,
+    **{name: partial(read_beeline, name=name) for name in ("beeline_mdc", "beeline_hhep")},
     "pbmc3k": read_pbmc3k,
     "papalexi_eccite": read_papalexi,
     "simulated": lambda folder: simulate(),
+    "beeline_mesc": partial(read_beeline, name="beeline_mesc"),
+    "mesc_retinoic": read_mesc_retinoic,
+    **{name: partial(read_with_collectri, name=name) for name in ("pbmc68k", "kang_ifnb", "paul15")},
 }
+# defaults of the package are chosen on these sets, so they run only if they are named
+DEVELOPMENT = ("beeline_mesc", "mesc_retinoic", "pbmc68k", "kang_ifnb", "paul15")
 
 
 def knockout_edges(adata: AnnData, *, key: str, control: str, batch_key: str, alpha: float) -> pd.DataFrame:
