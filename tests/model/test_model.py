@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from itertools import product
 
 import anndata as ad
 import numpy as np
@@ -285,11 +286,19 @@ def test_the_odds_of_a_cell_do_not_depend_on_its_batch_in_any_bit(model, simulat
 def test_predictions_know_nothing_of_what_is_asked(model, simulated, natural):
     block = AnnDataSource(simulated).read(0, 30)
     asked, x = question(block), block.counts.toarray()
-    others = np.where(asked, np.random.default_rng(1).poisson(3.0, x.shape), x).astype(np.float32)
-    depth = block.depth + others.sum(axis=1) - x.sum(axis=1)
-    other = dataclasses.replace(block, counts=sp.csr_matrix(others), total=depth)
+    random = np.random.default_rng(1)
+    drawn = random.integers(0, 2, x.shape) * random.integers(1, 300, x.shape)  # zeros become counts, and counts zeros
+    others = np.where(asked, drawn, x).astype(np.float32)
+    assert {(a > 0, b > 0) for a, b in zip(x[asked], others[asked], strict=True)} == {*product((True, False), repeat=2)}
+    total = block.total + others.sum(axis=1, dtype=float) - x.sum(axis=1, dtype=float)
+    other = dataclasses.replace(block, counts=sp.csr_matrix(others), total=total)
     expected = predictions(model, block, asked, natural=natural)
-    assert_close(predictions(model, other, asked, natural=natural), expected)
+    found = predictions(model, other, asked, natural=natural)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[at], expected[at]) for at in expected)
+    query_mask = sp.csr_matrix(asked)
+    depths = [model.tokenizer.whole_depth(each, query_mask) for each in (block, other)]
+    np.testing.assert_array_equal(*depths)
     seen = dataclasses.replace(block, counts=sp.csr_matrix(np.where(asked, x, 5 * x)))
     changed = predictions(model, seen, asked, natural=natural)
     assert max(np.abs(changed[at] - expected[at]).max() for at in expected) > 0.01

@@ -161,10 +161,15 @@ def spy_on(monkeypatch):
     return spy_on
 
 
+def assert_trained(member, expected):
+    """The temperature is fitted after the training."""
+    for name, tensor in member.state_dict().items():
+        assert torch.equal(tensor, expected[name]) == (name != "temperature"), name
+
+
 def assert_weights(adata, expected):
     (member,) = bf.get.model(adata).members
-    for name, tensor in member.state_dict().items():
-        assert torch.equal(tensor, expected[name]), name
+    assert_trained(member, expected)
     assert np.isfinite(embedded(adata)).all()
 
 
@@ -275,8 +280,7 @@ def test_interrupted_ensemble_has_the_members_so_far(simulated, fit, spy_on, han
     model = bf.get.model(simulated)
     assert len(model.members) == 2
     for i, weights in enumerate((1, 6)):  # the best of the first; the interrupted one has one validation
-        for name, tensor in model.members[i].state_dict().items():
-            assert torch.equal(tensor, spy.weights[weights][name]), name
+        assert_trained(model.members[i], spy.weights[weights])
     assert signal.getsignal(signal.SIGINT) is handler
 
 
