@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from scbioformers.config import Masking, ModelConfig, TrainConfig
 from scbioformers.data import Block, MemorySource
 from scbioformers.nn import Sizes
-from scbioformers.training import _temperature
+from scbioformers.training import _depth, _temperature
 from scbioformers.training._data import TrainingData
 from scbioformers.training._depth import N_DRAWS, fit_depth_models
 from scbioformers.training._fit import _part
@@ -82,6 +82,17 @@ def test_masks_of_the_fit_are_those_of_the_rule_and_absent_features_are_in_none(
         assert model.share[4] == model.share[50] > 0
         assert model.variance[4] == model.variance[50] > 0
     assert N_DRAWS == 8
+
+
+def test_even_masks_are_drawn_over_some_of_many_cells(sample, monkeypatch):
+    """Their number grows with cells times features. Cells in equal distances are used, because data may be sorted."""
+    third = fit_depth_models(sample.take(np.arange(0, 300, 3)), Masking(), 100.0, seed=0)
+    whole = fit_depth_models(sample, Masking(), 100.0, seed=0)
+    monkeypatch.setattr(_depth, "MAX_POSITIONS", 100 * 80)
+    found = fit_depth_models(sample, Masking(), 100.0, seed=0)
+    np.testing.assert_array_equal(found.natural.share, third.natural.share)
+    np.testing.assert_array_equal(found.drawn.share, whole.drawn.share)
+    assert not np.array_equal(found.natural.share, whole.natural.share)
 
 
 @pytest.mark.parametrize(("size", "rows"), [(4, [0, 3, 6, 9]), (10, range(10)), (99, range(10)), (1, [0])])

@@ -12,6 +12,7 @@ from scbioformers.data import Block
 
 N_DRAWS = 8
 EVEN_SHARES = (0.05, 0.15, 0.15, 0.3)  # shares of the features that are masked evenly, one for each draw
+MAX_POSITIONS = 10_000_000  # maximum cells x features that are masked evenly: limits the memory
 _DRAWN_STREAM, _EVEN_STREAM = 0xDE97, 0xE7E9
 
 
@@ -22,10 +23,12 @@ def fit_depth_models(sample: Block, masking: Masking, mean_depth: float, seed: i
     """
     profile = LowRankProfile.fit(sample.counts, sample.depth, mean_depth, seed)
     drawn = [_draw(sample, masking, seed, epoch) for epoch in range(N_DRAWS)]
-    even = [_draw_evenly(sample, share, seed, epoch) for epoch, share in enumerate(EVEN_SHARES)]
+    n_cells, n_features = sample.counts.shape
+    some = sample.take(np.arange(0, n_cells, max(1, -(-n_cells * n_features // MAX_POSITIONS))))
+    even = [_draw_evenly(some, share, seed, epoch) for epoch, share in enumerate(EVEN_SHARES)]
     return DepthModels(
         DepthModel.fit(profile, sample.counts, sample.depth, drawn),
-        DepthModel.fit(profile, sample.counts, sample.depth, even, exact=True),
+        DepthModel.fit(profile, some.counts, some.depth, even, exact=True),
     )
 
 
@@ -62,5 +65,9 @@ def _masked_rows(
     depth = sample.depth - np.bincount(cells[masked], weights=counts.data[masked], minlength=n)
     all_cells = np.concatenate([cells[masked], zero_cells])
     features = np.concatenate([counts.indices[masked].astype(np.int64), zeros])
-    order = np.lexsort((features, all_cells))
-    return MaskedRows(visible, depth, all_cells[order], features[order])
+    # as CSR rows, because this sorts in linear time
+    entries = csr_matrix((np.ones(len(features), bool), (all_cells, features)), shape=counts.shape)
+    entries.sort_indices()
+    return MaskedRows(
+        visible, depth, np.repeat(np.arange(n), np.diff(entries.indptr)), entries.indices.astype(np.int64)
+    )
