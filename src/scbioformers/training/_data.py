@@ -58,7 +58,7 @@ class BatchDataset(IterableDataset[Batch]):
                         seed=self.sampler.seed,
                         epoch=self.epoch if self.training else EVALUATION_EPOCH,
                         n_context=self._n_context(step),
-                        n_masked=self.config.n_masked if self.training else 2 * self.config.n_masked,
+                        n_masked=self.config.n_masked if self.training else 4 * self.config.n_masked,
                         bag_dropout=self.config.bag_dropout if self.training else 0.0,
                     )
                 step += 1
