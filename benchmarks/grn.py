@@ -61,7 +61,8 @@ def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> n
     adata = problem.adata.copy()
     bf.tl.grn(adata, method=method, regulators=problem.regulators, model=join(members), progress_bar=False)
     found = bf.get.grn_matrix(adata).reindex(index=adata.var_names, columns=problem.regulators)
-    return found.to_numpy(dtype=float)
+    # the scores rank by |weight|; attention below the average is no edge, and `tl.grn` ranks it last
+    return found.to_numpy(dtype=float).clip(min=0 if method == "attention" else None)
 
 
 def ours(problem: Problem, seed: int, method: str, svd_init: bool = True, max_steps: int | None = None) -> np.ndarray:
