@@ -200,13 +200,15 @@ def _initial_values(sizes: Sizes, n_components: int = 5) -> InitialValues:
     n_features = sizes.n_features
     components = np.linalg.qr(random.normal(size=(n_features, n_components)))[0]
     bins = random.dirichlet(np.ones(sizes.n_values + sizes.n_small_counts), size=n_features)
+    batch_rate = np.random.default_rng(4).normal(scale=0.3, size=(sizes.n_batches, n_features))
     arrays = {
         "components": components,
         "profile_mean": random.uniform(0.1, 1.0, size=n_features),
         "component_scale": np.linspace(3.0, 1.0, n_components),
         "rate": random.normal(size=n_features),
         "log_dispersion": random.normal(size=n_features),
-        "batch_means": random.normal(scale=0.3, size=(sizes.n_batches, n_features)),
+        "batch_shift": random.normal(scale=0.3, size=(sizes.n_batches, n_features)),
+        "batch_rate": batch_rate - batch_rate.mean(axis=0, keepdims=True) if sizes.n_batches else batch_rate,
         "log_bins": np.log(np.maximum(bins, 1e-3)),
     }
     return InitialValues(**{name: array.astype(np.float32) for name, array in arrays.items()})

@@ -141,12 +141,12 @@ def test_with_svd_init_distances_between_bags_are_those_between_principal_compon
     assert np.corrcoef(of_bags, of_scores)[0, 1] > 0.98
 
 
-def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_start, make_batch):
+def test_cls_starts_with_the_effect_of_its_batch_taken_out(make_network, make_start, make_batch):
     network, start = make_network(CONFIG, SIZES), make_start(SIZES)
     batch = make_batch(n_cells=6, sizes=SIZES)
     codes = np.array([0, 1, 2, 0, 1, 2])
     cell = np.repeat(np.random.default_rng(0).normal(size=(2, SIZES.n_features)), 3, axis=0)
-    visible = torch.from_numpy((start.profile_mean + cell + start.batch_means[codes]).astype(np.float32))
+    visible = torch.from_numpy((start.profile_mean + cell + start.batch_shift[codes]).astype(np.float32))
     known = torch.ones_like(visible, dtype=torch.bool)
     batch = replace(batch, visible=visible, known=known, batch_codes=torch.from_numpy(codes))
     with torch.no_grad():
@@ -154,6 +154,15 @@ def test_cls_starts_with_the_mean_of_its_batch_taken_out(make_network, make_star
     np.testing.assert_allclose(cls[:3] - cls[0], 0.0, atol=1e-4)
     np.testing.assert_allclose(cls[3:] - cls[3], 0.0, atol=1e-4)
     assert np.abs(cls[0] - cls[3]).max() > 0.1
+
+
+def test_the_decoder_starts_with_the_factors_of_the_batches(make_network, make_start):
+    network, start = make_network(CONFIG, SIZES), make_start(SIZES)
+    latent = torch.randn(2, CONFIG.n_latent, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = (network.decode(latent, torch.full((2,), code)) for code in (0, 1))
+    expected = np.tile(start.batch_rate[0] - start.batch_rate[1], (2, 1))
+    np.testing.assert_allclose((first - second).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_components", [0, 1, 40], ids=["none", "one", "more-than-the-width"])

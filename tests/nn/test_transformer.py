@@ -322,7 +322,7 @@ def test_the_decoded_profile_is_that_of_the_average_batch(build, draw):
         latent = network(batch).latent
         rates = [network.decode(latent, torch.full_like(batch.batch_codes, code)) for code in (0, 1)]
         profile = network.profile(latent)
-        table = network.batch_condition
+        table = network.batch_rate
         table.weight.copy_(table.weight.mean(dim=0).expand_as(table.weight))
         averaged = network.decode(latent, batch.batch_codes)
     assert differs(*rates)
@@ -466,8 +466,7 @@ def test_external_tokens_get_a_gradient_where_they_are(build, draw):
 
 @pytest.mark.fault(33, 34)
 def test_a_cell_of_an_unknown_batch_is_decoded_for_the_mean_of_all_batches():
-    table = torch.nn.Embedding(3, 2)
-    table.weight.data = torch.tensor([[1.0, 0.0], [2.0, 3.0], [6.0, 3.0]])
+    table = torch.tensor([[1.0, 0.0], [2.0, 3.0], [6.0, 3.0]])
     found = batch_vectors(table, torch.tensor([2, -1, 0]))
     assert found.tolist() == [[6.0, 3.0], [3.0, 2.0], [1.0, 0.0]]
     assert batch_vectors(table, torch.tensor([-1])).tolist() == [[3.0, 2.0]]

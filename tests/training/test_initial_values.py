@@ -217,34 +217,38 @@ def test_without_counts_the_rate_is_the_logit_of_the_mean_share_of_the_highest_b
 # --- batches -------------------------------------------------------------------------------------------------------
 
 
-def profiles_of(sample, tokenizer):
-    return tokenizer.profiles(sample).toarray()
-
-
-def test_batch_means_are_how_a_batch_departs_from_all_cells(data):
+def test_the_start_of_a_batch_is_its_effect_on_profiles_and_rates(data):
+    """Three times the counts of some genes in one batch, at the same depth."""
     sample, statistics, tokenizer = data
-    codes = np.random.default_rng(0).integers(0, 3, size=60)
-    start = start_of(replace(sample, fields=codes[:, None].astype(np.int32)), statistics, tokenizer, n_batches=3)
-    profiles = profiles_of(sample, tokenizer)
-    means = start.batch_means
-    for category in range(3):
-        expected = profiles[codes == category].mean(axis=0) - profiles.mean(axis=0)
-        np.testing.assert_allclose(means[category], expected, rtol=1e-4, atol=1e-5)
+    codes = np.random.default_rng(0).integers(0, 2, size=60)
+    changed = np.array([3, 8, 11])
+    counts = sample.counts.toarray()
+    counts[:, changed] = 2.0
+    counts[np.ix_(codes == 1, changed)] = 6.0
+    fields = codes[:, None].astype(np.int32)
+    sample = replace(sample, counts=sp.csr_matrix(counts), fields=fields, total=np.full(60, statistics.mean_depth))
+    start = start_of(sample, statistics, tokenizer, n_batches=2)
+    difference = np.diff(start.batch_rate, axis=0)[0]
+    np.testing.assert_allclose(difference[changed], math.log(3), atol=0.05)
+    shift = np.diff(start.batch_shift, axis=0)[0]
+    np.testing.assert_allclose(shift[changed], math.log(7 / 3), atol=0.02)
 
 
-def test_a_phenotype_has_no_part_in_the_batch_means(data):
+def test_a_phenotype_has_no_part_in_the_effects_of_batches(data):
     sample, statistics, tokenizer = data
     codes = np.random.default_rng(0).integers(0, 2, size=(60, 2)).astype(np.int32)
     both = start_of(replace(sample, fields=codes), statistics, tokenizer, n_batches=2)
     alone = start_of(replace(sample, fields=codes[:, :1]), statistics, tokenizer, n_batches=2)
-    np.testing.assert_array_equal(both.batch_means, alone.batch_means)
+    np.testing.assert_array_equal(both.batch_shift, alone.batch_shift)
+    np.testing.assert_array_equal(both.batch_rate, alone.batch_rate)
 
 
-def test_a_category_without_cells_departs_from_nothing(data):
+def test_a_category_without_cells_has_no_effect(data):
     sample, statistics, tokenizer = data
     fields = np.zeros((60, 1), np.int32)
     start = start_of(replace(sample, fields=fields), statistics, tokenizer, n_batches=2)
-    np.testing.assert_allclose(start.batch_means, 0.0, atol=1e-6)
+    assert not start.batch_shift.any()
+    assert not start.batch_rate.any()
 
 
 # --- components ----------------------------------------------------------------------------------------------------

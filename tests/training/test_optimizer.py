@@ -11,7 +11,7 @@ from scbioformers.data import AnnDataSource
 from scbioformers.nn import Sizes
 from scbioformers.tokens import Sampler
 from scbioformers.training._data import BatchDataset
-from scbioformers.training._module import DISPERSION_LR, EMBEDDING_LR, TrainingModule
+from scbioformers.training._module import BATCH_LR, DISPERSION_LR, EMBEDDING_LR, TrainingModule
 
 CONFIG = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3)
@@ -40,6 +40,16 @@ def test_only_a_feature_table_that_starts_from_the_data_learns_slowly(svd_init, 
         assert group["initial_lr"] == pytest.approx(own.get(name, 0.02)), name
         matrix = network.get_parameter(name).ndim > 1
         assert group["weight_decay"] == (0.3 if matrix and name not in own else 0.0), name
+
+
+def test_the_rates_of_batches_learn_fast_and_the_shift_of_the_bag_is_fixed(make_network):
+    network = make_network(CONFIG, replace(SIZES, n_batches=3))
+    settings, _, _ = configured(network)
+    assert BATCH_LR == 5.0
+    assert settings["batch_rate.weight"]["initial_lr"] == pytest.approx(0.1)
+    assert settings["batch_rate.weight"]["weight_decay"] == 0.0
+    assert "batch_shift" not in settings
+    assert "batch_shift" in network.state_dict()  # stored with the model
 
 
 def test_all_groups_warm_up_and_cool_down_together(make_network):

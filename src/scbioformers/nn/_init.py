@@ -32,8 +32,10 @@ class InitialValues:
     """
     log_dispersion: NDArray[np.float32]
     """(M,) log of the inverse dispersion of the negative binomial, estimated by the method of moments."""
-    batch_means: NDArray[np.float32]
-    """(n_batches, M) mean log-normalised profile of each technical batch minus the mean of all cells."""
+    batch_shift: NDArray[np.float32]
+    """(n_batches, M) effect of each technical batch on the log-normalised profiles, relative to all cells."""
+    batch_rate: NDArray[np.float32]
+    """(n_batches, M) effect of each technical batch on the log of the rate, relative to the average batch."""
     log_bins: NDArray[np.float32]
     """(M, V + C) log frequency of each bin and of each small count 1 to C of each feature among masked entries.
 
@@ -48,13 +50,14 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     * Linear layers: normal with variance 1 / fan-in, biases zero. The layers that write into the residual stream are
       divided by sqrt(2 n_layers), so that the scale of the stream does not depend on the number of layers.
     * Feature embeddings: with ``svd_init``, the leading columns are the SVD of the training profiles plus small noise.
-      The bag of a cell then contains its principal components, centred and on a common scale. The mean of the technical
-      batch is subtracted from the bag for ``<cls>``. This shift is trainable.
+      The bag of a cell then contains its principal components, centred and on a common scale. The effect of the
+      technical batch is subtracted from the bag for ``<cls>`` and the latent. This shift is not trained.
     * Latent and profile: the latent starts as the leading dimensions of the bag. With ``svd_init``, the profile starts
       as the linear reconstruction from the latent around the mean expression. The non-linear parts start with small
       weights.
-    * Biases: the bias of the decoder is the log mean expression. The bias of the bin logits is the log histogram of
-      each feature. So the untrained network predicts about the same as the per-feature baseline.
+    * Biases: the bias of the decoder is the log mean expression, plus the effect of the technical batch. The bias of
+      the bin logits is the log histogram of each feature. So the untrained network predicts about the same as the
+      per-feature baseline.
     """
     config = network.config
     for name, module in network.named_modules():
@@ -87,8 +90,8 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # the spread of identical cells is 0
     if config.bag:
         if network.sizes.n_batches:
-            shift = torch.from_numpy(start.batch_means).clone() @ embedding / network.bag_scale
-            network.batch_shift.weight.copy_(-shift)
+            shift = torch.from_numpy(start.batch_shift).clone() @ embedding / network.bag_scale
+            network.batch_shift.copy_(-shift)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_masked.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
@@ -100,6 +103,8 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
         network.linear_rate.weight[:, :k] += scale * components[:, :k]
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
+    if network.sizes.n_batches:
+        network.batch_rate.weight.copy_(torch.from_numpy(start.batch_rate))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
     network.rate_feature_out.weight.mul_(0.1)
     if network.sizes.n_small_counts:

@@ -137,17 +137,17 @@ class TransformerBlock(nn.Module):
         return x + self.dropout(self.contract(inner))
 
 
-def batch_vectors(table: nn.Embedding, codes: Tensor | None) -> Tensor:
-    """Vector of the technical batch of each cell, (B, D), or of the average batch, (D,), if ``codes`` (B,) is ``None``.
+def batch_vectors(table: Tensor, codes: Tensor | None) -> Tensor:
+    """Row of the table for the technical batch of each cell, or of the average batch if ``codes`` (B,) is ``None``.
 
     A negative code also stands for the average batch: the cell is of a batch that was not in the training data, or of
     an unknown one. The average batch is the mean over all batches of the training data, whatever their numbers of
     cells. It is a function of the weights alone, so it does not depend on the other cells.
     """
-    average = table.weight.mean(dim=0)
+    average = table.mean(dim=0)
     if codes is None:
         return average
-    return torch.where((codes < 0)[:, None], average, table(codes.clamp(min=0)))
+    return torch.where((codes < 0)[:, None], average, functional.embedding(codes.clamp(min=0), table))
 
 
 class Transformer(nn.Module):
@@ -155,6 +155,7 @@ class Transformer(nn.Module):
 
     profile_mean: Tensor
     bag_scale: Tensor
+    batch_shift: Tensor
     temperature: Tensor
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -169,7 +170,8 @@ class Transformer(nn.Module):
         self.depth = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
         if config.bag:
             if sizes.n_batches:
-                self.batch_shift = nn.Embedding(sizes.n_batches, width)
+                # not trained: the latent would learn the batch through it
+                self.register_buffer("batch_shift", torch.zeros(sizes.n_batches, width))
             self.bag_to_cls = nn.Linear(width, width, bias=False)
             self.bag_to_masked = nn.Linear(width, width, bias=False)
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
@@ -188,7 +190,7 @@ class Transformer(nn.Module):
         self.latent_inner, self.latent_out = nn.Linear(width, width), nn.Linear(width, config.n_latent)
         self.latent_norm = nn.LayerNorm(config.n_latent, elementwise_affine=False)
         if sizes.n_batches:
-            self.batch_condition = nn.Embedding(sizes.n_batches, width)
+            self.batch_rate = nn.Embedding(sizes.n_batches, sizes.n_features)
         self.from_latent = nn.Sequential(nn.Linear(config.n_latent, width), nn.GELU())
         self.rate = nn.Linear(width, sizes.n_features)
         self.linear_rate = nn.Linear(config.n_latent, sizes.n_features, bias=False)
@@ -339,12 +341,10 @@ class Transformer(nn.Module):
     def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:
         """Decode the latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
 
-        The decoder is conditioned on the technical batches ``batch_codes`` (B,), see ``batch_vectors``.
+        Each technical batch has a factor for the rate of every feature, see ``batch_vectors`` for ``batch_codes`` (B,).
         """
-        h = self.from_latent(latent)
-        if self.sizes.n_batches:
-            h = h + batch_vectors(self.batch_condition, batch_codes)
-        return self.rate(h) + self.linear_rate(latent)
+        rate = self.rate(self.from_latent(latent)) + self.linear_rate(latent)
+        return rate + batch_vectors(self.batch_rate.weight, batch_codes) if self.sizes.n_batches else rate
 
     def profile(self, latent: Tensor) -> Tensor:
         """Decoded profile for the average batch, (B, L) -> (B, M): log1p of the expected counts.

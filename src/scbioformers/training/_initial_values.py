@@ -11,6 +11,7 @@ from scbioformers.config import bin_rows
 from scbioformers.data import Block, Statistics
 from scbioformers.nn import N_SMALL_COUNTS, InitialValues
 from scbioformers.tokens import Tokenizer
+from scbioformers.training._batch_effects import batch_effects, compared_cells
 
 N_COMPONENTS = 50
 
@@ -48,6 +49,7 @@ def compute_initial_values(
     if not tokenizer.counts:
         share = np.clip(mean, 1e-3, 1 - 1e-3)
         rate = np.log(share / (1 - share))
+    batch_shift, batch_rate = _batch_effects(sample, profile, components, tokenizer, n_batches, seed)
     excess = np.maximum(statistics.gene_var - gene_mean, 1e-8)
     return InitialValues(
         components=components.astype(np.float32),
@@ -55,7 +57,8 @@ def compute_initial_values(
         component_scale=scale.astype(np.float32),
         rate=rate.astype(np.float32),
         log_dispersion=np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2)).astype(np.float32),
-        batch_means=_batch_means(sample, profile, n_batches),
+        batch_shift=batch_shift,
+        batch_rate=batch_rate,
         log_bins=_log_bins(sample, tokenizer).astype(np.float32),
     )
 
@@ -79,16 +82,19 @@ def bin_means(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:
     )
 
 
-def _batch_means(sample: Block, profile: csr_matrix, n_batches: int) -> NDArray[np.float32]:
-    """(n_batches, M), mean profile of each batch minus the mean of all cells. 0 for batches without training cells."""
+def _batch_effects(
+    sample: Block, profile: csr_matrix, components: NDArray[np.float64], tokenizer: Tokenizer, n_batches: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(n_batches, M) each, see :func:`batch_effects`. Data that are not counts have no rates, whose effects are 0."""
     if not n_batches:
-        return np.zeros((0, profile.shape[1]), np.float32)
-    codes = sample.fields[:, 0]
-    one_hot = csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(n_batches, len(codes)))
-    size = np.maximum(np.asarray(one_hot.sum(axis=1)), 1.0)
-    departure = (one_hot @ profile).toarray() / size - np.asarray(profile.mean(axis=0))
-    departure[np.diff(one_hot.indptr) == 0] = 0.0
-    return np.asarray(departure, np.float32)
+        return (np.zeros((0, profile.shape[1]), np.float32),) * 2
+    rows = compared_cells(sample.fields[:, 0], n_batches, seed)
+    part, profile = sample.take(rows), profile[rows].toarray()
+    rates = np.zeros_like(profile)
+    if tokenizer.counts:
+        rates = part.counts.toarray() * (float(tokenizer.binning.mean_depth or 1.0) / part.depth)[:, None]
+    shift, log_factor = batch_effects(profile, rates, components, part.fields[:, 0], n_batches)
+    return shift.astype(np.float32), log_factor.astype(np.float32)
 
 
 def _log_bins(sample: Block, tokenizer: Tokenizer) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from scbioformers.nn import OBJECTIVES, Batch, Transformer
 # learning rates relative to that of the other parameters
 EMBEDDING_LR = 0.1  # feature embeddings initialised by SVD, which overfit otherwise (dev/experiments.md, 14)
 DISPERSION_LR = 20.0  # the initial dispersion ignores cell types and is far from the optimum (dev/experiments.md, 21)
+BATCH_LR = 5.0  # what the decoder learns late about the batch, the latent learns first
 
 
 class TrainingModule(L.LightningModule):
@@ -56,6 +57,8 @@ class TrainingModule(L.LightningModule):
         """AdamW with a linear warm-up and a cosine decay of the learning rate to zero (paper, section 3.2)."""
         network, lr = self.network, self.config.lr
         factors: list[tuple[torch.Tensor, float]] = [(network.log_dispersion, DISPERSION_LR)]
+        if network.sizes.n_batches:
+            factors.append((network.batch_rate.weight, BATCH_LR))
         if network.config.svd_init:
             factors.append((network.feature.weight, EMBEDDING_LR))
         rest = [p for p in network.parameters() if not any(p is own for own, _ in factors)]
