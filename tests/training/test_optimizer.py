@@ -35,7 +35,7 @@ def test_only_a_feature_table_that_starts_from_the_data_learns_slowly(svd_init, 
     network = make_network(replace(CONFIG, svd_init=svd_init), SIZES)
     settings, _, _ = configured(network)
     assert (EMBEDDING_LR, DISPERSION_LR) == (0.1, 20.0)
-    own = {"log_dispersion": 0.4} | ({"feature.weight": 0.002} if svd_init else {})
+    own = {"log_dispersion": 0.4, "batch_rate.weight": 0.1} | ({"feature.weight": 0.002} if svd_init else {})
     for name, group in settings.items():
         assert group["initial_lr"] == pytest.approx(own.get(name, 0.02)), name
         matrix = network.get_parameter(name).ndim > 1
