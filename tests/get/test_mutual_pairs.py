@@ -170,7 +170,7 @@ def test_graph():
 
 def test_figure_has_lines_without_arrows():
     ax = bf.pl.grn_network(network(), condition=SPECIAL, mutual=True, n_top=2, show=False)
-    assert ax.get_title() == f"2 strongest edges in {SPECIAL}"
+    assert ax.get_title() == f"2 strongest mutual pairs in {SPECIAL}"
     heads = [type(patch.get_arrowstyle()).__name__ for patch in ax.patches]
     assert heads == ["Curve", "Curve"]
     assert "regulator" not in [text.get_text() for text in ax.get_legend().get_texts()]

@@ -201,7 +201,8 @@ def _strongest(graph: nx.Graph) -> float:
 
 
 def _network_title(graph: nx.Graph, condition: str | None, regulators: str | Sequence[str] | None) -> str:
-    edges = f"{graph.number_of_edges()} strongest edges"
+    mutual = graph.graph["method"] == "attention" and not graph.is_directed()
+    edges = f"{graph.number_of_edges()} strongest {'mutual pairs' if mutual else 'edges'}"
     if regulators is not None:
         names = [name for name in ([regulators] if isinstance(regulators, str) else regulators) if name in graph]
         edges += f" of {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
