@@ -14,7 +14,7 @@ from scbioformers.results._slots import params_from_json
 def _programs_once() -> ad.AnnData:
     adata = bf.datasets.simulate(400, 100, n_regulators=5, n_types=3, rng=2)
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
-    train = bf.TrainConfig(max_steps=60, batch_size=32)
+    train = bf.TrainConfig(max_steps=60, batch_size=32, n_masked=32)  # few steps, so many genes in each
     bf.tl.fit(adata, config=config, train=train, n_models=2)
     bf.tl.gene_programs(adata)
     return adata
