@@ -29,7 +29,7 @@ from scbioformers.data import (
 FIXED_SECONDS = 10.0  # imports, compilation and the components of the embedding
 SECONDS_PER_TOKEN = 8e-6
 SECONDS_PER_GENE = 3e-7  # for the predicted profile of a cell
-MEAN_CONTEXT, MAX_MASKED = 58, 32  # tokens per cell in a training step
+MEAN_CONTEXT, MAX_MASKED = 58, 16  # tokens per cell in a training step
 MASKED_PER_EXPRESSED = 0.3  # masked expressed genes and masked zeros, per expressed gene
 FIXED_BYTES = 700e6  # Python with torch
 BYTES_PER_TOKEN = 40e3  # activations of the default model
