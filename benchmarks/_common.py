@@ -108,15 +108,15 @@ def run_once(path: Path, run: Callable[[], dict[str, Any]], *, overwrite: bool) 
     return result
 
 
-Job = tuple[Path, Callable[[], dict[str, Any]]]  # where the result is stored, and the function that computes it
+StoredRun = tuple[Path, Callable[[], dict[str, Any]]]  # where the result is stored, and the function that computes it
 
 
-def _run_group(group: list[Job], overwrite: bool) -> None:
+def _run_group(group: list[StoredRun], overwrite: bool) -> None:
     for path, run in group:
         run_once(path, run, overwrite=overwrite)
 
 
-def run_groups(groups: Iterable[list[Job]], *, overwrite: bool, n_workers: int) -> None:
+def run_groups(groups: Iterable[list[StoredRun]], *, overwrite: bool, n_workers: int) -> None:
     """Run the jobs without a stored result. Jobs of a group run one after the other, in one process with one thread.
 
     Two processes with one thread are faster than one with two threads.

@@ -32,7 +32,7 @@ import scanpy as sc
 
 import scbioformers as bf
 from benchmarks import _masked_tables as tables
-from benchmarks._common import choice, make_parser, run_groups, write_json
+from benchmarks._common import StoredRun, choice, make_parser, run_groups, write_json
 from benchmarks._masked_methods import (
     METHODS,
     OURS,
@@ -240,7 +240,7 @@ def main() -> None:
     folder: Path = arguments.out / "masked"
     found = jobs(arguments.data, arguments.sets, arguments.methods, arguments.seeds)
     wanted = [job for job in found if job.part in arguments.parts]
-    groups: dict[str, list[tuple[Path, Callable[[], dict[str, Any]]]]] = {}
+    groups: dict[str, list[StoredRun]] = {}
     for job in wanted:
         groups.setdefault(job.group, []).append((folder / f"{job.name}.json", job.run))
     run_groups(groups.values(), overwrite=arguments.overwrite, n_workers=arguments.workers)

@@ -1,7 +1,6 @@
 """Data sets of the network benchmark: readers on tiny files, roles of the sets, and a run through the command line."""
 
 import json
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-ROOT = Path(__file__).parents[2]
 SYMBOLS = ["Tf1", "C1orf9", "TF2", "G1", "g2", "LONE"]  # as in a file of expression; a network may spell them otherwise
 # three networks of one set: names of the columns, edges
 NETWORKS = {
@@ -26,12 +24,8 @@ KEPT = {
 
 
 @pytest.fixture
-def grn(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)  # the benchmarks are not part of the package
-    monkeypatch.setattr(sys, "argv", ["grn"])
-    from benchmarks import grn
-
-    return grn
+def grn(load_benchmark):
+    return load_benchmark("grn")
 
 
 @pytest.fixture

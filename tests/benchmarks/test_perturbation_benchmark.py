@@ -1,7 +1,6 @@
 """Run the perturbation benchmark through its command line, on a file in GEARS format."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +10,14 @@ import scipy.sparse as sp
 
 import scbioformers as bf
 
-ROOT = Path(__file__).parents[2]
 SINGLES = [f"TF{i}" for i in range(1, 8)]
 PAIRS = ["TF1+TF2", "TF3+TF4"]
 METHODS = ("ours", "ours_no_network", "no_change", "training_mean", "target_falls", "linear")
 
 
 @pytest.fixture
-def perturbation(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)  # the benchmarks are not part of the package
-    monkeypatch.setattr(sys, "argv", ["perturbation"])
-    from benchmarks import perturbation
-
-    return perturbation
+def perturbation(load_benchmark):
+    return load_benchmark("perturbation")
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def test_cells():
+def other_cells():
     return simulate(500, seed=3)
 
 
@@ -56,9 +56,9 @@ def test_cells():
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("absent", [(), (3, 40, 41)], ids=["all-measured", "some-absent"])
 def test_the_estimate_is_that_of_plain_sums_and_a_matrix_of_the_visible_features(
-    exact, absent, models, test_cells, slow_depth
+    exact, absent, models, other_cells, slow_depth
 ):
-    counts, depth = (x[:12].copy() for x in test_cells)
+    counts, depth = (x[:12].copy() for x in other_cells)
     counts[:, list(absent)] = 0
     chosen = drawn(counts, 7, exact)
     chosen[0], chosen[1, 5:] = False, True
@@ -117,16 +117,16 @@ def test_shares_are_means_over_the_masked_entries_with_one_entry_like_the_averag
 # --- what the estimate depends on ----------------------------------------------------------------------------------
 
 
-def test_the_exact_form_is_the_visible_depth_if_nothing_is_masked(models, test_cells):
-    counts, depth = test_cells
+def test_the_exact_form_is_the_visible_depth_if_nothing_is_masked(models, other_cells):
+    counts, depth = other_cells
     found, likely = models[True].estimate(mask(counts, depth, np.zeros(counts.shape, bool)))
     np.testing.assert_array_equal(found, depth)
     np.testing.assert_array_equal(likely, np.repeat(depth[:, None], N_DEPTHS, axis=1))
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_cell_has_the_same_bits_alone_and_among_others(exact, models, test_cells):
-    counts, depth = (x[:150] for x in test_cells)
+def test_a_cell_has_the_same_bits_alone_and_among_others(exact, models, other_cells):
+    counts, depth = (x[:150] for x in other_cells)
     chosen = drawn(counts, 7, exact)
     chosen[0], chosen[1] = False, True
     together = models[exact].estimate(mask(counts, depth, chosen))
@@ -137,9 +137,9 @@ def test_a_cell_has_the_same_bits_alone_and_among_others(exact, models, test_cel
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_an_absent_feature_is_not_a_zero(exact, models, test_cells):
+def test_an_absent_feature_is_not_a_zero(exact, models, other_cells):
     """The counts of the others alone say what a cell is."""
-    counts, depth = (x[:50].copy() for x in test_cells)
+    counts, depth = (x[:50].copy() for x in other_cells)
     absent = np.arange(N_FEATURES) % 3 == 0
     counts[:, absent] = 0
     chosen = drawn(counts, 7, exact) & ~absent
@@ -152,8 +152,8 @@ def test_an_absent_feature_is_not_a_zero(exact, models, test_cells):
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_likely_depths_ascend_from_the_visible_depth(exact, models, test_cells):
-    counts, depth = test_cells
+def test_likely_depths_ascend_from_the_visible_depth(exact, models, other_cells):
+    counts, depth = other_cells
     rows = mask(counts, depth, drawn(counts, 7, exact))
     found, likely = models[exact].estimate(rows)
     assert (np.diff(likely, axis=1) >= 0).all()
@@ -165,8 +165,8 @@ def test_likely_depths_ascend_from_the_visible_depth(exact, models, test_cells):
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_the_error_is_much_below_that_of_a_constant_share(exact, models, test_cells):
-    counts, depth = test_cells
+def test_the_error_is_much_below_that_of_a_constant_share(exact, models, other_cells):
+    counts, depth = other_cells
     rows = mask(counts, depth, drawn(counts, 7, exact))
     constant = np.log(rows.depth / depth)
     found, _ = models[exact].estimate(rows)
@@ -176,8 +176,8 @@ def test_the_error_is_much_below_that_of_a_constant_share(exact, models, test_ce
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_the_share_of_cells_below_each_likely_depth_is_what_it_should_be(exact, models, test_cells):
-    counts, depth = test_cells
+def test_the_share_of_cells_below_each_likely_depth_is_what_it_should_be(exact, models, other_cells):
+    counts, depth = other_cells
     below = np.zeros(N_DEPTHS)
     for seed in range(10, 14):
         _, likely = models[exact].estimate(mask(counts, depth, drawn(counts, seed, exact)))
@@ -186,8 +186,8 @@ def test_the_share_of_cells_below_each_likely_depth_is_what_it_should_be(exact, 
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_the_spread_is_wider_where_more_of_the_depth_is_masked(exact, models, test_cells):
-    counts, depth = test_cells
+def test_the_spread_is_wider_where_more_of_the_depth_is_masked(exact, models, other_cells):
+    counts, depth = other_cells
     order = np.argsort(models[exact].share)
     widths = []
     for chosen in (order[:10], order[-10:]):
@@ -201,8 +201,8 @@ def test_the_spread_is_wider_where_more_of_the_depth_is_masked(exact, models, te
 # --- storage -------------------------------------------------------------------------------------------------------
 
 
-def test_arrays_hold_all_state(models, test_cells):
-    counts, depth = test_cells
+def test_arrays_hold_all_state(models, other_cells):
+    counts, depth = other_cells
     both = DepthModels(models[False], models[True])
     arrays = both.to_arrays()
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}

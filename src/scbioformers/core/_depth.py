@@ -52,7 +52,7 @@ class MaskedRows:
 
 @dataclass(frozen=True, eq=False)
 class LowRankProfile:
-    """Probabilistic PCA (Tipping and Bishop 1999) of log-normalised profiles. It tells masked from visible features."""
+    """Probabilistic PCA (Tipping and Bishop 1999) of log-normalised profiles. Masked features are missing values."""
 
     mean_depth: float
     """Depth to which profiles are scaled, in counts."""

@@ -138,11 +138,12 @@ class TransformerBlock(nn.Module):
 
 
 def batch_vectors(table: Tensor, codes: Tensor | None) -> Tensor:
-    """Row of the table for the technical batch of each cell, or of the average batch if ``codes`` (B,) is ``None``.
+    """Row of ``table`` (n_batches, D) for each cell, (B, D), or for the average batch, (D,), if ``codes`` is ``None``.
 
-    A negative code also stands for the average batch: the cell is of a batch that was not in the training data, or of
-    an unknown one. The average batch is the mean over all batches of the training data, whatever their numbers of
-    cells. It is a function of the weights alone, so it does not depend on the other cells.
+    ``codes`` (B,) are the technical batches of the cells. A negative code also stands for the average batch: the cell
+    is of a batch that was not in the training data, or of an unknown one. The average batch is the mean over all
+    batches of the training data, whatever their numbers of cells. It is a function of the weights alone, so it does not
+    depend on the other cells.
     """
     average = table.mean(dim=0)
     if codes is None:
