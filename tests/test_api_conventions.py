@@ -120,6 +120,13 @@ def test_every_verb_that_computes_takes_a_device_and_a_progress_bar(function):
     assert {"device", "progress_bar"} <= set(inspect.signature(function).parameters)
 
 
+@each({name: each for name, each in COMPUTING.items() if name != "tl.fit"})
+def test_every_verb_that_reads_cells_by_a_model_takes_other_names_of_genes(function):
+    names = list(inspect.signature(function).parameters)
+    assert names[names.index("gene_symbols") + 1] == "feature_map"
+    assert inspect.signature(function).parameters["feature_map"].default is None
+
+
 @each({name: each for name, each in ON_ADATA.items() if name.startswith("pl.")})
 def test_every_figure_can_be_shown_saved_and_drawn_on_given_axes(function):
     assert len({"show", "save", "ax", "axes"} & set(inspect.signature(function).parameters)) == 3

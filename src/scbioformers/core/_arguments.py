@@ -182,7 +182,7 @@ def _describe_one(expected: Any) -> tuple[str, ...]:
         is_sparse = name in ("spmatrix", "sparray", "csr_matrix", "csc_matrix")
         text = "a sparse matrix" if is_sparse else f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
     elif issubclass(kind, Mapping):
-        text = f"a dict (from {_describe(inner[0])} to {_describe(inner[1])})"
+        text = "a dict" if Any in inner else f"a dict (from {_describe(inner[0])} to {_describe(inner[1])})"
     elif kind is tuple and inner[-1] is not Ellipsis:
         text = f"{len(inner)} values ({', '.join(_describe(each) for each in inner)})"
     else:

@@ -113,7 +113,7 @@ class Match:
     share: float
     """Share of the vocabulary that was found."""
     hint: str
-    """Advice for the user if few names matched and the reason is seen in the names, else empty."""
+    """Advice for the user if few names matched and only one side has Ensembl ids, else empty."""
     stripped: bool = False
     """Whether names were matched without the version suffix of their Ensembl ids."""
     names: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ def _share_ensembl(names: Sequence[str]) -> float:
     return sum(plain_ensembl(name) is not None for name in names) / max(len(names), 1)
 
 
-def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
+def _hint(vocabulary: Sequence[str], query: Sequence[str]) -> str:
     known_ensembl, query_ensembl = _share_ensembl(vocabulary) > 0.5, _share_ensembl(query) > 0.5
     if query_ensembl and not known_ensembl:
         return (
@@ -175,14 +175,6 @@ def _hint(vocabulary: Sequence[str], query: Sequence[str], n_found: int) -> str:
         return (
             "The data has gene symbols where the model has Ensembl ids: set `adata.var_names` to the Ensembl ids, "
             "often found in a column of `adata.var`."
-        )
-    folded = {name.casefold(): name for name in query}
-    alike = [(name, folded[name.casefold()]) for name in vocabulary if name.casefold() in folded]
-    if len(alike) > max(2 * n_found, n_found + 1):
-        known, other = next(pair for pair in alike if pair[0] != pair[1])
-        return (
-            f"{len(alike)} names match if case is ignored ({other!r} in the data, {known!r} in the model): "
-            "is it another species? If not, change the case of `adata.var_names`."
         )
     return ""
 
@@ -220,6 +212,6 @@ def match(vocabulary_names: Sequence[str], query_names: Sequence[str]) -> Match:
     stripped = _match_stripped(vocabulary, query, columns)
     n_found = int((columns >= 0).sum())
     share = n_found / len(vocabulary) if vocabulary else 0.0
-    hint = _hint(vocabulary, query, n_found) if share < _POOR_SHARE else ""
+    hint = _hint(vocabulary, query) if share < _POOR_SHARE else ""
     names = tuple(_spelled(vocabulary, query, columns, stripped))
     return Match(columns=columns, share=share, hint=hint, stripped=stripped, names=names)

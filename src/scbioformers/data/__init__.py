@@ -2,6 +2,9 @@
 
 from scbioformers.data._align import (
     DEFAULT_MASK,
+    absent_features,
+    find_genes,
+    found_depth,
     gene_mask,
     hash_genes,
     match_features,
@@ -22,6 +25,7 @@ from scbioformers.data._check import (
 )
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
+from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
 from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._hidden import HiddenSource, hide, read_mask
@@ -40,22 +44,28 @@ __all__ = [
     "BlockSource",
     "CountsSlot",
     "DepthRule",
+    "FeatureMap",
     "GeneNames",
     "HiddenSource",
     "Inspection",
     "MemorySource",
+    "NameMap",
     "ObsField",
     "Statistics",
+    "absent_features",
     "best_measured",
     "call",
+    "check_feature_map",
     "choose_depth_rule",
     "concatenate",
     "field_codes",
     "filter_call",
     "find_cautions",
     "find_count_problems",
+    "find_genes",
     "find_problems",
     "fit_call",
+    "found_depth",
     "gene_mask",
     "gene_names",
     "get_matrix",

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, GeneIndex, Match, MissingKeyError, match, plain_ensembl, warn
+from scbioformers.data._feature_map import FeatureMap, NameMap
 from scbioformers.data._gene_names import best_measured, column_of_names, gene_names
 
 MIN_SHARE = 0.2  # of the depth of the model's features; below it, a cell is read from too few of its counts
@@ -25,6 +26,9 @@ def match_genes(
     gene_symbols: str | None = None,
     n_cells: Sequence[int] | NDArray[np.int64] | None = None,
     depth_share: NDArray[np.floating] | None = None,
+    *,
+    feature_map: FeatureMap | None = None,
+    feature_share: NDArray[np.floating] | None = None,
 ) -> Match:
     """Find the features of a model among the genes of ``adata``, by ``var_names`` or by a column of ``var``.
 
@@ -38,28 +42,59 @@ def match_genes(
         Column of ``adata.var`` with the names of the genes. None uses ``adata.var_names``.
     n_cells
         (n_vars,), number of cells that express each gene. Of genes with the same name in the column, the one that most
-        cells express is matched. Only required with ``gene_symbols``.
+        cells express is matched. Only required with ``gene_symbols`` and ``feature_map``.
     depth_share
         See :func:`match_features`.
+    feature_map
+        From the names of the data to those of the model.
+    feature_share
+        (n_features,) share of the training cells that express each feature. If the map has several names in the model
+        for a gene, the one that most training cells express is matched.
 
     Raises
     ------
     MissingKeyError
         If there is no such column.
     DataError, BioformersWarning
-        As in :func:`match_features`. The error names a column of ``adata.var`` that has the names of the model.
+        As in :func:`match_features`. The error names a column of ``adata.var`` that has the names of the model. Also if
+        no name of the map is in the data, or none in the model.
+    ConfigError
+        If ``feature_map`` is empty, or its names are not strings.
     """
-    names = gene_names(adata, gene_symbols)
-    kept = np.arange(len(names))
-    if gene_symbols is not None:
-        kept = np.flatnonzero(
-            best_measured(names, np.zeros(len(names), np.int64) if n_cells is None else n_cells, gene_symbols)
-        )
-    found = match_features(features, names[kept], depth_share, var=adata.var)
-    return replace(found, columns=np.where(found.columns >= 0, kept[found.columns], -1))
+    found = find_genes(features, adata, gene_symbols, n_cells, feature_map=feature_map, feature_share=feature_share)
+    _require_depth(features, gene_names(adata, gene_symbols).tolist(), found, depth_share, adata.var, gene_symbols)
+    return found
 
 
-def matching_column(features: Sequence[str], adata: Any, *columns: str | None) -> str | None:
+def find_genes(
+    features: Sequence[str],
+    adata: Any,
+    gene_symbols: str | None = None,
+    n_cells: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    feature_map: FeatureMap | None = None,
+    feature_share: NDArray[np.floating] | None = None,
+) -> Match:
+    """Match genes as :func:`match_genes` does, but do not check whether they are enough."""
+    n_cells = np.zeros(adata.n_vars, np.int64) if n_cells is None else n_cells
+    if feature_map is None:
+        names = gene_names(adata, gene_symbols)
+        kept = np.arange(len(names))
+        if gene_symbols is not None:
+            kept = np.flatnonzero(best_measured(names, n_cells, gene_symbols))
+        found = match(features, names[kept].tolist())
+        return replace(found, columns=np.where(found.columns >= 0, kept[found.columns], -1))
+    name_map = NameMap(feature_map, adata, gene_symbols)
+    matched = name_map.match(features, n_cells, feature_share)
+    found = match(features, matched.names)
+    absent = found.columns < 0
+    columns = np.where(absent, -1, matched.columns[found.columns])
+    return replace(found, columns=columns, names=tuple(name_map.spell(features, absent, found.names)))
+
+
+def matching_column(
+    features: Sequence[str], adata: Any, *columns: str | None, feature_map: FeatureMap | None = None
+) -> str | None:
     """The column of ``adata.var`` with the most names of the features, None for ``var_names``. The first of a tie.
 
     Parameters
@@ -70,6 +105,8 @@ def matching_column(features: Sequence[str], adata: Any, *columns: str | None) -
         The data.
     columns
         Columns to compare, such as the argument of the call and that of the fit. ``var_names`` are always compared.
+    feature_map
+        From the names of the data to those of the model.
 
     Examples
     --------
@@ -81,16 +118,23 @@ def matching_column(features: Sequence[str], adata: Any, *columns: str | None) -
     candidates = list(dict.fromkeys([*columns, None]))
     if len(candidates) == 1:
         return None
-    n_found = [int((GeneIndex(gene_names(adata, each).tolist()).positions(features) >= 0).sum()) for each in candidates]
-    return candidates[int(np.argmax(n_found))]
+    return candidates[int(np.argmax([_n_found(features, adata, column, feature_map) for column in candidates]))]
+
+
+def _n_found(features: Sequence[str], adata: Any, column: str | None, feature_map: FeatureMap | None) -> int:
+    """Number of the features that are genes of the data by this column, -1 if the map has none of its names."""
+    if feature_map is None:
+        return int((GeneIndex(gene_names(adata, column).tolist()).positions(features) >= 0).sum())
+    try:
+        return NameMap(feature_map, adata, column).n_found(features)
+    except DataError:
+        return -1
 
 
 def match_features(
     features: Sequence[str],
     var_names: Iterable[Any],
     depth_share: NDArray[np.floating] | None = None,
-    *,
-    var: pd.DataFrame | None = None,
 ) -> Match:
     """Find the features of a model among the genes of other data by name. The order of the genes does not matter.
 
@@ -103,8 +147,6 @@ def match_features(
     depth_share
         (n_features,) share of the depth that each feature had in training. By default all features have the same share.
         The features that are found must have at least 20 % of the depth of all features of the model.
-    var
-        Table in which the error looks for a column with the names of the features, ``adata.var``.
 
     Returns
     -------
@@ -128,18 +170,44 @@ def match_features(
     """
     names = [str(name) for name in var_names]
     found = match(features, names)
-    present = found.columns >= 0
-    shares = np.ones(len(features)) if depth_share is None else depth_share.astype(np.float64)
-    share = float(shares[present].sum() / shares.sum())
+    _require_depth(features, names, found, depth_share)
+    return found
+
+
+def found_depth(found: Match, depth_share: NDArray[np.floating] | None = None) -> float:
+    """Share of the depth of the model's features that the features in the data had in training."""
+    shares = np.ones(len(found.columns)) if depth_share is None else depth_share.astype(np.float64)
+    return float(shares[found.columns >= 0].sum() / shares.sum())
+
+
+def absent_features(found: Match, depth_share: NDArray[np.floating] | None = None) -> list[int]:
+    """Positions of the features that are not in the data, those with the most counts in training first."""
+    shares = np.ones(len(found.columns)) if depth_share is None else depth_share
+    return sorted(np.flatnonzero(found.columns < 0).tolist(), key=lambda i: -shares[i])
+
+
+def _require_depth(
+    features: Sequence[str],
+    names: Sequence[str],
+    found: Match,
+    depth_share: NDArray[np.floating] | None,
+    var: pd.DataFrame | None = None,
+    gene_symbols: str | None = None,
+) -> None:
+    """Raise an error if the data have too few of the features, or warn of those that are absent.
+
+    ``names`` are those of all genes of the data, in ``var_names`` or in the column ``gene_symbols``.
+    """
+    present, share = found.columns >= 0, found_depth(found, depth_share)
     counted = (
         f"Found {present.sum()} of the model's {len(features)} genes ({_percent(present.mean())}) in the data. In the "
         f"training data they have {_percent(share)} of the counts of the model's genes"
     )
-    lost = sorted(np.flatnonzero(~present).tolist(), key=lambda i: -shares[i])  # those with the most counts first
-    absent = [features[i] for i in lost[:3]]
+    absent = [features[i] for i in absent_features(found, depth_share)[:3]]
     if not present.any() or share < MIN_SHARE:
         others = [names[i] for i in sorted(set(range(len(names))) - set(found.columns.tolist()))[:3]]
-        hint = found.hint or f"Only the model has {absent}. " + (f"Only the data has {others}." if others else "")
+        hint = found.hint or _case_hint(features, names, int(present.sum()), gene_symbols)
+        hint = hint or f"Only the model has {absent}. " + (f"Only the data has {others}." if others else "")
         if var is not None:
             hint = _column_hint(features, var) or hint
         raise DataError(f"{counted}, expected at least {MIN_SHARE:.0%}. {hint.strip()}")
@@ -147,7 +215,6 @@ def match_features(
         warn(f"{counted}. The others, such as {absent}, are read as absent (not measured).")
     if found.stripped:
         warn("Ensembl ids of the data and the model have different versions (such as `.5`). The versions are ignored.")
-    return found
 
 
 def gene_mask(adata: Any, mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK) -> NDArray[np.bool_]:
@@ -204,6 +271,22 @@ def _column_hint(features: Sequence[str], var: pd.DataFrame) -> str:
         return ""
     share = _percent(n_found / len(features))
     return f"adata.var[{best!r}] has {n_found} of them ({share}): pass `gene_symbols={best!r}`."
+
+
+def _case_hint(features: Sequence[str], names: Sequence[str], n_found: int, gene_symbols: str | None) -> str:
+    """Advice to map the names if most of them differ in their case only, as the symbols of two species do."""
+    methods = {name: {getattr(str, name)(each) for each in names} for name in ("upper", "capitalize", "lower")}
+    n_alike = {name: len(changed.intersection(features)) for name, changed in methods.items()}
+    method = max(n_alike, key=lambda name: n_alike[name])
+    if n_alike[method] <= max(2 * n_found, n_found + 1):
+        return ""
+    known = next(name for name in features if name in methods[method] and name not in names)
+    other = next(name for name in names if getattr(str, method)(name) == known)
+    source = "adata.var_names" if gene_symbols is None else f"adata.var[{gene_symbols!r}].dropna()"
+    return (
+        f"{n_alike[method]} names match if case is ignored ({other!r} in the data, {known!r} in the model): another "
+        f"species? Pass `feature_map={{name: name.{method}() for name in {source}}}`, or a map of orthologues."
+    )
 
 
 def hash_genes(var_names: Iterable[Any]) -> str:

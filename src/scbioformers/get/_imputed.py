@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import DataError, Names, Scale, check_arguments
+from scbioformers.data import FeatureMap
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, open_query, read_evidence
 from scbioformers.settings import shows_progress
@@ -24,6 +25,7 @@ def imputed(
     model: ModelLike | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -52,6 +54,10 @@ def imputed(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     batch_size
         Maximum number of cells in a batch.
     device
@@ -89,7 +95,9 @@ def imputed(
     """
     check_arguments(imputed, locals())
     check_request(output, (), batch_size)
-    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    query = open_query(
+        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    )
     requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
     if not requested.size:
         raise DataError(

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import SPECIALS, check_arguments
+from scbioformers.data import FeatureMap, check_feature_map
 from scbioformers.model import BioFormer
 from scbioformers.results import ModelLike, feature_names, find_fit, find_model
 
@@ -119,6 +120,7 @@ def gene_embeddings(
     *,
     model: ModelLike | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     key: str = "bioformer",
 ) -> pd.DataFrame:
     """Embeddings of the modelled genes: the learned vectors of the gene tokens (paper, section 2.1.4).
@@ -134,6 +136,10 @@ def gene_embeddings(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     key
         Key of the model in ``adata.uns``.
 
@@ -159,7 +165,9 @@ def gene_embeddings(
     40
     """
     check_arguments(gene_embeddings, locals())
+    if feature_map is not None:
+        check_feature_map(feature_map)
     fitted = find_model(adata, model, key)
     tables = [network.feature.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
-    names = feature_names(fitted, adata, gene_symbols)
+    names = feature_names(fitted, adata, gene_symbols, feature_map)
     return pd.DataFrame(np.concatenate(tables, axis=1), index=names)

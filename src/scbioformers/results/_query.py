@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,16 +12,19 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scbioformers.core import DataError, GeneIndex, Match, as_names, describe_unknown, match
+from scbioformers.core import DataError, GeneIndex, Match, as_names, describe_unknown
 from scbioformers.data import (
     TOTALS,
     AnnDataSource,
     BlockSource,
     DepthRule,
+    FeatureMap,
     GeneNames,
-    best_measured,
+    NameMap,
+    check_feature_map,
     choose_depth_rule,
     field_codes,
+    find_genes,
     gene_names,
     hash_genes,
     hide,
@@ -62,6 +65,8 @@ class Query:
     """Column of ``adata.var`` by which the features were matched, None for ``var_names``."""
     model_given: bool = False
     """Whether the model was passed as an argument."""
+    map_given: bool = False
+    """Whether a map of names was passed as an argument."""
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -124,7 +129,7 @@ class Query:
         if unmeasured:
             parts.append(
                 f"{len(unmeasured):,} modelled but not measured, such as {unmeasured[:3]}: "
-                f"`bf.get.imputed(adata, genes={unmeasured[:3]})` predicts such genes."
+                f"`bf.get.imputed(adata, genes={unmeasured[:3]}{self._given})` predicts such genes."
             )
         if unknown:
             hint = self.genes.column_hint(unknown, int(usable.sum()))
@@ -136,10 +141,14 @@ class Query:
         column = self.genes.gene_symbols
         names = "adata.var_names.astype(str)" if column is None else f"adata.var[{column!r}]"
         added = str(unmodelled)[1:-1] if len(unmodelled) <= 3 else f"*{argument}"
-        model = ", model=model" if self.model_given else ""
-        modelled = f"*bf.get.gene_embeddings(adata{model}{_argument('gene_symbols', column)}).index"
+        modelled = f"*bf.get.gene_embeddings(adata{_argument('gene_symbols', column)}{self._given}).index"
         others = _argument("layer", self.layer) + _argument("gene_symbols", self.matched_by)
         return f"bf.tl.fit(adata, mask_var=np.asarray({names}.isin([{modelled}, {added}])){others})"
+
+    @property
+    def _given(self) -> str:
+        """The arguments of this call that a suggested call needs as well."""
+        return ", model=model" * self.model_given + ", feature_map=feature_map" * self.map_given
 
 
 def _argument(name: str, value: str | None) -> str:
@@ -153,6 +162,7 @@ def open_query(
     *,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     key: str = "bioformer",
     device: str = "cpu",
     hidden: csr_matrix | None = None,
@@ -172,6 +182,9 @@ def open_query(
         Column of ``adata.var`` with the names of the genes, in arguments and results. Genes are matched by this column,
         by that of the fit or by ``var_names``, whichever has the most of the model's names. None names them by the one
         that is matched.
+    feature_map
+        From the names of the data, in this column or in ``var_names``, to those of the model. Names that it does not
+        have stay as they are. It is used to match genes alone: arguments and results have the names of the data.
     key
         Key of the model in ``uns``.
     device
@@ -182,13 +195,16 @@ def open_query(
     Raises
     ------
     ConfigError
-        If the device is not available.
+        If the device is not available, or if ``feature_map`` is empty or does not hold strings.
     MissingKeyError
         If there is no model, or if a layer or column that it needs is missing.
     DataError
-        If the model needs counts and the data are not counts, or if the data have too few of its genes.
+        If the model needs counts and the data are not counts, or if the data have too few of its genes. Also if
+        ``feature_map`` has no gene of the data, or none of the model.
     """
     device = choose_device(device)
+    if feature_map is not None:
+        check_feature_map(feature_map)
     found = on_device(find_model(adata, model, key), device)
     use_threads(found.config.width)
     reading = found.reading
@@ -206,20 +222,28 @@ def open_query(
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
         require_scale(adata, inspection, reading.scale)
     features = found.vocabulary.feature_names()
-    column = _matching_column(features, adata, gene_symbols, reading.gene_symbols)
-    matched = match_genes(features, adata, column, inspection.gene_nnz, found.depth_share)
+    column = find_column(found, adata, gene_symbols, feature_map)
+    mapping: dict[str, Any] = {"feature_map": feature_map, "feature_share": found.gene_share}
+    matched = match_genes(features, adata, column, inspection.gene_nnz, found.depth_share, **mapping)
     codes = field_codes(found.fields, adata, batch=found.batch)
     options: dict[str, Any] = {"layer": layer, "columns": matched.columns, "fields": codes}
     source = AnnDataSource(adata, **options)
-    rule = _depth_rule(found, source, gene_names(adata, column), inspection.depth)
+    names_in_model = gene_names(adata, column) if feature_map is None else NameMap(feature_map, adata, column).names
+    rule = _depth_rule(found, source, names_in_model, inspection.depth)
     if rule != TOTALS:
         source = AnnDataSource(adata, **options, rule=rule)
     genes = GeneNames.of(adata, gene_symbols or column)
     names = _spelled(matched, genes)
-    return Query(found, source, layer, matched.columns, names, genes, adata, column, model_given=model is not None)
+    given = {"model_given": model is not None, "map_given": feature_map is not None}
+    return Query(found, source, layer, matched.columns, names, genes, adata, column, **given)
 
 
-def feature_names(model: BioFormer, adata: AnnData | None, gene_symbols: str | None = None) -> list[str]:
+def feature_names(
+    model: BioFormer,
+    adata: AnnData | None,
+    gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
+) -> list[str]:
     """(M,) names of the features of a model in the spelling of ``adata``, or of its training data if it is None.
 
     Features that are not in ``adata`` are named as in :attr:`Query.names`.
@@ -228,22 +252,25 @@ def feature_names(model: BioFormer, adata: AnnData | None, gene_symbols: str | N
     ------
     MissingKeyError
         If ``adata.var`` has no column ``gene_symbols``.
+    ConfigError, DataError
+        If ``feature_map`` cannot be used, as in :func:`open_query`.
     """
     features = model.vocabulary.feature_names()
     if adata is None:
         return features
-    column = _matching_column(features, adata, gene_symbols, model.reading.gene_symbols)
-    names = gene_names(adata, column)
-    kept = np.flatnonzero(best_measured(names, np.zeros(len(names), np.int64), column))
-    matched = match(features, names[kept].tolist())
-    columns = np.where(matched.columns >= 0, kept[matched.columns], -1)
-    return list(_spelled(replace(matched, columns=columns), GeneNames.of(adata, gene_symbols or column)))
+    column = find_column(model, adata, gene_symbols, feature_map)
+    matched = find_genes(features, adata, column, feature_map=feature_map, feature_share=model.gene_share)
+    return list(_spelled(matched, GeneNames.of(adata, gene_symbols or column)))
 
 
-def _matching_column(features: list[str], adata: AnnData, given: str | None, fitted: str | None) -> str | None:
+def find_column(
+    model: BioFormer, adata: AnnData, gene_symbols: str | None, feature_map: FeatureMap | None = None
+) -> str | None:
     """The column to match by: the given one, that of the fit if the data have it, or None for ``var_names``."""
+    fitted = model.reading.gene_symbols
     known = [fitted] if fitted is not None and fitted in adata.var else []
-    return matching_column(features, adata, *([] if given is None else [given]), *known)
+    given = [] if gene_symbols is None else [gene_symbols]
+    return matching_column(model.vocabulary.feature_names(), adata, *given, *known, feature_map=feature_map)
 
 
 def _spelled(matched: Match, genes: GeneNames) -> tuple[str, ...]:

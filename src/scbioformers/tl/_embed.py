@@ -9,6 +9,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, warn
+from scbioformers.data import FeatureMap
 from scbioformers.model import BioFormer, Use, embed_cells
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_embedding
@@ -22,6 +23,7 @@ def embed(
     model: ModelLike | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     use: Use = "profile",
     batch_size: int = 64,
     device: str = "auto",
@@ -49,6 +51,10 @@ def embed(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     use
         Embedding to compute. ``"profile"``: principal components of the expression profile that the model predicts from
         ``<cls>`` (n_obs, n_components). ``"cls"``: the ``<cls>`` vector of the paper (n_obs, width). ``"latent"``: the
@@ -99,7 +105,9 @@ def embed(
     See :func:`scbioformers.tl.fit`.
     """
     check_arguments(embed, locals())
-    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    query = open_query(
+        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    )
     check_key_added(adata, key_added, {"obsm": [key_added]})
     adata = target(adata, copy)
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}

@@ -11,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, check_arguments, seed_from, tqdm, warn
+from scbioformers.data import FeatureMap
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_gene_programs
 from scbioformers.settings import shows_progress
@@ -32,6 +33,7 @@ def gene_programs(
     model: ModelLike | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     key: str = "bioformer",
     key_added: str = "gene_program",
     rng: int | np.random.Generator = 0,
@@ -79,6 +81,10 @@ def gene_programs(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -134,7 +140,9 @@ def gene_programs(
     True
     """
     check_arguments(gene_programs, locals())
-    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    query = open_query(
+        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    )
     check_key_added(adata, key_added, {"var": [key_added]})
     fitted = query.model
     check_use(fitted, use)

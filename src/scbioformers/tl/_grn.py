@@ -24,7 +24,7 @@ from scbioformers.core import (
     short_list,
     warn,
 )
-from scbioformers.data import ObsField
+from scbioformers.data import FeatureMap, ObsField
 from scbioformers.nn import computes
 from scbioformers.results import (
     ConditionGRN,
@@ -62,6 +62,7 @@ def grn(
     model: ModelLike | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     key: str = "bioformer",
     key_added: str = "grn",
     rng: int | np.random.Generator = 0,
@@ -139,6 +140,10 @@ def grn(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -206,7 +211,9 @@ def grn(
     ['TF1', 'TF2']
     """
     check_arguments(grn, locals())
-    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    query = open_query(
+        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    )
     _check_sizes(top_k, n_cells, min_cells, min_count)
     measured = query.measured
     # unique, because duplicate entries of a sparse matrix are added up

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from scbioformers.core import Names, Scale, check_arguments
-from scbioformers.data import AnnDataSource, BlockSource, HiddenSource, read_mask
+from scbioformers.data import AnnDataSource, BlockSource, FeatureMap, HiddenSource, read_mask
 from scbioformers.nn import computes
 from scbioformers.results import (
     Layer,
@@ -61,6 +61,7 @@ def impute(
     model: ModelLike | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -127,6 +128,10 @@ def impute(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     batch_size
         Maximum number of cells in a batch.
     device
@@ -199,7 +204,16 @@ def impute(
     check_request(output, quantiles, batch_size)
     method = choose_method(method, output, masked=mask is not None, std=std, quantiles=quantiles)
     hidden = None if mask is None else read_mask(mask, adata)
-    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device, hidden=hidden)
+    query = open_query(
+        adata,
+        model,
+        layer=layer,
+        gene_symbols=gene_symbols,
+        feature_map=feature_map,
+        key=key,
+        device=device,
+        hidden=hidden,
+    )
     check_method(query.model, method, output)
     wanted = np.flatnonzero(query.measured) if genes is None else query.positions(genes)
     names = imputed_layers(key_added, std, quantiles)

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, Names, check_arguments, log1p_rows
-from scbioformers.data import BlockSource, ObsField
+from scbioformers.data import BlockSource, FeatureMap, ObsField
 from scbioformers.nn import computes
 from scbioformers.results import ModelLike, Perturbed, Query, check_perturb_key, open_query, target, write_perturb
 from scbioformers.settings import shows_progress
@@ -39,6 +39,7 @@ def perturb(
     groupby: str | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     key: str = "bioformer",
     key_added: str = "perturbed",
     device: str = "auto",
@@ -73,6 +74,10 @@ def perturb(
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
         of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used. Results have the names of ``adata``.
     key
         Key of the model in ``adata.uns``.
     key_added
@@ -130,7 +135,9 @@ def perturb(
     (40, 2)
     """
     check_arguments(perturb, locals())
-    query = open_query(adata, model, layer=layer, gene_symbols=gene_symbols, key=key, device=device)
+    query = open_query(
+        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    )
     check_perturb_key(adata, key_added, query.layer)
     head = require_head(query.model, adata)
     requested = requested_targets(head, perturbations, query.names, query.index)

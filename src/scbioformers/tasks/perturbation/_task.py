@@ -176,7 +176,7 @@ def requested_targets(
     reader, known = head.reader, set(head.names)
 
     def in_model(name: str) -> str:
-        position = -1 if name in known else int(index.positions([name])[0])
+        position = int(index.positions([name])[0])  # first by its name in the data
         return name if position < 0 else head.genes[position]
 
     found = {label: tuple(sorted({in_model(name) for name in reader.read(label) or ()})) for label in labels}
