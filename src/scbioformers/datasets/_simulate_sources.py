@@ -97,6 +97,7 @@ def simulate_sources(
         Names of the genes in the network.
     `.uns["orthologues"]` : DataFrame, if the names are ``"orthologue"``
         ``gene`` (name in this source) and ``orthologue`` (name in the network) of all genes, measured or not.
+        ``dict(table.to_numpy())`` is a `feature_map` for :func:`scbioformers.tl.embed` and the other verbs.
     `.uns["grn_true"]` : DataFrame
         Edges of the whole network: ``source`` (regulator), ``target``, ``weight`` (signed). Genes have the names of
         this source, whether it measures them or not.
