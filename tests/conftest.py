@@ -114,7 +114,7 @@ def make_tokenizer() -> Callable[..., Tokenizer]:
         mean_depth, masking = float(filled.depth.mean()), masking or Masking()
         binning = Binning(kind=kind, n_bins=10).freeze(mean_depth=mean_depth, max_bin=18)
         if counts and depth is None:
-            depth = fit_depth_models(filled, masking, mean_depth, seed=0)
+            depth = fit_depth_models([filled], masking, mean_depth, seed=0)
         return Tokenizer(binning, block.counts.shape[1], masking, depth, counts=counts, **kwargs)
 
     return make

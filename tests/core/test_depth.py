@@ -1,10 +1,12 @@
 """The estimated depth of cells with masked features: against plain sums, without leaks, and near the truth."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbioformers.core import N_DEPTHS, DepthModel, DepthModels, LowRankProfile, MaskedRows
+from scbioformers.core import N_DEPTHS, DepthModel, DepthModels, Draw, LowRankProfile, MaskedRows
 
 N_FEATURES = 80
 
@@ -36,7 +38,7 @@ def fit(counts, depth, exact, n_draws=6) -> DepthModel:
     x = sp.csr_matrix(counts)
     profile = LowRankProfile.fit(x, depth, float(depth.mean()) or 1.0)
     draws = [mask(counts, depth, drawn(counts, seed, exact)) for seed in range(n_draws)]
-    return DepthModel.fit(profile, x, depth, draws, exact=exact)
+    return DepthModel.fit(profile, [Draw(x, depth, draw) for draw in draws], exact=exact)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_the_estimate_is_that_of_plain_sums_and_a_matrix_of_the_visible_features
     chosen[:, list(absent)] = False
     rows = mask(counts, depth, chosen)
     missing = np.isin(np.arange(N_FEATURES), absent)
-    found, likely = models[exact].estimate(rows, missing)
+    found, likely = models[exact].estimate(dataclasses.replace(rows, absent=missing))
     assert found.shape == (12,)
     assert likely.shape == (12, N_DEPTHS)
     for cell, x in enumerate(counts):
@@ -144,10 +146,10 @@ def test_an_absent_feature_is_not_a_zero(exact, models, other_cells):
     counts[:, absent] = 0
     chosen = drawn(counts, 7, exact) & ~absent
     rows = mask(counts, depth, chosen)
-    found, _ = models[exact].estimate(rows, absent)
+    found, _ = models[exact].estimate(dataclasses.replace(rows, absent=absent))
     read_as_zero, _ = models[exact].estimate(rows)
     assert np.abs(np.log(found / read_as_zero)).max() > 0.001
-    none, _ = models[exact].estimate(rows, np.zeros(N_FEATURES, bool))
+    none, _ = models[exact].estimate(dataclasses.replace(rows, absent=np.zeros(N_FEATURES, bool)))
     np.testing.assert_array_equal(none, read_as_zero)
 
 
@@ -263,7 +265,7 @@ def test_few_and_poor_cells_give_finite_depths_that_are_not_below_the_visible(co
     masks = [random.random(counts.shape) < share for _ in range(4)]
     x = sp.csr_matrix(counts)
     profile = LowRankProfile.fit(x, depth, float(depth.mean()) or 1.0)
-    model = DepthModel.fit(profile, x, depth, [mask(counts, depth, chosen) for chosen in masks], exact=exact)
+    model = DepthModel.fit(profile, [Draw(x, depth, mask(counts, depth, chosen)) for chosen in masks], exact=exact)
     for chosen in (*masks, np.zeros(counts.shape, bool), np.ones(counts.shape, bool)):
         rows = mask(counts, depth, chosen)
         found, likely = model.estimate(rows)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -32,7 +34,7 @@ def test_scores_and_levels_are_the_expectation_given_visible_features(cells, pro
     absent = np.arange(M) < n_absent
     visible, measured = rows.visible.toarray() * ~absent, ~absent[rows.features]
     rows = MaskedRows(csr_matrix(visible), rows.depth, rows.cells[measured], rows.features[measured])
-    scores = profile.scores(rows, depth, absent)
+    scores = profile.scores(dataclasses.replace(rows, absent=absent), depth)
     levels = profile.levels(rows, scores)
     W, mean = profile.loadings.astype(float), profile.mean.astype(float)
     covariance = W @ W.T + profile.noise * np.eye(M)

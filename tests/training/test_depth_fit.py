@@ -15,7 +15,7 @@ from scbioformers.nn import Sizes
 from scbioformers.training import _depth, _temperature
 from scbioformers.training._data import TrainingData
 from scbioformers.training._depth import N_DRAWS, fit_depth_models
-from scbioformers.training._fit import _part
+from scbioformers.training._start import thin
 from scbioformers.training._temperature import fit_temperature
 
 SIZES = Sizes(n_features=30, n_values=12)
@@ -34,7 +34,7 @@ def sample(make_block) -> Block:
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(sample):
-    first, second, other = (fit_depth_models(sample, Masking(), 100.0, seed) for seed in (3, 3, 4))
+    first, second, other = (fit_depth_models([sample], Masking(), 100.0, seed) for seed in (3, 3, 4))
     assert arrays_of(first) == arrays_of(second)
     assert all(arrays_of(other)[name] != x for name, x in arrays_of(first).items() if name.startswith("drawn."))
     assert arrays_of(other)["natural.share"] != arrays_of(first)["natural.share"]
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(sample):
 
 @pytest.mark.parametrize("masking", [Masking(), Masking(rule="paper", ratio=0.3)], ids=["default", "paper"])
 def test_the_share_of_a_feature_is_larger_where_the_mask_favours_the_expressed(masking, sample):
-    models = fit_depth_models(sample, masking, float(sample.depth.mean()), seed=0)
+    models = fit_depth_models([sample], masking, float(sample.depth.mean()), seed=0)
     shares = sample.counts.toarray() / sample.depth[:, None]
     expressed, zero = masking.shares(np.diff(sample.counts.indptr), 80)
     n_expressed = (shares > 0).sum(axis=0)
@@ -76,7 +76,7 @@ def test_masks_of_the_fit_are_those_of_the_rule_and_absent_features_are_in_none(
     x = sample.counts.toarray()
     x[:, [4, 50]] = 0
     present = ~np.isin(np.arange(80), [4, 50])
-    models = fit_depth_models(replace(sample, counts=csr_matrix(x), present=present), Masking(), 100.0, seed=0)
+    models = fit_depth_models([replace(sample, counts=csr_matrix(x), present=present)], Masking(), 100.0, seed=0)
     for model in (models.drawn, models.natural):
         # only the entry of the average feature that is added to each
         assert model.share[4] == model.share[50] > 0
@@ -86,10 +86,10 @@ def test_masks_of_the_fit_are_those_of_the_rule_and_absent_features_are_in_none(
 
 def test_even_masks_are_drawn_over_some_of_many_cells(sample, monkeypatch):
     """Their number grows with cells times features. Cells in equal distances are used, because data may be sorted."""
-    third = fit_depth_models(sample.take(np.arange(0, 300, 3)), Masking(), 100.0, seed=0)
-    whole = fit_depth_models(sample, Masking(), 100.0, seed=0)
+    third = fit_depth_models([sample.take(np.arange(0, 300, 3))], Masking(), 100.0, seed=0)
+    whole = fit_depth_models([sample], Masking(), 100.0, seed=0)
     monkeypatch.setattr(_depth, "MAX_POSITIONS", 100 * 80)
-    found = fit_depth_models(sample, Masking(), 100.0, seed=0)
+    found = fit_depth_models([sample], Masking(), 100.0, seed=0)
     np.testing.assert_array_equal(found.natural.share, third.natural.share)
     np.testing.assert_array_equal(found.drawn.share, whole.drawn.share)
     assert not np.array_equal(found.natural.share, whole.natural.share)
@@ -99,7 +99,7 @@ def test_even_masks_are_drawn_over_some_of_many_cells(sample, monkeypatch):
 def test_a_part_of_the_sample_are_cells_in_equal_distances(size, rows, make_block):
     """So every batch is in it if the cells are sorted by batch."""
     block = make_block(n_cells=10, n_features=7)
-    found = _part(block, size)
+    (found,) = thin([block], size)
     np.testing.assert_array_equal(found.counts.toarray(), block.counts.toarray()[list(rows)])
     assert found.depth.tolist() == block.depth[list(rows)].tolist()
 

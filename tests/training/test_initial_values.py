@@ -31,7 +31,7 @@ def data(simulated):
 
 
 def start_of(sample, statistics, tokenizer, *, n_batches=0, seed=0):
-    return compute_initial_values(sample, statistics, tokenizer, n_batches, seed)
+    return compute_initial_values([sample], statistics, tokenizer, n_batches, seed)
 
 
 def slow_log_bins(x, bins, masking, n_values, n_small=8):
@@ -125,6 +125,7 @@ def statistics_of(block: Block, **kwargs) -> Statistics:
         "gene_var": scaled.var(axis=0),
         "depth_share": x.sum(axis=0) / block.depth.sum(),
         "gene_nnz": (x > 0).sum(axis=0),
+        "n_measured": np.full(x.shape[1], len(x)),
         "max_normalized": scaled.max(),
         "max_count": x.max(),
     }
@@ -138,7 +139,7 @@ def test_bin_means_are_the_mean_counts_within_each_bin(normalize, data):
     x = sample.counts.toarray().astype(np.float64)
     scaled = x * statistics.mean_depth / sample.depth[:, None] if normalize else x
     bins = bin_normalized(scaled, 3, 3)
-    found = bin_means(sample, replace(tokenizer, binning=binning))
+    found = bin_means([sample], replace(tokenizer, binning=binning))
     lower, upper = binning.edges()
     assert found.shape == (21,)
     assert found[0] == 0
@@ -151,7 +152,7 @@ def test_bin_means_are_the_mean_counts_within_each_bin(normalize, data):
 
 def test_bin_means_of_segments_are_the_bins(make_block, make_tokenizer):
     sample = make_block(n_cells=30, n_features=15, log=True)
-    assert bin_means(sample, make_tokenizer(sample, kind="segment", counts=False)).tolist() == list(range(11))
+    assert bin_means([sample], make_tokenizer(sample, kind="segment", counts=False)).tolist() == list(range(11))
 
 
 # --- means and dispersions -----------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_the_gene_means_are_those_of_the_training_cells_at_their_mean_depth(simu
     for array in (model.gene_mean, model.gene_share, model.bin_mean):
         assert array.dtype == np.float32
     # so is the depth that is estimated from a part of the counts
-    expected = fit_depth_models(AnnDataSource(simulated).rows(kept), Masking(), depth.mean(), seed=0).to_arrays()
+    expected = fit_depth_models([AnnDataSource(simulated).rows(kept)], Masking(), depth.mean(), seed=0).to_arrays()
     found = model.depth.to_arrays()
     assert [name for name, array in expected.items() if not np.array_equal(found[name], array)] == []
     assert model.tokenizer.depth is model.depth

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
 from scbioformers.config import Binning, bin_rows
-from scbioformers.core import DepthModel, LowRankProfile, MaskedRows
+from scbioformers.core import DepthModel, Draw, LowRankProfile, MaskedRows
 
 Array = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def fit_depth(train: TrainingCells) -> DepthModel:
     Both differences are in favour of the baselines.
     """
     profile = LowRankProfile.fit(train.counts, train.depth, float(train.binning.mean_depth or 1.0))
-    return DepthModel.fit(profile, train.counts, train.depth, [masked_rows(draw) for draw in train.draws])
+    return DepthModel.fit(profile, [Draw(train.counts, train.depth, masked_rows(draw)) for draw in train.draws])
 
 
 def estimate_depth(model: DepthModel, cells: MaskedCells) -> tuple[Array, Array]:

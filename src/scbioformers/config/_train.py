@@ -74,6 +74,8 @@ class TrainConfig:
     """``precision`` of the Lightning trainer. On CPUs without AMX, bf16 is slower than float32."""
     num_workers: int = 0
     """Number of processes that prepare batches. The batches do not depend on this number."""
+    source_power: float = 0.5
+    """Power of the size of a data set that its share of an epoch is proportional to, if several are trained on."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -93,6 +95,8 @@ class TrainConfig:
         for name in ("lr", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"TrainConfig.{name} must be positive, found {getattr(self, name)}.")
+        if not 0.0 <= self.source_power <= 1.0:
+            raise ConfigError(f"TrainConfig.source_power must lie in [0, 1], found {self.source_power}.")
         if not 0.0 <= self.validation_fraction < 1.0:
             raise ConfigError(f"TrainConfig.validation_fraction must lie in [0, 1), found {self.validation_fraction}.")
         if not 0.0 <= self.bag_dropout < 1.0:

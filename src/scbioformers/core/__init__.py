@@ -11,8 +11,9 @@ from scbioformers.core._bin_kernels import (
     check_positive,
 )
 from scbioformers.core._categories import category_text, find_category, match_category, short_list
+from scbioformers.core._components import Profiles, principal_components
 from scbioformers.core._decoding import SCALES, Scale, deviation, expected, posterior_mean, quantile
-from scbioformers.core._depth import N_DEPTHS, DepthModel, DepthModels, LowRankProfile, MaskedRows
+from scbioformers.core._depth import N_DEPTHS, DepthModel, DepthModels, Draw, LowRankProfile, MaskedRows
 from scbioformers.core._drivers import ColumnRanks, out_strength
 from scbioformers.core._edges import Consensus, average_product_correction, cosine_similarity, rank_pairs
 from scbioformers.core._errors import (
@@ -52,6 +53,7 @@ __all__ = [
     "DataError",
     "DepthModel",
     "DepthModels",
+    "Draw",
     "GeneIndex",
     "LowRankProfile",
     "MaskedRows",
@@ -61,6 +63,7 @@ __all__ = [
     "ModelFormatError",
     "Names",
     "OutOfMemoryError",
+    "Profiles",
     "Scale",
     "StorageError",
     "TrainingDiverged",
@@ -96,6 +99,7 @@ __all__ = [
     "out_strength",
     "plain_ensembl",
     "posterior_mean",
+    "principal_components",
     "quantile",
     "rank_pairs",
     "seed_from",

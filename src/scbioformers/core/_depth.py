@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from sklearn.decomposition import PCA
 
+from scbioformers.core._components import Profiles, principal_components
 from scbioformers.core._normalize import log1p_rows
 
 Array = NDArray[np.float64]
@@ -39,6 +39,8 @@ class MaskedRows:
     """(H,), row of each masked entry, ascending."""
     features: NDArray[np.int64]
     """(H,), column of each masked entry."""
+    absent: NDArray[np.bool_] | None = None
+    """(M,), features that are not measured. They are neither visible nor masked. None if all are measured."""
 
     def per_cell(self, values: Array) -> Array:
         """(N,), sums of values (H,) over the masked entries of each cell."""
@@ -48,6 +50,18 @@ class MaskedRows:
     def n_masked(self) -> NDArray[np.int64]:
         """(N,), number of masked entries of each cell."""
         return np.bincount(self.cells, minlength=len(self.depth))
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Complete cells, and the same cells under one draw of the mask."""
+
+    counts: csr_matrix
+    """(N, M), complete counts."""
+    depth: Array
+    """(N,), depth of the complete cells."""
+    masked: MaskedRows
+    """The cells with masked entries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +82,24 @@ class LowRankProfile:
         cls, counts: csr_matrix, depth: Array, mean_depth: float, seed: int = 0, *, n_components: int = N_COMPONENTS
     ) -> LowRankProfile:
         """Fit to N complete cells. The number of components is limited by their shape."""
-        profiles = log1p_rows(counts, depth, mean_depth)
-        k = min(n_components, min(profiles.shape) - 1)
-        mean = np.asarray(profiles.mean(axis=0)).ravel()
-        # among cells that are all equal, components are rounding errors, and ARPACK may fail
-        if k < 1 or not (profiles.max(axis=0) != profiles.min(axis=0)).nnz:
-            return cls(
-                float(np.float32(mean_depth)), mean.astype(np.float32), np.zeros((mean.size, 0), np.float32), 1.0
-            )
-        pca = PCA(k, svd_solver="arpack", random_state=seed % 2**32).fit(profiles)
-        total = float(np.asarray(profiles.multiply(profiles).mean(axis=0)).sum() - (mean**2).sum())
-        variance = np.nan_to_num(pca.explained_variance_) * (1 - 1 / profiles.shape[0])  # as the total, over N
-        noise = max(total - float(variance.sum()), 1e-6) / max(mean.size - k, 1)
-        loadings = np.nan_to_num(pca.components_.T) * np.sqrt(np.maximum(variance - noise, 0.0))
+        part = Profiles(log1p_rows(counts, depth, mean_depth), np.ones(counts.shape[1], bool))
+        return cls.of_profiles([part], mean_depth, seed, n_components=n_components)
+
+    @classmethod
+    def of_profiles(
+        cls, parts: Sequence[Profiles], mean_depth: float, seed: int = 0, *, n_components: int = N_COMPONENTS
+    ) -> LowRankProfile:
+        """Fit to profiles that are scaled to ``mean_depth``. Features that a part does not measure are missing."""
+        components, variance, mean = principal_components(parts, n_components, seed)
+        n_cells, k = sum(part.values.shape[0] for part in parts), len(variance)
+        noise = 1.0
+        if k:
+            squares = np.sum([np.asarray(part.values.multiply(part.values).sum(axis=0)) for part in parts], axis=0)
+            number = np.sum([part.values.shape[0] * part.present for part in parts], axis=0)
+            total = float(squares.sum() - (number * mean**2).sum()) / n_cells
+            variance = np.nan_to_num(variance) * (1 - 1 / n_cells)  # as the total, over N
+            noise = max(total - float(variance.sum()), 1e-6) / max(mean.size - k, 1)
+        loadings = np.nan_to_num(components) * np.sqrt(np.maximum(variance - noise, 0.0))
         return cls(
             float(np.float32(mean_depth)),
             mean.astype(np.float32),
@@ -105,19 +124,19 @@ class LowRankProfile:
         loadings = loadings[:, :k] * np.sqrt(kept)
         return LowRankProfile(self.mean_depth, self.mean, loadings.astype(np.float32), float(np.float32(noise)))
 
-    def scores(self, rows: MaskedRows, depth: Array, absent: NDArray[np.bool_] | None = None) -> Array:
+    def scores(self, rows: MaskedRows, depth: Array) -> Array:
         """(N, K), expected scores of each cell, given its visible features and its estimated depth (N,).
 
-        Masked and absent features count as missing, not as 0. An absent feature is neither visible nor masked. Sums
-        run over the entries of one cell in a fixed order, so that the result does not depend on the other cells.
+        Masked and absent features count as missing, not as 0. Sums run over the entries of one cell in a fixed order,
+        so that the result does not depend on the other cells.
         """
         loadings, k = self.loadings.astype(np.float64), self.loadings.shape[1]
         scores = log1p_rows(rows.visible, depth, self.mean_depth) @ loadings
         indptr = np.concatenate(([0], np.cumsum(rows.n_masked)))
         masked = csr_matrix((np.ones(len(rows.cells)), rows.features, indptr), shape=rows.visible.shape)
         present = self._products.sum(axis=0)
-        if absent is not None and absent.any():
-            present = present - self._products[absent].sum(axis=0)
+        if rows.absent is not None and rows.absent.any():
+            present = present - self._products[rows.absent].sum(axis=0)
         for start in range(0, len(scores), _CHUNK):
             at = slice(start, start + _CHUNK)
             known = present - masked[at] @ self._products
@@ -134,12 +153,12 @@ class LowRankProfile:
             levels[at] += (loadings[rows.features[at]] * scores[rows.cells[at]]).sum(axis=1)
         return levels
 
-    def expected_ratio(self, rows: MaskedRows, depth: Array, absent: NDArray[np.bool_] | None = None) -> Array:
+    def expected_ratio(self, rows: MaskedRows, depth: Array) -> Array:
         """(H,), expression of each masked feature that is expected from the visible ones, relative to the mean cell.
 
         The ratio is between 0.1 and 5.
         """
-        level = self.levels(rows, self.scores(rows, depth, absent))
+        level = self.levels(rows, self.scores(rows, depth))
         mean = np.expm1(self.mean.astype(np.float64))[rows.features]
         ratio = (np.expm1(np.minimum(level, 20.0)) + 0.3 * mean) / np.maximum(1.3 * mean, 1e-12)
         return np.clip(ratio, 0.1, 5.0)
@@ -174,34 +193,22 @@ class DepthModel:
         return len(self.weights) == 2
 
     @classmethod
-    def fit(
-        cls,
-        profile: LowRankProfile,
-        counts: csr_matrix,
-        depth: Array,
-        draws: Sequence[MaskedRows],
-        *,
-        exact: bool = False,
-    ) -> DepthModel:
-        """Fit to draws of the mask over N complete cells.
+    def fit(cls, profile: LowRankProfile, draws: Sequence[Draw], *, exact: bool = False) -> DepthModel:
+        """Fit to complete cells under draws of the mask.
 
         Parameters
         ----------
         profile
             Probabilistic PCA of training cells.
-        counts, depth
-            Complete counts (N, M) and depths (N,).
         draws
-            The same cells under independent masks.
+            Cells under independent masks. The cells of several draws may be the same or others.
         exact
             Whether the estimate is the visible depth if nothing is masked.
         """
-        n_features, full = counts.shape[1], np.maximum(depth, 1e-9)
-        features = np.concatenate([d.features for d in draws])
-        shares = np.zeros(0)
-        if features.size:
-            cells = np.concatenate([d.cells for d in draws])
-            shares = np.asarray(counts[cells, features]).ravel() / full[cells]
+        n_features = len(profile.mean)
+        features = np.concatenate([draw.masked.features for draw in draws])
+        full = [np.maximum(draw.depth, 1e-9) for draw in draws]
+        shares = np.concatenate([_masked_shares(draw, depth) for draw, depth in zip(draws, full, strict=True)])
         number = np.bincount(features, minlength=n_features) + _PRIOR
         overall = shares.mean() if shares.size else 0.0
         share = (np.bincount(features, shares, n_features) + _PRIOR * overall) / number
@@ -215,14 +222,15 @@ class DepthModel:
             np.zeros(2, np.float32),
             np.zeros(N_DEPTHS, np.float32),
         )
-        used = [(d, np.flatnonzero((d.depth > 0) & (d.n_masked > 0))) for d in draws]
-        terms = np.concatenate([start._terms(d)[rows] for d, rows in used])
-        ratio = np.concatenate([full[rows] / d.depth[rows] for d, rows in used])
+        masked = [draw.masked for draw in draws]
+        used = [np.flatnonzero((each.depth > 0) & (each.n_masked > 0)) for each in masked]
+        terms = np.concatenate([start._terms(each)[rows] for each, rows in zip(masked, used, strict=True)])
+        ratio = np.concatenate([f[rows] / m.depth[rows] for f, m, rows in zip(full, masked, used, strict=True)])
         target = 1.0 - 1.0 / ratio if exact else np.log(ratio)
         weights = np.linalg.lstsq(terms, target, rcond=None)[0].astype(np.float32)
         fitted = replace(start, weights=weights)
         residual = np.log(ratio) - fitted._log_ratio(terms)
-        size = np.concatenate([start._log_size(d)[rows] for d, rows in used])
+        size = np.concatenate([start._log_size(each)[rows] for each, rows in zip(masked, used, strict=True)])
         some = np.abs(residual) > 1e-9
         if some.sum() < 10:
             return fitted
@@ -232,20 +240,20 @@ class DepthModel:
         quantiles = np.quantile(scaled, (np.arange(N_DEPTHS) + 0.5) / N_DEPTHS)
         return replace(fitted, spread=spread.astype(np.float32), quantiles=quantiles.astype(np.float32))
 
-    def estimate(self, rows: MaskedRows, absent: NDArray[np.bool_] | None = None) -> tuple[Array, Array]:
-        """Estimated depth (N,) and equally likely depths (N, 7). ``absent`` (M,) are features that are not measured."""
-        ratio = self._log_ratio(self._terms(rows, absent))
+    def estimate(self, rows: MaskedRows) -> tuple[Array, Array]:
+        """Estimated depth (N,) and equally likely depths (N, 7)."""
+        ratio = self._log_ratio(self._terms(rows))
         with np.errstate(over="ignore"):
             size = np.exp(self.spread[0] + self.spread[1] * self._log_size(rows))
         error = np.where(rows.n_masked > 0, np.minimum(size, 1.0), 0.0)
         depths = np.exp(np.clip(ratio[:, None] + error[:, None] * self.quantiles.astype(np.float64), 0.0, 7.0))
         return rows.depth * np.exp(ratio), rows.depth[:, None] * depths
 
-    def _terms(self, rows: MaskedRows, absent: NDArray[np.bool_] | None = None) -> Array:
+    def _terms(self, rows: MaskedRows) -> Array:
         share = self.share[rows.features].astype(np.float64)
         masked = rows.per_cell(share)
         rough = rows.depth / (1.0 - np.minimum(masked, 0.9))
-        expected = rows.per_cell(share * self.profile.expected_ratio(rows, rough, absent))
+        expected = rows.per_cell(share * self.profile.expected_ratio(rows, rough))
         if self.exact:
             return np.column_stack([masked, expected])
         n_expressed = np.diff(rows.visible.indptr)
@@ -258,6 +266,14 @@ class DepthModel:
 
     def _log_size(self, rows: MaskedRows) -> Array:
         return 0.5 * np.log(np.maximum(rows.per_cell(self.variance[rows.features].astype(np.float64)), 1e-30))
+
+
+def _masked_shares(draw: Draw, depth: Array) -> Array:
+    """(H,), share of the depth (N,) that each masked entry has."""
+    cells, features = draw.masked.cells, draw.masked.features
+    if not features.size:
+        return np.zeros(0)
+    return np.asarray(draw.counts[cells, features]).ravel() / depth[cells]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_num
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
+from scbioformers.data._joined import JoinedSource
 from scbioformers.data._matrix import get_matrix, layer_key
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
@@ -48,6 +49,7 @@ __all__ = [
     "GeneNames",
     "HiddenSource",
     "Inspection",
+    "JoinedSource",
     "MemorySource",
     "NameMap",
     "ObsField",

@@ -54,7 +54,7 @@ class Block:
 
 
 def concatenate(blocks: Sequence[Block]) -> Block:
-    """Concatenate the cells of several blocks."""
+    """Concatenate the cells of several blocks of one source, in which the same features are measured."""
     counts = sp.vstack([block.counts for block in blocks], format="csr")
     total, fields = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("total", "fields"))
     return replace(blocks[0], start=0, counts=counts, total=total, fields=fields)

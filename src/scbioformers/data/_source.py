@@ -35,6 +35,14 @@ class BlockSource(Protocol):
     n_features: int
     """Number of modelled features, M."""
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First row of each data set in the source, and the number of rows.
+
+        A block never has cells of two data sets, because they measure different features.
+        """
+        return (0, self.n_obs)
+
     @abstractmethod
     def read(self, start: int, stop: int) -> Block:
         """Read rows `start` (inclusive) to `stop` (exclusive). `stop` may be beyond the end of the data."""
@@ -54,6 +62,10 @@ class BlockSource(Protocol):
             first, last = np.searchsorted(rows, [block.start, block.start + len(block.depth)])
             parts.append(block.take(rows[first:last] - block.start))
         return concatenate(parts)
+
+    def parts(self, rows: NDArray[np.int64]) -> list[Block]:
+        """Read the given rows, which must be in ascending order, as one block for each data set that has any."""
+        return [self.rows(rows)]
 
     def _bounds(self, start: int, stop: int) -> tuple[int, int]:
         if not 0 <= start <= stop:

@@ -13,7 +13,10 @@ from scbioformers.data._source import CHUNK_SIZE, BlockSource
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of a source. Cells without any modelled count are called empty and are not included in means."""
+    """Statistics of a source. Cells without any modelled count are called empty and are not included in means.
+
+    The statistics of a feature are those of the cells in which it was measured.
+    """
 
     n_cells: int
     """Number of cells, including empty cells."""
@@ -28,9 +31,11 @@ class Statistics:
     gene_var: NDArray[np.float64]
     """(n_features,) population variance of the counts normalised to `mean_depth`."""
     depth_share: NDArray[np.float64]
-    """(n_features,) share of the sum of all depths that each feature has."""
+    """(n_features,) share of the sum of the depths of these cells that each feature has."""
     gene_nnz: NDArray[np.int64]
     """(n_features,) number of cells with a non-zero value."""
+    n_measured: NDArray[np.int64]
+    """(n_features,) number of cells, without empty cells, in which the feature was measured."""
     max_normalized: float
     """Largest count after normalisation to `mean_depth`."""
     max_count: float
@@ -60,6 +65,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
         raise ConfigError(f"`rows` must be a bool mask of shape ({source.n_obs},), found {rows.dtype} {rows.shape}.")
     n_genes = source.n_features
     first, second, sums, nnz = *np.zeros((3, n_genes)), np.zeros(n_genes, np.int64)
+    n_measured, depths = np.zeros(n_genes, np.int64), np.zeros(n_genes)
     n_cells = n_filled = 0
     depth_sum = modelled_sum = max_share = max_count = 0.0
     for block in source.blocks(chunk_size):
@@ -73,7 +79,10 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
         per_row = np.diff(counts.indptr)
         filled = per_row > 0
         n_filled += int(filled.sum())
-        depth_sum += float(depth[filled].sum())
+        block_depth = float(depth[filled].sum())
+        depth_sum += block_depth
+        n_measured += int(filled.sum()) * block.present
+        depths += block_depth * block.present
         modelled_sum += float(counts.data.sum(dtype=np.float64))
         # the sum of centred data may be zero or negative; such cells are not normalised
         inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
@@ -86,16 +95,17 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
         max_count = max(max_count, float(counts.data.max()))
     n = max(n_filled, 1)
     mean_depth = depth_sum / n
-    mean_share = first / n
+    mean_share, mean_square = first / np.maximum(n_measured, 1), second / np.maximum(n_measured, 1)
     return Statistics(
         n_cells=n_cells,
         n_empty=n_cells - n_filled,
         mean_depth=mean_depth,
         mean_modelled_depth=modelled_sum / n,
         gene_mean=mean_depth * mean_share,
-        gene_var=mean_depth**2 * np.maximum(second / n - mean_share**2, 0.0),
-        depth_share=sums / depth_sum if depth_sum > 0 else np.zeros(n_genes),
+        gene_var=mean_depth**2 * np.maximum(mean_square - mean_share**2, 0.0),
+        depth_share=np.divide(sums, depths, out=np.zeros(n_genes), where=depths > 0),
         gene_nnz=nnz,
+        n_measured=n_measured,
         max_normalized=mean_depth * max_share,
         max_count=max_count,
     )

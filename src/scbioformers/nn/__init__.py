@@ -1,9 +1,9 @@
 """The transformer network. Its inputs and outputs are tensors."""
 
-from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
+from scbioformers.nn._batch import N_SMALL_COUNTS, Batch, join_batches
 from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._device import choose_device
-from scbioformers.nn._init import InitialValues, initialise
+from scbioformers.nn._init import InitialValues, initialise, random_generator
 from scbioformers.nn._losses import OBJECTIVES
 from scbioformers.nn._transformer import Output, Sizes, Transformer
 
@@ -18,5 +18,7 @@ __all__ = [
     "choose_device",
     "computes",
     "initialise",
+    "join_batches",
+    "random_generator",
     "use_threads",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 N_SMALL_COUNTS = 8  # counts 1 to 8, which are predicted as counts and whose bins are inputs of the network
+_PADDING = {"context_ids": 0, "context_bins": 0, "masked_ids": 0, "target_bins": -1}  # of tokens that a cell lacks
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,19 @@ class Batch:
         """The same batch on another device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **{name: x.to(device, non_blocking=True) for name, x in tensors.items()})
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """One batch of the cells of several batches. Tokens are padded to the longest, external tokens are not joined."""
+    if len(batches) == 1:
+        return batches[0]
+    joined: dict[str, Tensor | None] = {"context_external": None, "external": None}
+    for each in fields(Batch):
+        tensors = [getattr(batch, each.name) for batch in batches]
+        if each.name in _PADDING:
+            width = max(tensor.shape[1] for tensor in tensors)
+            padding = _PADDING[each.name]
+            tensors = [functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors]
+        if each.name not in joined:
+            joined[each.name] = None if tensors[0] is None else torch.cat(tensors)
+    return Batch(**joined)  # type: ignore[arg-type]

@@ -62,28 +62,29 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     config = network.config
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
-            module.weight.normal_(std=module.in_features**-0.5, generator=_generator(seed, name))
+            module.weight.normal_(std=module.in_features**-0.5, generator=random_generator(seed, name))
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
-            module.weight.normal_(std=0.02, generator=_generator(seed, name))
+            module.weight.normal_(std=0.02, generator=random_generator(seed, name))
     for module in network.modules():
         if isinstance(module, TransformerBlock):
             module.contract.weight.mul_((2 * config.n_layers) ** -0.5)
         elif isinstance(module, Attention):
             module.out.weight.mul_((2 * config.n_layers) ** -0.5)
     for name, token in (("cls", network.cls), ("mask", network.mask)):
-        token.normal_(std=0.02, generator=_generator(seed, name))
+        token.normal_(std=0.02, generator=random_generator(seed, name))
 
     embedding = network.feature.weight[len(SPECIALS) :]
     n_features, width = embedding.shape
-    embedding.normal_(std=width**-0.5, generator=_generator(seed, "feature"))
+    embedding.normal_(std=width**-0.5, generator=random_generator(seed, "feature"))
     components = torch.from_numpy(start.components[:, :width]).clone()  # aligned memory makes products reproducible
     if config.svd_init:
         # each column gets the expected norm of a random column of this table
         embedding.mul_(0.1)
         embedding[:, : components.shape[1]] += components * math.sqrt(n_features / width)
     network.feature.weight[0].zero_()
+    network.bag_size.fill_(n_features)
     network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
     spread = float(scores.square().sum(dim=0).mean().sqrt())
@@ -108,13 +109,14 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
     network.rate_feature_out.weight.mul_(0.1)
     if network.sizes.n_small_counts:
-        network.small_counts.weight.normal_(std=0.3, generator=_generator(seed, "small_counts"))  # as the rate features
+        # as large as the rate features
+        network.small_counts.weight.normal_(std=0.3, generator=random_generator(seed, "small_counts"))
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def random_generator(seed: int, name: str) -> torch.Generator:
     """Random generator for one part of the network. Its draws do not depend on which other parts exist."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)

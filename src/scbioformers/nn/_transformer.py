@@ -156,6 +156,7 @@ class Transformer(nn.Module):
 
     profile_mean: Tensor
     bag_scale: Tensor
+    bag_size: Tensor
     batch_shift: Tensor
     temperature: Tensor
 
@@ -178,6 +179,7 @@ class Transformer(nn.Module):
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
         self.register_buffer("profile_mean", torch.zeros(sizes.n_features))
         self.register_buffer("bag_scale", torch.ones(width))
+        self.register_buffer("bag_size", torch.full((), float(sizes.n_features)))
         self.register_buffer("temperature", torch.ones(()))  # fitted to validation cells after the training
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
@@ -200,13 +202,15 @@ class Transformer(nn.Module):
     def bag(self, batch: Batch) -> Tensor:
         """Sum of the embeddings of *all* known features, weighted by the deviation from their mean, -> (B, D).
 
-        It is divided by the share of known features, so that its scale does not depend on their number.
+        It is divided by the number of known features, relative to that of the features that the model was first fitted
+        to. So its scale does not depend on how many are known, and features that are added later change nothing where
+        they are not measured.
         """
         departure = (batch.visible - self.profile_mean) * batch.known
         # the table may have more rows, for perturbed features that are not measured
         features = self.feature.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_features]
         bag = departure @ features / self.bag_scale
-        return bag / batch.known.float().mean(dim=1, keepdim=True).clamp(min=0.05)
+        return bag / (batch.known.float().sum(dim=1, keepdim=True) / self.bag_size).clamp(min=0.05)
 
     def without_batch(self, bag: Tensor, batch: Batch) -> Tensor:
         """Correct the bag for the technical batch of the cell, (B, D) -> (B, D)."""

@@ -251,7 +251,7 @@ class Tokenizer:
                 shares *= share / max(shares[present].sum(), 1e-300)
             missing = np.minimum(np.bincount(cells, shares[features], len(total)), 0.999 * share)
             total = total * (1.0 - missing) / (share - missing)  # total / share if nothing is masked, as the block
-        return model.estimate(MaskedRows(counts, total, cells, features), ~present)
+        return model.estimate(MaskedRows(counts, total, cells, features, ~present))
 
     def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Depth relative to the training mean. It is 1 for empty cells and for data that are not counts."""

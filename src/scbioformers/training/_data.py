@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from scbioformers.config import TrainConfig
 from scbioformers.core import hash_uniform
 from scbioformers.data import Block, BlockSource, concatenate
-from scbioformers.nn import Batch
+from scbioformers.nn import Batch, join_batches
 from scbioformers.tokens import Sampler, Tokenizer
 
 _LENGTH_STREAM = 0x1E46
@@ -45,28 +45,47 @@ class BatchDataset(IterableDataset[Batch]):
         n_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
         step = 0
         for buffer in self.sampler.epoch(self.epoch):
-            rows, block = None, None
-            for batch_rows in buffer.batches:
+            cells: dict[int, tuple[NDArray[np.int64], Block]] = {}
+            for draws in buffer.batches:
                 if step % n_workers == worker_id:
-                    if rows is None or block is None:
-                        rows, block = self._read(buffer.ranges)
-                    at = np.searchsorted(rows, batch_rows)
-                    part = block.take(at)
-                    yield self.tokenizer.training_batch(
-                        part,
-                        batch_rows,
-                        seed=self.sampler.seed,
-                        epoch=self.epoch if self.training else EVALUATION_EPOCH,
-                        n_context=self._n_context(step),
-                        n_masked=self.config.n_masked if self.training else 4 * self.config.n_masked,
-                        bag_dropout=self.config.bag_dropout if self.training else 0.0,
-                    )
+                    cells = cells or self._read(buffer.ranges)
+                    yield self._batch(cells, draws, step)
                 step += 1
 
-    def _read(self, ranges: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.int64], Block]:
-        blocks = [self.source.read(start, stop) for start, stop in ranges]
-        rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-        return rows, concatenate(blocks)
+    def _read(self, ranges: tuple[tuple[int, int], ...]) -> dict[int, tuple[NDArray[np.int64], Block]]:
+        """Rows and cells of each data set, by its number."""
+        sets: dict[int, list[tuple[int, int]]] = {}
+        for start, stop in ranges:
+            sets.setdefault(int(np.searchsorted(self.source.starts, start, side="right")), []).append((start, stop))
+        return {
+            number: (
+                np.concatenate([np.arange(start, stop) for start, stop in own]),
+                concatenate([self.source.read(start, stop) for start, stop in own]),
+            )
+            for number, own in sets.items()
+        }
+
+    def _batch(self, cells: dict[int, tuple[NDArray[np.int64], Block]], draws: NDArray[np.int64], step: int) -> Batch:
+        """The cells of one batch. Cells of different data sets are converted apart, because features may be absent.
+
+        ``draws`` are rows plus ``n_obs`` for each earlier draw, so that a cell that is drawn again has other masks.
+        """
+        wanted, parts = draws % self.source.n_obs, []
+        set_of = np.searchsorted(self.source.starts, wanted, side="right")
+        for number in np.unique(set_of).tolist():
+            own, (rows, block) = set_of == number, cells[number]
+            parts.append(
+                self.tokenizer.training_batch(
+                    block.take(np.searchsorted(rows, wanted[own])),
+                    draws[own],
+                    seed=self.sampler.seed,
+                    epoch=self.epoch if self.training else EVALUATION_EPOCH,
+                    n_context=self._n_context(step),
+                    n_masked=self.config.n_masked if self.training else 4 * self.config.n_masked,
+                    bag_dropout=self.config.bag_dropout if self.training else 0.0,
+                )
+            )
+        return join_batches(parts)
 
     def _n_context(self, step: int) -> int:
         if self.tokenizer.tokens == "all" or self.config.n_context is None:
@@ -99,7 +118,8 @@ class TrainingData(L.LightningDataModule):
         super().__init__()
         self.source, self.tokenizer, self.config = source, tokenizer, config
         self.split = _Split(training, validation)
-        self.sampler = Sampler(training, config.batch_size, seed)
+        starts = source.starts
+        self.sampler = Sampler(training, config.batch_size, seed, starts=starts, power=config.source_power)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loader of the current epoch. It is created in every epoch, because order and masks depend on the epoch."""
@@ -113,11 +133,11 @@ class TrainingData(L.LightningDataModule):
 
     def validation_batches(self) -> BatchDataset:
         """All validation batches, in each process if several processes train."""
-        sampler = replace(self.sampler, rows=self.split.validation)
+        sampler = replace(self.sampler, rows=self.split.validation, power=1.0)
         return BatchDataset(self.source, self.tokenizer, sampler, self.config, 0, training=False)
 
     def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool) -> DataLoader[Batch]:
-        sampler = replace(self.sampler, rows=rows)
+        sampler = replace(self.sampler, rows=rows, power=self.sampler.power if training else 1.0)
         if self.trainer is not None:
             sampler = replace(sampler, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
         dataset = BatchDataset(self.source, self.tokenizer, sampler, self.config, epoch, training)

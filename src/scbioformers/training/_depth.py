@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scbioformers.config import Masking
-from scbioformers.core import DepthModel, DepthModels, LowRankProfile, MaskedRows, uniform
+from scbioformers.core import (
+    DepthModel,
+    DepthModels,
+    Draw,
+    LowRankProfile,
+    MaskedRows,
+    Profiles,
+    log1p_rows,
+    uniform,
+)
 from scbioformers.data import Block
 
 N_DRAWS = 8
@@ -16,20 +27,23 @@ MAX_POSITIONS = 10_000_000  # maximum cells x features that are masked evenly: l
 _DRAWN_STREAM, _EVEN_STREAM = 0xDE97, 0xE7E9
 
 
-def fit_depth_models(sample: Block, masking: Masking, mean_depth: float, seed: int) -> DepthModels:
+def fit_depth_models(parts: Sequence[Block], masking: Masking, mean_depth: float, seed: int) -> DepthModels:
     """Fit the estimates for masks of the training and for masks that do not depend on the counts.
 
-    ``sample`` are training cells. Cells that stop the training early are not among them.
+    ``parts`` are training cells of each source. Cells that stop the training early are not among them.
     """
-    profile = LowRankProfile.fit(sample.counts, sample.depth, mean_depth, seed)
-    drawn = [_draw(sample, masking, seed, epoch) for epoch in range(N_DRAWS)]
-    n_cells, n_features = sample.counts.shape
-    some = sample.take(np.arange(0, n_cells, max(1, -(-n_cells * n_features // MAX_POSITIONS))))
-    even = [_draw_evenly(some, share, seed, epoch) for epoch, share in enumerate(EVEN_SHARES)]
-    return DepthModels(
-        DepthModel.fit(profile, sample.counts, sample.depth, drawn),
-        DepthModel.fit(profile, some.counts, some.depth, even, exact=True),
-    )
+    profiles = [Profiles(log1p_rows(part.counts, part.depth, mean_depth), part.present) for part in parts]
+    profile = LowRankProfile.of_profiles(profiles, mean_depth, seed)
+    drawn = [Draw(part.counts, part.depth, _draw(part, masking, seed, i)) for part in parts for i in range(N_DRAWS)]
+    n_cells, n_features = sum(len(part.depth) for part in parts), len(profile.mean)
+    step = max(1, -(-n_cells * n_features // MAX_POSITIONS))
+    some = [part.take(np.arange(0, len(part.depth), step)) for part in parts]
+    even = [
+        Draw(part.counts, part.depth, _draw_evenly(part, share, seed, i))
+        for part in some
+        for i, share in enumerate(EVEN_SHARES)
+    ]
+    return DepthModels(DepthModel.fit(profile, drawn), DepthModel.fit(profile, even, exact=True))
 
 
 def _draw(sample: Block, masking: Masking, seed: int, epoch: int) -> MaskedRows:
@@ -68,6 +82,5 @@ def _masked_rows(
     # as CSR rows, because this sorts in linear time
     entries = csr_matrix((np.ones(len(features), bool), (all_cells, features)), shape=counts.shape)
     entries.sort_indices()
-    return MaskedRows(
-        visible, depth, np.repeat(np.arange(n), np.diff(entries.indptr)), entries.indices.astype(np.int64)
-    )
+    all_cells = np.repeat(np.arange(n), np.diff(entries.indptr))
+    return MaskedRows(visible, depth, all_cells, entries.indices.astype(np.int64), ~sample.present)

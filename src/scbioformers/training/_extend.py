@@ -1,0 +1,246 @@
+"""Extension of a fitted model by features and categories, before it is trained further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scbioformers.core import (
+    SPECIALS,
+    ConfigError,
+    DataError,
+    DepthModel,
+    DepthModels,
+    LowRankProfile,
+    Profiles,
+    Vocabulary,
+    principal_components,
+)
+from scbioformers.data import Block, ObsField, Statistics
+from scbioformers.model import BioFormer, network_sizes, run_network
+from scbioformers.nn import InitialValues, Transformer, random_generator
+from scbioformers.training._initial_values import N_COMPONENTS, compute_initial_values
+from scbioformers.training._start import depth_models
+
+Array = NDArray[np.float64]
+RIDGE = 1e-2  # of the mean square of the known loadings
+
+
+def extend_model(
+    model: BioFormer,
+    vocabulary: Vocabulary,
+    batch: ObsField | None,
+    phenotypes: tuple[ObsField, ...],
+    parts: Sequence[Block],
+    statistics: Statistics,
+    *,
+    n_members: int,
+    seed: int,
+) -> BioFormer:
+    """The model with features and categories appended, so that it predicts for what it knew as before.
+
+    Parameters
+    ----------
+    model
+        The fitted model.
+    vocabulary
+        Its vocabulary with M - M0 features appended.
+    batch, phenotypes
+        The obs fields of the model with categories appended.
+    parts
+        Training cells of the new data over all M features.
+    statistics
+        Statistics of all of these cells.
+    n_members
+        Number of members. Members after the first are copies of those of the model, with output layers drawn anew.
+    seed
+        Seed of what is drawn.
+    """
+    known = len(model.vocabulary)
+    binning = model.binnings["rna"]
+    depth = depth_models(parts, model.masking, binning, seed) if model.reading.counts else None
+    tokenizer = replace(model.tokenizer, n_features=len(vocabulary), depth=depth)
+    profiles = [Profiles(tokenizer.profiles(part), part.present) for part in parts]
+    loadings, _, _ = principal_components(profiles, N_COMPONENTS, seed)
+    measured = np.any([part.present for part in parts], axis=0)[:known]
+    if not measured.any():
+        raise DataError("The data have none of the features of the model, so nothing of it can be carried over.")
+    sizes = network_sizes(len(vocabulary), binning, batch, phenotypes, counts=model.reading.counts)
+    extended = replace(
+        model,
+        vocabulary=vocabulary,
+        batch=batch,
+        phenotypes=phenotypes,
+        depth=_extend_depth(model.depth, depth, loadings, measured),
+        gene_mean=_append(model.gene_mean, statistics.gene_mean),
+        gene_share=_append(model.gene_share, statistics.gene_nnz / np.maximum(statistics.n_measured, 1)),
+        depth_share=_append(model.depth_share, statistics.depth_share),
+        axes=_append(model.axes, np.zeros((len(vocabulary), model.axes.shape[1]))),
+        axes_mean=_append(model.axes_mean, np.zeros(len(vocabulary))),
+        heads={},
+    )
+    start = compute_initial_values(parts, statistics, tokenizer, sizes.n_batches, seed)
+    latent = _latents(model, parts)
+    centred = np.concatenate([(p.values[:, known:] - start.profile_mean[known:] * p.present[known:]) for p in profiles])
+    members = []
+    for i in range(n_members):
+        former = model.members[i % len(model.members)]
+        network = _enlarged(former, Transformer(model.config, sizes))
+        _fill_features(network, former, start, loadings, measured, known, seed + i)
+        _fill_profile(network, start, latent, centred, known)
+        _fill_batches(network, former, start)
+        if i >= len(model.members):
+            _redraw_outputs(network, seed + i)
+        members.append(network.eval())
+    return replace(extended, members=tuple(members))
+
+
+def _append(former: NDArray[np.float32], whole: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.concatenate([former, np.asarray(whole[len(former) :], np.float32)])
+
+
+def _map_loadings(loadings: Array, measured: NDArray[np.bool_], values: Array) -> Array:
+    """(M - M0, D), values of new features, which have loadings (M, K): by ridge regression on those of known features.
+
+    ``values`` (M0, D) are those of the known features. Of these, the data measure ``measured`` (M0,).
+    """
+    known, new = loadings[: len(measured)][measured], loadings[len(measured) :]
+    if not known.size or not len(new):
+        return np.zeros((len(new), values.shape[1]))
+    penalty = RIDGE * np.square(known).sum() / known.shape[1]
+    weights = np.linalg.solve(known.T @ known + penalty * np.eye(known.shape[1]), known.T @ values[measured])
+    return np.asarray(new @ weights)
+
+
+def _extend_depth(
+    former: DepthModels | None, fitted: DepthModels | None, loadings: Array, measured: NDArray[np.bool_]
+) -> DepthModels | None:
+    """The former estimates, with the means and variances of the new features from the fitted ones."""
+    if former is None or fitted is None or len(fitted.drawn.share) == len(former.drawn.share):
+        return former
+    old, new = former.drawn.profile, fitted.drawn.profile
+    added = _map_loadings(loadings, measured, old.loadings.astype(np.float64))
+    profile = LowRankProfile(
+        old.mean_depth,
+        _append(old.mean, new.mean),
+        np.concatenate([old.loadings, added.astype(np.float32)]),
+        old.noise,
+    )
+
+    def extended(of: DepthModel, by: DepthModel) -> DepthModel:
+        share, variance = _append(of.share, by.share), _append(of.variance, by.variance)
+        return replace(of, profile=profile, share=share, variance=variance)
+
+    return DepthModels(extended(former.drawn, fitted.drawn), extended(former.natural, fitted.natural))
+
+
+@torch.no_grad()
+def _latents(model: BioFormer, parts: Sequence[Block]) -> Array:
+    """(N, L), latents of the cells, of the first member of the former model."""
+    known = len(model.vocabulary)
+    found = []
+    for part in parts:
+        former = replace(part, counts=part.counts[:, :known], present=part.present[:known])
+        outputs = run_network(model, model.members[0], [former], batch_size=128)
+        found += [output.latent.double().numpy() for _, output in outputs]
+    return np.concatenate(found)
+
+
+@torch.no_grad()
+def _enlarged(former: Transformer, network: Transformer) -> Transformer:
+    """Copy all weights of the former network. Rows and columns that it does not have stay 0."""
+    old = former.state_dict()
+    for name, value in network.state_dict().items():
+        value.zero_()
+        if name in old:
+            value[tuple(slice(n) for n in old[name].shape)] = old[name]
+    return network
+
+
+@torch.no_grad()
+def _fill_features(
+    network: Transformer,
+    former: Transformer,
+    start: InitialValues,
+    loadings: Array,
+    measured: NDArray[np.bool_],
+    known: int,
+    seed: int,
+) -> None:
+    """Embeddings, means and bins of the new features."""
+    first = len(SPECIALS)
+    embeddings = former.feature.weight[first : first + known].double().numpy()
+    added = torch.from_numpy(_map_loadings(loadings, measured, embeddings)).float()
+    noise = torch.empty_like(added).normal_(std=0.1 * added.shape[1] ** -0.5, generator=random_generator(seed, "added"))
+    network.feature.weight[first + known :] = added + noise
+    network.bin_bias.weight[first + known :] = torch.from_numpy(start.log_bins[known:])
+    network.profile_mean[known:] = torch.from_numpy(start.profile_mean[known:])
+
+
+@torch.no_grad()
+def _fill_profile(network: Transformer, start: InitialValues, latent: Array, centred: Array, known: int) -> None:
+    """Output rows of the decoder for the new features: ridge regression of their profiles on the latents."""
+    middle = latent.mean(axis=0)
+    x = latent - middle
+    penalty = RIDGE * np.square(x).sum() / x.shape[1]
+    weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ np.asarray(centred)).T
+    network.linear_rate.weight[known:] = torch.from_numpy(weights).float()
+    network.rate.bias[known:] = torch.from_numpy(start.rate[known:] - weights @ middle).float()
+    network.log_dispersion[known:] = torch.from_numpy(start.log_dispersion[known:])
+
+
+@torch.no_grad()
+def _fill_batches(network: Transformer, former: Transformer, start: InitialValues) -> None:
+    """Rows of new batches: their effects around the average batch of the former model, which stays as it is."""
+    n_former, n_batches = former.sizes.n_batches, network.sizes.n_batches
+    if n_batches == n_former:
+        return
+    features = network.feature.weight[len(SPECIALS) : len(SPECIALS) + network.sizes.n_features]
+    shift = -torch.from_numpy(start.batch_shift) @ features / network.bag_scale
+    rate = torch.from_numpy(start.batch_rate)
+    tables = [(network.batch_rate.weight, rate)] + ([(network.batch_shift, shift)] if network.config.bag else [])
+    for table, effect in tables:
+        new = effect[n_former:]
+        former_mean = table[:n_former].mean(dim=0) if n_former else torch.zeros_like(table[0])
+        table[n_former:] = new - new.mean(dim=0) + former_mean
+
+
+@torch.no_grad()
+def _redraw_outputs(network: Transformer, seed: int) -> None:
+    """Draw the inner output layers anew, so that the members of an ensemble differ where they share a start."""
+    for name in ("bin_inner", "rate_feature_inner", "latent_inner"):
+        layer: Any = getattr(network, name)
+        weight: Tensor = layer.weight
+        weight.normal_(std=weight.shape[1] ** -0.5, generator=random_generator(seed, name))
+        layer.bias.zero_()
+
+
+def extended_field(former: ObsField | None, found: ObsField | None) -> ObsField | None:
+    """The field of the model with the categories of the data appended. Known categories keep their codes."""
+    if former is None or found is None:
+        return former if found is None else found
+    new = [category for category in found.categories if category not in former.categories]
+    return ObsField(found.name, (*former.categories, *new))
+
+
+def check_settings(model: BioFormer, config: Any, masking: Any) -> None:
+    """Check that settings given for a fine-tuning are those of the model.
+
+    Raises
+    ------
+    ConfigError
+        If they differ.
+    """
+    if config is not None and config != model.config:
+        raise ConfigError("`config` is that of the model when a model is fine-tuned. Leave it out.")
+    if masking != model.masking:
+        raise ConfigError(
+            f"`TrainConfig.masking` must be that of the model when it is fine-tuned, expected {model.masking}, found "
+            f"{masking}."
+        )

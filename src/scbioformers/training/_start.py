@@ -1,0 +1,123 @@
+"""The model before it is trained: its binning, its statistics and its initial networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scbioformers.config import Binning, Masking, ModelConfig, Reading
+from scbioformers.core import DepthModels, Vocabulary, bin_normalized
+from scbioformers.data import Block, ObsField, Statistics
+from scbioformers.model import BioFormer, network_sizes
+from scbioformers.nn import Sizes, Transformer, initialise
+from scbioformers.tokens import Tokenizer
+from scbioformers.training._depth import fit_depth_models
+from scbioformers.training._initial_values import bin_means, compute_initial_values
+from scbioformers.training._isolation import isolated
+
+MAX_DEPTH_COUNTS = 1_500_000  # maximum number of non-zero counts for the estimates of the depth
+_MAX_EXACT_BIN = 2**15 - 2
+
+
+def new_model(
+    parts: Sequence[Block],
+    statistics: Statistics,
+    vocabulary: Vocabulary,
+    binning: Binning,
+    config: ModelConfig,
+    masking: Masking,
+    *,
+    batch: ObsField | None,
+    phenotypes: tuple[ObsField, ...],
+    reading: Reading,
+    n_models: int,
+    seed: int,
+) -> BioFormer:
+    """A model whose networks have their initial weights.
+
+    Parameters
+    ----------
+    parts
+        Sample of the training cells, without empty cells, one block for each data set.
+    statistics
+        Statistics of all training cells.
+    binning
+        Binning, which is frozen on these cells unless it is frozen already.
+    """
+    frozen = _freeze(binning, statistics)
+    n_features, n_cells = len(vocabulary), sum(len(part.depth) for part in parts)
+    config = replace(config, n_components=max(1, min(config.n_components, n_features, n_cells - 1)))
+    model = BioFormer(
+        config=config,
+        vocabulary=vocabulary,
+        binnings={"rna": frozen},
+        masking=masking,
+        depth=depth_models(parts, masking, frozen, seed) if reading.counts else None,
+        batch=batch,
+        phenotypes=phenotypes,
+        reading=reading,
+        gene_mean=statistics.gene_mean.astype(np.float32),
+        gene_share=(statistics.gene_nnz / np.maximum(statistics.n_measured, 1)).astype(np.float32),
+        depth_share=_depth_share(statistics, reading),
+        bin_mean=np.zeros(frozen.n_values, np.float32),
+        members=(),
+        axes=np.zeros((n_features, config.n_components), np.float32),
+        axes_mean=np.zeros(n_features, np.float32),
+    )
+    tokenizer = model.tokenizer
+    sizes = network_sizes(n_features, frozen, batch, phenotypes, counts=reading.counts)
+    members = [_new_network(config, sizes, parts, statistics, tokenizer, (seed + i) % 2**63) for i in range(n_models)]
+    return replace(model, bin_mean=bin_means(parts, tokenizer).astype(np.float32), members=tuple(members))
+
+
+def _new_network(
+    config: ModelConfig,
+    sizes: Sizes,
+    parts: Sequence[Block],
+    statistics: Statistics,
+    tokenizer: Tokenizer,
+    seed: int,
+) -> Transformer:
+    with isolated(seed):  # torch layers draw random weights, which `initialise` replaces
+        network = Transformer(config, sizes)
+    initialise(network, compute_initial_values(parts, statistics, tokenizer, sizes.n_batches, seed), seed)
+    return network
+
+
+def depth_models(parts: Sequence[Block], masking: Masking, binning: Binning, seed: int) -> DepthModels:
+    """Estimates of the depth, fitted to at most 1,500,000 counts of the cells."""
+    n_cells, n_counts = sum(len(part.depth) for part in parts), sum(part.counts.nnz for part in parts)
+    some = thin(parts, max(100, n_cells * MAX_DEPTH_COUNTS // max(n_counts, 1)))
+    return fit_depth_models(some, masking, float(binning.mean_depth or 1.0), seed)
+
+
+def thin(parts: Sequence[Block], size: int) -> list[Block]:
+    """At most ``size`` cells in equal distances, because the data may be sorted by batch."""
+    n = sum(len(part.depth) for part in parts)
+    if n <= size:
+        return list(parts)
+    kept, ends = np.linspace(0, n - 1, size).astype(np.int64), np.cumsum([0, *(len(part.depth) for part in parts)])
+    own = [kept[(kept >= first) & (kept < end)] - first for first, end in pairwise(ends)]
+    return [part.take(rows) for part, rows in zip(parts, own, strict=True) if rows.size]
+
+
+def _freeze(binning: Binning, statistics: Statistics) -> Binning:
+    if binning.mean_depth is not None:
+        return binning
+    if binning.kind == "segment":
+        # centred data may have no positive depth, and segment bins do not need it
+        depth = statistics.mean_depth if statistics.mean_depth > 0 else 1.0
+        return binning.freeze(mean_depth=depth, max_bin=binning.n_bins)
+    highest = statistics.max_normalized if binning.normalize else statistics.max_count
+    max_bin = int(bin_normalized([highest], binning.cutoff, binning.bins_per_doubling)[0])
+    return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
+
+
+def _depth_share(statistics: Statistics, reading: Reading) -> NDArray[np.float32]:
+    if reading.scale == "centered" or not statistics.depth_share.any():
+        return np.full(len(statistics.depth_share), 1 / len(statistics.depth_share), np.float32)
+    return statistics.depth_share.astype(np.float32)
