@@ -8,6 +8,7 @@ from typing import Any
 from scbioformers.config._masking import Masking
 from scbioformers.core import ConfigError, check_fields, default_epochs
 
+PARTS = ("embeddings", "blocks", "bag", "bins", "decoder")  # of the network, for `freeze`
 OBJECTIVE_NAMES = ("masked_bins", "profile_counts", "profile_bins")
 
 
@@ -74,6 +75,12 @@ class TrainConfig:
     """``precision`` of the Lightning trainer. On CPUs without AMX, bf16 is slower than float32."""
     num_workers: int = 0
     """Number of processes that prepare batches. The batches do not depend on this number."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the network that are not trained, when a fitted model is trained further.
+
+    Some of ``"embeddings"`` (of features and values), ``"blocks"`` (of the transformer), ``"bag"`` (its projections),
+    ``"bins"`` (the output for masked features) and ``"decoder"`` (the latent and the profile).
+    """
     source_power: float = 0.5
     """Power of the size of a data set that its share of an epoch is proportional to, if several are trained on."""
 
@@ -105,6 +112,8 @@ class TrainConfig:
             raise ConfigError(
                 f"TrainConfig.n_context must be None or two ascending positive integers, found {self.n_context}."
             )
+        if unfrozen := sorted(set(self.freeze) - set(PARTS)):
+            raise ConfigError(f"TrainConfig.freeze has {unfrozen}; the parts of the network are {list(PARTS)}.")
         names = {"profile", *OBJECTIVE_NAMES}
         if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):
             raise ConfigError(f"TrainConfig.objectives has {unknown}; expected at least one of {sorted(names)}.")
@@ -116,6 +125,11 @@ class TrainConfig:
         The peak learning rate is 2e-4 (paper, section 3.2). The weight decay is the default of AdamW, 0.01.
         """
         return cls(lr=2e-4, weight_decay=0.01)
+
+    @classmethod
+    def fine_tuning(cls) -> TrainConfig:
+        """Parameters for a model that was fitted before: a quarter of the learning rate (dev/experiments.md, 77)."""
+        return cls(lr=5e-4)
 
     def epochs(self, n_cells: int) -> int:
         """Maximum number of passes over ``n_cells`` training cells."""

@@ -24,6 +24,13 @@ from scbioformers.data._check import (
     split_call,
 )
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
+from scbioformers.data._data_sets import (
+    choose_features,
+    describe_data_sets,
+    join_data_sets,
+    open_data_sets,
+    warn_of_shared_cells,
+)
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
 from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_numbers
@@ -59,7 +66,9 @@ __all__ = [
     "call",
     "check_feature_map",
     "choose_depth_rule",
+    "choose_features",
     "concatenate",
+    "describe_data_sets",
     "field_codes",
     "filter_call",
     "find_cautions",
@@ -74,12 +83,14 @@ __all__ = [
     "hash_genes",
     "hide",
     "inspect",
+    "join_data_sets",
     "layer_key",
     "match_features",
     "match_genes",
     "matching_column",
     "obs_column",
     "obs_numbers",
+    "open_data_sets",
     "own_layers",
     "read_mask",
     "require_counts",
@@ -88,4 +99,5 @@ __all__ = [
     "scan",
     "seem_counts",
     "split_call",
+    "warn_of_shared_cells",
 ]

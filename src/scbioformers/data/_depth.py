@@ -25,6 +25,17 @@ class DepthRule:
 TOTALS = DepthRule()  # the depth is the total over all columns
 
 
+def depth_ratio(total: NDArray[np.float64], modelled: NDArray[np.float64], modelled_share: float) -> float:
+    """Median over the cells of the total, relative to the depth that the modelled features let expect."""
+    filled = modelled > 0
+    return float(np.median(total[filled] * (modelled_share / modelled[filled]))) if filled.any() else 1.0
+
+
+def fits_total(ratio: float) -> bool:
+    """Whether totals are so near to the expected depth that they are used."""
+    return DEPTH_RATIO[0] <= ratio <= DEPTH_RATIO[1]
+
+
 def choose_depth_rule(
     total: NDArray[np.float64], modelled: NDArray[np.float64], modelled_share: float, absent_share: float = 0.0
 ) -> DepthRule:
@@ -57,9 +68,8 @@ def choose_depth_rule(
     >>> choose_depth_rule(total=np.array([100.0]), modelled=np.array([31.0]), modelled_share=0.3)
     DepthRule(modelled_only=False, share=1.0)
     """
-    filled = modelled > 0
-    ratio = float(np.median(total[filled] * (modelled_share / modelled[filled]))) if filled.any() else 1.0
-    if DEPTH_RATIO[0] <= ratio <= DEPTH_RATIO[1]:
+    ratio = depth_ratio(total, modelled, modelled_share)
+    if fits_total(ratio):
         return DepthRule(share=1.0 - absent_share)
     warn(
         f"The data have other genes than the training data: the median total of the cells is {ratio:.2f} times the "

@@ -157,7 +157,7 @@ class AnnDataSource(BlockSource):
         self._columns = None if columns is None else _check_columns(columns, adata.n_vars)
         self.n_features = adata.n_vars if self._columns is None else len(self._columns)
         self.present = np.ones(self.n_features, bool) if self._columns is None else self._columns >= 0
-        self._rule = rule
+        self.rule = rule
         self._fields = np.zeros((self.n_obs, 0), np.int32) if fields is None else np.asarray(fields, np.int32)
         if self._fields.ndim != 2 or len(self._fields) != self.n_obs:
             raise ConfigError(f"`fields` must have the shape ({self.n_obs}, n_fields), found {self._fields.shape}.")
@@ -186,7 +186,7 @@ class AnnDataSource(BlockSource):
         converted = [self._convert(part) for part in parts]
         counts = converted[0][0] if len(parts) == 1 else sp.vstack([counts for counts, _ in converted], format="csr")
         total = np.concatenate([total for _, total in converted])
-        return MemorySource(Block(0, counts, total, self._fields, self.present, self._rule))
+        return MemorySource(Block(0, counts, total, self._fields, self.present, self.rule))
 
     def __repr__(self) -> str:
         where = "memory" if self._stored is None else type(self._stored).__name__
@@ -198,7 +198,7 @@ class AnnDataSource(BlockSource):
             return self._memory.read(start, stop)
         start, stop = self._bounds(start, stop)
         counts, total = self._convert(self._stored[start:stop])
-        return Block(start, counts, total, self._fields[start:stop].copy(), self.present, self._rule)
+        return Block(start, counts, total, self._fields[start:stop].copy(), self.present, self.rule)
 
     def _convert(self, rows: Any) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
         """Convert rows of any type to canonical float32 CSR of the features, and compute the total of each row."""
@@ -208,7 +208,7 @@ class AnnDataSource(BlockSource):
             present = np.flatnonzero(self._columns >= 0)
             part = full[:, self._columns[present]]
             full = sp.csr_matrix((part.data, present[part.indices], part.indptr), (full.shape[0], self.n_features))
-        if self._rule.modelled_only:
+        if self.rule.modelled_only:
             total = _row_sums(full)
         # repeated after the cast, because float64 values below 1e-45 become zeros in float32
         full = canonical(canonical(full).astype(np.float32, copy=False))

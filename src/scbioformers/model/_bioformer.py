@@ -93,6 +93,11 @@ class BioFormer:
         return (*(() if self.batch is None else (self.batch,)), *self.phenotypes)
 
     @property
+    def n_original_features(self) -> int:
+        """Number of features of the first fit. Later fits can add features after them."""
+        return int(self.members[0].bag_size)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of this model, which converts counts to its input."""
         return Tokenizer(

@@ -19,6 +19,17 @@ from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
 
+# parameters of each part that can be frozen, by the first part of their names
+PART_OF = {
+    **dict.fromkeys(("feature", "value", "phenotypes", "cls", "mask", "depth"), "embeddings"),
+    **dict.fromkeys(("blocks", "norm"), "blocks"),
+    **dict.fromkeys(("bag_to_cls", "bag_to_masked", "bag_to_latent"), "bag"),
+    **dict.fromkeys(("bin_inner", "bin_out", "bin_bias", "small_counts"), "bins"),
+    **dict.fromkeys(("rate_feature_in", "rate_feature_inner", "rate_feature_out"), "bins"),
+    **dict.fromkeys(("latent_inner", "latent_out", "batch_rate", "from_latent"), "decoder"),
+    **dict.fromkeys(("rate", "linear_rate", "log_dispersion"), "decoder"),
+}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -198,6 +209,11 @@ class Transformer(nn.Module):
         self.rate = nn.Linear(width, sizes.n_features)
         self.linear_rate = nn.Linear(config.n_latent, sizes.n_features, bias=False)
         self.log_dispersion = nn.Parameter(torch.empty(sizes.n_features))
+
+    def freeze(self, parts: Collection[str]) -> None:
+        """Set which parameters are trained: all but those of ``parts``, see ``PART_OF``."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(PART_OF[name.split(".", 1)[0]] not in parts)
 
     def bag(self, batch: Batch) -> Tensor:
         """Sum of the embeddings of *all* known features, weighted by the deviation from their mean, -> (B, D).

@@ -63,6 +63,8 @@ class Query:
     """The data that the source reads: those of the user, or a copy without the hidden values."""
     matched_by: str | None = None
     """Column of ``adata.var`` by which the features were matched, None for ``var_names``."""
+    rule: DepthRule = TOTALS
+    """How the depth of a cell follows from its counts."""
     model_given: bool = False
     """Whether the model was passed as an argument."""
     map_given: bool = False
@@ -235,7 +237,7 @@ def open_query(
     genes = GeneNames.of(adata, gene_symbols or column)
     names = _spelled(matched, genes)
     given = {"model_given": model is not None, "map_given": feature_map is not None}
-    return Query(found, source, layer, matched.columns, names, genes, adata, column, **given)
+    return Query(found, source, layer, matched.columns, names, genes, adata, column, rule, **given)
 
 
 def feature_names(
@@ -290,6 +292,8 @@ def _depth_rule(
     modelled = np.concatenate([block.counts.sum(axis=1, dtype=np.float64).A1 for block in source.blocks()])
     modelled_share = float(model.depth_share[source.present].sum(dtype=np.float64))
     # features that are not measured are read as masked ones are: at their mean
-    absent = float(model.gene_mean[~source.present].sum(dtype=np.float64))
+    # features that were added to the model were not part of the depth that it learned
+    original = np.arange(len(source.present)) < model.n_original_features
+    absent = float(model.gene_mean[~source.present & original].sum(dtype=np.float64))
     absent_share = absent / float(model.binnings["rna"].mean_depth or 1.0)
     return choose_depth_rule(total, modelled, modelled_share, absent_share)

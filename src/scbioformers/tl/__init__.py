@@ -6,6 +6,7 @@ from scbioformers.tl._gene_programs import gene_programs
 from scbioformers.tl._grn import grn
 from scbioformers.tl._impute import impute
 from scbioformers.tl._perturb import perturb
+from scbioformers.tl._pretrain import pretrain
 from scbioformers.tl._regulators import program_enrichment, regulators
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "grn",
     "impute",
     "perturb",
+    "pretrain",
     "program_enrichment",
     "regulators",
 ]

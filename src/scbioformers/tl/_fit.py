@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,27 +15,20 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.config import Binning, ModelConfig, Perturbation, Reading, TrainConfig
-from scbioformers.core import ConfigError, Vocabulary, check_arguments, seed_from, warn
+from scbioformers.config import Binning, ModelConfig, Perturbation, TrainConfig
+from scbioformers.core import ConfigError, check_arguments, seed_from
 from scbioformers.data import (
     DEFAULT_MASK,
-    AnnDataSource,
+    FeatureMap,
     MemorySource,
-    ObsField,
-    best_measured,
-    field_codes,
-    gene_mask,
     gene_names,
-    hash_genes,
-    inspect,
-    require_counts,
-    require_valid,
 )
-from scbioformers.model import network_sizes
+from scbioformers.model import BioFormer, network_sizes
 from scbioformers.nn import Transformer, choose_device, computes, use_threads
-from scbioformers.results import check_storage, store_model, target
+from scbioformers.results import ModelLike, check_storage, find_model, store_model
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
+from scbioformers.tl._fit_cells import Cells, read_cells, read_cells_for
 from scbioformers.training import fit_model
 
 logger = logging.getLogger(__name__)
@@ -45,13 +38,15 @@ logger = logging.getLogger(__name__)
 def fit(
     adata: AnnData,
     *,
+    model: ModelLike | None = None,
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
     gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
     batch_key: str | None = None,
     phenotype_keys: str | Sequence[str] = (),
-    binning: Literal["value", "segment"] | Binning = "value",
-    config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
+    binning: Literal["value", "segment"] | Binning | None = None,
+    config: Literal["small", "no_attention", "paper"] | ModelConfig | None = None,
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
     max_epochs: int | None = None,
@@ -73,16 +68,23 @@ def fit(
     ----------
     adata
         AnnData with raw counts, in memory or backed. With ``binning="segment"``, values on any scale are accepted.
+    model
+        A fitted model to start from (fine-tuning): a model, its directory, or an AnnData with a model, for instance
+        from :func:`scbioformers.tl.pretrain`. Its genes keep their meaning. Genes and batches that it does not know are
+        appended. Its binning, masks and configuration are used.
     layer
         Layer to read. None, and ``"X"``, read ``adata.X``.
     mask_var
         Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
         The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. The depth of a cell is
-        always the sum over all genes.
+        always the sum over all genes. With ``model``, the genes to model besides those of the model; the default then
+        selects no others if there is no such column.
     gene_symbols
         Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. The model knows its
         genes by these names. Of several genes with the same name, the one that most cells express is modelled, which is
         logged. A gene without a value in the column keeps its ``var_names``. None uses ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in ``model``, such as orthologues.
     batch_key
         Column of ``adata.obs`` with the batch. The predicted profile is conditioned on the batch, so the embedding does
         not have to contain it. Other data may have other batches, or no such column: their cells are read as cells of
@@ -92,10 +94,13 @@ def fit(
         model, and the embedding keeps the differences that they explain.
     binning
         Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2) or a :class:`~scbioformers.Binning`.
+        The default is ``"value"``, or that of ``model``.
     config
         Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
+        The default is ``"small"``, or that of ``model``.
     train
-        Parameters of the training. By default, ``TrainConfig.paper()`` if ``config="paper"``, else ``TrainConfig()``.
+        Parameters of the training. By default, ``TrainConfig.paper()`` if ``config="paper"``,
+        ``TrainConfig.fine_tuning()`` with ``model``, else ``TrainConfig()``.
     task
         A :class:`~scbioformers.Perturbation`, for predictions with :func:`scbioformers.tl.perturb`. The network is then
         fitted to the control cells only. After that, the external token of perturbed genes (Eq. 7) is trained on
@@ -105,7 +110,8 @@ def fit(
     max_epochs
         Number of passes over the cells. It replaces ``max_epochs`` of ``train``.
     n_models
-        Number of ensemble members. Their seeds are ``rng``, ``rng + 1``, ….
+        Number of ensemble members. Their seeds are ``rng``, ``rng + 1``, …. With ``model`` they share its weights at
+        the start, so they agree more than independent fits would; further members have new output layers.
     save_dir
         Directory to which the model is saved, instead of ``adata.uns``. Required if the model is larger than 32 MB.
     allow_non_integer
@@ -158,16 +164,20 @@ def fit(
     """
     check_arguments(fit, locals())
     start = time.perf_counter()
-    kind = binning if isinstance(binning, Binning) else Binning(kind=binning)
-    model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
-    train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
+    start_model = None if model is None else find_model(adata, model)
+    model_config, kind, train = _settings(start_model, config, binning, train)
     if max_epochs is not None:
         train = replace(train, max_epochs=max_epochs)
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(model_config.width)
-    adata, cells = _read(adata, layer, mask_var, gene_symbols, kind, batch_key, phenotype_keys, allow_non_integer, copy)
+    if start_model is None:
+        options = (kind, batch_key, phenotype_keys, allow_non_integer, copy)
+        adata, cells = read_cells(adata, layer, mask_var, gene_symbols, *options)
+    else:
+        names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+        adata, cells = read_cells_for(start_model, adata, mask_var, batch_key, phenotype_keys, copy, **names)
     source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
     design = None
     if task is not None:
@@ -181,6 +191,7 @@ def fit(
         kind,
         model_config,
         train,
+        start=start_model,
         batch=cells.batch,
         phenotypes=cells.phenotypes,
         reading=cells.reading,
@@ -189,9 +200,9 @@ def fit(
         device=device,
         progress_bar=shown,
     )
-    model = fitted.model
+    result = fitted.model
     if design is not None:
-        model = fit_perturbation(model, source, design, seed=seed, progress_bar=shown)
+        result = fit_perturbation(result, source, design, seed=seed, progress_bar=shown)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": cells.reading.layer,
@@ -199,84 +210,43 @@ def fit(
         "gene_symbols": gene_symbols,
         "batch_key": batch_key,
         "phenotype_keys": [phenotype.name for phenotype in cells.phenotypes],
+        "started_from": None if start_model is None else start_model.hash,
         "binning": kind.to_dict(),
         "config": model_config.to_dict(),
         "train": train.to_dict(),
         "n_models": n_models,
-        "task": None if design is None else dict(require_head(model).task),
+        "task": None if design is None else dict(require_head(result).task),
         "seed": seed,
     }
-    store_model(adata, key_added, model, params, history, save_dir)
+    store_model(adata, key_added, result, params, history, save_dir)
     _log_summary(history, time.perf_counter() - start, key_added, perturbs=design is not None)
     return adata if copy else None
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """What a fit reads: the cells, over the genes to model, and how they are read."""
-
-    source: AnnDataSource
-    vocabulary: Vocabulary
-    batch: ObsField | None
-    phenotypes: tuple[ObsField, ...]
-    reading: Reading
-
-
-def _read(
-    adata: AnnData,
-    layer: str | None,
-    mask_var: str | NDArray[np.bool_] | None,
-    gene_symbols: str | None,
-    binning: Binning,
-    batch_key: str | None,
-    phenotype_keys: str | Sequence[str],
-    allow_non_integer: bool,
-    copy: bool,
-) -> tuple[AnnData, _Cells]:
-    """Check the data, and read the cells of the object that the model will be written to."""
-    inspection = inspect(adata, layer)
-    layer = inspection.layer
-    names = gene_names(adata, gene_symbols)
-    genes = gene_mask(adata, mask_var)
-    if gene_symbols is not None:
-        # in a query the best measured gene is read, also if the mask has another one of the same name
-        genes = np.isin(names, names[genes]) & best_measured(names, inspection.gene_nnz, gene_symbols)
-    if binning.kind == "value":
-        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
-    else:
-        require_valid(adata, layer, modelled=genes, inspection=inspection)
-    keys = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
-    if batch_key in keys or len(set(keys)) < len(keys):
+def _settings(
+    start: BioFormer | None,
+    config: str | ModelConfig | None,
+    binning: str | Binning | None,
+    train: TrainConfig | None,
+) -> tuple[ModelConfig, Binning, TrainConfig]:
+    """Configuration, binning and training parameters: as given, those of the model, or the defaults."""
+    given = ModelConfig.preset(config) if isinstance(config, str) else config
+    kind = Binning(kind=binning) if isinstance(binning, str) else binning  # type: ignore[arg-type]
+    if start is None:
+        default = TrainConfig.paper() if config == "paper" else TrainConfig()
+        return given or ModelConfig.small(), kind or Binning(), train or default
+    frozen = start.binnings["rna"]
+    if given is not None and replace(given, n_components=start.config.n_components) != start.config:
+        raise ConfigError("`config` must be that of the model that is fine-tuned. Leave out `config`.")
+    if kind is not None and kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1) != frozen:
+        raise ConfigError(f"`binning` must be that of the model that is fine-tuned, {frozen}. Leave out `binning`.")
+    train = train or TrainConfig.fine_tuning()
+    if train.masking != start.masking:
         raise ConfigError(
-            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {keys}. Pass each column "
-            "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
+            f"`TrainConfig.masking` must be that of the model that is fine-tuned, expected {start.masking}, found "
+            f"{train.masking}."
         )
-    adata = target(adata, copy)
-    batch = None if batch_key is None else ObsField.register(adata, batch_key)
-    if batch is not None and len(batch.categories) == 1:
-        logger.info("adata.obs[%r] has one category, so the model is fitted without a batch.", batch_key)
-        batch = None
-    phenotypes = tuple(ObsField.register(adata, name) for name in keys)
-    fields = (*(() if batch is None else (batch,)), *phenotypes)
-    source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
-    vocabulary = Vocabulary.from_names(names[genes])
-    estimated_counts = allow_non_integer and not inspection.n_negative
-    scale = "counts" if estimated_counts else inspection.scale
-    reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
-    _warn_of_single_cells(adata, fields)
-    return adata, _Cells(source, vocabulary, batch, phenotypes, reading)
-
-
-def _warn_of_single_cells(adata: AnnData, fields: Sequence[ObsField]) -> None:
-    """Warn of categories with one cell, which cannot be told from the cell itself."""
-    for field in fields:
-        size = np.bincount(field.transfer(adata), minlength=len(field.categories))
-        if single := [name for name, n in zip(field.categories, size, strict=True) if n == 1]:
-            warn(
-                f"{len(single)} of the {len(size)} categories of adata.obs[{field.name!r}] have one cell, such as "
-                f"{single[:3]}. The model cannot tell the state of such a cell from its category. Pass a column with "
-                "larger groups, or merge these categories."
-            )
+    return start.config, frozen, train
 
 
 def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool) -> None:
@@ -293,7 +263,7 @@ def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: b
     )
 
 
-def _n_bytes(config: ModelConfig, cells: _Cells) -> int:
+def _n_bytes(config: ModelConfig, cells: Cells) -> int:
     """Size of the weights in bytes, without allocating them. The number of bins is not known yet; 100 is assumed."""
     binning = Binning().freeze(mean_depth=1.0, max_bin=99)
     sizes = network_sizes(len(cells.vocabulary), binning, cells.batch, cells.phenotypes, counts=True)

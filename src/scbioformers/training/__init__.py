@@ -1,6 +1,7 @@
 """Training of models with Lightning."""
 
 from scbioformers.training._data import BatchDataset
+from scbioformers.training._extend import extended_field
 from scbioformers.training._fit import Fitted, find_validation, fit_model
 from scbioformers.training._isolation import train_steps
 from scbioformers.training._module import TrainingModule
@@ -9,6 +10,7 @@ __all__ = [
     "BatchDataset",
     "Fitted",
     "TrainingModule",
+    "extended_field",
     "find_validation",
     "fit_model",
     "train_steps",

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scbioformers.core import (
     SPECIALS,
-    ConfigError,
     DataError,
     DepthModel,
     DepthModels,
@@ -227,20 +226,3 @@ def extended_field(former: ObsField | None, found: ObsField | None) -> ObsField 
         return former if found is None else found
     new = [category for category in found.categories if category not in former.categories]
     return ObsField(found.name, (*former.categories, *new))
-
-
-def check_settings(model: BioFormer, config: Any, masking: Any) -> None:
-    """Check that settings given for a fine-tuning are those of the model.
-
-    Raises
-    ------
-    ConfigError
-        If they differ.
-    """
-    if config is not None and config != model.config:
-        raise ConfigError("`config` is that of the model when a model is fine-tuned. Leave it out.")
-    if masking != model.masking:
-        raise ConfigError(
-            f"`TrainConfig.masking` must be that of the model when it is fine-tuned, expected {model.masking}, found "
-            f"{masking}."
-        )

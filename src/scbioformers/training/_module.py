@@ -61,7 +61,8 @@ class TrainingModule(L.LightningModule):
             factors.append((network.batch_rate.weight, BATCH_LR))
         if network.config.svd_init:
             factors.append((network.feature.weight, EMBEDDING_LR))
-        rest = [p for p in network.parameters() if not any(p is own for own, _ in factors)]
+        rest = [p for p in network.parameters() if p.requires_grad and not any(p is own for own, _ in factors)]
+        factors = [(p, factor) for p, factor in factors if p.requires_grad]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},

@@ -42,6 +42,7 @@ def run_training(
         return [], False
     profile = "profile_counts" if counts else "profile_bins"
     objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
+    network.freeze(config.freeze)
     module = TrainingModule(network, config, steps, objectives)
     validated = bool(data.split.validation.any())
     history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
@@ -79,6 +80,7 @@ def run_training(
             raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
         logger.warning("The loss became NaN at step %d. The weights of step %d are kept.", diverged.step, best.step)
     best.restore(module)
+    network.freeze(())
     return history.rows, interrupt.interrupted
 
 

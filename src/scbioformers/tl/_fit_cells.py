@@ -1,0 +1,150 @@
+"""The cells that ``bf.tl.fit`` reads, with the genes and the columns of ``obs`` that a model uses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scbioformers.config import Binning, Reading
+from scbioformers.core import ConfigError, Vocabulary, warn
+from scbioformers.data import (
+    DEFAULT_MASK,
+    AnnDataSource,
+    ObsField,
+    best_measured,
+    field_codes,
+    gene_mask,
+    gene_names,
+    hash_genes,
+    inspect,
+    require_counts,
+    require_valid,
+)
+from scbioformers.model import BioFormer
+from scbioformers.results import open_query, target
+from scbioformers.training import extended_field
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a fit reads: the cells, over the genes to model, and how they are read."""
+
+    source: AnnDataSource
+    vocabulary: Vocabulary
+    batch: ObsField | None
+    phenotypes: tuple[ObsField, ...]
+    reading: Reading
+
+
+def read_cells(
+    adata: AnnData,
+    layer: str | None,
+    mask_var: str | NDArray[np.bool_] | None,
+    gene_symbols: str | None,
+    binning: Binning,
+    batch_key: str | None,
+    phenotype_keys: str | Sequence[str],
+    allow_non_integer: bool,
+    copy: bool,
+) -> tuple[AnnData, Cells]:
+    """Check the data, and read the cells of the object that the model will be written to."""
+    inspection = inspect(adata, layer)
+    layer = inspection.layer
+    names = gene_names(adata, gene_symbols)
+    genes = gene_mask(adata, mask_var)
+    if gene_symbols is not None:
+        # in a query the best measured gene is read, also if the mask has another one of the same name
+        genes = np.isin(names, names[genes]) & best_measured(names, inspection.gene_nnz, gene_symbols)
+    if binning.kind == "value":
+        require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
+    else:
+        require_valid(adata, layer, modelled=genes, inspection=inspection)
+    keys = _check_keys(batch_key, phenotype_keys)
+    adata = target(adata, copy)
+    batch = None if batch_key is None else ObsField.register(adata, batch_key)
+    if batch is not None and len(batch.categories) == 1:
+        logger.info("adata.obs[%r] has one category, so the model is fitted without a batch.", batch_key)
+        batch = None
+    phenotypes = tuple(ObsField.register(adata, name) for name in keys)
+    fields = (*(() if batch is None else (batch,)), *phenotypes)
+    source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
+    vocabulary = Vocabulary.from_names(names[genes])
+    estimated_counts = allow_non_integer and not inspection.n_negative
+    scale = "counts" if estimated_counts else inspection.scale
+    reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
+    _warn_of_single_cells(adata, fields)
+    return adata, Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> list[str]:
+    """Names of the phenotypes. No column may be named twice."""
+    keys = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
+    if batch_key in keys or len(set(keys)) < len(keys):
+        raise ConfigError(
+            f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {keys}. Pass each column "
+            "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
+        )
+    return keys
+
+
+def read_cells_for(
+    start: BioFormer,
+    adata: AnnData,
+    mask_var: str | NDArray[np.bool_] | None,
+    batch_key: str | None,
+    phenotype_keys: str | Sequence[str],
+    copy: bool,
+    **names: Any,
+) -> tuple[AnnData, Cells]:
+    """Read cells for a model that is trained further: its genes by name, and other genes of ``mask_var`` after them."""
+    keys = _check_keys(batch_key, phenotype_keys)
+    query = open_query(adata, replace(start, batch=None, phenotypes=()), **names)
+    known = mask_var == DEFAULT_MASK and DEFAULT_MASK not in adata.var if isinstance(mask_var, str) else False
+    modelled = np.zeros(adata.n_vars, bool) if known else gene_mask(adata, mask_var)
+    taken = set(start.vocabulary.feature_names())
+    measured = gene_names(adata, query.matched_by)
+    modelled &= best_measured(measured, inspect(adata, query.layer).gene_nnz, query.matched_by)
+    modelled[query.columns[query.columns >= 0]] = False
+    modelled &= np.array([name not in taken for name in measured], bool)
+    new = np.flatnonzero(modelled)
+    adata = target(adata, copy)
+    batch = None if batch_key is None else ObsField.register(adata, batch_key)
+    if batch is not None and len(batch.categories) == 1:
+        logger.info("adata.obs[%r] has one category, so it is not used as a batch.", batch_key)
+        batch = None
+    batch = extended_field(start.batch, batch)
+    former = {phenotype.name: phenotype for phenotype in start.phenotypes}
+    found = {name: extended_field(former.get(name), ObsField.register(adata, name)) for name in keys}
+    phenotypes = tuple(field for field in (former | found).values() if field is not None)
+    fields = (*(() if batch is None else (batch,)), *phenotypes)
+    codes = field_codes(fields, adata, batch=batch)
+    columns = np.concatenate([query.columns, new])
+    source = AnnDataSource(adata, layer=query.layer, columns=columns, fields=codes, rule=query.rule)
+    vocabulary = start.vocabulary.extend(measured[new], "rna")
+    logger.info(
+        "%d of the %d genes of the model are measured; %d genes are added to it.",
+        int(query.measured.sum()), len(start.vocabulary), len(new),
+    )  # fmt: skip
+    reading = replace(start.reading, layer=query.layer, gene_symbols=query.matched_by)
+    _warn_of_single_cells(adata, [field for field in fields if field.name in (batch_key, *keys)])
+    return adata, Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _warn_of_single_cells(adata: AnnData, fields: Sequence[ObsField]) -> None:
+    """Warn of categories with one cell, which cannot be told from the cell itself."""
+    for field in fields:
+        size = np.bincount(field.transfer(adata), minlength=len(field.categories))
+        if single := [name for name, n in zip(field.categories, size, strict=True) if n == 1]:
+            warn(
+                f"{len(single)} of the {len(size)} categories of adata.obs[{field.name!r}] have one cell, such as "
+                f"{single[:3]}. The model cannot tell the state of such a cell from its category. Pass a column with "
+                "larger groups, or merge these categories."
+            )

@@ -1,0 +1,175 @@
+"""``bf.tl.pretrain``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from anndata import AnnData
+
+from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
+from scbioformers.core import ConfigError, Vocabulary, check_arguments, seed_from
+from scbioformers.data import (
+    choose_features,
+    describe_data_sets,
+    join_data_sets,
+    open_data_sets,
+    warn_of_shared_cells,
+)
+from scbioformers.model import BioFormer
+from scbioformers.nn import choose_device, computes, use_threads
+from scbioformers.results import check_storage
+from scbioformers.settings import shows_progress
+from scbioformers.training import fit_model
+
+logger = logging.getLogger(__name__)
+
+Source: TypeAlias = AnnData | str | Path
+
+
+@computes
+def pretrain(
+    sources: str | Path | Sequence[Source] | Mapping[str, Source],
+    *,
+    save_dir: str | Path,
+    n_top_features: int = 4000,
+    min_sources: int | None = None,
+    features: Sequence[str] | None = None,
+    layer: str | None = None,
+    gene_symbols: str | None = None,
+    binning: Literal["value", "segment"] | Binning = "value",
+    config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
+    train: TrainConfig | None = None,
+    max_epochs: int | None = None,
+    n_models: int = 1,
+    allow_non_integer: bool = False,
+    rng: int | np.random.Generator | None = 0,
+    device: str = "auto",
+    progress_bar: bool | None = None,
+) -> BioFormer:
+    """Fit one model to many data sets, for other data sets to start from or to be read by (paper, section 4).
+
+    The data sets may measure different genes. A gene that a data set does not measure is absent there, not zero: it has
+    no token, no weight and no loss. The data sets are not told apart by the model, because they differ in cell types as
+    well as in technique.
+
+    Parameters
+    ----------
+    sources
+        A folder with h5ad files and zarr stores, or a list of AnnData and paths, or a mapping from names to them. Files
+        of more than 500 MB, all together, are read in blocks of cells and never as a whole.
+    save_dir
+        Directory to which the model is saved.
+    n_top_features
+        Number of genes to model: those that vary most (flavor ``"seurat_v3"`` of scanpy), by the share of the data sets
+        in which they are among the first.
+    min_sources
+        Number of data sets that must measure a gene. By default half of them.
+    features
+        Names of the genes to model, instead of this choice.
+    layer
+        Layer to read. None, and ``"X"``, read ``X``.
+    gene_symbols
+        Column of ``var`` with the names of the genes. Data sets without it are named by ``var_names``.
+    binning
+        Binning of the values, see :func:`scbioformers.tl.fit`, or that of another model,
+        ``model.binnings["rna"]``.
+    config
+        Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
+    train
+        Parameters of the training. ``TrainConfig.source_power`` says how often the cells of small data sets are drawn.
+    max_epochs
+        Number of passes over as many cells as there are. It replaces ``max_epochs`` of ``train``.
+    n_models
+        Number of ensemble members. Their seeds are ``rng``, ``rng + 1``, ….
+    allow_non_integer
+        Accept values that are not integers, such as estimated counts.
+    rng
+        Seed, or :class:`numpy.random.Generator`, for all random choices. None draws a new seed.
+    device
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
+    progress_bar
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
+
+    Returns
+    -------
+    :class:`~scbioformers.BioFormer`
+        The model, which is also in ``save_dir``. Pass it, or the directory, as ``model=`` to the other functions.
+
+    Raises
+    ------
+    DataError
+        If no data set can be used, or too few measure the same genes.
+    ConfigError
+        If a parameter is out of range, or a path does not exist.
+    StorageError
+        If ``save_dir`` cannot be written.
+
+    Warns
+    -----
+    BioformersWarning
+        If a data set cannot be used, with the reason (the others are used); if two have the same cells; or if the depth
+        of the cells of a data set is estimated from its modelled genes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import scbioformers as bf
+    >>> blood = bf.datasets.simulate(n_cells=60, n_genes=40)
+    >>> panel = bf.datasets.simulate(n_cells=50, n_genes=40)[:, :30].copy()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     train = bf.TrainConfig(max_steps=2)
+    ...     model = bf.tl.pretrain({"blood": blood, "panel": panel}, save_dir=folder + "/atlas", train=train)
+    >>> len(model.vocabulary)
+    40
+    """
+    check_arguments(pretrain, locals())
+    start = time.perf_counter()
+    kind = binning if isinstance(binning, Binning) else Binning(kind=binning)
+    model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
+    train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
+    train = train if max_epochs is None else replace(train, max_epochs=max_epochs)
+    for name, value in (("n_top_features", n_top_features), ("n_models", n_models), ("min_sources", min_sources)):
+        if value is not None and value < 1:
+            raise ConfigError(f"`{name}` must be at least 1, found {value}.")
+    device, shown = choose_device(device), shows_progress(progress_bar)
+    use_threads(model_config.width)
+    check_storage(0, save_dir)
+    seed = seed_from(rng)
+    counts = kind.kind == "value"
+    options: dict[str, Any] = {"counts": counts, "allow_non_integer": allow_non_integer}
+    data_sets = open_data_sets(sources, layer, gene_symbols, **options)
+    names = list(features) if features is not None else choose_features(data_sets, n_top_features, min_sources, seed)
+    source = join_data_sets(data_sets, names)
+    warn_of_shared_cells(data_sets, source)
+    logger.info(
+        "Training on %s cells of %d data sets, over %s genes.", f"{source.n_obs:,}", len(data_sets), f"{len(names):,}"
+    )
+    scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
+    fitted = fit_model(
+        source,
+        Vocabulary.from_names(names),
+        kind,
+        model_config,
+        train,
+        reading=Reading(None, scale, allow_non_integer, gene_symbols),
+        n_models=n_models,
+        seed=seed,
+        device=device,
+        progress_bar=shown,
+    )
+    described = describe_data_sets(data_sets, source)
+    provenance = fitted.model.provenance | {"sources": described, "history": fitted.history}
+    model = replace(fitted.model, provenance=provenance)
+    model.save(save_dir)
+    logger.info(
+        "Pre-trained in %.0f s. The next call can be `bf.tl.fit(adata, model=%r)` or `bf.tl.embed(adata, model=%r)`.",
+        time.perf_counter() - start, str(save_dir), str(save_dir),
+    )  # fmt: skip
+    return model
