@@ -114,11 +114,16 @@ class ObsField:
                 f"adata.obs[{self.name!r}] has no value in {n_missing} of {len(column)} cells, expected a category for "
                 "each. Set the missing values, or remove these cells."
             )
-        unseen = sorted(set(texts[codes < 0]))
+        unseen = self.unseen(adata)
         raise DataError(
             f"adata.obs[{self.name!r}] has {len(unseen)} categories that the model has not seen: {short_list(unseen)}. "
             f"It knows {short_list(self.categories)}. Rename or remove these cells, or fit the model again."
         )
+
+    def unseen(self, adata: Any) -> list[str]:
+        """Values of the column in ``adata.obs`` that are not among the categories, without missing values."""
+        column = obs_column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
+        return sorted(set(_texts(column).dropna()) - set(self.categories))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -162,7 +167,7 @@ def _batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
     unknown = codes < 0
     if unknown.any():
         texts = _texts(adata.obs[batch.name])[unknown]
-        unseen = sorted(set(texts.dropna()))
+        unseen = batch.unseen(adata)
         logger.warning(
             "%d of %d cells are read as cells of the average batch. In adata.obs[%r], %d of them have no value and %d "
             "have one that the model has not seen%s.",

@@ -3,6 +3,7 @@
 from scbioformers.model._bioformer import BioFormer, network_sizes
 from scbioformers.model._head import Head
 from scbioformers.model._inference import Use, embed_cells, make_batches, on_device, predict_masked, run_network
+from scbioformers.model._scores import score_cells, score_quantiles
 from scbioformers.model._storage import check_directory
 
 __all__ = [
@@ -16,4 +17,6 @@ __all__ = [
     "on_device",
     "predict_masked",
     "run_network",
+    "score_cells",
+    "score_quantiles",
 ]

@@ -23,6 +23,7 @@ from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer
 from scbioformers.tokens import Tokenizer
 
 _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share", "bin_mean")
+_HASHED_SCHEMA = 4  # the hash of a network must stay the same when the files get another schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,12 @@ class BioFormer:
     """(M, K), axes of the default embedding in the space of decoded log1p profiles."""
     axes_mean: NDArray[np.float32]
     """(M,), origin of the axes."""
+    score_quantiles: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(Q,), quantiles of the scores of validation cells, from the lowest to the highest, at equal distances.
+
+    They say how well the model knows cells of the training data, see :func:`scbioformers.model.score_cells`. Empty if
+    they are not known, for instance in a model that an earlier version stored. They are not part of the hash.
+    """
     provenance: dict[str, Any] = field(default_factory=dict)
     """Versions of the packages, hash of the training data, and training parameters."""
     heads: dict[str, Head] = field(default_factory=dict)
@@ -116,11 +123,17 @@ class BioFormer:
     def hash(self) -> str:
         """SHA-256 of the networks and of the state that is used to read cells. Results store this hash.
 
-        Heads and provenance are not part of the hash. So embeddings stay valid when a head is added. Heads have their
-        own hashes.
+        Heads, provenance and the scores of known cells are not part of the hash. So embeddings stay valid when a head
+        is added. Heads have their own hashes.
         """
         network = replace(self, heads={}, provenance={})
-        return hashlib.sha256(network.to_bytes()).hexdigest()
+        tensors, documents = network._tensors(), network._documents()
+        del tensors["score_quantiles"]
+        for i in range(len(network.members)):
+            if network.n_original_features == len(network.vocabulary):
+                del tensors[f"members.{i}.bag_size"]
+        documents["config"]["schema"] = _HASHED_SCHEMA
+        return hashlib.sha256(_storage.pack(tensors, documents)).hexdigest()
 
     def to_bytes(self) -> bytes:
         """The whole model as the bytes of one safetensors file. Pickle is not used."""
@@ -158,7 +171,7 @@ class BioFormer:
         return cls._build(*_storage.load(Path(directory)))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in (*_ARRAYS, "score_quantiles")}
         if self.depth is not None:
             tensors |= {f"depth.{name}": torch.from_numpy(x) for name, x in self.depth.to_arrays().items()}
         for i, network in enumerate(self.members):
@@ -193,6 +206,8 @@ class BioFormer:
             binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
             reading = Reading.from_dict(stored["reading"])
             sizes = network_sizes(len(vocabulary), binnings["rna"], batch, phenotypes, counts=reading.counts)
+            if stored["schema"] < 5:
+                tensors = _with_additions(tensors, len(vocabulary))
             members = tuple(_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             n = len(vocabulary)
@@ -200,6 +215,9 @@ class BioFormer:
             if not members or [array.shape for array in arrays.values()] != expected:
                 found_shapes = {name: array.shape for name, array in arrays.items()}
                 raise ValueError(f"found {len(members)} members and arrays {found_shapes}, expected shapes {expected}")
+            quantiles = tensors["score_quantiles"].numpy()
+            if quantiles.ndim != 1 or quantiles.size == 1 or not (np.diff(quantiles) >= 0).all():
+                raise ValueError("the score quantiles must be ascending")
             if wrong := {x.dtype for x in tensors.values()} - {torch.float32}:
                 raise ValueError(f"found tensors of {wrong}, expected float32")
             return cls(
@@ -212,6 +230,7 @@ class BioFormer:
                 reading=reading,
                 depth=_depth(tensors, n) if reading.counts else None,
                 members=members,
+                score_quantiles=quantiles,
                 provenance=dict(stored["provenance"]),
                 heads={name: _head(name, config, tensors) for name, config in stored["heads"].items()},
                 **arrays,
@@ -234,6 +253,13 @@ def network_sizes(
         counts=counts,
         n_small_counts=0 if binning.kind == "segment" else N_SMALL_COUNTS,
     )
+
+
+def _with_additions(tensors: dict[str, Tensor], n_features: int) -> dict[str, Tensor]:
+    """Tensors of schema 4 with those that schema 5 has added: no scores, and all features are of the first fit."""
+    members = [name.removesuffix("cls") for name in tensors if name.startswith("members.") and name.endswith(".cls")]
+    sizes = {f"{member}bag_size": torch.full((), float(n_features)) for member in members}
+    return {"score_quantiles": torch.zeros(0), **sizes, **tensors}
 
 
 def _depth(tensors: dict[str, Tensor], n_features: int) -> DepthModels:

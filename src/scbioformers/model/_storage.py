@@ -26,7 +26,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 4
+SCHEMA = 5
+READABLE = (4, SCHEMA)  # schema 4 has no score quantiles
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 _DOCUMENTS = ("config", "vocabulary")
@@ -195,6 +196,8 @@ def _load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
             raise ModelFormatError(f"{directory / name} is damaged: its SHA-256 is not the one in {MANIFEST}.")
     documents = {name: _from_json(contents[f"{name}.json"], name) for name in _DOCUMENTS}
     _check_schema(documents["config"])
+    if documents["config"]["schema"] != manifest["schema"]:
+        raise ModelFormatError(f"{directory / MANIFEST} is damaged: its schema is not the one in config.json.")
     return _weights(contents[WEIGHTS]), documents
 
 
@@ -206,9 +209,10 @@ def _weights(body: bytes) -> Tensors:
 
 
 def _check_schema(document: dict[str, Any]) -> None:
-    if document.get("schema") != SCHEMA:
+    schema = document.get("schema")
+    if type(schema) is not int or schema not in READABLE:
         raise ModelFormatError(
-            f"The stored model has schema {document.get('schema')!r}; this version of scbioformers reads {SCHEMA}. "
+            f"The stored model has schema {schema!r}; this version of scbioformers reads {SCHEMA} and {READABLE[0]}. "
             "Fit the model again, or install the version that wrote it."
         )
 

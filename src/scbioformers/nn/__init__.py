@@ -4,7 +4,7 @@ from scbioformers.nn._batch import N_SMALL_COUNTS, Batch, join_batches
 from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._device import choose_device
 from scbioformers.nn._init import InitialValues, initialise, random_generator
-from scbioformers.nn._losses import OBJECTIVES
+from scbioformers.nn._losses import OBJECTIVES, count_losses
 from scbioformers.nn._transformer import Output, Sizes, Transformer
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Transformer",
     "choose_device",
     "computes",
+    "count_losses",
     "initialise",
     "join_batches",
     "random_generator",

@@ -28,18 +28,27 @@ def profile_counts(network: Transformer, output: Output, batch: Batch) -> Tensor
 
     The mean count is predicted from ``<cls>`` and scaled by the depth of the cell.
     """
-    counts, dispersion = batch.target_counts, network.log_dispersion.exp()
     log_mean = output.log_rate + batch.size_factor.log()[:, None]
-    losses = (counts + dispersion) * functional.softplus(log_mean - network.log_dispersion) - counts * (
-        log_mean - network.log_dispersion
+    losses = count_losses(log_mean, network.log_dispersion, batch.target_counts, batch.present)
+    return (losses / (batch.target_counts > 0).sum(dim=1).clamp(min=1)).mean()
+
+
+def count_losses(log_mean: Tensor, log_dispersion: Tensor, counts: Tensor, present: Tensor) -> Tensor:
+    """(B,), negative log-likelihood of the counts (B, M) of each cell under a negative binomial, in nats.
+
+    ``log_mean`` (B, M) is the log of the expected count, ``log_dispersion`` (M,) that of the inverse dispersion. Only
+    features that are ``present`` (B, M) count: others were not measured, which is not a count of zero.
+    """
+    dispersion = log_dispersion.exp()
+    losses = (counts + dispersion) * functional.softplus(log_mean - log_dispersion) - counts * (
+        log_mean - log_dispersion
     )
     # lgamma(0 + r) - lgamma(r) = 0, so lgamma, which is slow, is computed only for expressed entries
     cell, feature = torch.nonzero(counts, as_tuple=True)
     x, r = counts[cell, feature], dispersion[feature]
     constant = torch.lgamma(r) + torch.lgamma(x + 1) - torch.lgamma(x + r)
-    expressed = (counts > 0).sum(dim=1).clamp(min=1)
-    losses = losses * batch.present  # a feature that is not measured is not a zero count
-    return ((losses.sum(dim=1) + torch.zeros_like(losses[:, 0]).index_add(0, cell, constant)) / expressed).mean()
+    losses = losses * present
+    return losses.sum(dim=1) + torch.zeros_like(losses[:, 0]).index_add(0, cell, constant)
 
 
 def profile_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:

@@ -2,9 +2,11 @@
 
 from scbioformers.pp._binning import bin_segment, bin_value
 from scbioformers.pp._check import CheckReport, check
+from scbioformers.pp._model_report import ModelReport
 
 __all__ = [
     "CheckReport",
+    "ModelReport",
     "bin_segment",
     "bin_value",
     "check",

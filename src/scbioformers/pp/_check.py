@@ -1,17 +1,19 @@
-"""``bf.pp.check``: check the data before a fit, estimate the cost of the fit, and suggest the next calls."""
+"""``bf.pp.check``: check the data before a fit or before a model is used, and suggest the next calls."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import check_arguments, default_epochs
+from scbioformers.core import ConfigError, check_arguments, default_epochs
 from scbioformers.data import (
     DEFAULT_MASK,
+    FeatureMap,
     Inspection,
     call,
     filter_call,
@@ -24,6 +26,7 @@ from scbioformers.data import (
     inspect,
     split_call,
 )
+from scbioformers.pp._model_report import ModelReport
 
 # Time and memory of a default fit, measured on 2 CPU cores
 FIXED_SECONDS = 10.0  # imports, compilation and the components of the embedding
@@ -67,11 +70,13 @@ class CheckReport:
     gigabytes: float
     """Estimated peak memory of a default fit, in GB (1e9 bytes)."""
     problems: tuple[str, ...]
-    """Reasons why a default fit is not possible. Empty if it is possible."""
+    """Reasons why a default fit, or a verb with the model, is not possible. Empty if it is possible."""
     cautions: tuple[str, ...]
-    """Properties of the data that do not prevent a fit but may affect it."""
+    """Properties of the data that do not prevent it but may affect it."""
     next_calls: tuple[str, ...]
     """Suggested calls, in order."""
+    model: ModelReport | None = None
+    """How the model would read the data. ``None`` without a model, or if its genes cannot be compared with the data."""
 
     def __repr__(self) -> str:
         data, n_modelled = self.inspection, int(self.modelled.sum())
@@ -83,15 +88,20 @@ class CheckReport:
             f"  names     genes: {_IDS[data.id_type]}, {duplicates}; cells: "
             + (f"{data.n_duplicate_obs} duplicated (not a problem)" if data.n_duplicate_obs else "unique"),
             f"  empty     {data.n_empty_cells:,} cells, {data.n_empty_genes:,} genes",
-            f"  modelled  {'all ' if n_modelled == data.n_vars else ''}{n_modelled:,} genes; "
-            f"{self.expressed:,.0f} of them are expressed in an average cell",
         ]
+        if self.model is None:
+            lines.append(
+                f"  modelled  {'all ' if n_modelled == data.n_vars else ''}{n_modelled:,} genes; "
+                f"{self.expressed:,.0f} of them are expressed in an average cell"
+            )
         if data.feature_types:
             listed = ", ".join(f"{n:,} {name}" for name, n in data.feature_types.items())
             lines.append(f"  features  {listed}")
         if data.counts is not None:
             lines.append(f"  counts    {data.counts.name} seems to hold the counts")
-        if not self.problems:
+        if self.model is not None:
+            lines += self.model.lines()
+        elif not self.problems:
             lines.append(
                 f"  fit time  about {_minutes(self.minutes)} on 2 CPU cores, with {self.gigabytes:.1f} GB of memory"
             )
@@ -107,31 +117,51 @@ def check(
     *,
     layer: str | None = None,
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
+    model: Any = None,
+    gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> CheckReport:
-    """Check the data before a fit. It reads all values once, in chunks, and does not change ``adata``.
+    """Check the data before a fit, or before a model is used. It reads all values and does not change ``adata``.
 
     Parameters
     ----------
     adata
         AnnData, in memory or backed.
     layer
-        Layer to read. None, and ``"X"``, read ``adata.X``.
+        Layer to read. None, and ``"X"``, read ``adata.X``. With ``model``, None reads the layer that the model was
+        fitted on if ``adata`` has it.
     mask_var
         Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
-        The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``.
+        The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. Only for a fit.
+    model
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        The report then says what the verbs with this ``model=`` would read, and how well the model knows such cells.
+        For this, at most 500 cells are scored, see :func:`scbioformers.model.score_cells`.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes, as in :func:`scbioformers.tl.embed`. Only with ``model``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, as in
+        :func:`scbioformers.tl.embed`. Only with ``model``.
 
     Returns
     -------
     CheckReport
         Type of the values, names, empty cells and genes, estimates of time and memory, problems, and suggested calls.
-        Data that cannot be used does not raise an error. The reasons are listed in ``problems``. No fields are set.
+        With ``model``: the genes of the model that are in the data, how the depth is read, which columns of ``obs`` the
+        model uses, and the scores of the cells. Data that cannot be used does not raise an error. The reasons are
+        listed in ``problems``. No fields are set.
 
     Raises
     ------
     DataError
         If ``adata`` is not an AnnData, has no matrix of numbers, or is a view of a backed AnnData.
     MissingKeyError
-        If the layer or the column does not exist.
+        If the layer, the column or the model does not exist.
+    ModelFormatError
+        If the stored model is damaged.
+    ConfigError
+        If ``model`` has another type, ``feature_map`` is empty or does not hold strings, or one of the last two
+        arguments is passed without ``model``.
 
     Examples
     --------
@@ -140,9 +170,52 @@ def check(
     >>> report = bf.pp.check(adata)
     >>> report.inspection.kind, report.problems, report.next_calls
     ('counts', (), ('bf.tl.fit(adata)',))
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> report = bf.pp.check(adata[:, :15].copy(), model=adata)
+    >>> report.model.n_found, report.next_calls
+    (15, ('bf.tl.embed(adata, model=model)',))
     """
     check_arguments(check, locals())
     get_matrix(adata, layer)  # first, because it checks the type of adata
+    if model is not None:
+        return _check_with_model(adata, layer, mask_var, model, gene_symbols, feature_map)
+    for name, value in {"gene_symbols": gene_symbols, "feature_map": feature_map}.items():
+        if value is not None:
+            raise ConfigError(f"`{name}` names the genes of a model, but found no `model=`. Pass the model as well.")
+    return _check(adata, layer, mask_var)
+
+
+def _check_with_model(
+    adata: AnnData,
+    layer: str | None,
+    mask_var: Any,
+    model: Any,
+    gene_symbols: str | None,
+    feature_map: FeatureMap | None,
+) -> CheckReport:
+    from scbioformers.pp._check_model import compare_with_model  # imports torch
+    from scbioformers.results import find_model
+
+    fitted = find_model(adata, model)
+    default = fitted.reading.layer if fitted.reading.layer in adata.layers else None
+    base = _check(adata, default if layer is None else layer, mask_var)
+    report, problems, cautions = compare_with_model(adata, fitted, base.inspection, gene_symbols, feature_map)
+    given: dict[str, Any] = {}
+    if model is not adata:
+        given["model"] = str(model) if isinstance(model, str | Path) else _Name("model")
+    given |= {} if layer is None else {"layer": layer}
+    given |= {} if gene_symbols is None else {"gene_symbols": gene_symbols}
+    given |= {} if feature_map is None else {"feature_map": _Name("feature_map")}
+    next_calls = [call("bf.tl.embed", **given)]
+    if problems:
+        next_calls = [f"{call('bf.pp.check', **given)}  # again, after the problem is solved"]
+    elif report is not None and report.poorly_known:
+        next_calls = [*base.next_calls, f"{next_calls[0]}  # works too, but see the note"]
+    found: dict[str, Any] = {"problems": tuple(problems), "cautions": tuple(cautions), "next_calls": tuple(next_calls)}
+    return replace(base, **found, model=report)
+
+
+def _check(adata: AnnData, layer: str | None, mask_var: Any) -> CheckReport:
     modelled = gene_mask(adata, mask_var)
     inspection = inspect(adata, layer)
     n_nonzero = int(inspection.gene_nnz[modelled].sum())

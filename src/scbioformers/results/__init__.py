@@ -43,7 +43,7 @@ from scbioformers.results._perturb import (
     read_perturbed_profiles,
     write_perturb,
 )
-from scbioformers.results._query import Query, feature_names, open_query
+from scbioformers.results._query import Query, feature_names, find_column, open_query
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
 
@@ -61,6 +61,7 @@ __all__ = [
     "check_storage",
     "create_store",
     "feature_names",
+    "find_column",
     "find_condition",
     "find_fit",
     "find_model",

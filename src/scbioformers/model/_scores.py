@@ -1,0 +1,99 @@
+"""How well a model knows cells: their likelihood, compared with that of cells which the model draws itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scbioformers.data import Block
+from scbioformers.model._bioformer import BioFormer
+from scbioformers.model._inference import make_batches
+from scbioformers.nn import Batch, Transformer, count_losses
+
+N_DRAWS = 4  # per cell; the mean over 500 cells has a standard error of about 0.002 from them
+N_QUANTILES = 21  # 0, 5, 10, … 100 %
+MAX_LOG_MEAN = 20.0  # of drawn counts, so that no rate overflows
+_STREAM = 0x5C03E
+
+
+@torch.no_grad()
+def score_cells(model: BioFormer, block: Block, *, batch_size: int = 64) -> NDArray[np.float64]:
+    """Score each cell: how likely its counts are, compared with counts that the model draws for this cell.
+
+    The model predicts the rates of a cell from ``<cls>``. The score is the log-likelihood of the measured counts minus
+    the mean log-likelihood of counts drawn with these rates, divided by the number of expressed genes. It is about 0 if
+    the cell is as the model predicts, and negative if the model does not know such cells. A log-likelihood alone would
+    depend on the depth of the cells and on the genes that are measured. The drawn counts have the same depth and the
+    same genes.
+
+    For data that are not counts: the divergence of the predicted from the measured bins, with a negative sign.
+
+    Parameters
+    ----------
+    model
+        A fitted model. The members of an ensemble are averaged.
+    block
+        N cells with the features of the model.
+    batch_size
+        Maximum number of cells in a batch. It does not change the scores by more than rounding.
+
+    Returns
+    -------
+    float64 (N,), nats per expressed gene. NaN for cells without a count in the genes of the model.
+    """
+    scores = np.zeros(len(block.depth))
+    for network in model.members:
+        for batch in make_batches(model, block, batch_size):
+            batch = batch.to(network.cls.device)
+            output = network(batch)
+            score = _count_scores if model.reading.counts else _bin_scores
+            rows = batch.rows.cpu().numpy() - block.start
+            scores[rows] += score(network, output.log_rate, batch).cpu().numpy() / len(model.members)
+    n_expressed = np.diff(block.counts.indptr)
+    return np.where(n_expressed > 0, scores / np.maximum(n_expressed, 1), np.nan)
+
+
+def score_quantiles(model: BioFormer, block: Block) -> NDArray[np.float32]:
+    """Quantiles (0, 5, … 100 %) of the scores of cells that the model knows: :attr:`BioFormer.score_quantiles`.
+
+    ``block`` should hold validation cells, because training cells are known too well. Cells without counts are ignored.
+    The result is empty if fewer than two cells are left.
+    """
+    scores = score_cells(model, block)
+    scores = scores[np.isfinite(scores)]
+    if scores.size < 2:
+        return np.zeros(0, np.float32)
+    return np.quantile(scores, np.linspace(0, 1, N_QUANTILES)).astype(np.float32)
+
+
+def _count_scores(network: Transformer, log_rate: Tensor, batch: Batch) -> Tensor:
+    """(B,), log-likelihood of the counts minus the mean of that of drawn counts."""
+    log_mean = (log_rate + batch.size_factor.log()[:, None]).clamp(max=MAX_LOG_MEAN)
+    dispersion = network.log_dispersion
+    scores = -count_losses(log_mean, dispersion, batch.target_counts, batch.present)
+    for drawn in _draw(log_mean, dispersion, batch.rows):
+        losses = count_losses(log_mean, dispersion, drawn * batch.present, batch.present)
+        scores = scores + losses / N_DRAWS
+    return scores
+
+
+def _draw(log_mean: Tensor, log_dispersion: Tensor, rows: Tensor) -> Tensor:
+    """Counts (N_DRAWS, B, M) from the negative binomial of each cell. They depend on its row, not on other cells."""
+    mean, size = log_mean.double().exp().cpu().numpy(), log_dispersion.double().exp().cpu().numpy()
+    share = np.clip(size / (size + mean), 1e-12, 1.0)
+    drawn = np.empty((N_DRAWS, *mean.shape), np.float32)
+    for i, row in enumerate(rows.tolist()):
+        generator = np.random.default_rng([_STREAM, row])
+        drawn[:, i] = generator.negative_binomial(size, share[i], size=(N_DRAWS, mean.shape[1]))
+    return torch.from_numpy(drawn).to(log_mean.device)
+
+
+def _bin_scores(network: Transformer, log_rate: Tensor, batch: Batch) -> Tensor:
+    """(B,), Kullback-Leibler divergence of the predicted from the measured shares of the highest bin, negative."""
+    target = batch.target_counts
+    entropy = torch.special.entr(target) + torch.special.entr(1.0 - target)
+    losses = functional.binary_cross_entropy_with_logits(log_rate, target, reduction="none")
+    return ((entropy - losses) * batch.present).sum(dim=1)
