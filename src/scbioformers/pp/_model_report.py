@@ -65,8 +65,8 @@ class ModelReport:
         """The lines of the report."""
         lines = [
             f"  model     {self.model}",
-            f"  found     {self.n_found:,} of its {self.n_features:,} genes, which have {_percent(self.depth_share)} of "
-            "its counts in the training data",
+            f"  found     {self.n_found:,} of its {self.n_features:,} genes, with {_percent(self.depth_share)} of its "
+            "counts in the training data",
         ]
         if self.absent:
             lines.append(f"  absent    {len(self.absent):,} of its genes: {short_list(self.absent, 5)}")
