@@ -35,7 +35,8 @@ def test_a_model_of_schema_4_is_read_and_keeps_its_hash():
 @pytest.mark.fault(51)
 def test_a_directory_of_schema_4_is_read(ensemble, directory):
     tensors = ensemble._tensors()
-    del tensors["score_quantiles"]
+    for name in ("score_quantiles", "members.0.bag_size", "members.1.bag_size"):  # schema 4 has none
+        del tensors[name]
     documents = ensemble._documents()
     documents["config"]["schema"] = 4
     former = _storage.SCHEMA
@@ -46,6 +47,16 @@ def test_a_directory_of_schema_4_is_read(ensemble, directory):
         _storage.SCHEMA = former
     assert json.loads((directory / "manifest.json").read_text())["schema"] == 4
     assert bf.BioFormer.load(directory).hash == ensemble.hash
+
+
+def test_a_model_with_added_features_has_a_hash_of_its_own(ensemble):
+    """How many features were there at first is part of how cells are read."""
+    grown = bf.BioFormer.from_bytes(ensemble.to_bytes())
+    for network in grown.members:
+        network.bag_size.fill_(20)
+    assert grown.n_original_features == 20
+    assert grown.hash != ensemble.hash
+    assert bf.BioFormer.from_bytes(grown.to_bytes()).hash == grown.hash
 
 
 def test_scores_of_known_cells_are_stored_but_not_hashed(ensemble, tmp_path):
