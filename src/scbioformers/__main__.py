@@ -1,4 +1,4 @@
-"""``python -m scbioformers demo``: an example analysis from counts to figures, on included data or on a file."""
+"""``python -m scbioformers``: ``demo``, an example analysis from counts to figures, and ``pretrain``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scbioformers.core import BioformersError
 
@@ -20,18 +21,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        from scbioformers._demo import run_demo  # imported here because it imports torch and scanpy
-
-        run_demo(options.data, options.label_key, options.batch_key, options.max_epochs, options.out)
+        options.run(options)
     except (BioformersError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
     return 0
 
 
+def _demo(options: argparse.Namespace) -> None:
+    from scbioformers._demo import run_demo  # imported here because it imports torch and scanpy
+
+    run_demo(options.data, options.label_key, options.batch_key, options.max_epochs, options.out)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    import scbioformers as bf
+
+    sources = options.sources[0] if len(options.sources) == 1 else options.sources
+    chosen = {name: getattr(options, name) for name in ("gene_symbols", "min_sources", "n_top_features", "max_epochs")}
+    bf.tl.pretrain(sources, save_dir=options.save_dir, rng=options.seed, **chosen)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scbioformers", description="A transformer for single-cell data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_pretrain(commands)
+    return parser
+
+
+def _add_pretrain(commands: Any) -> None:
+    parser = commands.add_parser(
+        "pretrain",
+        help="fit one model to many data sets",
+        description="Fit one model to many data sets and save it, see bf.tl.pretrain. Other data sets can be read by "
+        "it (bf.tl.embed and others) or start from it (bf.tl.fit), with model=DIR.",
+    )
+    parser.add_argument("sources", nargs="+", metavar="PATH", help="h5ad files and zarr stores, or a folder of them")
+    parser.add_argument("--save-dir", type=Path, required=True, metavar="DIR", help="directory of the model")
+    parser.add_argument("--n-top-features", type=_positive, default=4000, metavar="N", help="genes; default: 4000")
+    parser.add_argument("--min-sources", type=_positive, metavar="N", help="data sets that must measure a gene")
+    parser.add_argument("--gene-symbols", metavar="KEY", help="column of var with the names of the genes")
+    parser.add_argument("--max-epochs", type=_positive, metavar="N", help="number of passes over the cells")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed; default: 0")
+    parser.set_defaults(run=_pretrain)
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="fit a model, embed and cluster the cells, and compare with PCA",
@@ -52,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("demo_output"), metavar="DIR", help="output directory; default: %(default)s"
     )
-    return parser
+    demo.set_defaults(run=_demo)
 
 
 def _positive(text: str) -> int:

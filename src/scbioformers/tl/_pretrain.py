@@ -163,6 +163,7 @@ def pretrain(
         seed=seed,
         device=device,
         progress_bar=shown,
+        log_validations=True,
     )
     described = describe_data_sets(data_sets, source)
     provenance = fitted.model.provenance | {"sources": described, "history": fitted.history}

@@ -56,6 +56,23 @@ class BestWeights(Callback):
             module.load_state_dict(self.weights)
 
 
+class ValidationLog(Callback):
+    """Logs one line for each validation, for long trainings."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the losses of the validation cells."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            logger.info(
+                "Epoch %d of %d, step %d: validation loss %.3f nats (masked bins %.3f).",
+                trainer.current_epoch + 1,
+                trainer.max_epochs,
+                trainer.global_step,
+                losses["val_loss"],
+                losses.get("val_masked_bins", math.nan),
+            )
+
+
 class EpochBar(TQDMProgressBar):
     """The progress bar of Lightning, which counts epochs from 0 and names no last one, with "Epoch 1/8"."""
 

@@ -58,6 +58,7 @@ def fit_model(
     seed: int = 0,
     device: str = "cpu",
     progress_bar: bool = False,
+    log_validations: bool = False,
 ) -> Fitted:
     """Fit ``n_models`` networks to the cells of ``source``, and the axes of their common embedding.
 
@@ -99,7 +100,17 @@ def fit_model(
         )
     model = replace(model, provenance=_provenance(train, seed, parts, start))
     split = (filled & ~validation, validation)
-    networks, histories = _train_members(model, source, train, split, seed, device, progress_bar, fresh=start is None)
+    networks, histories = _train_members(
+        model,
+        source,
+        train,
+        split,
+        seed,
+        device=device,
+        progress_bar=progress_bar,
+        log_validations=log_validations,
+        fresh=start is None,
+    )
     model = replace(model, members=networks)
     if start is None or any(histories):  # without a step, a model that was fitted before keeps its axes
         axes, mean = _fit_axes(model, thin(parts, MAX_AXES_SAMPLE), seed)
@@ -113,10 +124,10 @@ def _train_members(
     train: TrainConfig,
     split: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     seed: int,
-    device: str,
-    progress_bar: bool,
     *,
     fresh: bool,
+    device: str,
+    **shown: bool,
 ) -> tuple[tuple[Transformer, ...], list[list[dict[str, float]]]]:
     """Train the networks in place. Returns them, or those before Ctrl-C, and their histories.
 
@@ -127,7 +138,7 @@ def _train_members(
         member_seed = (seed + i) % 2**63
         data = TrainingData(source, model.tokenizer, train, *split, member_seed)
         history, interrupted = run_training(
-            network, data, train, model.reading.counts, member_seed, device=device, progress_bar=progress_bar
+            network, data, train, model.reading.counts, member_seed, device=device, **shown
         )
         histories.append(history)
         if split[1].any() and (fresh or history):  # without a step, a model that was fitted before stays as it is

@@ -11,7 +11,14 @@ from lightning.pytorch.callbacks import EarlyStopping
 from scbioformers.config import TrainConfig
 from scbioformers.core import TrainingDiverged
 from scbioformers.nn import Transformer
-from scbioformers.training._callbacks import BestWeights, EpochBar, History, StopOnInterrupt, StopOnNaN
+from scbioformers.training._callbacks import (
+    BestWeights,
+    EpochBar,
+    History,
+    StopOnInterrupt,
+    StopOnNaN,
+    ValidationLog,
+)
 from scbioformers.training._data import TrainingData
 from scbioformers.training._isolation import interruptible, isolated, quiet
 from scbioformers.training._module import TrainingModule
@@ -28,10 +35,11 @@ def run_training(
     *,
     device: str = "cpu",
     progress_bar: bool = False,
+    log_validations: bool = False,
 ) -> tuple[list[dict[str, float]], bool]:
     """Train the network in place and load the weights with the lowest validation loss.
 
-    Returns the history, and whether Ctrl-C stopped the training.
+    Returns the history, and whether Ctrl-C stopped the training. ``log_validations`` logs a line for each validation.
     """
     n_cells = int(data.split.training.sum())
     epochs = config.epochs(n_cells)
@@ -51,6 +59,8 @@ def run_training(
         # check only at validations, because max_steps may end an epoch before its validation
         stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
         callbacks += [best, stop]
+    if log_validations:
+        callbacks.append(ValidationLog())
     if progress_bar:
         callbacks.append(EpochBar())
     kind, _, index = device.partition(":")
