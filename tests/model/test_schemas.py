@@ -42,7 +42,7 @@ def test_a_directory_of_schema_4_is_read(ensemble, directory):
     former = _storage.SCHEMA
     _storage.SCHEMA = 4
     try:
-        _storage.save(directory, tensors, documents)
+        _storage.save(directory, tensors, documents, "")
     finally:
         _storage.SCHEMA = former
     assert json.loads((directory / "manifest.json").read_text())["schema"] == 4

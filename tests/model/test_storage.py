@@ -20,6 +20,7 @@ from scbioformers.data import BlockSource
 from scbioformers.model import _storage, check_directory
 
 FILES = ("config.json", "vocabulary.json", "model.safetensors", "manifest.json")
+WRITTEN = (*FILES, "README.md")  # the card is for people: it is not part of the model
 
 
 def assert_same(first, second):
@@ -41,7 +42,7 @@ def test_round_trip_of_bytes(ensemble):
 
 
 def test_round_trip_of_a_directory(ensemble, directory):
-    assert sorted(path.name for path in directory.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in directory.iterdir()) == sorted(WRITTEN)
     assert_same(bf.BioFormer.load(directory), ensemble)
     assert_same(bf.BioFormer.load(str(directory)), ensemble)
 
@@ -61,7 +62,7 @@ def test_the_manifest_is_written_last(ensemble, tmp_path, monkeypatch):
     monkeypatch.setattr(_storage, "_write", lambda path, content: (written.append(path.name), write(path, content)))
     ensemble.save(tmp_path / "saved")
     assert written[-1] == "manifest.json"
-    assert sorted(written) == sorted(FILES)
+    assert sorted(written) == sorted(WRITTEN)
 
 
 # damage
@@ -188,7 +189,7 @@ def test_saved_directory_has_ordinary_permissions(ensemble, tmp_path):
 
 @pytest.mark.fault("disk-full")
 @pytest.mark.parametrize("former", [False, True])
-@pytest.mark.parametrize("failing", FILES)
+@pytest.mark.parametrize("failing", WRITTEN)
 def test_full_disk(ensemble, tmp_path, monkeypatch, former, failing):
     if former:
         ensemble.save(tmp_path / "saved")
@@ -363,7 +364,7 @@ def test_killed_while_saving(ensemble, tmp_path):
     command = [sys.executable, "-c", KILLED, str(former), str(new), str(tmp_path / "place" / "saved")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [killed for _, killed, _ in results] == [True] * (len(FILES) + 2) + [False]
+    assert [killed for _, killed, _ in results] == [True] * (len(WRITTEN) + 2) + [False]
     assert {found for _, killed, found in results if killed} == {ensemble.hash}
     assert results[-1][2] == other(ensemble).hash
     assert not [path for path in entries(tmp_path / "place") if "former" in path]

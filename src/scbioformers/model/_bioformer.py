@@ -18,6 +18,7 @@ from scbioformers.config import Binning, Masking, ModelConfig, Reading
 from scbioformers.core import DepthModels, ModelFormatError, Vocabulary, check_arguments
 from scbioformers.data import ObsField
 from scbioformers.model import _storage
+from scbioformers.model._card import model_card
 from scbioformers.model._head import Head
 from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer
 from scbioformers.tokens import Tokenizer
@@ -153,10 +154,14 @@ class BioFormer:
     def save(self, directory: str | Path) -> Path:
         """Write ``config.json``, ``vocabulary.json``, ``model.safetensors`` and a manifest with SHA-256 hashes.
 
-        The files are written to a temporary directory, which is then renamed. So the directory is never incomplete.
+        A card of the model, ``README.md``, says what it was trained on, how to use it, and its scores. Its text may be
+        edited, for instance to state a licence. It is not part of the model.
+
+        The files are written to a temporary directory, which is then renamed. So the directory is never incomplete. A
+        former model in it is replaced, with its card.
         """
         check_arguments(BioFormer.save, locals())
-        return _storage.save(Path(directory), self._tensors(), self._documents())
+        return _storage.save(Path(directory), self._tensors(), self._documents(), model_card(self))
 
     @classmethod
     def load(cls, directory: str | Path) -> BioFormer:

@@ -30,6 +30,7 @@ SCHEMA = 5
 READABLE = (4, SCHEMA)  # schema 4 has no score quantiles
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+CARD = "README.md"  # for people: it may be edited or deleted, so it is neither in the manifest nor read
 _DOCUMENTS = ("config", "vocabulary")
 _METADATA = "scbioformers"  # a single key, because safetensors writes several keys in random order
 _FILES = {f"{name}.json" for name in _DOCUMENTS} | {WEIGHTS}
@@ -91,15 +92,17 @@ def check_directory(directory: Path, n_bytes: int = 0) -> None:
 
 def _refuse_foreign(directory: Path) -> None:
     present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    if directory.is_file() or (present and (MANIFEST not in present or present - _FILES - {MANIFEST})):
+    if directory.is_file() or (present and (MANIFEST not in present or present - _FILES - {MANIFEST, CARD})):
         raise ModelFormatError(
             f"{directory} exists and holds files that are not part of a model; nothing was written. "
             "Use another directory."
         )
 
 
-def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
+def save(directory: Path, tensors: Tensors, documents: dict[str, Any], card: str) -> Path:
     """Write to a temporary directory beside ``directory`` and rename it, so that a model is never incomplete.
+
+    ``card`` is the text of ``README.md``.
 
     Raises
     ------
@@ -113,6 +116,7 @@ def save(directory: Path, tensors: Tensors, documents: dict[str, Any]) -> Path:
     files = {f"{name}.json": _to_json(documents[name]).encode() for name in _DOCUMENTS}
     files[WEIGHTS] = safetensors.torch.save(tensors)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[CARD] = card.encode()
     files[MANIFEST] = _to_json({"schema": SCHEMA, "sha256": hashes}).encode()  # written last
     temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     try:
