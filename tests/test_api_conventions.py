@@ -18,7 +18,7 @@ import pytest
 
 import scbioformers as bf
 
-NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
+NAMESPACES = ("datasets", "get", "metrics", "models", "pl", "pp", "tl")
 FUNCTIONS = {
     f"{namespace}.{name}": getattr(getattr(bf, namespace), name)
     for namespace in NAMESPACES

@@ -15,7 +15,7 @@ from scbioformers.core import BioformersError, ConfigError, DataError, check_arg
 
 pytestmark = pytest.mark.fault(71)
 
-NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
+NAMESPACES = ("datasets", "get", "metrics", "models", "pl", "pp", "tl")
 FUNCTIONS = {
     f"{namespace}.{name}": getattr(getattr(bf, namespace), name)
     for namespace in NAMESPACES

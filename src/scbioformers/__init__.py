@@ -1,7 +1,8 @@
 """A transformer for single-cell and multi-omic data in AnnData, for users of scanpy.
 
 Import it as ``import scbioformers as bf``. The modules are ``bf.pp`` (check and inspect the data), ``bf.tl`` (fit and
-use a model), ``bf.get`` (read results), ``bf.pl`` (plots), ``bf.datasets``, ``bf.metrics`` and ``bf.settings``.
+use a model), ``bf.get`` (read results), ``bf.pl`` (plots), ``bf.models`` (models that come with the package),
+``bf.datasets``, ``bf.metrics`` and ``bf.settings``.
 Modules are imported when they are first used, so the import of the package is fast.
 """
 
@@ -14,11 +15,11 @@ from scbioformers import settings
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from scbioformers import datasets, get, metrics, pl, pp, tl
+    from scbioformers import datasets, get, metrics, models, pl, pp, tl
     from scbioformers.config import Binning, Masking, ModelConfig, Perturbation, TrainConfig
     from scbioformers.model import BioFormer
 
-_NAMESPACES = ("datasets", "get", "metrics", "pl", "pp", "tl")
+_NAMESPACES = ("datasets", "get", "metrics", "models", "pl", "pp", "tl")
 _CLASSES = {
     "Binning": "config",
     "BioFormer": "model",
@@ -37,6 +38,7 @@ __all__ = [
     "datasets",
     "get",
     "metrics",
+    "models",
     "pl",
     "pp",
     "settings",
