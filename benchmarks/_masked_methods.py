@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -217,21 +218,28 @@ def run_scvi(problem: Problem) -> Prediction:
     start = time.perf_counter()
     model = fit_scvi(problem.train, problem.seed)
     seconds = time.perf_counter() - start
-    masked = _predict_scvi(model, problem, problem.training, problem.mask_test())
-    natural = _predict_scvi(model, problem, problem.natural_training, problem.mask_test(EvenMasking()))
+    var = problem.test.var.iloc[problem.genes]
+    masked = predict_scvi(model, var, problem.training, problem.mask_test())
+    natural = predict_scvi(model, var, problem.natural_training, problem.mask_test(EvenMasking()))
     return Prediction(masked, natural, seconds)
 
 
-def _predict_scvi(model: Any, problem: Problem, training: TrainingCells, masked: MaskedCells) -> LogProbabilities:
-    """Return the mean over posterior samples. Zeros are reweighted by their odds."""
-    visible = AnnData(masked.visible, var=problem.test.var.iloc[problem.genes])
+def predict_scvi(
+    model: Any, var: pd.DataFrame, training: TrainingCells, masked: MaskedCells, **obs: str
+) -> LogProbabilities:
+    """Return the mean over posterior samples. Zeros are reweighted by their odds.
+
+    ``var`` has the modelled genes, and ``obs`` columns with one value for all cells, such as the batch.
+    """
+    cells = pd.DataFrame(obs, index=np.arange(masked.depth.size).astype(str))
+    visible = AnnData(masked.visible, obs=cells, var=var)
     drawn = model.get_normalized_expression(
         visible, library_size=1, n_samples=SCVI_SAMPLES, return_mean=False, return_numpy=True
     )
     dispersion = np.exp(-model.module.px_r.detach().numpy().astype(np.float64))
     _, depths = estimate_depth(fit_depth(training), masked)
     odds = zero_odds(training, masked)
-    return sample_log_probabilities(problem.binning, drawn, dispersion, depths, odds, masked)
+    return sample_log_probabilities(training.binning, drawn, dispersion, depths, odds, masked)
 
 
 def sample_log_probabilities(

@@ -1,0 +1,233 @@
+"""The data and the methods of the transfer benchmark: a pool of data sets, and a query of which n cells are given."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData, concat
+from numpy.typing import NDArray
+from scipy import sparse
+
+import scbioformers as bf
+from benchmarks._common import fit_scvi, warm_up
+from benchmarks._masked_methods import (
+    EVALUATION_SEED,
+    TEST_SHARE,
+    LogProbabilities,
+    Problem,
+    predict_ours,
+    predict_scvi,
+)
+from benchmarks._masking import masked_cells, training_cells
+from scbioformers.baselines import MaskedCells, TrainingCells
+from scbioformers.core import uniform, validation_rows
+from scbioformers.data import AnnDataSource, Block, choose_features, open_data_sets
+
+N_GENES = 2000
+POOL_SHARE = 0.1  # of the cells of the pool, kept from all methods: what fine-tuning forgets is measured on them
+_SUBSET_STREAM = 0x5B5E
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A fitted model of ours, with the history and the seconds of its fit."""
+
+    model: bf.BioFormer
+    history: pd.DataFrame
+    seconds: float
+
+
+def read_data(data: Path, pool: Sequence[str], query: str) -> tuple[dict[str, AnnData], AnnData]:
+    """The data sets of the pool and the query. The modelled genes are marked in ``var["highly_variable"]``.
+
+    They are chosen on the pool: the most variable of those that all its data sets and the query measure.
+    """
+    read = {name: read_set(data, name) for name in (*pool, query)}
+    data_sets = open_data_sets({name: read[name] for name in pool}, None, None, counts=True, allow_non_integer=False)
+    ranked = choose_features(data_sets, 10 * N_GENES, len(pool), seed=0)
+    genes = [name for name in ranked if name in read[query].var_names][:N_GENES]
+    for adata in read.values():
+        adata.var["highly_variable"] = adata.var_names.isin(genes)
+    return {name: read[name] for name in pool}, read[query]
+
+
+def read_set(data: Path, name: str) -> AnnData:
+    """Read a data set, with symbols as names."""
+    at_top = data / f"{name}.h5ad"
+    adata = sc.read_h5ad(at_top if at_top.exists() else data / "blood_pool" / f"{name}.h5ad")
+    if "gene_symbols" in adata.var:
+        adata.var_names = adata.var["gene_symbols"].astype(str)
+    if name == "paul15":  # mouse: upper-case symbols stand for the orthologues
+        adata.var_names = adata.var_names.str.upper()
+    adata.var_names_make_unique()
+    return adata
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """A pool, and a query of which n training cells and all test cells are used. All methods have the same targets."""
+
+    pool: dict[str, AnnData]
+    query: AnnData
+    n_cells: int | None
+    """Number of training cells of the query, None for all."""
+    seed: int
+    panel: dict[str, AnnData] = field(default_factory=dict)
+    """Data sets with some of the genes, which are added to the pool of our model. The baselines cannot use them."""
+    _runs: dict[str, Run] = field(default_factory=dict)
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the modelled genes, in the order of the query."""
+        return self.query.var_names[self.query.var["highly_variable"]].tolist()
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Training and test cells of the query. The binning is that of the training cells."""
+        held_out = validation_rows(self.query.n_obs, TEST_SHARE, self.seed)
+        rows, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        order = np.argsort(uniform(self.seed ^ _SUBSET_STREAM, rows), kind="stable")
+        rows = np.sort(rows[order[: self.n_cells]])
+        train, tested = self.query[rows].copy(), self.query[test].copy()
+        return Problem(train, tested, rows, test, self.seed, bf.Masking(), bf.Binning())
+
+    @cached_property
+    def targets(self) -> MaskedCells:
+        """The masked test cells of the query."""
+        return self.problem.mask_test()
+
+    def _apart(self, adata: AnnData) -> NDArray[np.bool_]:
+        return validation_rows(adata.n_obs, POOL_SHARE, self.seed)
+
+    @cached_property
+    def given(self) -> dict[str, AnnData]:
+        """The cells of the pool that the methods are given."""
+        return {name: adata[~self._apart(adata)].copy() for name, adata in self.pool.items()}
+
+    def _block(self, adata: AnnData) -> Block:
+        """Counts of the modelled genes, and the depth over all genes."""
+        columns = adata.var_names.get_indexer(pd.Index(self.genes))
+        return AnnDataSource(adata, columns=columns).read(0, adata.n_obs)
+
+    # our model
+
+    def scratch(self, *, attention: bool) -> Run:
+        """A model fitted to the training cells of the query alone."""
+        return self._run(f"scratch {attention}", lambda folder: self._fit(config=bf.ModelConfig(attention=attention)))
+
+    def pretrained(self, *, attention: bool) -> Run:
+        """The model of the pool, in the binning of the query's training cells."""
+        return self._run(f"pretrained {attention}", lambda folder: self._pretrain(folder, attention))
+
+    def tuned(self, *, attention: bool) -> Run:
+        """The model of the pool after a fit to the training cells of the query."""
+        model = self.pretrained(attention=attention).model
+        return self._run(f"tuned {attention}", lambda folder: self._fit(model=model))
+
+    def _run(self, name: str, fit: Callable[[Path], tuple[bf.BioFormer, pd.DataFrame]]) -> Run:
+        if name not in self._runs:
+            warm_up()
+            start = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                model, history = fit(Path(folder) / "model")
+            self._runs[name] = Run(model, history, time.perf_counter() - start)
+        return self._runs[name]
+
+    def _pretrain(self, folder: Path, attention: bool) -> tuple[bf.BioFormer, pd.DataFrame]:
+        model = bf.tl.pretrain(
+            self.given | self.panel,
+            save_dir=folder,
+            features=self.genes,
+            binning=self.problem.binning,
+            config=bf.ModelConfig(attention=attention),
+            rng=self.seed,
+        )
+        return model, pd.DataFrame(model.provenance["history"][0])
+
+    def _fit(
+        self, model: bf.BioFormer | None = None, config: bf.ModelConfig | None = None
+    ) -> tuple[bf.BioFormer, pd.DataFrame]:
+        adata = self.problem.train.copy()
+        bf.tl.fit(adata, model=model, config=config, rng=self.seed)
+        return bf.get.model(adata), bf.get.history(adata)
+
+    def bits(self, model: bf.BioFormer) -> float:
+        """Bits of the masked entries of the test cells."""
+        return bits(predict_ours(model, self.problem.test_cells, self.targets), self.targets)
+
+    def bits_of_pool(self, model: bf.BioFormer) -> float:
+        """Bits of the cells of the pool that were kept apart, mean over its data sets."""
+        found = []
+        for adata in self.pool.values():
+            rows = np.flatnonzero(self._apart(adata))
+            block = self._block(adata[rows].copy())
+            options = {"seed": EVALUATION_SEED, "epoch": 0}
+            cells = masked_cells(bf.Masking(), self.problem.binning, block.counts, block.depth, rows, **options)
+            found.append(bits(predict_ours(model, block, cells), cells))
+        return float(np.mean(found))
+
+    def embed(self, model: bf.BioFormer) -> NDArray[np.floating]:
+        """Embedding of all cells of the query."""
+        adata = self.query.copy()
+        bf.tl.embed(adata, model=model)
+        return np.asarray(adata.obsm["X_bioformer"])
+
+    # baselines
+
+    def _training(self, *, with_pool: bool) -> TrainingCells:
+        blocks = [self.problem.train_cells, *(self._block(each) for each in self.given.values() if with_pool)]
+        counts = sparse.vstack([block.counts for block in blocks], format="csr")
+        depth = np.concatenate([block.depth for block in blocks])
+        rows = np.arange(depth.size)
+        return training_cells(bf.Masking(), self.problem.binning, counts, depth, rows, seed=self.seed)
+
+    def softmax_regression(self, *, with_pool: bool) -> float:
+        """Bits of softmax regression on the training cells of the query, and with those of the pool."""
+        return bits(bf.metrics.softmax_regression(self._training(with_pool=with_pool), self.targets), self.targets)
+
+    def scvi(self, *, with_pool: bool) -> tuple[float, NDArray[np.floating]]:
+        """Bits of scVI and its embedding of all cells of the query.
+
+        With the pool, scVI is fitted to it with the data set as batch, and then to the query by architecture surgery
+        (Lotfollahi et al. 2022): only the weights of the new batch are trained.
+        """
+        var = self.query.var.loc[self.genes]
+        if with_pool:
+            model, obs = self._scvi_surgery(), {"source": "query"}
+        else:
+            model, obs = fit_scvi(self.problem.train, self.seed), {}
+        predicted = predict_scvi(model, var, self._training(with_pool=False), self.targets, **obs)
+        whole = self.query[:, self.genes].copy()
+        whole.obs["source"] = "query"
+        return bits(predicted, self.targets), model.get_latent_representation(whole)
+
+    def _scvi_surgery(self) -> object:
+        import scvi
+
+        scvi.settings.seed, scvi.settings.verbosity = self.seed, logging.WARNING
+        parts = {name: adata[:, self.genes].copy() for name, adata in self.given.items()}
+        pool = concat(parts, label="source")
+        scvi.model.SCVI.setup_anndata(pool, batch_key="source")
+        reference = scvi.model.SCVI(pool, n_layers=2, n_latent=30, gene_likelihood="nb")
+        reference.train(max_epochs=min(200, round(8e6 / pool.n_obs)), accelerator="cpu", enable_progress_bar=False)
+        query = self.problem.train[:, self.genes].copy()
+        query.obs["source"] = "query"
+        model = scvi.model.SCVI.load_query_data(query, reference)
+        epochs = min(200, round(8e6 / query.n_obs))
+        options = {"plan_kwargs": {"weight_decay": 0.0}, "accelerator": "cpu", "enable_progress_bar": False}
+        model.train(max_epochs=epochs, **options)
+        return model
+
+
+def bits(predicted: LogProbabilities, cells: MaskedCells) -> float:
+    """Mean negative log probability of the true bins, in bits."""
+    return float(-predicted[np.arange(cells.bins.size), cells.bins].mean(dtype=np.float64) / np.log(2))
