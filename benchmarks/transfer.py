@@ -133,8 +133,9 @@ def jobs(data: Path, parts: list[str], methods: list[str], n_seeds: int) -> Iter
 def show(results: pd.DataFrame) -> Iterator[str]:
     """Yield one table for each part, data set and number of cells."""
     for (part, name), of_set in results.groupby(["part", "set"], sort=False):
-        for n_cells, rows in of_set.groupby("n_cells", sort=False, dropna=False):
-            cells = "all" if pd.isna(n_cells) else f"{n_cells:.0f}"
+        for _, rows in of_set.groupby("n_cells", sort=False, dropna=False):
+            given = rows["n_cells"].iloc[0]
+            cells = "all" if pd.isna(given) else str(int(given))
             scores = [score for score in SCORES if score in rows and rows[score].notna().any()]
             lines = [
                 [str(method), *(mean_and_range(runs[score].dropna(), SCORES[score]) for score in scores)]

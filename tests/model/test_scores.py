@@ -123,8 +123,8 @@ def test_quantiles_of_scores(fitted):
     both = concatenate([block, without])
     scores = score_cells(model, both)
     assert np.isnan(scores).tolist() == [False] * 60 + [True] * 2
-    found = score_quantiles(model, both)
+    found = score_quantiles(model, [both])
     assert found.dtype == np.float32 and found.shape == (21,)
     np.testing.assert_allclose(found[[0, 10, 20]], [scores[:60].min(), np.median(scores[:60]), scores[:60].max()])
     assert (scores[:60] < found[1]).sum() == 3  # 5 % of 60
-    assert score_quantiles(model, without).shape == (0,)
+    assert score_quantiles(model, [without]).shape == (0,)

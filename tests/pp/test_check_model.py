@@ -23,7 +23,7 @@ def reference(_fitted_once) -> bf.BioFormer:
     """A model that has stored the scores of its training cells."""
     model = bf.get.model(_fitted_once)
     block = open_query(_fitted_once, model).source.read(0, 60)
-    return replace(model, score_quantiles=score_quantiles(model, block))
+    return replace(model, score_quantiles=score_quantiles(model, [block]))
 
 
 def check(adata, model, **kwargs) -> bf.pp.CheckReport:

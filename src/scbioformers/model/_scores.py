@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -56,13 +58,13 @@ def score_cells(model: BioFormer, block: Block, *, batch_size: int = 64) -> NDAr
     return np.where(n_expressed > 0, scores / np.maximum(n_expressed, 1), np.nan)
 
 
-def score_quantiles(model: BioFormer, block: Block) -> NDArray[np.float32]:
+def score_quantiles(model: BioFormer, blocks: Sequence[Block]) -> NDArray[np.float32]:
     """Quantiles (0, 5, … 100 %) of the scores of cells that the model knows: :attr:`BioFormer.score_quantiles`.
 
-    ``block`` should hold validation cells, because training cells are known too well. Cells without counts are ignored.
-    The result is empty if fewer than two cells are left.
+    ``blocks`` should hold validation cells, because training cells are known too well. Cells without counts are
+    ignored. The result is empty if fewer than two cells are left.
     """
-    scores = score_cells(model, block)
+    scores = np.concatenate([score_cells(model, block) for block in blocks])
     scores = scores[np.isfinite(scores)]
     if scores.size < 2:
         return np.zeros(0, np.float32)

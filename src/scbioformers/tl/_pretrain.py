@@ -166,7 +166,7 @@ def pretrain(
         log_validations=True,
     )
     described = describe_data_sets(data_sets, source)
-    provenance = fitted.model.provenance | {"sources": described, "history": fitted.history}
+    provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
     model.save(save_dir)
     logger.info(

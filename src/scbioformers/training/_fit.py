@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
 from scbioformers.core import DataError, Vocabulary, uniform, validation_rows
 from scbioformers.data import Block, BlockSource, ObsField, scan
-from scbioformers.model import BioFormer, run_network
+from scbioformers.model import BioFormer, run_network, score_quantiles
 from scbioformers.nn import Transformer
 from scbioformers.training._data import TrainingData
 from scbioformers.training._extend import extend_model
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SAMPLE = 50_000  # maximum number of cells for components and histograms
 MAX_AXES_SAMPLE = 10_000  # maximum number of cells for the axes of the embedding
+MAX_SCORED = 500  # maximum number of validation cells whose scores are stored, for the comparison with other cells
 _SPLIT_STREAM, _SAMPLE_STREAM = 0x5B117, 0x5A3B1E
 
 
@@ -98,7 +99,7 @@ def fit_model(
         model = extend_model(
             start, vocabulary, batch, tuple(phenotypes), parts, statistics, n_members=n_models, seed=seed
         )
-    model = replace(model, provenance=_provenance(train, seed, parts, start))
+    model = replace(model, provenance=_provenance(train, seed, parts, source.n_obs, start))
     split = (filled & ~validation, validation)
     networks, histories = _train_members(
         model,
@@ -114,8 +115,11 @@ def fit_model(
     model = replace(model, members=networks)
     if start is None or any(histories):  # without a step, a model that was fitted before keeps its axes
         axes, mean = _fit_axes(model, thin(parts, MAX_AXES_SAMPLE), seed)
-        model = replace(model, axes=axes, axes_mean=mean)
-    return Fitted(model, histories)
+        known = np.flatnonzero(validation if validation.any() else filled)
+        scored = known[np.unique(np.linspace(0, len(known) - 1, MAX_SCORED).astype(np.int64))]
+        quantiles = score_quantiles(model, source.parts(scored))
+        model = replace(model, axes=axes, axes_mean=mean, score_quantiles=quantiles)
+    return Fitted(replace(model, provenance=model.provenance | {"history": histories}), histories)
 
 
 def _train_members(
@@ -225,13 +229,16 @@ def _profiles(model: BioFormer, part: Block) -> NDArray[np.float32]:
     return profiles
 
 
-def _provenance(train: TrainConfig, seed: int, parts: list[Block], start: BioFormer | None) -> dict[str, Any]:
+def _provenance(
+    train: TrainConfig, seed: int, parts: list[Block], n_cells: int, start: BioFormer | None
+) -> dict[str, Any]:
     packages = ("scbioformers", "torch", "lightning", "anndata", "scanpy", "numpy")
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "train": train.to_dict(),
         "seed": seed,
         "data_sha256": _data_hash(parts),
+        "sources": [{"name": "the fitted data", "n_cells": n_cells, "n_features": int(parts[0].present.sum())}],
         **({} if start is None else {"started_from": {"hash": start.hash, **start.provenance}}),
     }
 
