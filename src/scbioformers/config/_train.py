@@ -114,6 +114,8 @@ class TrainConfig:
             )
         if unfrozen := sorted(set(self.freeze) - set(PARTS)):
             raise ConfigError(f"TrainConfig.freeze has {unfrozen}; the parts of the network are {list(PARTS)}.")
+        if set(self.freeze) == set(PARTS):
+            raise ConfigError("TrainConfig.freeze has all parts of the network. To train nothing, pass `max_steps=0`.")
         names = {"profile", *OBJECTIVE_NAMES}
         if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):
             raise ConfigError(f"TrainConfig.objectives has {unknown}; expected at least one of {sorted(names)}.")

@@ -24,20 +24,20 @@ from scbioformers.data._check import (
     split_call,
 )
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
-from scbioformers.data._data_sets import (
-    choose_features,
-    describe_data_sets,
-    join_data_sets,
-    open_data_sets,
-    warn_of_shared_cells,
-)
+from scbioformers.data._data_sets import choose_features, measured_features, open_data_sets
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
 from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
-from scbioformers.data._joined import JoinedSource
+from scbioformers.data._joined import (
+    JoinedSource,
+    describe_data_sets,
+    join_data_sets,
+    warn_of_shared_cells,
+    with_features,
+)
 from scbioformers.data._matrix import get_matrix, layer_key
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
@@ -88,6 +88,7 @@ __all__ = [
     "match_features",
     "match_genes",
     "matching_column",
+    "measured_features",
     "obs_column",
     "obs_numbers",
     "open_data_sets",
@@ -100,4 +101,5 @@ __all__ = [
     "seem_counts",
     "split_call",
     "warn_of_shared_cells",
+    "with_features",
 ]

@@ -25,7 +25,7 @@ class Block:
     fields: NDArray[np.int32]
     """(n, n_fields) category codes of the registered obs fields."""
     present: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """(n_features,) whether each feature is measured. Zeros of other features have no meaning. By default all are."""
+    """(n_features,) whether each feature is measured. By default all are. Values of other features are removed."""
     rule: DepthRule = TOTALS
     """How the depth follows from the total. By default the depth is the total."""
 
@@ -37,6 +37,12 @@ class Block:
     def __post_init__(self) -> None:
         if not self.present.size:
             object.__setattr__(self, "present", np.ones(self.counts.shape[1], bool))
+        if not self.present.all() and not self.present[self.counts.indices].all():
+            # so that nothing after this has to know that the values of an absent feature mean nothing
+            kept = self.counts.copy()
+            kept.data[~self.present[kept.indices]] = 0
+            kept.eliminate_zeros()
+            object.__setattr__(self, "counts", kept)
 
     def take(self, rows: NDArray[np.int64]) -> Block:
         """The given rows, in the given order, as a new block."""

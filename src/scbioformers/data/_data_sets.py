@@ -1,8 +1,9 @@
-"""Data sets from which one model is trained: opened from memory and files, with the features that they share."""
+"""Data sets from which one model is trained: opened from memory and files, and the features to model."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,14 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import BioformersError, ConfigError, DataError, short_list, uniform, warn
+from scbioformers.core import BioformersError, ConfigError, DataError, MissingKeyError, short_list, uniform, warn
 from scbioformers.data._check import require_counts, require_valid
-from scbioformers.data._depth import TOTALS, DepthRule, depth_ratio, fits_total
 from scbioformers.data._gene_names import best_measured, gene_names
 from scbioformers.data._inspect import Inspection, inspect
-from scbioformers.data._joined import JoinedSource
 from scbioformers.data._source import AnnDataSource
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 500e6  # files above this size, all together, are read in blocks of rows
 MAX_SAMPLE = 20_000  # cells of a data set among which its variable features are chosen
 MIN_CELLS = 10  # that express a feature, so that its variance is compared with that of others
+MIN_LOESS = 100, 200  # cells and features; the local regression of scikit-misc fails or crashes on few of them
 _SAMPLE_STREAM = 0xDA7A
 
 
@@ -68,6 +69,8 @@ def open_data_sets(
     ------
     ConfigError
         If ``sources`` has another type, or a path does not exist.
+    MissingKeyError
+        If no data set has the column ``gene_symbols``.
     DataError
         If no data set can be used.
     """
@@ -80,11 +83,34 @@ def open_data_sets(
             found.append(_check(name, adata, layer, gene_symbols, counts, allow_non_integer))
         except (BioformersError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             problems.append(f"{name}: {str(error) or type(error).__name__}")
+    if found and not counts:
+        found, other = _of_one_scale(found)
+        problems += other
     if not found:
         raise DataError(f"None of the {len(named)} data sets can be used. " + " ".join(problems))
+    if gene_symbols is not None and all(gene_symbols not in each.adata.var for each in found):
+        columns = sorted({str(key) for each in found for key in each.adata.var})
+        raise MissingKeyError(
+            f"No data set has the column var[{gene_symbols!r}] of `gene_symbols`. Their columns are "
+            f"{short_list(columns)}. Without `gene_symbols`, genes are named by `var_names`."
+        )
     if problems:
         warn(f"{len(problems)} of {len(named)} data sets are left out. " + " ".join(problems))
     return found
+
+
+def _of_one_scale(data_sets: list[DataSet]) -> tuple[list[DataSet], list[str]]:
+    """The data sets whose values are on the most frequent scale, and what is wrong with the others."""
+    scales = [each.inspection.scale for each in data_sets]
+    most = max(scales, key=scales.count)
+    kept = [each for each in data_sets if each.inspection.scale == most]
+    other = [
+        f"{each.name}: {each.inspection.name} has the scale {each.inspection.scale!r}, that of most data sets is "
+        f"{most!r}; pass `layer=`, or data of one scale."
+        for each in data_sets
+        if each.inspection.scale != most
+    ]
+    return kept, other
 
 
 def _named(sources: Any) -> dict[str, AnnData | Path]:
@@ -125,7 +151,17 @@ def _size(path: Path) -> int:
 def _open(path: Path, *, in_memory: bool) -> AnnData:
     if path.suffix == ".h5ad":
         return ad.read_h5ad(path, backed=None if in_memory else "r")
-    return ad.read_zarr(path) if in_memory else ad.experimental.read_lazy(path)
+    if in_memory:
+        return ad.read_zarr(path)
+    store: Any = zarr.open_group(path, mode="r")
+    layers = {key: _on_disk(store["layers"][key]) for key in store.get("layers", ())}
+    table = {key: ad.io.read_elem(store[key]) for key in ("obs", "var")}
+    return AnnData(_on_disk(store["X"]) if "X" in store else None, layers=layers, **table)
+
+
+def _on_disk(stored: Any) -> Any:
+    """A matrix of a zarr store, of which rows are read later."""
+    return ad.io.sparse_dataset(stored) if isinstance(stored, zarr.Group) else stored
 
 
 def _check(
@@ -146,17 +182,16 @@ def _check(
 def choose_features(data_sets: Sequence[DataSet], n_top: int, min_sources: int | None, seed: int) -> list[str]:
     """Names of the features that vary most, among those that at least ``min_sources`` data sets measure.
 
-    In each data set the features are ranked by their variance, corrected for their mean (flavor ``"seurat_v3"`` of
-    scanpy). Features are ordered by the share of the data sets, among those that measure them, in which they are among
-    the ``n_top`` first, then by their median rank.
+    In each data set the features are ranked by their variance, corrected for their mean: by flavor ``"seurat_v3"`` of
+    scanpy, or by variance / mean if there are too few cells or features for it. Features are ordered by the share of
+    the data sets, among those that measure them, in which they are among the ``n_top`` first, then by their median
+    rank.
 
     Raises
     ------
     DataError
         If no feature is measured by so many data sets.
     """
-    import scanpy as sc
-
     required = -(-len(data_sets) // 2) if min_sources is None else min_sources
     ranks = {}
     for each in data_sets:
@@ -164,27 +199,63 @@ def choose_features(data_sets: Sequence[DataSet], n_top: int, min_sources: int |
         expressed = np.asarray((sample.X != 0).sum(axis=0)).ravel() >= MIN_CELLS
         table = pd.Series(np.inf, index=sample.var_names)
         if expressed.any():
-            variable = sc.pp.highly_variable_genes(
-                sample[:, expressed].copy(), flavor="seurat_v3", n_top_genes=int(expressed.sum()), inplace=False
-            )
-            table[expressed] = variable["highly_variable_rank"].to_numpy(float)
+            table[expressed] = _variable_ranks(sample[:, expressed].copy())
         ranks[each.name] = table
     ranked = pd.DataFrame(ranks)
     measured = ranked.notna().sum(axis=1)
-    ranked = ranked[measured >= required]
-    if ranked.empty:
+    if measured.max() < max(required, min(2, len(data_sets))):
         named = ", ".join(f"{each.name}: {short_list(each.names[:3].tolist())}" for each in data_sets)
+        lower = ", or a lower `min_sources=`" if measured.max() > 1 else ""
         raise DataError(
-            f"No feature is measured by at least {required} of the {len(data_sets)} data sets. "
-            f"Their names are such as {named}. "
-            "Pass `gene_symbols=`, or a lower `min_sources=`."
+            f"No feature is measured by at least {max(required, 2)} of the {len(data_sets)} data sets. Their names are "
+            f"such as {named}. Pass `gene_symbols=`{lower}."
         )
+    ranked = ranked[measured >= required]
     order = pd.DataFrame({
         "share": -(ranked < n_top).sum(axis=1) / ranked.notna().sum(axis=1),
         "rank": ranked.median(axis=1),
         "name": ranked.index,
     })  # fmt: skip
     return order.sort_values(["share", "rank", "name"], kind="stable")["name"].head(n_top).tolist()
+
+
+def measured_features(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[str]:
+    """The features that a data set measures, each once. The others are left out, which is logged.
+
+    Raises
+    ------
+    DataError
+        If no feature is measured.
+    """
+    wanted = list(dict.fromkeys(features))
+    measured = set().union(*(each.names.tolist() for each in data_sets))
+    known = [name for name in wanted if name in measured]
+    unknown = [name for name in wanted if name not in measured]
+    if not known:
+        raise DataError(
+            f"No data set measures any of the {len(wanted)} `features`, such as {short_list(wanted)}. The data sets "
+            f"have {short_list(data_sets[0].names.tolist())}. Pass names of theirs, or `gene_symbols=`."
+        )
+    if unknown:
+        logger.warning(
+            "%d of %d `features` are measured by no data set and are left out: %s.",
+            len(unknown), len(wanted), short_list(unknown),
+        )  # fmt: skip
+    return known
+
+
+def _variable_ranks(adata: AnnData) -> NDArray[np.float64]:
+    """Rank of each feature by its variance, 0 for the most variable one."""
+    if adata.n_obs >= MIN_LOESS[0] and adata.n_vars >= MIN_LOESS[1]:
+        import scanpy as sc
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that are not integers, which were checked
+            table = sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=adata.n_vars, inplace=False)
+        return table["highly_variable_rank"].to_numpy(float)
+    mean, square = (np.asarray(x.mean(axis=0), np.float64).ravel() for x in (adata.X, adata.X.power(2)))
+    dispersion = (square - mean**2) / np.maximum(np.abs(mean), 1e-12)
+    return (-dispersion).argsort(kind="stable").argsort().astype(float)
 
 
 def _sample(data_set: DataSet, seed: int) -> AnnData:
@@ -194,80 +265,3 @@ def _sample(data_set: DataSet, seed: int) -> AnnData:
     order = np.argsort(uniform(seed ^ _SAMPLE_STREAM, np.arange(adata.n_obs)), kind="stable")
     counts = source.rows(np.sort(order[:MAX_SAMPLE])).counts
     return AnnData(counts, var=pd.DataFrame(index=data_set.names[kept].astype(str)))
-
-
-def join_data_sets(data_sets: Sequence[DataSet], features: Sequence[str]) -> JoinedSource:
-    """The cells of all data sets over the same features, each with the rule by which its depth is read."""
-    rules = _depth_rules(data_sets, features)
-    sources = []
-    for each, rule in zip(data_sets, rules, strict=True):
-        columns = each.columns(features)
-        sources.append(AnnDataSource(each.adata, layer=each.inspection.layer, columns=columns, rule=rule))
-    return JoinedSource(sources)
-
-
-def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[DepthRule]:
-    """How the depth of each data set is read, so that all can be compared.
-
-    The data set with the most genes comes first; its depths are its totals. They give the share of the depth that each
-    feature has. The totals of another data set are compared with what its features let expect, see
-    :func:`choose_depth_rule`. If they agree, it adds to the shares.
-    """
-    rules = [TOTALS] * len(data_sets)
-    counts, depths = np.zeros((2, len(features)))
-    for i in sorted(range(len(data_sets)), key=lambda i: -len(data_sets[i].names)):
-        each = data_sets[i]
-        source = AnnDataSource(each.adata, layer=each.inspection.layer, columns=each.columns(features))
-        total = each.inspection.depth
-        modelled, sums = np.zeros(len(total)), np.zeros(len(features))
-        known = source.present & (depths > 0)
-        for block in source.blocks():
-            modelled[block.start : block.start + len(block.depth)] = block.counts @ known.astype(np.float64)
-            sums += np.asarray(block.counts.sum(axis=0, dtype=np.float64)).ravel()
-        if depths.any():
-            share = np.divide(counts, depths, out=np.zeros_like(counts), where=depths > 0)
-            ratio = depth_ratio(total, modelled, float(share[known].sum()))
-            if not fits_total(ratio):
-                rules[i] = DepthRule(modelled_only=True, share=float(share[known].sum()))
-                warn(
-                    f"{each.name} has other genes: the median total of its cells is {ratio:.2f} times the depth that "
-                    "is expected from its modelled genes. So the depth of its cells is estimated from these."
-                )
-                continue
-            rules[i] = DepthRule(share=1.0 - float(share[~source.present].sum()))
-        counts += sums
-        depths += source.present * float(total.sum() / rules[i].share)
-    return rules
-
-
-def warn_of_shared_cells(data_sets: Sequence[DataSet], source: JoinedSource) -> None:
-    """Warn if data sets have the same cells: equal counts in the features that all measure, at least 20 of them."""
-    parts = [first.read(0, 1).present for first in source.sources]
-    common = np.flatnonzero(np.all(parts, axis=0))
-    seen: dict[bytes, int] = {}
-    shared: dict[tuple[int, int], int] = {}
-    for i, each in enumerate(source.sources):
-        own = set()
-        for block in each.blocks():
-            counts = block.counts[:, common]
-            for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
-                if stop - start >= 20:
-                    own.add(counts.indices[start:stop].tobytes() + counts.data[start:stop].tobytes())
-        for cell in own:
-            if cell in seen:
-                shared[seen[cell], i] = shared.get((seen[cell], i), 0) + 1
-            seen.setdefault(cell, i)
-    for (i, j), n in shared.items():
-        warn(
-            f"{n:,} cells are in {data_sets[i].name} and in {data_sets[j].name}. They count twice, and may be in the "
-            "training and the validation cells at the same time. Leave out one of the two."
-        )
-
-
-def describe_data_sets(data_sets: Sequence[DataSet], source: JoinedSource) -> list[dict[str, Any]]:
-    """Name, cells and measured features of each data set, for the provenance of a model."""
-    sizes = [int(part.read(0, 1).present.sum()) for part in source.sources]
-    return [
-        {"name": each.name, "n_cells": each.adata.n_obs, "n_features": n}
-        for each, n in zip(data_sets, sizes, strict=True)
-    ]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError
+from scbioformers.core import ConfigError, short_list, warn
 from scbioformers.data._block import Block
-from scbioformers.data._source import CHUNK_SIZE, BlockSource
+from scbioformers.data._data_sets import DataSet
+from scbioformers.data._depth import TOTALS, DepthRule, depth_ratio, fits_total
+from scbioformers.data._source import CHUNK_SIZE, AnnDataSource, BlockSource
+
+MIN_EXPRESSED = 20  # features that a cell must express, so that equal counts are not a coincidence
 
 
 class JoinedSource(BlockSource):
@@ -74,3 +81,97 @@ class JoinedSource(BlockSource):
         if len(found) != 1:
             raise ConfigError(f"The rows are of {len(found)} sources; `parts` reads one block for each.")
         return found[0]
+
+
+def with_features(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[DataSet]:
+    """The data sets that measure any of the features. The others are left out with a warning."""
+    kept = [each for each in data_sets if (each.columns(features) >= 0).any()]
+    if other := [each for each in data_sets if each not in kept]:
+        named = ", ".join(f"{each.name} ({short_list(each.names[:3].tolist())})" for each in other)
+        warn(
+            f"{len(other)} of {len(data_sets)} data sets are left out, because they have none of the genes to model: "
+            f"{named}. If their genes have other names, pass `gene_symbols=`."
+        )
+    return kept
+
+
+def join_data_sets(data_sets: Sequence[DataSet], features: Sequence[str], *, counts: bool = True) -> JoinedSource:
+    """The cells of all data sets over the same features, each with the rule by which its depth is read.
+
+    Values that are not ``counts`` have no depth.
+    """
+    rules = _depth_rules(data_sets, features) if counts else [TOTALS] * len(data_sets)
+    sources = []
+    for each, rule in zip(data_sets, rules, strict=True):
+        columns = each.columns(features)
+        sources.append(AnnDataSource(each.adata, layer=each.inspection.layer, columns=columns, rule=rule))
+    return JoinedSource(sources)
+
+
+def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[DepthRule]:
+    """How the depth of each data set is read, so that all can be compared.
+
+    The data set with the most genes comes first; its depths are its totals. They give the share of the depth that each
+    feature has. The totals of another data set are compared with what its features let expect, see
+    :func:`choose_depth_rule`. If they agree, it adds to the shares.
+    """
+    rules = [TOTALS] * len(data_sets)
+    counts, depths = np.zeros((2, len(features)))
+    for i in sorted(range(len(data_sets)), key=lambda i: -len(data_sets[i].names)):
+        each = data_sets[i]
+        source = AnnDataSource(each.adata, layer=each.inspection.layer, columns=each.columns(features))
+        total = each.inspection.depth
+        modelled, sums = np.zeros(len(total)), np.zeros(len(features))
+        known = source.present & (depths > 0)
+        for block in source.blocks():
+            modelled[block.start : block.start + len(block.depth)] = block.counts @ known.astype(np.float64)
+            sums += np.asarray(block.counts.sum(axis=0, dtype=np.float64)).ravel()
+        if depths.any():
+            share = np.divide(counts, depths, out=np.zeros_like(counts), where=depths > 0)
+            ratio = depth_ratio(total, modelled, float(share[known].sum()))
+            if not fits_total(ratio):
+                # the total is also over features whose share is not known from the other data sets
+                more = float(sums.sum() / modelled.sum())
+                rules[i] = DepthRule(modelled_only=True, share=float(share[known].sum()) * more)
+                warn(
+                    f"{each.name} has other genes: the median total of its cells is {ratio:.2f} times the depth that "
+                    "is expected from its modelled genes. So the depth of its cells is estimated from these."
+                )
+                continue
+            rules[i] = DepthRule(share=1.0 - float(share[~source.present].sum()))
+        counts += sums
+        depths += source.present * float(total.sum() / rules[i].share)
+    return rules
+
+
+def warn_of_shared_cells(data_sets: Sequence[DataSet], source: JoinedSource) -> None:
+    """Warn if data sets have the same cells: equal counts in the features that all measure, at least 20 of them."""
+    common = np.flatnonzero(np.all([part.read(0, 1).present for part in source.sources], axis=0))
+    cells = [_hashed_cells(part, common) for part in source.sources]
+    for (first, former), (second, latter) in combinations(enumerate(cells), 2):
+        if n := np.intersect1d(former, latter).size:
+            warn(
+                f"{n:,} cells are in {data_sets[first].name} and in {data_sets[second].name}. They count twice, and "
+                "may be in the training and the validation cells at the same time. Leave out one of the two."
+            )
+
+
+def _hashed_cells(source: BlockSource, features: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash of each distinct cell that expresses at least 20 of the features. 8 bytes a cell, for many cells."""
+    found = []
+    for block in source.blocks():
+        counts = block.counts[:, features]
+        for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
+            if stop - start >= MIN_EXPRESSED:
+                cell = counts.indices[start:stop].tobytes() + counts.data[start:stop].tobytes()
+                found.append(int.from_bytes(hashlib.blake2b(cell, digest_size=8).digest(), "little"))
+    return np.unique(np.array(found, np.uint64))
+
+
+def describe_data_sets(data_sets: Sequence[DataSet], source: JoinedSource) -> list[dict[str, Any]]:
+    """Name, cells and measured features of each data set, for the provenance of a model."""
+    sizes = [int(part.read(0, 1).present.sum()) for part in source.sources]
+    return [
+        {"name": each.name, "n_cells": each.adata.n_obs, "n_features": n}
+        for each, n in zip(data_sets, sizes, strict=True)
+    ]

@@ -238,7 +238,9 @@ def _settings(
     frozen = start.binnings["rna"]
     if given is not None and replace(given, n_components=start.config.n_components) != start.config:
         raise ConfigError("`config` must be that of the model that is fine-tuned. Leave out `config`.")
-    if kind is not None and kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1) != frozen:
+    if kind is not None and kind.mean_depth is None:
+        kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1)
+    if kind not in (None, frozen):
         raise ConfigError(f"`binning` must be that of the model that is fine-tuned, {frozen}. Leave out `binning`.")
     train = train or TrainConfig.fine_tuning()
     if train.masking != start.masking:

@@ -16,6 +16,7 @@ from scbioformers.core import ConfigError, Vocabulary, warn
 from scbioformers.data import (
     DEFAULT_MASK,
     AnnDataSource,
+    DepthRule,
     ObsField,
     best_measured,
     field_codes,
@@ -27,7 +28,7 @@ from scbioformers.data import (
     require_valid,
 )
 from scbioformers.model import BioFormer
-from scbioformers.results import open_query, target
+from scbioformers.results import Query, open_query, target
 from scbioformers.training import extended_field
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ def read_cells_for(
     fields = (*(() if batch is None else (batch,)), *phenotypes)
     codes = field_codes(fields, adata, batch=batch)
     columns = np.concatenate([query.columns, new])
-    source = AnnDataSource(adata, layer=query.layer, columns=columns, fields=codes, rule=query.rule)
+    rule = _depth_rule(query, new)
+    source = AnnDataSource(adata, layer=query.layer, columns=columns, fields=codes, rule=rule)
     vocabulary = start.vocabulary.extend(measured[new], "rna")
     logger.info(
         "%d of the %d genes of the model are measured; %d genes are added to it.",
@@ -136,6 +138,16 @@ def read_cells_for(
     reading = replace(start.reading, layer=query.layer, gene_symbols=query.matched_by)
     _warn_of_single_cells(adata, [field for field in fields if field.name in (batch_key, *keys)])
     return adata, Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _depth_rule(query: Query, new: NDArray[np.int64]) -> DepthRule:
+    """The rule of the query. If it is a total of the modelled genes, the new genes add to it, and to its share."""
+    rule = query.rule
+    if not rule.modelled_only or not new.size:
+        return rule
+    added = AnnDataSource(query.data, layer=query.layer, columns=new, rule=rule)
+    known, more = (sum(block.total.sum() for block in source.blocks()) for source in (query.source, added))
+    return replace(rule, share=rule.share * float(1 + more / known))
 
 
 def _warn_of_single_cells(adata: AnnData, fields: Sequence[ObsField]) -> None:

@@ -18,8 +18,10 @@ from scbioformers.data import (
     choose_features,
     describe_data_sets,
     join_data_sets,
+    measured_features,
     open_data_sets,
     warn_of_shared_cells,
+    with_features,
 )
 from scbioformers.model import BioFormer
 from scbioformers.nn import choose_device, computes, use_threads
@@ -34,7 +36,7 @@ Source: TypeAlias = AnnData | str | Path
 
 @computes
 def pretrain(
-    sources: str | Path | Sequence[Source] | Mapping[str, Source],
+    sources: Source | Sequence[Source] | Mapping[str, Source],
     *,
     save_dir: str | Path,
     n_top_features: int = 4000,
@@ -61,8 +63,8 @@ def pretrain(
     Parameters
     ----------
     sources
-        A folder with h5ad files and zarr stores, or a list of AnnData and paths, or a mapping from names to them. Files
-        of more than 500 MB, all together, are read in blocks of cells and never as a whole.
+        A folder with h5ad files and zarr stores, or AnnData and paths: one, a list, or a mapping from names to them.
+        Files of more than 500 MB, all together, are read in blocks of cells and never as a whole.
     save_dir
         Directory to which the model is saved.
     n_top_features
@@ -71,7 +73,7 @@ def pretrain(
     min_sources
         Number of data sets that must measure a gene. By default half of them.
     features
-        Names of the genes to model, instead of this choice.
+        Names of the genes to model, instead of this choice. Names that no data set has are left out, which is logged.
     layer
         Layer to read. None, and ``"X"``, read ``X``.
     gene_symbols
@@ -108,6 +110,8 @@ def pretrain(
         If no data set can be used, or too few measure the same genes.
     ConfigError
         If a parameter is out of range, or a path does not exist.
+    MissingKeyError
+        If no data set has the column ``gene_symbols``.
     StorageError
         If ``save_dir`` cannot be written.
 
@@ -145,20 +149,24 @@ def pretrain(
     counts = kind.kind == "value"
     options: dict[str, Any] = {"counts": counts, "allow_non_integer": allow_non_integer}
     data_sets = open_data_sets(sources, layer, gene_symbols, **options)
-    names = list(features) if features is not None else choose_features(data_sets, n_top_features, min_sources, seed)
-    source = join_data_sets(data_sets, names)
+    if features is None:
+        names = choose_features(data_sets, n_top_features, min_sources, seed)
+    else:
+        names = measured_features(data_sets, features)
+    data_sets = with_features(data_sets, names)
+    scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
+    source = join_data_sets(data_sets, names, counts=scale == "counts")
     warn_of_shared_cells(data_sets, source)
     logger.info(
         "Training on %s cells of %d data sets, over %s genes.", f"{source.n_obs:,}", len(data_sets), f"{len(names):,}"
     )
-    scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
     fitted = fit_model(
         source,
         Vocabulary.from_names(names),
         kind,
         model_config,
         train,
-        reading=Reading(None, scale, allow_non_integer, gene_symbols),
+        reading=Reading(data_sets[0].inspection.layer, scale, allow_non_integer, gene_symbols),
         n_models=n_models,
         seed=seed,
         device=device,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scbioformers.config import Reading
 from scbioformers.core import (
     SPECIALS,
     DataError,
@@ -25,10 +26,12 @@ from scbioformers.data import Block, ObsField, Statistics
 from scbioformers.model import BioFormer, network_sizes, run_network
 from scbioformers.nn import InitialValues, Transformer, random_generator
 from scbioformers.training._initial_values import N_COMPONENTS, compute_initial_values
-from scbioformers.training._start import depth_models
+from scbioformers.training._isolation import isolated
+from scbioformers.training._start import depth_models, thin
 
 Array = NDArray[np.float64]
 RIDGE = 1e-2  # of the mean square of the known loadings
+MAX_SAMPLE = 10_000  # maximum number of cells for the output of the new features
 
 
 def extend_model(
@@ -36,6 +39,7 @@ def extend_model(
     vocabulary: Vocabulary,
     batch: ObsField | None,
     phenotypes: tuple[ObsField, ...],
+    reading: Reading,
     parts: Sequence[Block],
     statistics: Statistics,
     *,
@@ -52,6 +56,8 @@ def extend_model(
         Its vocabulary with M - M0 features appended.
     batch, phenotypes
         The obs fields of the model with categories appended.
+    reading
+        How the new data are read.
     parts
         Training cells of the new data over all M features.
     statistics
@@ -76,6 +82,7 @@ def extend_model(
         vocabulary=vocabulary,
         batch=batch,
         phenotypes=phenotypes,
+        reading=reading,
         depth=_extend_depth(model.depth, depth, loadings, measured),
         gene_mean=_append(model.gene_mean, statistics.gene_mean),
         gene_share=_append(model.gene_share, statistics.gene_nnz / np.maximum(statistics.n_measured, 1)),
@@ -85,18 +92,19 @@ def extend_model(
         heads={},
     )
     start = compute_initial_values(parts, statistics, tokenizer, sizes.n_batches, seed)
-    latent = _latents(model, parts)
-    centred = np.concatenate([(p.values[:, known:] - start.profile_mean[known:] * p.present[known:]) for p in profiles])
+    sample = thin(parts, MAX_SAMPLE)
     members = []
     for i in range(n_members):
         former = model.members[i % len(model.members)]
-        network = _enlarged(former, Transformer(model.config, sizes))
+        with isolated(seed):  # torch layers draw random weights, which are replaced
+            network = _enlarged(former, Transformer(model.config, sizes)).eval()
         _fill_features(network, former, start, loadings, measured, known, seed + i)
-        _fill_profile(network, start, latent, centred, known)
         _fill_batches(network, former, start)
         if i >= len(model.members):
             _redraw_outputs(network, seed + i)
-        members.append(network.eval())
+        if len(vocabulary) > known:
+            _fill_profile(network, start, extended, sample, known)
+        members.append(network)
     return replace(extended, members=tuple(members))
 
 
@@ -140,15 +148,13 @@ def _extend_depth(
 
 
 @torch.no_grad()
-def _latents(model: BioFormer, parts: Sequence[Block]) -> Array:
-    """(N, L), latents of the cells, of the first member of the former model."""
-    known = len(model.vocabulary)
-    found = []
-    for part in parts:
-        former = replace(part, counts=part.counts[:, :known], present=part.present[:known])
-        outputs = run_network(model, model.members[0], [former], batch_size=128)
-        found += [output.latent.double().numpy() for _, output in outputs]
-    return np.concatenate(found)
+def _latents(model: BioFormer, network: Transformer, part: Block, known: int) -> Array:
+    """(N, L), latents of cells, computed from the known features alone."""
+    latents = np.zeros((len(part.depth), model.config.n_latent))
+    only_known = replace(part, start=0, present=part.present & (np.arange(len(part.present)) < known))
+    for batch, output in run_network(model, network, [only_known], batch_size=128):
+        latents[batch.rows.numpy()] = output.latent.double().numpy()
+    return latents
 
 
 @torch.no_grad()
@@ -183,12 +189,20 @@ def _fill_features(
 
 
 @torch.no_grad()
-def _fill_profile(network: Transformer, start: InitialValues, latent: Array, centred: Array, known: int) -> None:
+def _fill_profile(
+    network: Transformer, start: InitialValues, model: BioFormer, parts: Sequence[Block], known: int
+) -> None:
     """Output rows of the decoder for the new features: ridge regression of their profiles on the latents."""
+    latent = np.concatenate([_latents(model, network, part, known) for part in parts])
     middle = latent.mean(axis=0)
     x = latent - middle
-    penalty = RIDGE * np.square(x).sum() / x.shape[1]
-    weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ np.asarray(centred)).T
+    ends = np.cumsum([len(part.depth) for part in parts])[:-1]
+    products = np.zeros((x.shape[1], network.sizes.n_features - known))
+    for part, own in zip(parts, np.split(x, ends), strict=True):
+        values, mean = model.tokenizer.profiles(part)[:, known:], start.profile_mean[known:] * part.present[known:]
+        products += (values.T @ own).T - np.outer(own.sum(axis=0), mean)
+    penalty = max(RIDGE * np.square(x).sum() / x.shape[1], 1e-12)  # the latents of equal cells are equal
+    weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), products).T
     network.linear_rate.weight[known:] = torch.from_numpy(weights).float()
     network.rate.bias[known:] = torch.from_numpy(start.rate[known:] - weights @ middle).float()
     network.log_dispersion[known:] = torch.from_numpy(start.log_dispersion[known:])

@@ -73,7 +73,7 @@ def fit_model(
     TrainingDiverged
         If the loss became NaN or infinite before the first validation.
     """
-    reading = reading or Reading()
+    reading = reading or (Reading() if start is None else start.reading)
     filled = _filled(source)
     if not filled.any():
         raise DataError("No cell has a count in the modelled genes. Check `layer=` and `mask_var=`.")
@@ -97,7 +97,7 @@ def fit_model(
         )
     else:
         model = extend_model(
-            start, vocabulary, batch, tuple(phenotypes), parts, statistics, n_members=n_models, seed=seed
+            start, vocabulary, batch, tuple(phenotypes), reading, parts, statistics, n_members=n_models, seed=seed
         )
     model = replace(model, provenance=_provenance(train, seed, parts, source.n_obs, start))
     split = (filled & ~validation, validation)
@@ -217,7 +217,9 @@ def _fit_axes(model: BioFormer, parts: list[Block], seed: int) -> tuple[NDArray[
     n_components = min(model.config.n_components, *profiles.shape)
     with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal
         pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
-    return np.ascontiguousarray(pca.components_.T, np.float32), pca.mean_.astype(np.float32)
+    axes = np.zeros((profiles.shape[1], model.config.n_components), np.float32)  # few cells have fewer components
+    axes[:, :n_components] = pca.components_.T
+    return axes, pca.mean_.astype(np.float32)
 
 
 def _profiles(model: BioFormer, part: Block) -> NDArray[np.float32]:

@@ -93,7 +93,10 @@ def _batch_effects(
     if not n_batches:
         return (np.zeros((0, len(mean)), np.float32),) * 2
     codes = np.concatenate([part.fields[:, 0] for part in parts])
-    rows = compared_cells(codes, n_batches, seed)
+    rows = np.flatnonzero(codes >= 0)  # a cell of an unknown batch is not compared
+    rows = rows[compared_cells(codes[rows], n_batches, seed)]
+    if not rows.size:
+        return (np.zeros((n_batches, len(mean)), np.float32),) * 2
     levels, rates = np.zeros((2, len(rows), len(mean)))
     ends = np.cumsum([0, *(len(part.depth) for part in parts)])
     measured = np.zeros((n_batches, len(mean)), bool)
@@ -114,18 +117,16 @@ def _log_bins(parts: Sequence[Block], tokenizer: Tokenizer) -> NDArray[np.float6
     binning = tokenizer.binning
     n_values, n_counts = binning.n_values, 0 if binning.kind == "segment" else N_SMALL_COUNTS
     histogram = np.zeros((tokenizer.n_features, n_values + n_counts))
-    n_measured, n_expressed = np.zeros(tokenizer.n_features), []
     for part in parts:
         counts = part.counts
         answers = bin_rows(binning, counts.data, counts.indptr, part.depth, binning.mean_depth).astype(np.int64)
         small = (counts.data <= n_counts) & (counts.data == np.rint(counts.data))
         answers[small] = n_values - 1 + counts.data[small].astype(np.int64)
         np.add.at(histogram, (counts.indices, answers), 1.0)
-        n_measured += counts.shape[0] * part.present
-        n_expressed.append(np.diff(counts.indptr))
-    histogram[:, 0] = n_measured - histogram.sum(axis=1)
-    expressed, zeros = tokenizer.masking.shares(np.concatenate(n_expressed), tokenizer.n_features)
-    histogram[:, 0] *= zeros / max(expressed, 1e-12)  # zeros are masked with another probability than expressed values
+        n_zero = counts.shape[0] * part.present - np.bincount(counts.indices, minlength=tokenizer.n_features)
+        expressed, zeros = tokenizer.masking.shares(np.diff(counts.indptr), int(part.present.sum()))
+        # zeros are masked with another probability than expressed values
+        histogram[:, 0] += n_zero * (zeros / max(expressed, 1e-12))
     prior = histogram.sum(axis=0) + 0.1
     histogram += 5.0 * prior / prior.sum()
     return np.log(histogram / histogram.sum(axis=1, keepdims=True))
