@@ -27,7 +27,10 @@ FUNCTIONS = {
 }
 CLASSES = {name: getattr(bf, name) for name in bf.__all__ if inspect.isclass(getattr(bf, name))}
 CONFIGS = {name: each for name, each in CLASSES.items() if name != "BioFormer"}
-ON_ADATA = {name: each for name, each in FUNCTIONS.items() if name.split(".")[0] in ("get", "pl", "pp", "tl")}
+# verbs that return something new instead of writing to `adata`: they have no `copy` and no `key_added`
+MAKERS = {"tl.pretrain": bf.tl.pretrain}
+VERBS = {name: each for name, each in FUNCTIONS.items() if name.split(".")[0] in ("get", "pl", "pp", "tl")}
+ON_ADATA = {name: each for name, each in VERBS.items() if name not in MAKERS}
 WRITERS = {name: each for name, each in ON_ADATA.items() if "copy" in inspect.signature(each).parameters}
 MODULES = [
     module.name for module in pkgutil.walk_packages(bf.__path__, "scbioformers.") if "__main__" not in module.name
@@ -54,12 +57,12 @@ def test_adata_comes_first(function):
     assert first.kind is first.POSITIONAL_OR_KEYWORD
 
 
-@each(ON_ADATA)
+@each(VERBS)
 def test_few_positional_arguments(function):
     parameters = inspect.signature(function).parameters.values()
     assert sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) <= 3
     # `pl.perturbation(adata, observed)`: what is drawn comes second, also since it may be left out
-    plain = ("adata", "observed")
+    plain = ("adata", "observed", "sources")
     assert all(p.default is p.empty or p.kind is p.KEYWORD_ONLY for p in parameters if p.name not in plain)
 
 
@@ -94,7 +97,7 @@ RESULTS = {
 }
 
 
-@each(ON_ADATA)
+@each(VERBS)
 def test_arguments_mean_the_same_everywhere(function):
     parameters = inspect.signature(function).parameters
     for name, default in SHARED.items():
@@ -109,19 +112,31 @@ def test_arguments_mean_the_same_everywhere(function):
 def test_every_tool_can_copy_and_name_its_result():
     for name, function in FUNCTIONS.items():
         if name.startswith("tl."):
-            assert {"copy", "key_added"} <= set(inspect.signature(function).parameters), name
+            both = {"copy", "key_added"} & set(inspect.signature(function).parameters)
+            assert len(both) == (0 if name in MAKERS else 2), name
+
+
+@each(MAKERS)
+def test_verbs_that_return_something_new_write_nothing(function):
+    parameters = inspect.signature(function).parameters
+    assert next(iter(parameters.values())).kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert "adata" not in parameters
+    assert inspect.signature(function).return_annotation not in ("None", None)
+    returned = sections(function.__doc__)["Returns"]
+    assert returned.startswith(":class:`~")
+    assert "Sets the following fields:" not in returned
 
 
 COMPUTING = {name: each for name, each in ON_ADATA.items() if "model" in inspect.signature(each).parameters}
 BRIEF = ("get.gene_embeddings", "pp.check")  # they compute nothing, or score a few cells
 
 
-@each({"tl.fit": bf.tl.fit} | {name: each for name, each in COMPUTING.items() if name not in BRIEF})
+@each(MAKERS | {name: each for name, each in COMPUTING.items() if name != "get.gene_embeddings"})
 def test_every_verb_that_computes_takes_a_device_and_a_progress_bar(function):
     assert {"device", "progress_bar"} <= set(inspect.signature(function).parameters)
 
 
-@each({name: each for name, each in COMPUTING.items() if name != "tl.fit"})
+@each(COMPUTING)
 def test_every_verb_that_reads_cells_by_a_model_takes_other_names_of_genes(function):
     names = list(inspect.signature(function).parameters)
     assert names[names.index("gene_symbols") + 1] == "feature_map"
@@ -153,7 +168,7 @@ def test_docstring(function):
     assert [heading for heading in found if heading in order] == order
 
 
-@each(ON_ADATA)
+@each(VERBS)
 def test_errors_are_documented(function):
     raised = [line for line in sections(function.__doc__)["Raises"].splitlines() if line and not line.startswith(" ")]
     assert raised

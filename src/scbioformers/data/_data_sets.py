@@ -68,7 +68,7 @@ def open_data_sets(
     Raises
     ------
     ConfigError
-        If ``sources`` has another type, or a path does not exist.
+        If ``sources`` is empty or has something else, or a path does not exist.
     MissingKeyError
         If no data set has the column ``gene_symbols``.
     DataError
@@ -124,12 +124,13 @@ def _named(sources: Any) -> dict[str, AnnData | Path]:
                 raise ConfigError(f"Found no *.h5ad and no *.zarr in {str(folder)!r}. Pass the folder that holds them.")
     if isinstance(sources, AnnData):
         sources = [sources]
+    if not isinstance(sources, Sequence | Mapping) or not sources:
+        empty = "an empty " if isinstance(sources, Sequence | Mapping) else ""
+        raise ConfigError(
+            "`sources` must be a folder, or a list or mapping of AnnData and paths, found "
+            f"{empty}{type(sources).__name__}."
+        )
     if not isinstance(sources, Mapping):
-        if not isinstance(sources, Sequence) or not len(sources):
-            raise ConfigError(
-                "`sources` must be a folder, or a list or mapping of AnnData and paths, found "
-                f"{'an empty list' if isinstance(sources, Sequence) else type(sources).__name__}."
-            )
         names = [Path(x).stem if isinstance(x, str | Path) else f"source_{i}" for i, x in enumerate(sources, start=1)]
         if len(set(names)) < len(names):  # files of the same name in several folders
             names = [f"{i}_{name}" for i, name in enumerate(names, start=1)]

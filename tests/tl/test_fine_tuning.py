@@ -1,0 +1,294 @@
+"""`tl.fit(adata, model=…)`: a fit that starts from a model."""
+
+import json
+import re
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import torch
+
+import scbioformers as bf
+from scbioformers.config import Masking
+from scbioformers.core import BioformersWarning, ConfigError, DataError
+from scbioformers.model import run_network
+from scbioformers.nn._transformer import PART_OF, batch_vectors
+from scbioformers.results import open_query
+from scbioformers.tl._fit_cells import read_cells_for
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*other genes than:scbioformers.core.BioformersWarning"),
+    pytest.mark.filterwarnings("ignore:Found .* of the model's:scbioformers.core.BioformersWarning"),
+    pytest.mark.filterwarnings("ignore:All-zero genes:scbioformers.core.BioformersWarning"),
+]
+N_KNOWN = 30
+ZERO = bf.TrainConfig(max_steps=0)
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Two data sets of one network, with batches of their own."""
+    drawn = bf.datasets.simulate_sources((90, 80), 40, n_regulators=5, measured=1.0, expected=True)
+    for adata, names in zip(drawn.values(), ("ab", "bxy"), strict=True):
+        adata.obs["batch"] = pd.Categorical([names[i % len(names)] for i in range(adata.n_obs)])
+    return list(drawn.values())
+
+
+@pytest.fixture(scope="module")
+def known(sources):
+    """The first data set with the genes of `start` alone."""
+    return sources[0][:, :N_KNOWN].copy()
+
+
+@pytest.fixture(scope="module")
+def start(known, tiny_config):
+    """A model of 30 genes and two batches, 5 steps; nobody may change it."""
+    train = bf.TrainConfig(max_steps=5, batch_size=16)
+    return bf.get.model(bf.tl.fit(known, config=tiny_config, train=train, batch_key="batch", copy=True))
+
+
+@pytest.fixture
+def second(sources):
+    return sources[1].copy()
+
+
+def fit(adata, start, *, train=ZERO, mask_var=None, **options):
+    return bf.get.model(bf.tl.fit(adata, model=start, train=train, mask_var=mask_var, copy=True, **options))
+
+
+# --- without a step ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["model", "directory", "adata"])
+def test_without_a_step_and_with_nothing_added_it_is_the_same_model(kind, start, known, tmp_path):
+    given = start
+    if kind == "directory":
+        given = str(start.save(tmp_path / "model"))
+    elif kind == "adata":
+        given = ad.AnnData(np.ones((1, 1)))
+        given.uns["bioformer"] = {"model": np.frombuffer(start.to_bytes(), np.uint8)}
+    assert fit(known, given, batch_key="batch").hash == start.hash
+    assert fit(known, given).hash == start.hash
+
+
+def test_what_is_added_changes_nothing_for_cells_without_it(start, known, second):
+    found = fit(second, start, batch_key="batch")
+    assert found.vocabulary.names[:N_KNOWN] == start.vocabulary.names
+    assert found.vocabulary.feature_names()[N_KNOWN:] == second.var_names[N_KNOWN:].tolist()
+    assert found.batch.categories == ("a", "b", "x", "y")
+    assert found.n_original_features == N_KNOWN
+    assert found.binnings == start.binnings
+    network, former = found.members[0], start.members[0]
+    assert torch.equal(network.feature.weight[: N_KNOWN + 1], former.feature.weight)
+    assert torch.equal(network.batch_rate.weight[:2, :N_KNOWN], former.batch_rate.weight)
+    for name, n in (("batch_rate", N_KNOWN), ("batch_shift", 16)):
+        table, old = (getattr(x, name) for x in (network, former))
+        table, old = (getattr(each, "weight", each) for each in (table, old))
+        torch.testing.assert_close(batch_vectors(table, None)[:n], batch_vectors(old, None), atol=1e-6, rtol=0)
+    for use in ("profile", "cls", "latent"):
+        cells = [bf.tl.embed(known, model=model, use=use, copy=True).obsm["X_bioformer"] for model in (start, found)]
+        np.testing.assert_allclose(cells[1], cells[0], atol=1e-5)
+    imputed = [bf.tl.impute(known, model=model, copy=True).layers["imputed"] for model in (start, found)]
+    np.testing.assert_allclose(imputed[1], imputed[0], rtol=1e-5, atol=1e-5)
+
+
+def test_new_genes_are_predicted_better_than_by_their_mean(tiny_config):
+    first, second = bf.datasets.simulate_sources((400, 300), 60, n_regulators=5, measured=1.0, expected=True).values()
+    first, genes = first[:, :45].copy(), slice(45, 60)
+    config, train = replace(tiny_config, width=32), bf.TrainConfig(max_steps=60, batch_size=32)
+    start = bf.get.model(bf.tl.fit(first, config=config, train=train, n_models=2, copy=True))
+    found = fit(second, start, n_models=3)
+    depth = second.X.sum(axis=1).A1
+    truth = np.log1p(second.layers["expected"] / depth[:, None] * found.binnings["rna"].mean_depth)[:, genes]
+    query = open_query(second[:, :45].copy(), found)  # the new genes are not visible
+    for network in found.members[:2]:  # the third has output layers that were drawn anew
+        predicted = np.zeros((300, 60))
+        for batch, output in run_network(found, network, query.source.blocks(), 64):
+            predicted[batch.rows] = network.profile(output.latent).detach().numpy()
+        predicted = predicted[:, genes]
+        r = [np.corrcoef(predicted[:, j], truth[:, j])[0, 1] for j in range(15)]
+        assert np.median(r) > 0.4
+        centred = [x - x.mean(axis=0) for x in (predicted, truth)]
+        assert np.square(centred[0] - centred[1]).mean() < 0.9 * np.square(centred[1]).mean()
+        np.testing.assert_allclose(predicted.mean(axis=0), truth.mean(axis=0), atol=0.35)
+
+
+def test_the_depth_of_a_panel_does_not_change_where_genes_are_added(sources, tiny_config):
+    adata = sources[0].copy()
+    train = bf.TrainConfig(max_steps=1, batch_size=16)
+    start = bf.get.model(bf.tl.fit(adata, mask_var=np.arange(40) < 20, config=tiny_config, train=train, copy=True))
+    panel = adata[:, 8:26].copy()
+    with pytest.warns(BioformersWarning, match="estimated from the genes of the model"):
+        before = open_query(panel, start).source.read(0, 90).depth
+    with pytest.warns(BioformersWarning, match="estimated from the genes of the model"):
+        _, cells = read_cells_for(start, panel, None, None, (), False)
+    assert len(cells.vocabulary) == 26
+    np.testing.assert_allclose(cells.source.read(0, 90).depth.sum(), before.sum())
+    after = open_query(panel, fit(panel, start)).source.read(0, 90).depth
+    np.testing.assert_allclose(after.sum(), before.sum(), rtol=0.03)
+    assert 0.8 < after.sum() / adata.X.sum() < 1.25
+
+
+# --- what data may have --------------------------------------------------------------------------------------------
+
+SHORT = bf.TrainConfig(max_steps=2, batch_size=16)
+
+
+@pytest.mark.fault(33, 34)
+def test_cells_of_unknown_batches(start, second):
+    found = fit(second, start, train=SHORT)  # batches x and y are not registered, because there is no `batch_key`
+    assert found.batch == start.batch
+    del second.obs["batch"]
+    found = fit(second, start, train=SHORT)
+    assert found.batch == start.batch
+    assert torch.isfinite(found.members[0].feature.weight).all()
+
+
+def test_fewer_cells_than_components(start, second):
+    found = fit(second[:6].copy(), start, train=SHORT)
+    assert found.axes.shape == (40, start.config.n_components)
+    assert np.isfinite(bf.tl.embed(second, model=found, copy=True).obsm["X_bioformer"]).all()
+
+
+def test_the_layer_is_remembered(start, second):
+    second.layers["counts"] = second.X.copy()
+    sc.pp.log1p(second)
+    bf.tl.fit(second, model=start, layer="counts", train=SHORT)
+    assert bf.get.model(second).reading.layer == "counts"
+    assert bf.get.params(second)["layer"] == "counts"
+    bf.tl.embed(second)  # X has no counts
+
+
+def test_phenotypes_beside_new_batches(sources, second, tiny_config):
+    start = bf.get.model(bf.tl.fit(sources[0], config=tiny_config, train=SHORT, phenotype_keys="cell_type", copy=True))
+    found = fit(second, start, train=SHORT, batch_key="batch")
+    assert [each.name for each in found.fields] == ["batch", "cell_type"]
+    assert found.batch.categories == ("b", "x", "y")
+    assert found.phenotypes == start.phenotypes
+
+
+def test_the_global_generator_is_left_alone(start, second):
+    state = torch.get_rng_state()
+    fit(second, start, train=SHORT)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", [("embeddings", "bins"), ("blocks", "bag", "decoder")])
+def test_frozen_parts_keep_their_bits_and_the_others_learn(start, known, frozen):
+    train = bf.TrainConfig(max_steps=3, batch_size=16, lr=1e-2, freeze=frozen)
+    found = fit(known, start, train=train, batch_key="batch").members[0]
+    changed = set()
+    for (name, new), (_, old) in zip(found.named_parameters(), start.members[0].named_parameters(), strict=True):
+        part = PART_OF[name.split(".")[0]]
+        if not torch.equal(new, old):
+            changed.add(part)
+        assert new.requires_grad
+    assert changed == set(PART_OF.values()) - set(frozen)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (("head",), r"freeze has \['head'\]; the parts of the network are \['embeddings', 'blocks', "),
+        (("bins", "decoder", "bag", "blocks", "embeddings"), "freeze has all parts.*`max_steps=0`"),
+    ],
+)
+def test_parts_that_cannot_be_frozen(freeze, message):
+    with pytest.raises(ConfigError, match=message):
+        bf.TrainConfig(freeze=freeze)
+
+
+def test_members_share_the_start_and_differ_after_the_training(start, known):
+    zero = fit(known, start, n_models=2)
+    assert all(
+        torch.equal(a, b) for a, b in zip(zero.members[0].parameters(), start.members[0].parameters(), strict=True)
+    )
+    different = {
+        name.split(".")[0]
+        for (name, a), (_, b) in zip(*(member.named_parameters() for member in zero.members), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert different == {"bin_inner", "rate_feature_inner", "latent_inner"}
+    trained = fit(known, start, train=SHORT, n_models=2)
+    first, second = (member.state_dict() for member in trained.members)
+    assert not any(torch.equal(first[name], second[name]) for name in ("cls", "rate.weight", "feature.weight"))
+
+
+def test_both_fits_are_remembered(known, second, tiny_config, tmp_path):
+    atlas = bf.tl.pretrain([known], config=tiny_config, train=SHORT, save_dir=tmp_path / "atlas")
+    bf.tl.fit(second, model=tmp_path / "atlas", train=SHORT, mask_var=None)
+    found = bf.get.model(second)
+    former = found.provenance["started_from"]
+    assert former["hash"] == bf.get.params(second)["started_from"] == atlas.hash
+    assert former["history"] == atlas.provenance["history"]
+    assert former["sources"] == [{"name": "source_1", "n_cells": 90, "n_features": 30}]
+    assert found.provenance["train"] == json.loads(json.dumps(SHORT.to_dict()))
+    assert bf.get.history(second)["step"].tolist() == [2]
+    assert (
+        bf.get.params(fit_copy := bf.tl.fit(known, config=tiny_config, train=SHORT, copy=True))["started_from"] is None
+    )
+    assert "started_from" not in bf.get.model(fit_copy).provenance
+
+
+def test_the_default_rate_is_lower():
+    assert bf.TrainConfig.fine_tuning() == replace(bf.TrainConfig(), lr=bf.TrainConfig().lr / 4)
+
+
+def test_the_perturbation_task_starts_from_a_model(start, tiny_config):
+    adata = bf.datasets.simulate(90, 40, n_regulators=5, perturbations=["TF1", "TF2"])
+    task = bf.Perturbation(key="perturbation", control="control")
+    bf.tl.fit(adata, model=start, task=task, train=SHORT, mask_var=None)
+    found = bf.get.model(adata)
+    assert found.vocabulary.names[:N_KNOWN] == start.vocabulary.names
+    assert found.provenance["started_from"]["hash"] == start.hash
+    bf.tl.perturb(adata, "TF3")
+    effect = adata.varm["perturb_effect"]
+    assert np.isfinite(np.asarray(effect)).all()
+    assert np.abs(np.asarray(effect)).max() > 0
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": "small"}, "`config` must be that of the model that is fine-tuned"),
+        ({"config": bf.ModelConfig(width=32, n_heads=2)}, "`config` must be that of the model"),
+        ({"binning": "segment"}, r"`binning` must be that of the model.*kind='value'.*Leave out `binning`"),
+        ({"binning": bf.Binning(cutoff=4)}, "`binning` must be that of the model"),
+        ({"binning": bf.Binning().freeze(mean_depth=5.0, max_bin=9)}, "`binning` must be that of the model"),
+        ({"train": bf.TrainConfig(masking=Masking(ratio=0.3))}, r"`TrainConfig\.masking` must be that of the model"),
+        ({"n_models": 0}, "`n_models` must be at least 1"),
+        ({"model": [1]}, "`model` must be a BioFormer"),
+    ],
+)
+def test_other_parameters_are_refused(start, known, options, message):
+    with pytest.raises(ConfigError, match=message):
+        bf.tl.fit(known, **{"model": start} | options)
+
+
+def test_the_same_parameters_are_accepted(start, known, tiny_config):
+    options = {"config": tiny_config, "batch_key": "batch"}
+    assert fit(known, start, binning="value", **options).hash == start.hash
+    assert fit(known, start, binning=start.binnings["rna"], **options).hash == start.hash
+
+
+@pytest.mark.fault(26)
+def test_no_gene_of_the_model(start, second):
+    second.var_names = [f"other{i}" for i in range(40)]
+    with pytest.raises(DataError, match=r"Found 0 of the model's 30 genes"):
+        fit(second, start)
+
+
+@pytest.mark.fault(4)
+def test_log_values_and_a_model_of_value_bins(start, second):
+    second.X = second.X.log1p()
+    with pytest.raises(DataError, match=re.escape("adata.X is on a log scale")):
+        fit(second, start)
