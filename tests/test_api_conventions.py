@@ -122,7 +122,7 @@ def test_verbs_that_return_something_new_write_nothing(function):
     assert next(iter(parameters.values())).kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert "adata" not in parameters
     assert inspect.signature(function).return_annotation not in ("None", None)
-    returned = sections(function.__doc__)["Returns"]
+    returned = sections(function.__doc__)["Returns"].strip()
     assert returned.startswith(":class:`~")
     assert "Sets the following fields:" not in returned
 

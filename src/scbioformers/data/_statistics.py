@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,17 @@ class Statistics:
     """Largest count after normalisation to `mean_depth`."""
     max_count: float
     """Largest count before normalisation."""
+
+    def at_depth(self, mean_depth: float) -> Statistics:
+        """The same statistics for counts that are normalised to another mean depth."""
+        factor = mean_depth / self.mean_depth if self.mean_depth > 0 else 1.0
+        return replace(
+            self,
+            mean_depth=mean_depth,
+            gene_mean=factor * self.gene_mean,
+            gene_var=factor**2 * self.gene_var,
+            max_normalized=factor * self.max_normalized,
+        )
 
 
 def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:

@@ -79,6 +79,9 @@ def fit_model(
         raise DataError("No cell has a count in the modelled genes. Check `layer=` and `mask_var=`.")
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
+    frozen = binning if start is None else start.binnings["rna"]
+    if frozen.mean_depth is not None:  # of the cells of another fit, at whose depth rates and means are
+        statistics = statistics.at_depth(frozen.mean_depth)
     parts = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
     _log_masked_shares(train.masking, parts)
     if start is None:
