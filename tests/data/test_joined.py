@@ -113,7 +113,7 @@ def test_statistics_are_those_of_the_cells_in_which_a_feature_was_measured(chunk
     double = found.at_depth(12.5)
     np.testing.assert_allclose(double.gene_mean, [12.5 * 0.225, 12.5 * 0.3, 12.5 * 0.5])
     np.testing.assert_allclose(double.gene_var, 4 * found.gene_var)
-    assert (double.mean_depth, double.max_normalized, double.max_count) == (12.5, 12.5 * 0.6, 4.0)
+    np.testing.assert_allclose([double.mean_depth, double.max_normalized, double.max_count], [12.5, 12.5 * 0.6, 4.0])
     some = scan(joined, np.array([True, False, True, True, False]), chunk_size=chunk_size)
     assert (some.n_cells, some.n_empty, some.mean_depth) == (3, 1, 9.0)
     np.testing.assert_allclose(some.gene_mean, [9 * 0.35, 0, 9 * 0.5])

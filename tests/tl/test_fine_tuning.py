@@ -96,16 +96,16 @@ def test_what_is_added_changes_nothing_for_cells_without_it(start, known, second
 
 
 def test_new_genes_are_predicted_better_than_by_their_mean(tiny_config):
-    first, second = bf.datasets.simulate_sources((250, 200), 60, n_regulators=5, measured=1.0, expected=True).values()
+    first, second = bf.datasets.simulate_sources((400, 300), 60, n_regulators=5, measured=1.0, expected=True).values()
     first, genes = first[:, :45].copy(), slice(45, 60)
-    config, train = replace(tiny_config, width=32), bf.TrainConfig(max_steps=40, batch_size=32)
+    config, train = replace(tiny_config, width=32), bf.TrainConfig(max_steps=60, batch_size=32)
     start = bf.get.model(bf.tl.fit(first, config=config, train=train, n_models=2, copy=True))
     found = fit(second, start, n_models=3)
     depth = second[:, :45].X.sum(axis=1).A1  # the first data set has no other genes
     truth = np.log1p(second.layers["expected"] / depth[:, None] * found.binnings["rna"].mean_depth)[:, genes]
     query = open_query(second[:, :45].copy(), found)  # the new genes are not visible
     for network in found.members[:2]:  # the third has output layers that were drawn anew
-        predicted = np.zeros((200, 60))
+        predicted = np.zeros((300, 60))
         for batch, output in run_network(found, network, query.source.blocks(), 64):
             predicted[batch.rows] = network.profile(output.latent).detach().numpy()
         predicted = predicted[:, genes]

@@ -126,10 +126,10 @@ def pretrain(
     >>> import tempfile
     >>> import scbioformers as bf
     >>> blood = bf.datasets.simulate(n_cells=60, n_genes=40)
-    >>> panel = bf.datasets.simulate(n_cells=50, n_genes=40)[:, :30].copy()
+    >>> other = bf.datasets.simulate(n_cells=50, n_genes=40, rng=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     train = bf.TrainConfig(max_steps=2)
-    ...     model = bf.tl.pretrain({"blood": blood, "panel": panel}, save_dir=folder + "/atlas", train=train)
+    ...     model = bf.tl.pretrain({"blood": blood, "other": other}, save_dir=folder + "/atlas", train=train)
     >>> len(model.vocabulary)
     40
     """
