@@ -130,8 +130,8 @@ class BioFormer:
         network = replace(self, heads={}, provenance={})
         tensors, documents = network._tensors(), network._documents()
         del tensors["score_quantiles"]
-        for i in range(len(network.members)):
-            if network.n_original_features == len(network.vocabulary):
+        for i, member in enumerate(network.members):
+            if float(member.bag_size) == len(network.vocabulary):
                 del tensors[f"members.{i}.bag_size"]
         documents["config"]["schema"] = _HASHED_SCHEMA
         return hashlib.sha256(_storage.pack(tensors, documents)).hexdigest()
