@@ -87,4 +87,3 @@ def test_scores_that_no_fit_gives(ensemble, wrong):
         tensors["score_quantiles"] = wrong
     with pytest.raises(ModelFormatError):
         bf.BioFormer.from_bytes(_storage.pack(tensors, ensemble._documents()))
-    assert safetensors.torch.load(bf.BioFormer.to_bytes(ensemble)[32:])["score_quantiles"].shape == (0,)
