@@ -130,7 +130,7 @@ class TrainConfig:
 
     @classmethod
     def fine_tuning(cls) -> TrainConfig:
-        """Parameters for a model that was fitted before: a quarter of the learning rate (dev/experiments.md, 77)."""
+        """Parameters for a model that was fitted before: a quarter of the learning rate (dev/experiments.md, 78)."""
         return cls(lr=5e-4)
 
     def epochs(self, n_cells: int) -> int:
