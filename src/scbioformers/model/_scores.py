@@ -59,7 +59,7 @@ def score_cells(model: BioFormer, block: Block, *, batch_size: int = 64) -> NDAr
 
 
 def score_quantiles(model: BioFormer, blocks: Sequence[Block]) -> NDArray[np.float32]:
-    """Quantiles (0, 5, … 100 %) of the scores of cells that the model knows: :attr:`BioFormer.score_quantiles`.
+    """Quantiles (0, 5, … 100 %) of the scores of cells that the model knows: ``BioFormer.score_quantiles``.
 
     ``blocks`` should hold validation cells, because training cells are known too well. Cells without counts are
     ignored. The result is empty if fewer than two cells are left.

@@ -22,7 +22,7 @@ _DEPTHS: dict[DepthSource | None, str] = {
 
 @dataclass(frozen=True, eq=False)
 class ModelReport:
-    """How a model would read the data: :attr:`CheckReport.model`."""
+    """How a model would read the data: ``CheckReport.model``."""
 
     model: str
     """Size and hash of the model."""
