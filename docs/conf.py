@@ -45,7 +45,7 @@ nitpicky = True
 # types of other packages, whose documentation is not read: the build needs no network
 nitpick_ignore_regex = [
     ("py:.*", rf"{package}\..*")
-    for package in ("anndata", "collections", "matplotlib", "mudata", "networkx", "numpy", "pandas", "pathlib", "scipy", "torch")
+    for package in "anndata collections matplotlib mudata networkx numpy pandas pathlib scipy torch".split()
 ]
 
 myst_enable_extensions = ["colon_fence"]

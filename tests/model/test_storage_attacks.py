@@ -287,6 +287,7 @@ def test_tensors_that_do_not_fit_the_configuration(ensemble, directory, name, ch
 @pytest.mark.parametrize("name", ["profile.scale", "drawn.share", "natural.variance"])
 def test_depths_that_no_fit_gives(ensemble, directory, name, value):
     tensors = ensemble._tensors()
+    tensors[f"depth.{name}"] = tensors[f"depth.{name}"].clone()  # the tensors share the memory of the model
     tensors[f"depth.{name}"][1] = value
     (directory / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
     resign(directory)

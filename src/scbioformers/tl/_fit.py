@@ -164,6 +164,11 @@ def fit(
     """
     check_arguments(fit, locals())
     start = time.perf_counter()
+    if feature_map is not None and model is None:
+        raise ConfigError(
+            f"`feature_map` maps to the names of a model, found {type(feature_map).__name__} without `model`. Pass "
+            "`model=` too, or rename adata.var_names."
+        )
     start_model = None if model is None else find_model(adata, model)
     model_config, kind, train = _settings(start_model, config, binning, train)
     if max_epochs is not None:
