@@ -43,8 +43,8 @@ napoleon_use_rtype = False
 
 nitpicky = True
 # types of other packages, whose documentation is not read: the build needs no network
-PACKAGES = ("anndata", "collections", "matplotlib", "mudata", "networkx", "numpy", "pandas", "pathlib", "scipy", "torch")
-nitpick_ignore_regex = [("py:.*", rf"{package}\..*") for package in PACKAGES]
+OTHERS = ("anndata", "collections", "matplotlib", "mudata", "networkx", "numpy", "pandas", "pathlib", "scipy", "torch")
+nitpick_ignore_regex = [("py:.*", rf"{package}\..*") for package in OTHERS]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 2
