@@ -82,7 +82,7 @@ class TrainConfig:
     ``"bins"`` (the output for masked features) and ``"decoder"`` (the latent and the profile).
     """
     source_power: float = 0.5
-    """Power of the size of a data set that its share of an epoch is proportional to, if several are trained on."""
+    """If there are several data sets, the share of an epoch that each has is proportional to this power of its size."""
 
     def __post_init__(self) -> None:
         check_fields(self)

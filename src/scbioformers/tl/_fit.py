@@ -111,11 +111,13 @@ def fit(
         Number of passes over the cells. It replaces ``max_epochs`` of ``train``.
     n_models
         Number of ensemble members. Their seeds are ``rng``, ``rng + 1``, …. With ``model`` they share its weights at
-        the start, so they agree more than independent fits would; further members have new output layers.
+        the start, so they agree more than independent fits would. They start from the first members of ``model``;
+        further members have new output layers.
     save_dir
         Directory to which the model is saved, instead of ``adata.uns``. Required if the model is larger than 32 MB.
     allow_non_integer
-        Accept values that are not integers, such as estimated counts.
+        Accept values that are not integers, such as estimated counts. With ``model``, they are accepted if it accepts
+        them.
     key_added
         Key under which the results are stored (see Returns).
     rng

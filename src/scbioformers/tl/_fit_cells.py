@@ -70,10 +70,7 @@ def read_cells(
         require_valid(adata, layer, modelled=genes, inspection=inspection)
     keys = _check_keys(batch_key, phenotype_keys)
     adata = target(adata, copy)
-    batch = None if batch_key is None else ObsField.register(adata, batch_key)
-    if batch is not None and len(batch.categories) == 1:
-        logger.info("adata.obs[%r] has one category, so the model is fitted without a batch.", batch_key)
-        batch = None
+    batch = _batch_field(adata, batch_key)
     phenotypes = tuple(ObsField.register(adata, name) for name in keys)
     fields = (*(() if batch is None else (batch,)), *phenotypes)
     source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
@@ -83,6 +80,15 @@ def read_cells(
     reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
     _warn_of_single_cells(adata, fields)
     return adata, Cells(source, vocabulary, batch, phenotypes, reading)
+
+
+def _batch_field(adata: AnnData, batch_key: str | None) -> ObsField | None:
+    """The technical batch. A column with one category is not used."""
+    field = None if batch_key is None else ObsField.register(adata, batch_key)
+    if field is None or len(field.categories) > 1:
+        return field
+    logger.info("adata.obs[%r] has one category, so the model is fitted without a batch.", batch_key)
+    return None
 
 
 def _check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> list[str]:
@@ -108,8 +114,8 @@ def read_cells_for(
     """Read cells for a model that is trained further: its genes by name, and other genes of ``mask_var`` after them."""
     keys = _check_keys(batch_key, phenotype_keys)
     query = open_query(adata, replace(start, batch=None, phenotypes=()), **names)
-    known = mask_var == DEFAULT_MASK and DEFAULT_MASK not in adata.var if isinstance(mask_var, str) else False
-    modelled = np.zeros(adata.n_vars, bool) if known else gene_mask(adata, mask_var)
+    none_chosen = isinstance(mask_var, str) and mask_var == DEFAULT_MASK and DEFAULT_MASK not in adata.var
+    modelled = np.zeros(adata.n_vars, bool) if none_chosen else gene_mask(adata, mask_var)
     taken = set(start.vocabulary.feature_names())
     measured = gene_names(adata, query.matched_by)
     modelled &= best_measured(measured, inspect(adata, query.layer).gene_nnz, query.matched_by)
@@ -117,11 +123,7 @@ def read_cells_for(
     modelled &= np.array([name not in taken for name in measured], bool)
     new = np.flatnonzero(modelled)
     adata = target(adata, copy)
-    batch = None if batch_key is None else ObsField.register(adata, batch_key)
-    if batch is not None and len(batch.categories) == 1:
-        logger.info("adata.obs[%r] has one category, so it is not used as a batch.", batch_key)
-        batch = None
-    batch = extended_field(start.batch, batch)
+    batch = extended_field(start.batch, _batch_field(adata, batch_key))
     former = {phenotype.name: phenotype for phenotype in start.phenotypes}
     found = {name: extended_field(former.get(name), ObsField.register(adata, name)) for name in keys}
     phenotypes = tuple(field for field in (former | found).values() if field is not None)
