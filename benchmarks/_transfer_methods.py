@@ -29,6 +29,7 @@ from benchmarks._masked_methods import (
 )
 from benchmarks._masking import masked_cells, training_cells
 from scbioformers.baselines import MaskedCells, TrainingCells
+from scbioformers.config import count_range
 from scbioformers.core import uniform, validation_rows
 from scbioformers.data import AnnDataSource, Block, choose_features, open_data_sets
 
@@ -83,6 +84,8 @@ class Transfer:
     seed: int
     panel: dict[str, AnnData] = field(default_factory=dict)
     """Data sets with some of the genes, which are added to the pool of our model. The baselines cannot use them."""
+    own_binning: bool = False
+    """Whether a model of the pool has the binning of the pool, not that of the query's training cells."""
     _runs: dict[str, Run] = field(default_factory=dict)
 
     @property
@@ -100,10 +103,11 @@ class Transfer:
         train, tested = self.query[rows].copy(), self.query[test].copy()
         return Problem(train, tested, rows, test, self.seed, bf.Masking(), bf.Binning())
 
-    @cached_property
-    def targets(self) -> MaskedCells:
-        """The masked test cells of the query."""
-        return self.problem.mask_test()
+    def _binning(self, *, with_pool: bool) -> bf.Binning:
+        """The binning of a baseline: that of our model with the same data."""
+        if with_pool and self.own_binning:
+            return self.pretrained(attention=True).model.binnings["rna"]
+        return self.problem.binning
 
     def _apart(self, adata: AnnData) -> NDArray[np.bool_]:
         return validation_rows(adata.n_obs, POOL_SHARE, self.seed)
@@ -147,7 +151,7 @@ class Transfer:
             self.given | self.panel,
             save_dir=folder,
             features=self.genes,
-            binning=self.problem.binning,
+            binning=bf.Binning() if self.own_binning else self.problem.binning,
             config=bf.ModelConfig(attention=attention),
             rng=self.seed,
         )
@@ -162,7 +166,14 @@ class Transfer:
 
     def bits(self, model: bf.BioFormer) -> float:
         """Bits of the masked entries of the test cells."""
-        return bits(predict_ours(model, self.problem.test_cells, self.targets), self.targets)
+        return self._bits(lambda targets: predict_ours(model, self.problem.test_cells, targets), model.binnings["rna"])
+
+    def _bits(self, predict: Callable[[MaskedCells], LogProbabilities], binning: bf.Binning) -> float:
+        """Bits of the bins, or of the counts if the methods have binnings of their own."""
+        cells, targets = self.problem.test_cells, self.problem.mask_test(binning=binning)
+        if self.own_binning:
+            return count_bits(predict(targets), targets, binning, cells.depth)
+        return bits(predict(targets), targets)
 
     def bits_of_pool(self, model: bf.BioFormer) -> float:
         """Bits of the cells of the pool that were kept apart, mean over its data sets."""
@@ -171,7 +182,7 @@ class Transfer:
             rows = np.flatnonzero(self._apart(adata))
             block = self._block(adata[rows].copy())
             options = {"seed": EVALUATION_SEED, "epoch": 0}
-            cells = masked_cells(bf.Masking(), self.problem.binning, block.counts, block.depth, rows, **options)
+            cells = masked_cells(bf.Masking(), model.binnings["rna"], block.counts, block.depth, rows, **options)
             found.append(bits(predict_ours(model, block, cells), cells))
         return float(np.mean(found))
 
@@ -183,16 +194,18 @@ class Transfer:
 
     # baselines
 
-    def _training(self, *, with_pool: bool) -> TrainingCells:
+    def _training(self, binning: bf.Binning, *, with_pool: bool) -> TrainingCells:
         blocks = [self.problem.train_cells, *(self._block(each) for each in self.given.values() if with_pool)]
         counts = sparse.vstack([block.counts for block in blocks], format="csr")
         depth = np.concatenate([block.depth for block in blocks])
         rows = np.arange(depth.size)
-        return training_cells(bf.Masking(), self.problem.binning, counts, depth, rows, seed=self.seed)
+        return training_cells(bf.Masking(), binning, counts, depth, rows, seed=self.seed)
 
     def softmax_regression(self, *, with_pool: bool) -> float:
         """Bits of softmax regression on the training cells of the query, and with those of the pool."""
-        return bits(bf.metrics.softmax_regression(self._training(with_pool=with_pool), self.targets), self.targets)
+        binning = self._binning(with_pool=with_pool)
+        training = self._training(binning, with_pool=with_pool)
+        return self._bits(lambda targets: bf.metrics.softmax_regression(training, targets), binning)
 
     def scvi(self, *, with_pool: bool) -> tuple[float, NDArray[np.floating]]:
         """Bits of scVI and its embedding of all cells of the query.
@@ -205,10 +218,12 @@ class Transfer:
             model, obs = self._scvi_surgery(), {"source": "query"}
         else:
             model, obs = fit_scvi(self.problem.train, self.seed), {}
-        predicted = predict_scvi(model, var, self._training(with_pool=False), self.targets, **obs)
+        binning = self._binning(with_pool=with_pool)
+        training = self._training(binning, with_pool=False)
+        found = self._bits(lambda targets: predict_scvi(model, var, training, targets, **obs), binning)
         whole = self.query[:, self.genes].copy()
         whole.obs["source"] = "query"
-        return bits(predicted, self.targets), model.get_latent_representation(whole)
+        return found, model.get_latent_representation(whole)
 
     def _scvi_surgery(self) -> object:
         import scvi
@@ -231,3 +246,18 @@ class Transfer:
 def bits(predicted: LogProbabilities, cells: MaskedCells) -> float:
     """Mean negative log probability of the true bins, in bits."""
     return float(-predicted[np.arange(cells.bins.size), cells.bins].mean(dtype=np.float64) / np.log(2))
+
+
+def count_bits(
+    predicted: LogProbabilities, cells: MaskedCells, binning: bf.Binning, depth: NDArray[np.floating]
+) -> float:
+    """Mean negative log probability of the true counts, in bits, so that different binnings can be compared.
+
+    The probability of a bin is shared equally by the counts that fall into it in a cell of this depth (N,). Bins that
+    no count of the cell falls into are left out.
+    """
+    lowest, highest = count_range(binning, depth / float(binning.mean_depth or 1.0))
+    n_counts = np.maximum(highest - lowest + 1, 0)[cells.cells]
+    p = np.where(n_counts > 0, np.exp(predicted.astype(np.float64)), 0.0)
+    at = np.arange(cells.bins.size), cells.bins
+    return float(-np.log2(p[at] / p.sum(axis=1) / n_counts[at]).mean())

@@ -1,18 +1,22 @@
 """Compare what a pre-trained model adds: fits to n cells, queries without a fit, other panels, another species.
 
 Run ``python -m benchmarks.transfer --data DIR``. DIR contains ``blood_pool/``, ``pbmc3k.h5ad``, ``kang_ifnb.h5ad``,
-``onek1k_panel.h5ad`` and ``paul15.h5ad``. All methods have the same genes, chosen on the pool, the same masked entries
-of the same held-out cells, and the value bins of the n training cells. A tenth of the pool is kept from all methods.
+``onek1k_panel.h5ad`` and ``paul15.h5ad``. A tenth of the pool is kept from all methods. In all parts but ``query`` the
+methods have the same genes, chosen on the pool, and the same masked entries of the same held-out cells.
 
-Parts: ``tune`` (pbmc3k with n training cells: from scratch, pre-trained without a fit, fine-tuned, each with and
-without attention; softmax regression and scVI with and without the pool), ``query`` (cells embedded by the model of the
-pool, without a fit), ``panel`` (as ``tune``, with onek1k_panel, which has a few of the genes, as one more data set of
-the pool) and ``species`` (paul15, mouse, read by the model of human blood).
+Parts: ``tune`` (pbmc3k with n training cells, whose value bins all methods have: from scratch, pre-trained without a
+fit, fine-tuned, each with and without attention; softmax regression and scVI with and without the pool), ``counts``
+(the same with 500 cells; a model of the pool has the bins of the pool, and the score is of counts), ``query`` (a model
+of the pool with the default settings embeds the query without a fit), ``panel`` (as ``tune``, with onek1k_panel, which
+has a few of the genes, as one more data set of the pool) and ``species`` (paul15, mouse, read by the model of human
+blood).
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
+import time
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +27,16 @@ import pandas as pd
 from anndata import AnnData
 
 import scbioformers as bf
-from benchmarks._common import StoredRun, choice, make_parser, markdown_table, mean_and_range, run_groups, write_json
+from benchmarks._common import (
+    StoredRun,
+    choice,
+    make_parser,
+    markdown_table,
+    mean_and_range,
+    run_groups,
+    warm_up,
+    write_json,
+)
 from benchmarks._transfer_methods import Run, Transfer, read_data, read_set
 from benchmarks.embedding import selected_counts
 
@@ -31,38 +44,74 @@ POOL = ("hao_pbmc", "kotliarov_pbmc", "malt_lymphoma", "pisces_pbmc")
 PANEL = "onek1k_panel"
 SIZES: dict[str, tuple[int | None, ...]] = {
     "tune": (100, 500, 1000, None),
+    "counts": (500,),
     "query": (None,),
     "panel": (500, None),
     "species": (200, None),
 }
-QUERIES = {"tune": ("pbmc3k",), "query": ("pbmc3k", "kang_ifnb"), "panel": ("pbmc3k",), "species": ("paul15",)}
+QUERIES = {"query": ("pbmc3k", "kang_ifnb"), "species": ("paul15",)}  # of the other parts: pbmc3k
 VARIANTS = {"": True, "_no_attention": False}
 OURS = tuple(f"{kind}{end}" for kind in ("scratch", "pretrained", "tuned") for end in VARIANTS)
 METHODS = (*OURS, "logistic", "logistic_pool", "scvi", "scvi_pool")
 QUERY_METHODS = ("pretrained", "pretrained_no_attention", "pca_pool", "pca_query", "scvi")
-SCORES = {"bits": 3, "avg_bio": 3, "linear_f1": 3, "knn_f1": 3, "pool_bits": 3, "fit_seconds": 0, "time_to_scratch": 2}
+SCORES = {
+    "bits": 3,
+    "avg_bio": 3,
+    "linear_f1": 3,
+    "knn_f1": 3,
+    "pool_bits": 3,
+    "fit_seconds": 0,
+    "embed_seconds": 1,
+    "megabytes": 1,
+    "time_to_scratch": 2,
+}
 
 
 @lru_cache(maxsize=1)
-def load(data: Path, query: str, panel: bool, n_cells: int | None, seed: int) -> Transfer:
-    """Data and fitted models of one query, size and seed. Only the last is kept in memory."""
+def load(data: Path, part: str, query: str, n_cells: int | None, seed: int) -> Transfer:
+    """Data and fitted models of one part, query, size and seed. Only the last is kept in memory."""
     pool, adata = read_data(data, POOL, query)
-    return Transfer(pool, adata, n_cells, seed, {PANEL: read_set(data, PANEL)} if panel else {})
+    panel = {PANEL: read_set(data, PANEL)} if part == "panel" else {}
+    return Transfer(pool, adata, n_cells, seed, panel, own_binning=part == "counts")
 
 
 def run(data: Path, part: str, query: str, n_cells: int | None, method: str, seed: int) -> dict[str, Any]:
     """Score one method."""
-    transfer = load(data, query, part == "panel", n_cells, seed)
+    transfer = load(data, part, query, n_cells, seed)
     found: dict[str, Any] = {"part": part, "set": query, "n_cells": n_cells, "method": method, "seed": seed}
-    found["n_genes"] = len(transfer.genes)
     if part == "query":
-        return found | embedding_scores(transfer, embed(transfer, method))
+        return found | score_query(data, transfer, method)
+    found["n_genes"] = len(transfer.genes)
     if method in OURS:
         return found | score_ours(transfer, method)
     if method.startswith("logistic"):
         return found | {"bits": transfer.softmax_regression(with_pool=method.endswith("pool"))}
     bits, latent = transfer.scvi(with_pool=method.endswith("pool"))
     return found | {"bits": bits} | embedding_scores(transfer, latent)
+
+
+@lru_cache(maxsize=2)
+def model_of_pool(data: Path, seed: int, attention: bool) -> tuple[bf.BioFormer, float, float]:
+    """The model of the pool with the default settings, its size on disk in megabytes, and the seconds of its fit."""
+    transfer = load(data, "query", QUERIES["query"][0], None, seed)
+    warm_up()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "model"
+        model = bf.tl.pretrain(transfer.given, save_dir=saved, config=bf.ModelConfig(attention=attention), rng=seed)
+        size = sum(path.stat().st_size for path in saved.iterdir())
+    return model, size / 1e6, time.perf_counter() - start
+
+
+def score_query(data: Path, transfer: Transfer, method: str) -> dict[str, Any]:
+    """Scores of an embedding of the query: by a model of the pool, components of the pool or the query, or scVI."""
+    if method not in OURS:
+        return {"n_genes": len(transfer.genes)} | embedding_scores(transfer, embed(transfer, method))
+    model, megabytes, seconds = model_of_pool(data, transfer.seed, method == "pretrained")
+    start = time.perf_counter()
+    embedding = transfer.embed(model)
+    found = {"n_genes": len(model.vocabulary), "megabytes": megabytes, "fit_seconds": seconds}
+    return found | {"embed_seconds": time.perf_counter() - start} | embedding_scores(transfer, embedding)
 
 
 def score_ours(transfer: Transfer, method: str) -> dict[str, Any]:
@@ -73,7 +122,7 @@ def score_ours(transfer: Transfer, method: str) -> dict[str, Any]:
     found = {"bits": transfer.bits(fitted.model), "fit_seconds": fitted.seconds}
     if kind != "scratch":
         found["pool_bits"] = transfer.bits_of_pool(fitted.model)
-    if kind == "tuned":
+    if kind == "tuned" and not transfer.own_binning:  # losses in different bins cannot be compared
         found["time_to_scratch"] = time_to_loss(fitted, transfer.scratch(attention=not rest))
     return found | embedding_scores(transfer, transfer.embed(fitted.model))
 
@@ -86,9 +135,7 @@ def time_to_loss(fitted: Run, reference: Run) -> float | None:
 
 
 def embed(transfer: Transfer, method: str) -> Any:
-    """Embedding of the query: by the model of the pool, by components of the pool or of the query, or by scVI."""
-    if method in OURS:
-        return transfer.embed(transfer.pretrained(attention=method == "pretrained").model)
+    """Embedding of the query by components of the pool or of the query, or by scVI."""
     if method == "scvi":
         return transfer.scvi(with_pool=False)[1]
     counts = selected_counts(transfer.query)
@@ -117,17 +164,20 @@ def embedding_scores(transfer: Transfer, X: np.ndarray) -> dict[str, Any]:
     return {name: getattr(scores, name) for name in ("avg_bio", "linear_f1", "knn_f1")}
 
 
-def jobs(data: Path, parts: list[str], methods: list[str], n_seeds: int) -> Iterator[tuple[str, str, Any]]:
+def jobs(
+    data: Path, parts: list[str], sets: list[str], methods: list[str], n_seeds: int
+) -> Iterator[tuple[str, str, Any]]:
     """Group, name and function of each result. Results of a group share cells and models."""
     for part in parts:
         known = QUERY_METHODS if part == "query" else ("pretrained", "tuned") if part == "panel" else METHODS
-        for query in QUERIES[part]:
+        for query in (each for each in QUERIES.get(part, ("pbmc3k",)) if each in sets):
             for n_cells in SIZES[part]:
                 for seed in range(n_seeds):
                     for method in (each for each in known if each in methods):
                         name = f"{part}-{query}-{n_cells or 'all'}-{method}-{seed}"
                         once = partial(run, data, part, query, n_cells, method, seed)
-                        yield f"{part} {query} {n_cells} {seed}", name, once
+                        shared = "" if part == "query" else f"{query} {n_cells}"
+                        yield f"{part} {seed} {shared}", name, once
 
 
 def show(results: pd.DataFrame) -> Iterator[str]:
@@ -141,20 +191,22 @@ def show(results: pd.DataFrame) -> Iterator[str]:
                 [str(method), *(mean_and_range(runs[score].dropna(), SCORES[score]) for score in scores)]
                 for method, runs in rows.groupby("method", sort=False)
             ]
-            yield f"### {part!s}: {name!s}, {cells} training cells, {rows['n_genes'].iloc[0]} genes"
+            genes = " and ".join(str(n) for n in rows["n_genes"].unique())
+            yield f"### {part!s}: {name!s}, {cells} training cells, {genes} genes"
             yield markdown_table(["method", *(score.replace("_", " ") for score in scores)], lines)
 
 
 def main() -> None:
     """Run the jobs that have no stored result, then print the tables."""
     everything = list(dict.fromkeys((*METHODS, *QUERY_METHODS)))
-    parser = make_parser(__doc__ or "", ["pbmc3k"], everything)
+    parser = make_parser(__doc__ or "", ["pbmc3k", "kang_ifnb", "paul15"], everything)
     parser.add_argument("--parts", type=choice(list(SIZES)), default=list(SIZES), help=f"some of {','.join(SIZES)}")
     parser.add_argument("--workers", type=int, default=2, help="number of processes; 1 runs all jobs in this process")
     arguments = parser.parse_args()
     folder: Path = arguments.out / "transfer"
     groups: dict[str, list[StoredRun]] = {}
-    for group, name, once in jobs(arguments.data, arguments.parts, arguments.methods, arguments.seeds):
+    chosen = arguments.parts, arguments.sets, arguments.methods, arguments.seeds
+    for group, name, once in jobs(arguments.data, *chosen):
         groups.setdefault(group, []).append((folder / f"{name}.json", once))
     run_groups(groups.values(), overwrite=arguments.overwrite, n_workers=arguments.workers)
     results = [json.loads(path.read_text()) for group in groups.values() for path, _ in group]
