@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from scbioformers.data import AnnDataSource, Block, choose_features, open_data_s
 N_GENES = 2000
 POOL_SHARE = 0.1  # of the cells of the pool, kept from all methods: what fine-tuning forgets is measured on them
 _SUBSET_STREAM = 0x5B5E
+_REFERENCES: dict[tuple[Any, ...], Any] = {}  # scVI fitted to the pool, which is the same for every n
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +227,22 @@ class Transfer:
         whole.obs["source"] = "query"
         return found, model.get_latent_representation(whole)
 
-    def _scvi_surgery(self) -> object:
+    def _scvi_surgery(self) -> Any:
+        import scvi
+
+        key = self.seed, *self.genes
+        if key not in _REFERENCES:
+            _REFERENCES[key] = self._scvi_reference()
+        query = self.problem.train[:, self.genes].copy()
+        query.obs["source"] = "query"
+        scvi.settings.seed = self.seed
+        model = scvi.model.SCVI.load_query_data(query, _REFERENCES[key])
+        epochs = min(200, round(8e6 / query.n_obs))
+        options = {"plan_kwargs": {"weight_decay": 0.0}, "accelerator": "cpu", "enable_progress_bar": False}
+        model.train(max_epochs=epochs, **options)
+        return model
+
+    def _scvi_reference(self) -> Any:
         import scvi
 
         scvi.settings.seed, scvi.settings.verbosity = self.seed, logging.WARNING
@@ -234,13 +251,7 @@ class Transfer:
         scvi.model.SCVI.setup_anndata(pool, batch_key="source")
         reference = scvi.model.SCVI(pool, n_layers=2, n_latent=30, gene_likelihood="nb")
         reference.train(max_epochs=min(200, round(8e6 / pool.n_obs)), accelerator="cpu", enable_progress_bar=False)
-        query = self.problem.train[:, self.genes].copy()
-        query.obs["source"] = "query"
-        model = scvi.model.SCVI.load_query_data(query, reference)
-        epochs = min(200, round(8e6 / query.n_obs))
-        options = {"plan_kwargs": {"weight_decay": 0.0}, "accelerator": "cpu", "enable_progress_bar": False}
-        model.train(max_epochs=epochs, **options)
-        return model
+        return reference
 
 
 def bits(predicted: LogProbabilities, cells: MaskedCells) -> float:

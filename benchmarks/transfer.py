@@ -176,8 +176,7 @@ def jobs(
                     for method in (each for each in known if each in methods):
                         name = f"{part}-{query}-{n_cells or 'all'}-{method}-{seed}"
                         once = partial(run, data, part, query, n_cells, method, seed)
-                        shared = "" if part == "query" else f"{query} {n_cells}"
-                        yield f"{part} {seed} {shared}", name, once
+                        yield f"{part} {seed}", name, once
 
 
 def show(results: pd.DataFrame) -> Iterator[str]:
