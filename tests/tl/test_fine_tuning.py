@@ -182,9 +182,21 @@ def test_the_global_generator_is_left_alone(start, second):
 # --- training ------------------------------------------------------------------------------------------------------
 
 
+def test_training_that_lowers_no_validation_loss_keeps_the_weights(start, known, caplog):
+    train = bf.TrainConfig(max_steps=4, lr=5.0, warmup_steps=1)
+    fitted = bf.tl.fit(known, model=start, train=train, mask_var=None, copy=True)
+    for name, weight in start.members[0].state_dict().items():
+        if name != "temperature":
+            torch.testing.assert_close(bf.get.model(fitted).members[0].state_dict()[name], weight, rtol=0, atol=0)
+    losses = bf.get.history(fitted).set_index("step")["val_loss"]
+    assert losses.index[0] == 0
+    assert losses.idxmin() == 0
+    assert "No step lowered the loss" in caplog.text
+
+
 @pytest.mark.parametrize("frozen", [("embeddings", "bins"), ("blocks", "bag", "decoder")])
 def test_frozen_parts_keep_their_bits_and_the_others_learn(start, known, frozen):
-    train = bf.TrainConfig(max_steps=3, batch_size=16, lr=1e-2, freeze=frozen)
+    train = bf.TrainConfig(max_steps=3, batch_size=16, lr=1e-2, freeze=frozen, validation_fraction=0.0)
     found = fit(known, start, train=train, batch_key="batch").members[0]
     changed = set()
     for (name, new), (_, old) in zip(found.named_parameters(), start.members[0].named_parameters(), strict=True):
@@ -218,7 +230,7 @@ def test_members_share_the_start_and_differ_after_the_training(start, known):
         if not torch.equal(a, b)
     }
     assert different == {"bin_inner", "rate_feature_inner", "latent_inner"}
-    trained = fit(known, start, train=SHORT, n_models=2)
+    trained = fit(known, start, train=replace(SHORT, validation_fraction=0.0), n_models=2)
     first, second = (member.state_dict() for member in trained.members)
     assert not any(torch.equal(first[name], second[name]) for name in ("cls", "rate.weight", "feature.weight"))
 
@@ -232,7 +244,7 @@ def test_both_fits_are_remembered(known, second, tiny_config, tmp_path):
     assert former["history"] == atlas.provenance["history"]
     assert former["sources"] == [{"name": "source_1", "n_cells": 90, "n_features": 30}]
     assert found.provenance["train"] == json.loads(json.dumps(SHORT.to_dict()))
-    assert bf.get.history(second)["step"].tolist() == [2]
+    assert bf.get.history(second)["step"].tolist() == [0, 2]
     assert (
         bf.get.params(fit_copy := bf.tl.fit(known, config=tiny_config, train=SHORT, copy=True))["started_from"] is None
     )

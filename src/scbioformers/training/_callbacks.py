@@ -12,12 +12,16 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 
 logger = logging.getLogger(__name__)
 
 
 class History(Callback):
-    """One row of mean losses per epoch. Validation losses are only in rows of epochs with a validation."""
+    """One row of mean losses per epoch. Validation losses are only in rows of epochs with a validation.
+
+    A validation before the first step has a row of its own, with step 0.
+    """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -25,7 +29,11 @@ class History(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record that this epoch had a validation, which runs before the end of the epoch."""
-        self._validated = True
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.rows.append({"epoch": 0, "step": 0, **losses})
+        else:
+            self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the losses of this epoch. Without a validation, Lightning would repeat the last validation losses."""

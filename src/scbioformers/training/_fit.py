@@ -145,7 +145,7 @@ def _train_members(
         member_seed = (seed + i) % 2**63
         data = TrainingData(source, model.tokenizer, train, *split, member_seed)
         history, interrupted = run_training(
-            network, data, train, model.reading.counts, member_seed, device=device, **shown
+            network, data, train, model.reading.counts, member_seed, device=device, fresh=fresh, **shown
         )
         histories.append(history)
         if split[1].any() and (fresh or history):  # without a step, a model that was fitted before stays as it is

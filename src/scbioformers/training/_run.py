@@ -34,10 +34,14 @@ def run_training(
     seed: int,
     *,
     device: str = "cpu",
+    fresh: bool = True,
     progress_bar: bool = False,
     log_validations: bool = False,
 ) -> tuple[list[dict[str, float]], bool]:
     """Train the network in place and load the weights with the lowest validation loss.
+
+    A network that was trained before, which is not ``fresh``, is validated before the first step. If no step improves
+    it, its weights stay as they were.
 
     Returns the history, and whether Ctrl-C stopped the training. ``log_validations`` logs a line for each validation.
     """
@@ -84,11 +88,15 @@ def run_training(
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
         )
+        if validated and not fresh:
+            trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     if diverged.step is not None:
         if best.weights is None:
             raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
         logger.warning("The loss became NaN at step %d. The weights of step %d are kept.", diverged.step, best.step)
+    if validated and not fresh and best.step == 0:
+        logger.info("No step lowered the loss of the validation cells, so the weights are those of the given model.")
     best.restore(module)
     network.freeze(())
     return history.rows, interrupt.interrupted
