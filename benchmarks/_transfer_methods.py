@@ -32,7 +32,7 @@ from benchmarks._masking import masked_cells, training_cells
 from scbioformers.baselines import MaskedCells, TrainingCells
 from scbioformers.config import count_range
 from scbioformers.core import uniform, validation_rows
-from scbioformers.data import AnnDataSource, Block, choose_features, open_data_sets
+from scbioformers.data import AnnDataSource, Block, DepthRule, choose_features, join_data_sets, open_data_sets
 
 N_GENES = 2000
 POOL_SHARE = 0.1  # of the cells of the pool, kept from all methods: what fine-tuning forgets is measured on them
@@ -119,10 +119,17 @@ class Transfer:
         """The cells of the pool that the methods are given."""
         return {name: adata[~self._apart(adata)].copy() for name, adata in self.pool.items()}
 
-    def _block(self, adata: AnnData) -> Block:
-        """Counts of the modelled genes, and the depth over all genes."""
+    @cached_property
+    def _rules(self) -> dict[str, DepthRule]:
+        """How the depth of the cells of the pool is read: as our model reads it."""
+        data_sets = open_data_sets(self.pool, None, None, counts=True, allow_non_integer=False)
+        joined = join_data_sets(data_sets, self.genes)
+        return {each.name: source.rule for each, source in zip(data_sets, joined.sources, strict=True)}
+
+    def _block(self, name: str, adata: AnnData) -> Block:
+        """Counts of the modelled genes, and the depth, of cells of a data set of the pool."""
         columns = adata.var_names.get_indexer(pd.Index(self.genes))
-        return AnnDataSource(adata, columns=columns).read(0, adata.n_obs)
+        return AnnDataSource(adata, columns=columns, rule=self._rules[name]).read(0, adata.n_obs)
 
     # our model
 
@@ -180,9 +187,9 @@ class Transfer:
     def bits_of_pool(self, model: bf.BioFormer) -> float:
         """Bits of the cells of the pool that were kept apart, mean over its data sets."""
         found = []
-        for adata in self.pool.values():
+        for name, adata in self.pool.items():
             rows = np.flatnonzero(self._apart(adata))
-            block = self._block(adata[rows].copy())
+            block = self._block(name, adata[rows].copy())
             options = {"seed": EVALUATION_SEED, "epoch": 0}
             cells = masked_cells(bf.Masking(), model.binnings["rna"], block.counts, block.depth, rows, **options)
             found.append(bits(predict_ours(model, block, cells), cells))
@@ -197,7 +204,9 @@ class Transfer:
     # baselines
 
     def _training(self, binning: bf.Binning, *, with_pool: bool) -> TrainingCells:
-        blocks = [self.problem.train_cells, *(self._block(each) for each in self.given.values() if with_pool)]
+        blocks = [self.problem.train_cells]
+        if with_pool:
+            blocks += [self._block(name, adata) for name, adata in self.given.items()]
         counts = sparse.vstack([block.counts for block in blocks], format="csr")
         depth = np.concatenate([block.depth for block in blocks])
         rows = np.arange(depth.size)
