@@ -1,6 +1,7 @@
 """`tl.fit(adata, model=…)`: a fit that starts from a model."""
 
 import json
+import logging
 import re
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from scbioformers.model import run_network
 from scbioformers.nn._transformer import PART_OF, batch_vectors
 from scbioformers.results import open_query
 from scbioformers.tl._fit_cells import read_cells_for
+from scbioformers.training import fit_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*other genes than:scbioformers.core.BioformersWarning"),
@@ -95,16 +97,32 @@ def test_what_is_added_changes_nothing_for_cells_without_it(start, known, second
     np.testing.assert_allclose(imputed[1], imputed[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_new_phenotype_changes_little(known, tiny_config, attention):
+    """It is one more token, without an embedding yet, that attention reads. Nothing else depends on it."""
+    known = known.copy()
+    known.obs["half"] = ["low", "high"] * 45
+    config = replace(tiny_config, attention=attention)
+    start = bf.get.model(bf.tl.fit(known, config=config, train=bf.TrainConfig(max_steps=5, batch_size=16), copy=True))
+    found = fit(known, start, phenotype_keys="half")
+    assert found.phenotypes[0].categories == ("high", "low")
+    before, after = (bf.tl.embed(known, model=model, copy=True).obsm["X_bioformer"] for model in (start, found))
+    if attention:
+        assert 0 < np.square(after - before).mean() ** 0.5 < 0.05 * before.std(axis=0).max()
+    else:
+        np.testing.assert_array_equal(after, before)
+
+
 def test_new_genes_are_predicted_better_than_by_their_mean(tiny_config):
     first, second = bf.datasets.simulate_sources((400, 300), 60, n_regulators=5, measured=1.0, expected=True).values()
     first, genes = first[:, :45].copy(), slice(45, 60)
     config, train = replace(tiny_config, width=32), bf.TrainConfig(max_steps=60, batch_size=32)
     start = bf.get.model(bf.tl.fit(first, config=config, train=train, n_models=2, copy=True))
-    found = fit(second, start, n_models=3)
+    found = fit(second, start)
     depth = second[:, :45].X.sum(axis=1).A1  # the first data set has no other genes
     truth = np.log1p(second.layers["expected"] / depth[:, None] * found.binnings["rna"].mean_depth)[:, genes]
     query = open_query(second[:, :45].copy(), found)  # the new genes are not visible
-    for network in found.members[:2]:  # the third has output layers that were drawn anew
+    for network in found.members:
         predicted = np.zeros((300, 60))
         for batch, output in run_network(found, network, query.source.blocks(), 64):
             predicted[batch.rows] = network.profile(output.latent).detach().numpy()
@@ -173,6 +191,39 @@ def test_phenotypes_beside_new_batches(sources, second, tiny_config):
     assert found.phenotypes == start.phenotypes
 
 
+def test_columns_of_different_names_are_not_merged(start, known, second):
+    known = known.copy()
+    known.obs["sample"] = known.obs["batch"].map({"a": "a", "b": "c"})  # is "a" the batch "a" of the model?
+    same = r"model is 'batch', that of the data 'sample', and both have the categories \['a'\]"
+    with pytest.raises(DataError, match=same) as caught:
+        fit(known, start, batch_key="sample")
+    first, key, second_call = re.findall("`([^`]+)`", str(caught.value))
+    for call, name, expected in (
+        (first, "batch", ("a", "b", "c")),
+        (second_call, "sample", ("a", "b", "new_a", "new_c")),
+    ):
+        adata = known.copy()
+        exec(call, {"adata": adata})
+        found = fit(adata, start, batch_key=name)
+        assert (found.batch.name, found.batch.categories) == (name, expected)
+    assert key == "batch_key='batch'"
+    second.obs["lane"] = ["x", "y"] * 40
+    found = fit(second, start, batch_key="lane")
+    assert (found.batch.name, found.batch.categories) == ("lane", ("a", "b", "x", "y"))
+
+
+def test_a_column_does_not_change_its_role(start, known, second, tiny_config):
+    with pytest.raises(ConfigError, match=r"\['batch'\] is one of `batch_key` in the model, found as `phenotype_keys`"):
+        fit(second, start, phenotype_keys="batch")
+    pheno = bf.get.model(bf.tl.fit(known, config=tiny_config, train=SHORT, phenotype_keys="batch", copy=True))
+    with pytest.raises(ConfigError, match=r"one of `phenotype_keys` in the model, found as `batch_key`"):
+        fit(known, pheno, batch_key="batch")
+    new = r"has 2 categories that the model has not seen: \['x', 'y'\]. `phenotype_keys=\['batch'\]` adds them"
+    with pytest.raises(DataError, match=new):
+        fit(second, pheno)
+    assert fit(second, pheno, phenotype_keys=["batch"]).phenotypes[0].categories == ("a", "b", "x", "y")
+
+
 def test_the_global_generator_is_left_alone(start, second):
     state = torch.get_rng_state()
     fit(second, start, train=SHORT)
@@ -219,8 +270,58 @@ def test_parts_that_cannot_be_frozen(freeze, message):
         bf.TrainConfig(freeze=freeze)
 
 
+PARTS = ("embeddings", "blocks", "bag", "bins", "decoder")
+
+
+@pytest.mark.parametrize("objective", ["masked_bins", "profile"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_no_objective_trains_cannot_be_the_only_one(objective, part, start, known):
+    options = {"freeze": tuple(set(PARTS) - {part}), "objectives": {objective: 1.0}}
+    if (objective, part) == ("profile", "bins"):
+        with pytest.raises(
+            ConfigError, match=r"all other parts.*'bins' is not trained by the objectives \['profile'\]"
+        ):
+            bf.TrainConfig(**options)
+        return
+    train = bf.TrainConfig(max_steps=2, batch_size=16, lr=1e-2, validation_fraction=0.0, **options)
+    found = fit(known, start, train=train, batch_key="batch").members[0].named_parameters()
+    old = dict(start.members[0].named_parameters())
+    assert {PART_OF[name.split(".")[0]] for name, new in found if not torch.equal(new, old[name])} == {part}
+
+
+def test_a_part_that_the_model_does_not_have_cannot_be_the_only_one(simulated, tiny_config):
+    train = bf.TrainConfig(freeze=tuple(set(PARTS) - {"bag"}))
+    with pytest.raises(ConfigError, match=r"all other parts.*'bag' is not part of this model.*ModelConfig\.bag=False"):
+        bf.tl.fit(simulated, config=replace(tiny_config, bag=False), train=train)
+
+
+@pytest.fixture(scope="module")
+def pair(known, tiny_config):
+    """A model of two members, each with a start of its own."""
+    train = bf.TrainConfig(max_steps=3, batch_size=16)
+    return bf.get.model(bf.tl.fit(known, config=tiny_config, train=train, n_models=2, copy=True))
+
+
+def test_all_members_of_an_ensemble_are_trained_further(pair, known, caplog):
+    fitted = bf.tl.fit(known, model=pair, train=ZERO, copy=True)
+    assert bf.get.model(fitted).hash == pair.hash
+    assert bf.get.params(fitted)["n_models"] == 2
+    assert "leaves out" not in caplog.text
+    trained = fit(known, pair, train=replace(SHORT, validation_fraction=0.0))
+    for new, old in zip(trained.members, pair.members, strict=True):
+        moved = (new.rate.weight - old.rate.weight).abs().max()
+        apart = min((new.rate.weight - other.rate.weight).abs().max() for other in pair.members if other is not old)
+        assert 0 < moved < apart
+    with caplog.at_level(logging.WARNING, "scbioformers"):
+        first = fit(known, pair, n_models=1)
+    assert "`model` has 2 members. With `n_models=1`, the first are trained further" in caplog.text
+    assert torch.equal(first.members[0].rate.weight, pair.members[0].rate.weight) and len(first.members) == 1
+
+
 def test_members_share_the_start_and_differ_after_the_training(start, known):
-    zero = fit(known, start, n_models=2)
+    _, cells = read_cells_for(start, known, None, None, (), False)
+    settings = (start.vocabulary, start.binnings["rna"], start.config, ZERO)
+    zero = fit_model(cells.source, *settings, start=start, batch=start.batch, n_models=2).model
     assert all(
         torch.equal(a, b) for a, b in zip(zero.members[0].parameters(), start.members[0].parameters(), strict=True)
     )
@@ -233,6 +334,34 @@ def test_members_share_the_start_and_differ_after_the_training(start, known):
     trained = fit(known, start, train=replace(SHORT, validation_fraction=0.0), n_models=2)
     first, second = (member.state_dict() for member in trained.members)
     assert not any(torch.equal(first[name], second[name]) for name in ("cls", "rate.weight", "feature.weight"))
+
+
+def test_new_members_without_a_step_predict_nothing(start, pair, known):
+    with pytest.raises(ConfigError, match=r"`n_models=2` adds members to a model that has 1.*Leave out `n_models`"):
+        fit(known, start, n_models=2)
+    with pytest.raises(ConfigError, match=r"`n_models=3` adds members to a model that has 2"):
+        fit(known, pair, n_models=3)
+
+
+def test_the_support_of_members_that_share_a_start(start, pair, known, caplog, tmp_path):
+    shared = fit(known, start, train=SHORT, n_models=3)
+    assert [each.n_starts for each in (start, pair, shared)] == [1, 2, 1]
+    assert fit(known, pair, train=SHORT).n_starts == 2
+    assert fit(known, shared).n_starts == 1  # a second fit does not part them
+    mixed = bf.BioFormer.load(fit(known, pair, train=SHORT, n_models=3).save(tmp_path / "mixed"))
+    assert (len(mixed.members), mixed.n_starts) == (3, 2)
+    assert "3, with" in (card := (tmp_path / "mixed" / "README.md").read_text()) and "they share 2 starts" in card
+    said = "The 3 members of the model share 2 starts (they were added by"
+    for verb, stored in ((bf.tl.grn, "grn"), (bf.tl.gene_programs, "gene_program")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "scbioformers"):
+            found = verb(known, model=mixed, copy=True)
+        assert said in caplog.text and "`support` is too high" in caplog.text
+        params = json.loads(found.uns[stored]["params"])
+        assert (params["n_members"], params["n_starts"]) == (3, 2)
+    caplog.clear()
+    bf.tl.grn(known, model=pair, copy=True)
+    assert "share" not in caplog.text
 
 
 def test_both_fits_are_remembered(known, second, tiny_config, tmp_path):
@@ -305,5 +434,8 @@ def test_no_gene_of_the_model(start, second):
 @pytest.mark.fault(4)
 def test_log_values_and_a_model_of_value_bins(start, second):
     second.X = second.X.log1p()
-    with pytest.raises(DataError, match=re.escape("adata.X is on a log scale")):
+    with pytest.raises(DataError, match=re.escape("adata.X is on a log scale")) as caught:
         fit(second, start)
+    call = "`bf.tl.fit(adata, binning='segment')` (a new model, without `model=`) reads ranks"
+    assert call in str(caught.value)
+    bf.tl.fit(second, binning="segment", train=ZERO)

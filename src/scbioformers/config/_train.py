@@ -114,11 +114,34 @@ class TrainConfig:
             )
         if unfrozen := sorted(set(self.freeze) - set(PARTS)):
             raise ConfigError(f"TrainConfig.freeze has {unfrozen}; the parts of the network are {list(PARTS)}.")
-        if set(self.freeze) == set(PARTS):
-            raise ConfigError("TrainConfig.freeze has all parts of the network. To train nothing, pass `max_steps=0`.")
         names = {"profile", *OBJECTIVE_NAMES}
         if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):
             raise ConfigError(f"TrainConfig.objectives has {unknown}; expected at least one of {sorted(names)}.")
+        self.require_trained_parts(bag=True)
+
+    def require_trained_parts(self, *, bag: bool) -> None:
+        """Check that a part of the network learns: one that is not frozen, and that an objective uses.
+
+        Parameters
+        ----------
+        bag
+            Whether the network has a bag (``ModelConfig.bag``).
+
+        Raises
+        ------
+        ConfigError
+            If no part learns.
+        """
+        unused = {} if bag else {"bag": "is not part of this model (ModelConfig.bag=False)"}
+        if not self.objectives.get("masked_bins"):
+            unused["bins"] = f"is not trained by the objectives {sorted(self.objectives)}"
+        if set(PARTS) - set(self.freeze) - set(unused):
+            return
+        why = [f" {part!r} {unused[part]}." for part in unused if part not in self.freeze]
+        raise ConfigError(
+            f"TrainConfig.freeze has {'all other' if why else 'all'} parts of the network, {list(self.freeze)}, so "
+            f"nothing would be trained.{''.join(why)} Leave out a part. To train nothing, pass `max_steps=0`."
+        )
 
     @classmethod
     def paper(cls) -> TrainConfig:

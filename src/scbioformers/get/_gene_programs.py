@@ -34,7 +34,8 @@ def gene_programs(
         - ``program`` (str) and ``gene`` (str).
         - ``weight`` (float, -1 to 1): cosine between the gene and the centroid of its program.
         - ``support`` (float, 0 to 1): share of the other genes of the program that an ensemble member also puts in one
-          program with this gene. It is a mean over the members. NaN if the model has a single member.
+          program with this gene. It is a mean over the members. NaN if the model has a single member. It is too high if
+          members share a start: if ``n_starts`` in ``adata.uns[key]["params"]`` is less than ``n_members``.
 
     Raises
     ------

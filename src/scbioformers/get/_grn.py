@@ -78,7 +78,8 @@ def grn(
           no sign.
         - ``rank`` (int64): 1 is the strongest edge of the condition.
         - ``support`` (float, 0 to 1): share of the ensemble members that have the edge among their strongest edges. NaN
-          if the model has a single member, and with ``mutual``, because weights of single members are not stored.
+          if the model has a single member, and with ``mutual``, because weights of single members are not stored. It is
+          too high if members share a start: if ``n_starts`` in ``adata.uns[key]["params"]`` is less than ``n_members``.
         - ``count`` (int): number of cells from which the weight was computed, at most the number of cells that express
           the rarer of the two genes. With ``mutual``, it is the smaller one of both directions.
         - ``condition`` (str).

@@ -1,6 +1,6 @@
 """A fitted model: its state, inference, and storage."""
 
-from scbioformers.model._bioformer import BioFormer, network_sizes
+from scbioformers.model._bioformer import BioFormer, network_bytes, network_sizes
 from scbioformers.model._head import Head
 from scbioformers.model._inference import Use, embed_cells, make_batches, on_device, predict_masked, run_network
 from scbioformers.model._scores import score_cells, score_quantiles
@@ -13,6 +13,7 @@ __all__ = [
     "check_directory",
     "embed_cells",
     "make_batches",
+    "network_bytes",
     "network_sizes",
     "on_device",
     "predict_masked",

@@ -106,6 +106,19 @@ class BioFormer:
         return int(self.members[0].bag_size)
 
     @property
+    def n_starts(self) -> int:
+        """Number of members that started on their own.
+
+        It is lower than the number of members if a fit with ``model=`` has added members: these start from the weights
+        of others, so they agree more than members of independent fits.
+        """
+        n, former = len(self.members), self.provenance.get("started_from")
+        while isinstance(former, dict):
+            history = former.get("history")  # a list for each member
+            n, former = min(n, len(history) if isinstance(history, list) and history else n), former.get("started_from")
+        return n
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of this model, which converts counts to its input."""
         return Tokenizer(
@@ -258,6 +271,20 @@ def network_sizes(
         counts=counts,
         n_small_counts=0 if binning.kind == "segment" else N_SMALL_COUNTS,
     )
+
+
+def network_bytes(
+    config: ModelConfig,
+    n_features: int,
+    binning: Binning,
+    batch: ObsField | None = None,
+    phenotypes: Sequence[ObsField] = (),
+) -> int:
+    """Size of the weights of a network in bytes, without allocating them. 100 bins are assumed if it is not frozen."""
+    frozen = binning if binning.max_bin else Binning().freeze(mean_depth=1.0, max_bin=99)
+    with torch.device("meta"):
+        network = Transformer(config, network_sizes(n_features, frozen, batch, phenotypes, counts=True))
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def _with_additions(tensors: dict[str, Tensor], n_features: int) -> dict[str, Tensor]:

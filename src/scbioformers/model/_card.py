@@ -93,6 +93,7 @@ def _facts(model: BioFormer) -> list[tuple[str, str]]:
     reading, binning = model.reading, model.binnings["rna"]
     licence = model.provenance.get("licence", NOT_STATED)
     fields = [("batch", model.batch)] if model.batch is not None else []
+    shared = model.n_starts < len(model.members)
     return [
         ("licence", escape_markdown(licence)),
         ("hash", f"`{model.hash}`"),
@@ -105,7 +106,8 @@ def _facts(model: BioFormer) -> list[tuple[str, str]]:
         *(("task", escape_markdown(name)) for name in sorted(model.heads)),
         (
             "networks",
-            f"{len(model.members)}, with {sum(p.numel() for p in model.members[0].parameters()):,} parameters",
+            f"{len(model.members)}, with {sum(p.numel() for p in model.members[0].parameters()):,} parameters"
+            + (f"; they share {model.n_starts} start{'s' * (model.n_starts > 1)}" if shared else ""),
         ),
     ]
 

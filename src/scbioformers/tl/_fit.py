@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -23,12 +22,12 @@ from scbioformers.data import (
     MemorySource,
     gene_names,
 )
-from scbioformers.model import BioFormer, network_sizes
-from scbioformers.nn import Transformer, choose_device, computes, use_threads
+from scbioformers.model import BioFormer, network_bytes
+from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import ModelLike, check_storage, find_model, store_model
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
-from scbioformers.tl._fit_cells import Cells, read_cells, read_cells_for
+from scbioformers.tl._fit_cells import read_cells, read_cells_for
 from scbioformers.training import fit_model
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def fit(
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
     max_epochs: int | None = None,
-    n_models: int = 1,
+    n_models: int | None = None,
     save_dir: str | Path | None = None,
     allow_non_integer: bool = False,
     key_added: str = "bioformer",
@@ -91,7 +90,9 @@ def fit(
         the average batch. A column with one category is not used.
     phenotype_keys
         Columns of ``adata.obs`` with phenotypes, such as the condition or the disease. They are input tokens of the
-        model, and the embedding keeps the differences that they explain.
+        model, and the embedding keeps the differences that they explain. With ``model``, they are added to its own. A
+        phenotype that it does not have is one more token that attention reads, so even without a step of training its
+        predictions change a little.
     binning
         Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2) or a :class:`~scbioformers.Binning`.
         The default is ``"value"``, or that of ``model``.
@@ -110,9 +111,10 @@ def fit(
     max_epochs
         Number of passes over the cells. It replaces ``max_epochs`` of ``train``.
     n_models
-        Number of ensemble members. Their seeds are ``rng``, ``rng + 1``, …. With ``model`` they share its weights at
-        the start, so they agree more than independent fits would. They start from the first members of ``model``;
-        further members have new output layers.
+        Number of ensemble members. The default is 1, or the number of members of ``model``. Their seeds are ``rng``,
+        ``rng + 1``, …. With ``model``, each starts from one of its members. If there are more, the others share a start
+        and have new output layers. They agree more than independent fits would, so the support of their networks is
+        too high; :func:`scbioformers.tl.grn` logs this.
     save_dir
         Directory to which the model is saved, instead of ``adata.uns``. Required if the model is larger than 32 MB.
     allow_non_integer
@@ -165,51 +167,47 @@ def fit(
     (60, 32)
     """
     check_arguments(fit, locals())
-    start = time.perf_counter()
+    began = time.perf_counter()
     if feature_map is not None and model is None:
         raise ConfigError(
             f"`feature_map` maps to the names of a model, found {type(feature_map).__name__} without `model`. Pass "
             "`model=` too, or rename adata.var_names."
         )
-    start_model = None if model is None else find_model(adata, model)
-    model_config, kind, train = _settings(start_model, config, binning, train)
-    if max_epochs is not None:
-        train = replace(train, max_epochs=max_epochs)
-    if n_models < 1:
-        raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
+    start = None if model is None else find_model(adata, model)
+    chosen = _settings(start, config, binning, train, max_epochs, n_models)
     device, shown = choose_device(device), shows_progress(progress_bar)
-    use_threads(model_config.width)
-    if start_model is None:
-        options = (kind, batch_key, phenotype_keys, allow_non_integer, copy)
+    use_threads(chosen.config.width)
+    if start is None:
+        options = (chosen.binning, batch_key, phenotype_keys, allow_non_integer, copy)
         adata, cells = read_cells(adata, layer, mask_var, gene_symbols, *options)
     else:
         names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
-        adata, cells = read_cells_for(start_model, adata, mask_var, batch_key, phenotype_keys, copy, **names)
-    source, vocabulary, counts = cells.source, cells.vocabulary, cells.reading.counts
+        adata, cells = read_cells_for(start, adata, mask_var, batch_key, phenotype_keys, copy, **names)
     design = None
     if task is not None:
-        measured = gene_names(adata, gene_symbols).tolist()
-        design = read_design(adata, task, batch_key, vocabulary.feature_names(), measured=measured, counts=counts)
-    check_storage(n_models * _n_bytes(model_config, cells), save_dir)
+        genes, measured = cells.vocabulary.feature_names(), gene_names(adata, gene_symbols).tolist()
+        design = read_design(adata, task, batch_key, genes, measured=measured, counts=cells.reading.counts)
+    n_bytes = network_bytes(chosen.config, len(cells.vocabulary), chosen.binning, cells.batch, cells.phenotypes)
+    check_storage(chosen.n_models * n_bytes, save_dir)
     seed = seed_from(rng)
     fitted = fit_model(
-        source if design is None else MemorySource(source.rows(design.controls)),
-        vocabulary,
-        kind,
-        model_config,
-        train,
-        start=start_model,
+        cells.source if design is None else MemorySource(cells.source.rows(design.controls)),
+        cells.vocabulary,
+        chosen.binning,
+        chosen.config,
+        chosen.train,
+        start=start,
         batch=cells.batch,
         phenotypes=cells.phenotypes,
         reading=cells.reading,
-        n_models=n_models,
+        n_models=chosen.n_models,
         seed=seed,
         device=device,
         progress_bar=shown,
     )
     result = fitted.model
     if design is not None:
-        result = fit_perturbation(result, source, design, seed=seed, progress_bar=shown)
+        result = fit_perturbation(result, cells.source, design, seed=seed, progress_bar=shown)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
         "layer": cells.reading.layer,
@@ -217,17 +215,29 @@ def fit(
         "gene_symbols": gene_symbols,
         "batch_key": batch_key,
         "phenotype_keys": [phenotype.name for phenotype in cells.phenotypes],
-        "started_from": None if start_model is None else start_model.hash,
-        "binning": kind.to_dict(),
-        "config": model_config.to_dict(),
-        "train": train.to_dict(),
-        "n_models": n_models,
+        "started_from": None if start is None else start.hash,
+        **chosen.to_dict(),
         "task": None if design is None else dict(require_head(result).task),
         "seed": seed,
     }
     store_model(adata, key_added, result, params, history, save_dir)
-    _log_summary(history, time.perf_counter() - start, key_added, perturbs=design is not None)
+    _log_summary(history, time.perf_counter() - began, key_added, perturbs=design is not None)
     return adata if copy else None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Parameters of a fit: as given, those of the model that it starts from, or the defaults."""
+
+    binning: Binning
+    config: ModelConfig
+    train: TrainConfig
+    n_models: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        parts = {"binning": self.binning.to_dict(), "config": self.config.to_dict(), "train": self.train.to_dict()}
+        return parts | {"n_models": self.n_models}
 
 
 def _settings(
@@ -235,27 +245,58 @@ def _settings(
     config: str | ModelConfig | None,
     binning: str | Binning | None,
     train: TrainConfig | None,
-) -> tuple[ModelConfig, Binning, TrainConfig]:
-    """Configuration, binning and training parameters: as given, those of the model, or the defaults."""
+    max_epochs: int | None,
+    n_models: int | None,
+) -> _Settings:
+    """Check the parameters of the fit, alone and against the model that it starts from."""
     given = ModelConfig.preset(config) if isinstance(config, str) else config
     kind = Binning(kind=binning) if isinstance(binning, str) else binning  # type: ignore[arg-type]
     if start is None:
-        default = TrainConfig.paper() if config == "paper" else TrainConfig()
-        return given or ModelConfig.small(), kind or Binning(), train or default
+        given, kind = given or ModelConfig.small(), kind or Binning()
+        train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
+    else:
+        kind, train = _frozen_binning(start, kind), train or TrainConfig.fine_tuning()
+        if given is not None and replace(given, n_components=start.config.n_components) != start.config:
+            raise ConfigError("`config` must be that of the model that is fine-tuned. Leave out `config`.")
+        if train.masking != start.masking:
+            raise ConfigError(
+                f"`TrainConfig.masking` must be that of the model that is fine-tuned, expected {start.masking}, found "
+                f"{train.masking}."
+            )
+        given = start.config
+    train = train if max_epochs is None else replace(train, max_epochs=max_epochs)
+    train.require_trained_parts(bag=given.bag)
+    return _Settings(kind, given, train, _n_members(start, n_models, train))
+
+
+def _frozen_binning(start: BioFormer, kind: Binning | None) -> Binning:
+    """The binning of the model. Another one that is given must be the same."""
     frozen = start.binnings["rna"]
-    if given is not None and replace(given, n_components=start.config.n_components) != start.config:
-        raise ConfigError("`config` must be that of the model that is fine-tuned. Leave out `config`.")
     if kind is not None and kind.mean_depth is None:
         kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1)
     if kind not in (None, frozen):
         raise ConfigError(f"`binning` must be that of the model that is fine-tuned, {frozen}. Leave out `binning`.")
-    train = train or TrainConfig.fine_tuning()
-    if train.masking != start.masking:
+    return frozen
+
+
+def _n_members(start: BioFormer | None, n_models: int | None, train: TrainConfig) -> int:
+    """Number of members: by default 1, or as many as the model has from which the fit starts."""
+    known = 1 if start is None else len(start.members)
+    n_models = known if n_models is None else n_models
+    if n_models < 1:
+        raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
+    if n_models < known:
+        logger.warning(
+            "`model` has %d members. With `n_models=%d`, the first are trained further and the others are left out. "
+            "Without `n_models`, all are kept.",
+            known, n_models,
+        )  # fmt: skip
+    if start is not None and n_models > known and train.max_steps == 0:
         raise ConfigError(
-            f"`TrainConfig.masking` must be that of the model that is fine-tuned, expected {start.masking}, found "
-            f"{train.masking}."
+            f"`n_models={n_models}` adds members to a model that has {known}. Their output layers are new, so they "
+            "predict nothing before they are trained. Leave out `n_models`, or train with `max_steps` above 0."
         )
-    return start.config, frozen, train
+    return n_models
 
 
 def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool) -> None:
@@ -270,12 +311,3 @@ def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: b
     logger.info(
         "Fitted in %.0f s: %d step%s%s. The next call can be `%s`.", seconds, steps, "s" * (steps != 1), loss, call
     )
-
-
-def _n_bytes(config: ModelConfig, cells: Cells) -> int:
-    """Size of the weights in bytes, without allocating them. The number of bins is not known yet; 100 is assumed."""
-    binning = Binning().freeze(mean_depth=1.0, max_bin=99)
-    sizes = network_sizes(len(cells.vocabulary), binning, cells.batch, cells.phenotypes, counts=True)
-    with torch.device("meta"):
-        network = Transformer(config, sizes)
-    return sum(p.numel() * p.element_size() for p in network.parameters())

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.config import Binning, Reading
-from scbioformers.core import ConfigError, Vocabulary, warn
+from scbioformers.core import ConfigError, DataError, Vocabulary, short_list, warn
 from scbioformers.data import (
     DEFAULT_MASK,
     AnnDataSource,
@@ -59,6 +59,7 @@ def read_cells(
     """Check the data, and read the cells of the object that the model will be written to."""
     inspection = inspect(adata, layer)
     layer = inspection.layer
+    inspection.log_place()
     names = gene_names(adata, gene_symbols)
     genes = gene_mask(adata, mask_var)
     if gene_symbols is not None:
@@ -87,7 +88,7 @@ def _batch_field(adata: AnnData, batch_key: str | None) -> ObsField | None:
     field = None if batch_key is None else ObsField.register(adata, batch_key)
     if field is None or len(field.categories) > 1:
         return field
-    logger.info("adata.obs[%r] has one category, so the model is fitted without a batch.", batch_key)
+    logger.info("adata.obs[%r] has one category, so it is not used as a batch.", batch_key)
     return None
 
 
@@ -102,6 +103,25 @@ def _check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> l
     return keys
 
 
+def _check_roles(start: BioFormer, adata: AnnData, batch_key: str | None, keys: Sequence[str]) -> None:
+    """A batch of the model cannot become a phenotype, or the reverse. New categories are added only where named."""
+    roles = {field.name: "phenotype_keys" for field in start.phenotypes}
+    roles |= {} if start.batch is None else {start.batch.name: "batch_key"}
+    given = dict.fromkeys(keys, "phenotype_keys") | ({} if batch_key is None else {batch_key: "batch_key"})
+    if changed := [name for name in given if roles.get(name, given[name]) != given[name]]:
+        name = changed[0]
+        raise ConfigError(
+            f"adata.obs[{name!r}] is one of `{roles[name]}` in the model, found as `{given[name]}`. Pass it as "
+            f"`{roles[name]}=`, or fit a model without `model=`."
+        )
+    for field in start.phenotypes:
+        if field.name in adata.obs and field.name not in keys and (unseen := field.unseen(adata)):
+            raise DataError(
+                f"adata.obs[{field.name!r}] has {len(unseen)} categories that the model has not seen: "
+                f"{short_list(unseen)}. `phenotype_keys={[*keys, field.name]}` adds them to the model."
+            )
+
+
 def read_cells_for(
     start: BioFormer,
     adata: AnnData,
@@ -113,6 +133,7 @@ def read_cells_for(
 ) -> tuple[AnnData, Cells]:
     """Read cells for a model that is trained further: its genes by name, and other genes of ``mask_var`` after them."""
     keys = _check_keys(batch_key, phenotype_keys)
+    _check_roles(start, adata, batch_key, keys)
     query = open_query(adata, replace(start, batch=None, phenotypes=()), **names)
     none_chosen = isinstance(mask_var, str) and mask_var == DEFAULT_MASK and DEFAULT_MASK not in adata.var
     modelled = np.zeros(adata.n_vars, bool) if none_chosen else gene_mask(adata, mask_var)

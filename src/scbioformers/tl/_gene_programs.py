@@ -16,6 +16,7 @@ from scbioformers.nn import computes
 from scbioformers.results import ModelLike, check_key_added, open_query, target, write_gene_programs
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_programs, score_cells, similarity
+from scbioformers.tl._support import log_shared_starts
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ def gene_programs(
     ensemble agree most.
 
     Fit an ensemble first (``bf.tl.fit(adata, n_models=5)``). With a single member, the agreement is computed between
-    random parts of its graph, and is then larger than between independent fits. The support is NaN.
+    random parts of its graph, and is then larger than between independent fits. The support is NaN. Members that a fit
+    with ``model=`` has added share the start of others and agree more, so the agreement and the support are too high. A
+    log message says so.
 
     Parameters
     ----------
@@ -149,6 +152,7 @@ def gene_programs(
     _check_sizes(resolution, min_genes, n_neighbors, n_cells, min_count)
     if adata.n_obs < 2:
         raise DataError(f"Gene programs require at least 2 cells, found {adata.n_obs}.")
+    log_shared_starts(fitted)
     seed = seed_from(rng)
     adata = target(adata, copy)
     (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
@@ -177,7 +181,7 @@ def gene_programs(
     names = np.array(query.stored_names, dtype=object)[clustered]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "min_count": min_count, "n_cells": len(rows)}
-    params |= {"n_members": len(fitted.members), "model_hash": fitted.hash}
+    params |= {"n_members": len(fitted.members), "n_starts": fitted.n_starts, "model_hash": fitted.hash}
     params |= {"layer": query.layer, "gene_symbols": query.genes.gene_symbols}
     write_gene_programs(
         adata,

@@ -38,6 +38,7 @@ from scbioformers.results import (
 )
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
+from scbioformers.tl._support import log_shared_starts
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def grn(
 
     Fit an ensemble first: ``bf.tl.fit(adata, n_models=5, config=bf.ModelConfig(svd_init=False))``. With
     ``svd_init=False``, its members start at random. Weights and ranks are averaged over the members. The support of an
-    edge is the share of members that have it among their strongest edges. With a single member, it is NaN.
+    edge is the share of members that have it among their strongest edges. With a single member, it is NaN. Members that
+    a fit with ``model=`` has added share the start of others and agree more, so their support is too high. A log
+    message says so.
 
     In all signed weights, positive means activation: a knock-out of the regulator lowers the target. So the change
     that :func:`scbioformers.tl.perturb` predicts has the other sign.
@@ -223,6 +226,7 @@ def grn(
         else np.unique(query.positions(regulators, argument="regulators"))
     )
     conditions = _conditions(adata, groupby, reference, min_cells)
+    log_shared_starts(query.model)
     check_key_added(adata, key_added, grn_slots(key_added, groupby, conditions.names))
     directed = regulators is not None or method != "embedding"
     options: dict[str, Any] = {"contextual": contextual, "directed": directed, "min_count": min_count}
@@ -245,7 +249,8 @@ def grn(
     params |= {"n_cells": dict(zip(conditions.names, map(len, drawn), strict=True)), "layer": query.layer}
     params |= {"gene_symbols": query.genes.gene_symbols}
     params |= {"top_k": top_k, "min_cells": min_cells, "min_count": min_count}
-    params |= {"n_members": len(query.model.members), "model_hash": query.model.hash}
+    params |= {"n_members": len(query.model.members), "n_starts": query.model.n_starts}
+    params |= {"model_hash": query.model.hash}
     write_grn(adata, key_added, networks, pd.concat(tables, ignore_index=True), params)
     return adata if copy else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from scbioformers.core import (
     Profiles,
     Vocabulary,
     principal_components,
+    short_list,
 )
 from scbioformers.data import Block, ObsField, Statistics
 from scbioformers.model import BioFormer, network_sizes, run_network
@@ -28,6 +30,8 @@ from scbioformers.nn import InitialValues, Transformer, random_generator
 from scbioformers.training._initial_values import N_COMPONENTS, compute_initial_values
 from scbioformers.training._isolation import isolated
 from scbioformers.training._start import depth_models, thin
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 RIDGE = 1e-2  # of the mean square of the known loadings
@@ -235,8 +239,27 @@ def _redraw_outputs(network: Transformer, seed: int) -> None:
 
 
 def extended_field(former: ObsField | None, found: ObsField | None) -> ObsField | None:
-    """The field of the model with the categories of the data appended. Known categories keep their codes."""
+    """The field of the model with the categories of the data appended. Known categories keep their codes.
+
+    A batch may have another column in the data than in the model, such as ``"sample"`` for ``"donor"``. It is then read
+    from the column of the data.
+
+    Raises
+    ------
+    DataError
+        If both columns have a category of the same name, which need not be the same batch.
+    """
     if former is None or found is None:
         return former if found is None else found
+    common = [category for category in found.categories if category in former.categories]
+    if common and found.name != former.name:
+        column, known = f"adata.obs[{found.name!r}]", f"adata.obs[{former.name!r}]"
+        raise DataError(
+            f"The batch of the model is {former.name!r}, that of the data {found.name!r}, and both have the categories "
+            f"{short_list(common)}. If these are the same batches, call `{known} = {column}` and pass "
+            f"`batch_key={former.name!r}`. Else call `{column} = 'new_' + {column}.astype(str)`."
+        )
+    if found.name != former.name:
+        logger.info("The batch of the model was adata.obs[%r]. It is now read from %r.", former.name, found.name)
     new = [category for category in found.categories if category not in former.categories]
     return ObsField(found.name, (*former.categories, *new))

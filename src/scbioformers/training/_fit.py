@@ -76,7 +76,7 @@ def fit_model(
     reading = reading or (Reading() if start is None else start.reading)
     filled = _filled(source)
     if not filled.any():
-        raise DataError("No cell has a count in the modelled genes. Check `layer=` and `mask_var=`.")
+        raise DataError("No cell has a count in the modelled genes. Check `layer=`, and which genes are modelled.")
     validation = _validation(filled, train.validation_fraction, seed)
     statistics = scan(source, filled & ~validation)
     frozen = binning if start is None else start.binnings["rna"]
