@@ -155,22 +155,44 @@ def test_genes_that_are_predicted_have_the_names_of_the_data(fitted, mouse):
     assert found.var_names.tolist() == ["m-7"]
 
 
-@pytest.mark.fault(41, 55)
-def test_perturbations_have_the_names_of_the_data():
+@pytest.fixture(scope="module")
+def screened() -> ad.AnnData:
     adata = bf.datasets.simulate(60, 20, n_regulators=4, perturbations=["TF1", "TF2"])
     task = bf.Perturbation(key="perturbation", control="control")
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
     bf.tl.fit(adata, task=task, config=config, train=bf.TrainConfig(max_steps=1))
-    # the data call TF3 what the model calls TF4, and the reverse
-    names = {"TF3": "TF4", "TF4": "TF3"} | {f"g{i}": f"G{i}" for i in range(30)}
-    renamed = {other: name for name, other in names.items()}
-    query = adata.copy()
-    query.var_names = [renamed.get(name, name) for name in adata.var_names]
-    bf.tl.perturb(query, "TF3", model=adata, feature_map=names)
-    bf.tl.perturb(adata, "TF4")
-    found, expected = bf.get.perturb(query), bf.get.perturb(adata)
-    assert found["gene"].tolist() == [renamed.get(name, name) for name in expected["gene"]]
-    np.testing.assert_array_equal(found["effect"], expected["effect"])
+    return adata
+
+
+def screen_of_mouse(screened, labels: dict[str, str]) -> tuple[ad.AnnData, dict[str, str]]:
+    """The same cells in lower case, and a map in which the data call "tf4" what the model calls "TF3" (and reverse)."""
+    feature_map = {name.lower(): name for name in screened.var_names} | {"tf3": "TF4", "tf4": "TF3"}
+    renamed = {other: name for name, other in feature_map.items()}
+    query = screened.copy()
+    query.var_names = [renamed[name] for name in screened.var_names]
+    query.obs["perturbation"] = query.obs["perturbation"].astype(str).replace(labels)
+    del query.uns["bioformer"]
+    return query, feature_map
+
+
+@pytest.mark.fault(41, 55)
+@pytest.mark.parametrize("labels", [{}, {"TF1": "tf1", "TF2": "tf2"}], ids=["labels of the model", "of the data"])
+def test_perturbations_have_the_names_of_the_data(screened, labels):
+    query, feature_map = screen_of_mouse(screened, labels)
+    expected = screened.copy()
+    bf.tl.perturb(expected, ["TF4", "TF1", "TF1+TF4"])
+    bf.tl.perturb(query, ["tf3", "tf1", "TF1+tf3"], model=screened, feature_map=feature_map)
+    assert bf.get.perturb(query)["seen"].tolist() == bf.get.perturb(expected)["seen"].tolist()
+    for name, other in (("tf3", "TF4"), ("tf1", "TF1"), ("TF1+tf3", "TF1+TF4")):
+        found, right = bf.get.perturb(query, perturbation=name), bf.get.perturb(expected, perturbation=other)
+        assert [feature_map[gene] for gene in found["gene"]] == right["gene"].tolist()
+        numbers = right.select_dtypes("number").columns
+        pd.testing.assert_frame_equal(found[numbers], right[numbers])
+        assert right["observed"].notna().any() == (other == "TF1")
+    bf.tl.perturb(query, "all", model=screened, feature_map=feature_map)
+    assert set(bf.get.perturb(query)["perturbation"]) == set(query.var_names)
+    with pytest.raises(DataError, match=r"\['tf9'\] unknown.*Similar names: \[.*'tf"):
+        bf.tl.perturb(query, "tf9", model=screened, feature_map=feature_map)
 
 
 # errors

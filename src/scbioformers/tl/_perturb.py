@@ -147,9 +147,10 @@ def perturb(
     effect, error = _predict(query, head, requested, controls, shows_progress(progress_bar))
     columns = query.columns[query.measured]
     result = _result(query, head, requested, effect, error)
+    observed = observed_effects(adata, query.source, head, requested.values(), query.index)
     result = replace(
         result,
-        observed=_by_name(requested, observed_effects(adata, query.source, head, requested.values()), query),
+        observed=_by_name(requested, observed, query),
         groups={
             name: np.maximum(effect, -mean)[:, query.measured].T
             for name, mean in _group_means(query.source, head.mean_depth, groups).items()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.core import ModelFormatError
+from scbioformers.core import GeneIndex, ModelFormatError
 from scbioformers.model import Head
 from scbioformers.tasks.perturbation._combinations import overlap
 from scbioformers.tasks.perturbation._components import COMPONENTS, Array, TargetData
@@ -90,6 +90,16 @@ class PerturbationHead:
         """Reads labels of other data, and perturbations that are asked for, as the labels of the training data."""
         split, control = self.kind != "drug", str(self.task.get("control", ""))
         return LabelReader(control, self.labels, split, self.names)
+
+    def targets_of(self, label: str, index: GeneIndex) -> Targets:
+        """Targets of a label of other data, sorted. Genes have their names in the model.
+
+        ``index`` has the genes of the model by their names in the data, and in the model. The former go first.
+        """
+        names = self.reader.read(label) or ()
+        return tuple(
+            sorted({self.genes[i] if i >= 0 else name for name, i in zip(names, index.positions(names), strict=True)})
+        )
 
     def resolve(self, targets: Sequence[Targets]) -> None:
         """Check that all targets are known. Raises :class:`DataError`, which suggests similar names."""

@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, log1p_rows
+from scbioformers.core import DataError, GeneIndex, log1p_rows
 from scbioformers.data import BlockSource, ObsField, obs_numbers
 from scbioformers.tasks.perturbation._design import read_strata
 from scbioformers.tasks.perturbation._effects import Array, measure_effects
@@ -39,9 +39,11 @@ def control_rows(adata: AnnData, head: PerturbationHead) -> NDArray[np.int64]:
 
 
 def observed_effects(
-    adata: AnnData, source: BlockSource, head: PerturbationHead, requested: Collection[Targets]
+    adata: AnnData, source: BlockSource, head: PerturbationHead, requested: Collection[Targets], index: GeneIndex
 ) -> dict[Targets, Array]:
     """Measured effect (M,) of each perturbation that has cells in the data, as in the fit.
+
+    Labels of the cells may have the names of the data or of the model, which ``index`` has.
 
     Cells are compared with control cells of the same batch and cell type, as far as the data have these columns. Cells
     without such control cells are not used. With a dose, effects are for one unit of it.
@@ -51,7 +53,7 @@ def observed_effects(
         return {}
     field = ObsField.register(adata, key, allow_missing=True)
     at = {targets: 1 + i for i, targets in enumerate(dict.fromkeys(requested))} | {(): 0}
-    of_category = np.array([*(_group(label, head, at) for label in field.categories), -1])
+    of_category = np.array([*(_group(label, head, at, index) for label in field.categories), -1])
     groups = of_category[field.transfer(adata, allow_missing=True)]
     keys = [str(head.task[name]) for name in ("batch_key", "celltype_key") if head.task.get(name) in adata.obs]
     strata, _ = read_strata(adata, [name for name in keys if adata.obs[name].notna().all()])
@@ -69,9 +71,9 @@ def observed_effects(
     return {targets[group - 1]: effect for group, effect in zip(present, mean, strict=True)}
 
 
-def _group(label: str, head: PerturbationHead, at: dict[Targets, int]) -> int:
+def _group(label: str, head: PerturbationHead, at: dict[Targets, int], index: GeneIndex) -> int:
     try:
-        return at.get(head.reader.read(label) or (), -1)
+        return at.get(head.targets_of(label, index), -1)
     except DataError:
         return -1
 

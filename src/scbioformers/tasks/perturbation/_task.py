@@ -172,14 +172,8 @@ def requested_targets(
         seen = {name: (name,) for each in head.perturbations for name in each if name not in head.genes}
         genes: dict[str, Targets] = {name: (gene,) for name, gene in zip(names, head.genes, strict=True)}
         return genes | seen
-    labels = as_names(perturbations, "perturbations")
-    reader, known = head.reader, set(head.names)
-
-    def in_model(name: str) -> str:
-        position = int(index.positions([name])[0])  # first by its name in the data
-        return name if position < 0 else head.genes[position]
-
-    found = {label: tuple(sorted({in_model(name) for name in reader.read(label) or ()})) for label in labels}
+    labels, known = as_names(perturbations, "perturbations"), set(head.names)
+    found = {label: head.targets_of(label, index) for label in labels}
     if empty := [label for label, targets in found.items() if not targets]:
         raise DataError(f"{empty[:5]} name no perturbed gene. Pass genes, or combinations such as 'STAT1+IRF1'.")
     require_known((name for each in found.values() for name in each), known.union(names, index.names), "Perturbations")
