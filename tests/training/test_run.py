@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import scipy.sparse as sp
 import torch
 
 import scbioformers as bf
-from scbioformers.config import Masking
+from scbioformers.config import Masking, TrainConfig
 from scbioformers.core import validation_rows
-from scbioformers.data import AnnDataSource
+from scbioformers.data import AnnDataSource, MemorySource
+from scbioformers.nn import Sizes
+from scbioformers.training._data import TrainingData
 from scbioformers.training._depth import fit_depth_models
 from scbioformers.training._fit import _SPLIT_STREAM
-from scbioformers.training._run import _strategy
+from scbioformers.training._run import _strategy, run_training
 
 PARAMETERS_MAY_BE_UNREACHED = "ddp_find_unused_parameters_true"
 
@@ -88,7 +91,7 @@ def results(tmp_path_factory):
         text=True,
     )
     try:
-        printed, errors = process.communicate(timeout=240)
+        printed, errors = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # its own session: all of its processes, and no other
         pytest.fail(f"it hangs: {process.communicate()[1][-2000:]}")
@@ -189,3 +192,20 @@ def test_mixed_precision_trains_to_a_similar_loss(simulated, tiny_config):
         losses[precision] = bf.get.history(adata)["val_loss"].to_numpy()[-1]
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
     assert losses["bf16-mixed"] != losses["32-true"]  # the setting reaches the trainer
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_schedule_ends_with_the_last_batch_of_the_last_epoch(make_block, make_tokenizer, make_network, seed):
+    """Chunks of unequal numbers of cells are combined anew in each epoch, so epochs differ in their batches."""
+    block = make_block(90, seed=1)
+    tokenizer = make_tokenizer(block)
+    training = np.random.default_rng(seed).random(90) < 0.7
+    config = TrainConfig(max_epochs=7, batch_size=8, patience=99)
+    data = TrainingData(MemorySource(block), tokenizer, config, training, ~training, seed)
+    data.sampler = replace(data.sampler, chunk_size=13, buffer_chunks=2)
+    batches = [data.sampler.n_batches(epoch) for epoch in range(7)]
+    assert len(set(batches)) > 1
+    network = make_network(sizes=Sizes(60, tokenizer.binning.n_values))
+    history, _ = run_training(network, data, config, True, seed)
+    assert [row["step"] for row in history] == np.cumsum(batches).tolist()
+    assert "val_loss" in history[-1]

@@ -47,7 +47,8 @@ def run_training(
     """
     n_cells = int(data.split.training.sum())
     epochs = config.epochs(n_cells)
-    steps = epochs * max(1, data.sampler.n_batches())
+    # epochs of many cells have different numbers of batches, because their chunks are combined anew
+    steps = sum(max(1, data.sampler.n_batches(epoch)) for epoch in range(epochs))
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
     if steps == 0:
