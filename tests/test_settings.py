@@ -67,13 +67,13 @@ logger.warning("once")
 
 
 def test_messages_are_shown_on_the_standard_error_unless_the_program_configures_logging():
-    done = subprocess.run([sys.executable, "-c", SHOWN], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", SHOWN], capture_output=True, text=True, timeout=600, check=True)
     assert done.stderr.splitlines() == ["3 steps", "WARNING: beware"]
     assert done.stdout.splitlines() == ["scbioformers.tl._fit once"]
 
 
 def test_in_a_notebook_messages_are_shown_on_the_standard_output():
     code = "import builtins; builtins.__IPYTHON__ = True" + SHOWN
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert done.stderr == ""
     assert done.stdout.splitlines()[:2] == ["3 steps", "WARNING: beware"]

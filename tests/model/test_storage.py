@@ -317,7 +317,7 @@ def test_threads_and_processes_that_save_to_one_place(ensemble, tmp_path):
     models = [str(ensemble.save(tmp_path / "a")), str(other(ensemble).save(tmp_path / "b"))]
     place = tmp_path / "place" / "saved"
     command = [sys.executable, "-c", CONCURRENT, str(place), *models]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert json.loads(done.stdout) == [0, 0, 0], done.stderr
     assert entries(place.parent) == ["saved"]
     assert bf.BioFormer.load(place).hash in {ensemble.hash, other(ensemble).hash}
@@ -362,7 +362,7 @@ for step in range(1, 100):
 def test_killed_while_saving(ensemble, tmp_path):
     former, new = ensemble.save(tmp_path / "former"), other(ensemble).save(tmp_path / "new")
     command = [sys.executable, "-c", KILLED, str(former), str(new), str(tmp_path / "place" / "saved")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)  # ends a hang alone
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [killed for _, killed, _ in results] == [True] * (len(WRITTEN) + 2) + [False]
     assert {found for _, killed, found in results if killed} == {ensemble.hash}

@@ -101,14 +101,14 @@ def test_pickle_as_a_path_is_refused(pickles, tmp_path):
 def test_absurd_header_length(ensemble, directory, length):
     body = ensemble.to_bytes()[32:]
     body = length.to_bytes(8, "little") + body[8:]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ModelFormatError, match="header"):
         bf.BioFormer.from_bytes(signed(body))
     (directory / "model.safetensors").write_bytes(body)
     resign(directory)
     with pytest.raises(ModelFormatError):
         bf.BioFormer.load(directory)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{", b"\xff\xfe", NESTED.encode(), b"9" * 10_000])
@@ -206,19 +206,19 @@ import scbioformers as bf
 def stop(number, frame):
     raise TimeoutError
 
-signal.signal(signal.SIGALRM, stop)
+signal.signal(signal.SIGPROF, stop)
 bf.BioFormer.load(sys.argv[1])  # what torch imports at first use is not the model's fault
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for directory in map(Path, sys.argv[2:]):
-    start, error = time.perf_counter(), None
-    signal.alarm(5)
+    start, error = time.process_time(), None
+    signal.setitimer(signal.ITIMER_PROF, 5)  # of processor time, which other processes do not take
     try:
         bf.BioFormer.load(directory)
     except Exception as raised:
         error = type(raised).__name__
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(json.dumps([directory.name, error, time.perf_counter() - start, megabytes]), flush=True)
+    print(json.dumps([directory.name, error, time.process_time() - start, megabytes]), flush=True)
 """
 
 
@@ -238,7 +238,7 @@ def absurd_loads(ensemble, tmp_path_factory):
         directories.append(str(ensemble.save(tmp_path_factory.mktemp("absurd") / name)))
         edit_config(Path(directories[-1]), lambda config, change=change: merge(config, change))
     command = [sys.executable, "-c", BOUNDED, *directories]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return {name: result for name, *result in map(json.loads, done.stdout.splitlines())}
 
 

@@ -260,12 +260,12 @@ def test_interrupt_from_outside(simulated, fit, handler, monkeypatch):
         return objective(*args)
 
     monkeypatch.setitem(OBJECTIVES, "masked_bins", timed)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         fit(simulated, train={"max_steps": None, "max_epochs": 10_000, "patience": 10_000, "validation_fraction": 0.0})
     finally:
         timer.join()
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert 1 <= bf.get.history(simulated)["step"].max() < 30_000
     assert np.isfinite(embedded(simulated)).all()
     assert signal.getsignal(signal.SIGINT) is handler
