@@ -55,12 +55,13 @@ def read_data(data: Path, pool: Sequence[str], query: str) -> tuple[dict[str, An
     They are chosen on the pool: the most variable of those that all its data sets and the query measure.
     """
     read = {name: read_set(data, name) for name in (*pool, query)}
-    data_sets = open_data_sets({name: read[name] for name in pool}, None, None, counts=True, allow_non_integer=False)
-    ranked = choose_features(data_sets, 10 * N_GENES, len(pool), seed=0)
+    given = {name: read[name] for name in pool}
+    with open_data_sets(given, None, None, counts=True, allow_non_integer=False) as data_sets:
+        ranked = choose_features(data_sets, 10 * N_GENES, len(pool), seed=0)
     genes = [name for name in ranked if name in read[query].var_names][:N_GENES]
     for adata in read.values():
         adata.var["highly_variable"] = adata.var_names.isin(genes)
-    return {name: read[name] for name in pool}, read[query]
+    return given, read[query]
 
 
 def read_set(data: Path, name: str) -> AnnData:

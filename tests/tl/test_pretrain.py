@@ -3,6 +3,9 @@
 import json
 import logging
 import re
+import shutil
+import warnings
+from contextlib import ExitStack, nullcontext
 
 import anndata as ad
 import numpy as np
@@ -12,8 +15,17 @@ import scanpy as sc
 import torch
 
 import scbioformers as bf
-from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, Vocabulary
-from scbioformers.data import AnnDataSource, JoinedSource, _data_sets, choose_features, join_data_sets, open_data_sets
+from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError, StorageError, Vocabulary
+from scbioformers.data import (
+    AnnDataSource,
+    JoinedSource,
+    _data_sets,
+    _joined,
+    choose_features,
+    join_data_sets,
+    open_data_sets,
+)
+from scbioformers.tl import _pretrain
 from scbioformers.training import fit_model
 
 pytestmark = [
@@ -44,7 +56,8 @@ def model(sources, tiny_config, tmp_path_factory):
 
 
 def opened(*adatas, **options):
-    return open_data_sets(list(adatas), None, None, **{"counts": True, "allow_non_integer": False} | options)
+    with open_data_sets(list(adatas), None, None, **{"counts": True, "allow_non_integer": False} | options) as found:
+        return found
 
 
 # --- which genes ---------------------------------------------------------------------------------------------------
@@ -109,7 +122,9 @@ def test_the_same_data_give_the_same_model(kind, sources, model, pretrain, tmp_p
         given = folder if form == "h5ad" else {name: str(folder / f"{name}.zarr") for name in names}
         if on_disk:
             monkeypatch.setattr(_data_sets, "MAX_BYTES", 0)
-            assert _data_sets._open(folder / f"source_1.{form}", in_memory=False).X.__class__.__name__ == "_CSRDataset"
+            with ExitStack() as files:
+                x = _data_sets._open(folder / f"source_1.{form}", files, in_memory=False).X
+                assert x.__class__.__name__ == "_CSRDataset"
     found = pretrain(given)
     assert found.hash == model.hash
     assert bf.BioFormer.load(tmp_path / "model").hash == model.hash
@@ -245,8 +260,20 @@ def test_a_data_set_without_counts_is_left_out(sources, pretrain):
     with pytest.warns(BioformersWarning, match=r"1 of 3 data sets are left out\. b: adata\.X is on a log scale"):
         found = pretrain({"a": sources["source_1"], "b": logged(sources["source_2"]), "c": sources["source_3"]})
     assert [each["name"] for each in found.provenance["sources"]] == ["a", "c"]
-    with pytest.raises(DataError, match=r"None of the 2 data sets can be used\. source_1: adata\.X is on a log scale"):
-        pretrain([logged(sources["source_1"]), logged(sources["source_2"])])
+    both = [logged(sources["source_1"]), logged(sources["source_2"])]
+    message = r"None of the 2 data sets can be used\. source_1: adata\.X is on a log scale"
+    with pytest.raises(DataError, match=message) as caught:
+        pretrain(both)
+    (call,) = {each for each in re.findall("`([^`]+)`", str(caught.value)) if each.startswith("bf")}
+    assert call == "bf.tl.pretrain(sources, save_dir=save_dir, binning='segment')"
+    assert pretrain(both, binning="segment").reading.scale == "log1p"
+    for adata in both:
+        adata.layers["counts"] = np.expm1(adata.X.toarray()).round()
+    with pytest.raises(
+        DataError, match=r"pass `layer='counts'`, if all data sets have it, or else copy it to adata\.X"
+    ):
+        pretrain(both)
+    assert pretrain(both, layer="counts").reading.scale == "counts"
 
 
 @pytest.mark.fault(63)
@@ -296,6 +323,76 @@ def test_cells_that_are_in_two_data_sets(sources, pretrain):
     assert n > 5
     with pytest.warns(BioformersWarning, match=f"{n} cells are in a and in b. They count twice"):
         pretrain({"a": first, "b": both})
+
+
+def expressed(n_cells, names, seed):
+    x = 1 + np.random.default_rng(seed).poisson(3.0, (n_cells, len(names))).astype(np.float32)
+    return ad.AnnData(x, var=pd.DataFrame(index=list(names)))
+
+
+@pytest.mark.parametrize("max_hashes", [20_000_000, 60], ids=["all hashes", "some hashes"])
+def test_each_pair_is_compared_in_the_genes_that_both_measure(pretrain, monkeypatch, max_hashes):
+    """Beside a panel of four genes, which one of the two has. The other has genes of its own, in another order."""
+    monkeypatch.setattr(_joined, "MAX_HASHES", max_hashes)
+    names = np.array([f"g{i}" for i in range(45)])
+    first, other, panel = expressed(40, names[:40], 0), expressed(25, names[40:], 1), expressed(20, names[:4], 2)
+    order = np.random.default_rng(3).permutation(41)
+    both = np.hstack([first.X[5:30, 4:], other.X])[:, order]
+    again = ad.AnnData(both, var=pd.DataFrame(index=names[4:][order]))
+    with pytest.warns(BioformersWarning) as caught:
+        pretrain({"a": first, "panel": panel, "again": again}, min_sources=1)
+    (said,) = [str(each.message) for each in caught if "They count twice" in str(each.message)]
+    if max_hashes > 60:
+        assert said.startswith("25 cells are in a and in again. They")
+    else:  # a quarter of the cells stands for all
+        found = re.match(r"About (\d+) cells are in a and in again\. They", said)
+        assert 5 < int(found[1]) < 60 and int(found[1]) % 4 == 0
+
+
+def test_cells_with_other_counts_are_not_the_same(pretrain):
+    first = expressed(40, [f"g{i}" for i in range(40)], 0)
+    first.X[:, 4] = 5 + first.X[:, 3]
+    changed = first.copy()
+    changed.X[:20, 7] += 1
+    changed.X[20:, [3, 4]] = changed.X[20:, [4, 3]]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*They count twice")
+        pretrain({"a": first, "b": changed})
+
+
+@pytest.mark.fault(14)
+@pytest.mark.parametrize("fails", [False, True])
+def test_files_are_closed(sources, pretrain, tmp_path, monkeypatch, fails):
+    files = {name: tmp_path / f"{name}.h5ad" for name in ("a", "b", "log")}
+    for name, adata in zip(files, (sources["source_1"], sources["source_2"], logged(sources["source_3"])), strict=True):
+        adata.write_h5ad(files[name])
+    sources["source_3"].write_h5ad(tmp_path / "own.h5ad")
+    opened = []
+    read = ad.read_h5ad
+    monkeypatch.setattr(ad, "read_h5ad", lambda *args, **options: opened.append(read(*args, **options)) or opened[-1])
+    monkeypatch.setattr(_data_sets, "MAX_BYTES", 0)
+    own = read(tmp_path / "own.h5ad", backed="r")
+    outcome = pytest.raises(DataError, match="No data set measures any") if fails else nullcontext()
+    with outcome, pytest.warns(BioformersWarning, match=r"log: adata\.X is on a log scale"):
+        pretrain({**files, "own": own}, features=["nope"] if fails else None)
+    assert [adata.file.is_open for adata in opened] == [False] * 3
+    assert own.file.is_open  # that of the user
+    own.file.close()
+
+
+@pytest.mark.fault("disk-full")
+def test_the_size_of_the_model_is_known_before_it_is_fitted(sources, pretrain, monkeypatch, tmp_path):
+    sizes = []
+    monkeypatch.setattr(_pretrain, "check_storage", lambda n_bytes, save_dir: sizes.append(n_bytes))
+    pretrain(sources, n_models=2, features=sources["source_1"].var_names[:20].tolist())
+    written = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert sizes[0] == 0  # whether the place can be used
+    assert 0.5 * written < sizes[1] < 4 * written  # 100 bins are assumed
+    monkeypatch.undo()
+    monkeypatch.setattr(_pretrain, "fit_model", lambda *args, **options: pytest.fail("the fit has started"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(StorageError, match=r"cannot be written to .*, and 0\.0 MB of its disk are free"):
+        pretrain(sources)
 
 
 @pytest.mark.fault(26)

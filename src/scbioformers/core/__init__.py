@@ -33,7 +33,7 @@ from scbioformers.core._masking import choose_masked, mask_sizes
 from scbioformers.core._names import GeneIndex, Names, as_names, describe_unknown, near_names, plain_ensembl
 from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
-from scbioformers.core._random import hash_uniform, seed_from, uniform
+from scbioformers.core._random import hash_pairs, hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._shapes import check_shapes
 from scbioformers.core._splits import split_targets, validation_rows
@@ -88,6 +88,7 @@ __all__ = [
     "deviation",
     "expected",
     "find_category",
+    "hash_pairs",
     "hash_uniform",
     "leiden",
     "log1p_rows",

@@ -56,6 +56,24 @@ def _hash_uniform_ufunc(seed, a, b, c):  # type: ignore[no-untyped-def]
     return hash_uniform(seed, a, b, c)
 
 
+@vectorize(cache=True)  # type: ignore[no-untyped-call]
+def _hash_pairs_ufunc(a, b):  # type: ignore[no-untyped-def]
+    return _mix(_mix(np.uint64(0), a), b)
+
+
+def hash_pairs(a: ArrayLike, b: ArrayLike) -> NDArray[np.uint64]:
+    """Hashes of pairs of integers, uint64 of the broadcast shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> len(np.unique(hash_pairs([0, 0, 1], [0, 1, 0])))
+    3
+    """
+    result: NDArray[np.uint64] = _hash_pairs_ufunc(_as_uint64(a), _as_uint64(b))
+    return result
+
+
 def _as_uint64(values: ArrayLike) -> NDArray[np.uint64]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from scbioformers.core import DataError, warn
 from scbioformers.data._inspect import FLOAT32_EXACT, UNNAMED, Inspection, inspect
 
 _GENES = "Gene Expression"  # type of genes in the files of 10x
+Caller = Literal["fit", "query", "pretrain"]
+"""What reads the values: a first fit, a model that exists, or `bf.tl.pretrain`. Messages suggest calls for it."""
 
 
 def require_valid(
@@ -61,6 +63,7 @@ def require_counts(
     allow_non_integer: bool = False,
     modelled: NDArray[np.bool_] | None = None,
     inspection: Inspection | None = None,
+    caller: Caller = "fit",
 ) -> Inspection:
     """Do the checks of :func:`require_valid`, and check that the values are counts (non-negative integers).
 
@@ -76,6 +79,8 @@ def require_counts(
         bool (n_vars,): the genes that will be used. None means all.
     inspection
         The result of :func:`inspect` for the same matrix, to avoid a second pass.
+    caller
+        What reads the values. The message suggests calls that work there.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def require_counts(
     """
 
     def problems_of(found: Inspection) -> list[str]:
-        return find_problems(found) or find_count_problems(found, allow_non_integer)
+        return find_problems(found) or find_count_problems(found, allow_non_integer, caller)
 
     found = _require(adata, layer, modelled, inspection, problems_of)
     if found.kind == "log1p":
@@ -129,24 +134,24 @@ def find_problems(found: Inspection) -> list[str]:
     return problems
 
 
-def find_count_problems(found: Inspection, allow_non_integer: bool = False) -> list[str]:
+def find_count_problems(found: Inspection, allow_non_integer: bool = False, caller: Caller = "fit") -> list[str]:
     """Return the reason why the values of a matrix are not counts. The list is empty if they are counts."""
     if found.n_negative:
         return [
             f"{found.name} has {found.n_negative} negative values, the first {_place(found.first_negative)}; "
-            f"expected raw counts. {_next_call(found)}"
+            f"expected raw counts. {_next_call(found, caller)}"
         ]
     if not found.n_non_integer or allow_non_integer:
         return []
     if found.kind == "log1p":
         return [
             f"{found.name} is on a log scale (log1p; largest value {found.max_value:.3g}, the first "
-            f"{_place(found.first_non_integer)}); expected raw counts. {_next_call(found)}"
+            f"{_place(found.first_non_integer)}); expected raw counts. {_next_call(found, caller)}"
         ]
     return [
         f"{found.name} has {found.n_non_integer} values that are not integers "
         f"({found.n_non_integer / found.n_nonzero:.0%} of those above zero), "
-        f"the first {_place(found.first_non_integer)}; expected raw counts. {_next_call(found)}"
+        f"the first {_place(found.first_non_integer)}; expected raw counts. {_next_call(found, caller)}"
     ]
 
 
@@ -242,20 +247,31 @@ def _set_to_zero(found: Inspection) -> str:
     return f"If they mean zero, call `{statement}`. Else remove these cells or genes."
 
 
-def _next_call(found: Inspection) -> str:
+def _next_call(found: Inspection, caller: Caller) -> str:
     calls = []
     if found.counts is not None:
         first = f"call `{found.counts.call}`"
         then = f"pass `layer={found.counts.layer!r}`"
         reached = then if found.counts.call is None else first if found.counts.layer == "X" else f"{first} and {then}"
+        if caller == "pretrain" and then in reached:
+            reached += ", if all data sets have it, or else copy it to adata.X"
         calls.append(f"{found.counts.name} seems to hold the counts: {reached}.")
     else:
         calls.append("No other slot seems to hold the counts. Load them if you can.")
     if found.kind == "estimated":
-        call = fit_call(found, allow_non_integer=True)
-        calls.append(f"If these are estimated counts (alevin, SoupX, CellBender), call `{call}`.")
-    calls.append(f"`{fit_call(found, binning='segment')}` reads ranks, on any scale.")
+        estimated = _other_fit(found, caller, allow_non_integer=True)
+        calls.append(f"If these are estimated counts (alevin, SoupX, CellBender), call {estimated}.")
+    scale = "a scale that all data sets share" if caller == "pretrain" else "any scale"
+    calls.append(f"{_other_fit(found, caller, binning='segment')} reads ranks, on {scale}.")
     return " ".join(calls)
+
+
+def _other_fit(found: Inspection, caller: Caller, **arguments: Any) -> str:
+    """The call that fits a model which reads these values, as text."""
+    if caller == "pretrain":
+        others = "".join(f", {name}={value!r}" for name, value in arguments.items())
+        return f"`bf.tl.pretrain(sources, save_dir=save_dir{others})`"
+    return f"`{fit_call(found, **arguments)}`" + " (a new model, without `model=`)" * (caller == "query")
 
 
 def _place(first: tuple[str, str] | None) -> str:

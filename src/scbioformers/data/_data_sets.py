@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,13 @@ class DataSet:
         return pd.Index(self.names).get_indexer(pd.Index(features))
 
 
+@contextmanager
 def open_data_sets(
     sources: Any, layer: str | None, gene_symbols: str | None, *, counts: bool, allow_non_integer: bool
-) -> list[DataSet]:
+) -> Iterator[list[DataSet]]:
     """Open and check data sets. Those that cannot be used are left out with a warning that says why.
+
+    Files that are read block by block are open inside of the context, and closed after it.
 
     Parameters
     ----------
@@ -76,18 +80,27 @@ def open_data_sets(
     """
     named = _named(sources)
     total = sum(_size(source) for source in named.values() if isinstance(source, Path))
+    if total > MAX_BYTES:
+        logger.info("The files have %.1f GB together. They are read in blocks of cells.", total / 1e9)
     found, problems = [], []
-    for name, source in named.items():
-        try:
-            adata = _open(source, in_memory=total <= MAX_BYTES) if isinstance(source, Path) else source
-            found.append(_check(name, adata, layer, gene_symbols, counts, allow_non_integer))
-        except (BioformersError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            problems.append(f"{name}: {str(error) or type(error).__name__}")
+    with ExitStack() as files:
+        for name, source in named.items():
+            try:
+                adata = source if isinstance(source, AnnData) else _open(source, files, in_memory=total <= MAX_BYTES)
+                found.append(_check(name, adata, layer, gene_symbols, counts, allow_non_integer))
+            except (BioformersError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                problems.append(f"{name}: {str(error) or type(error).__name__}")
+        yield _usable(found, problems, gene_symbols, counts)
+
+
+def _usable(found: list[DataSet], problems: list[str], gene_symbols: str | None, counts: bool) -> list[DataSet]:
+    """The data sets that can be used together. The others, and those with problems, are named."""
+    n_given = len(found) + len(problems)
     if found and not counts:
         found, other = _of_one_scale(found)
         problems += other
     if not found:
-        raise DataError(f"None of the {len(named)} data sets can be used. " + " ".join(problems))
+        raise DataError(f"None of the {n_given} data sets can be used. " + " ".join(problems))
     if gene_symbols is not None and all(gene_symbols not in each.adata.var for each in found):
         columns = sorted({str(key) for each in found for key in each.adata.var})
         raise MissingKeyError(
@@ -95,7 +108,7 @@ def open_data_sets(
             f"{short_list(columns)}. Without `gene_symbols`, genes are named by `var_names`."
         )
     if problems:
-        warn(f"{len(problems)} of {len(named)} data sets are left out. " + " ".join(problems))
+        warn(f"{len(problems)} of {n_given} data sets are left out. " + " ".join(problems))
     return found
 
 
@@ -149,9 +162,13 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def _open(path: Path, *, in_memory: bool) -> AnnData:
+def _open(path: Path, files: ExitStack, *, in_memory: bool) -> AnnData:
+    """Read a data set, or open it. An h5ad file that stays open is closed with ``files``."""
     if path.suffix == ".h5ad":
-        return ad.read_h5ad(path, backed=None if in_memory else "r")
+        adata = ad.read_h5ad(path, backed=None if in_memory else "r")
+        if adata.isbacked:
+            files.callback(adata.file.close)
+        return adata
     if in_memory:
         return ad.read_zarr(path)
     store: Any = zarr.open_group(path, mode="r")
@@ -171,7 +188,8 @@ def _check(
     found = inspect(adata, layer)
     none = np.zeros(adata.n_vars, bool)
     if counts:
-        require_counts(adata, found.layer, allow_non_integer=allow_non_integer, modelled=none, inspection=found)
+        options: dict[str, Any] = {"allow_non_integer": allow_non_integer, "caller": "pretrain"}
+        require_counts(adata, found.layer, modelled=none, inspection=found, **options)
     else:
         require_valid(adata, found.layer, modelled=none, inspection=found)
     column = gene_symbols if gene_symbols in adata.var else None

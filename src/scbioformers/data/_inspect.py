@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from scbioformers.data._counts import CountsSlot, find_counts
 from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_key, to_csr
 from scbioformers.data._scale import ScaleTally
 from scbioformers.data._source import CHUNK_SIZE
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["counts", "bool", "log1p", "normalized", "estimated", "centered"]
 
@@ -110,6 +113,11 @@ class Inspection:
     def name(self) -> str:
         """The matrix as an expression, ``adata.X`` or ``adata.layers[...]``."""
         return "adata.X" if self.layer is None else f"adata.layers[{self.layer!r}]"
+
+    def log_place(self) -> None:
+        """Say in the log, once for each call of a verb, that the data are read from disk."""
+        if self.stored == "disk":
+            logger.info("%s is read from disk, in blocks of cells. Results stay in memory.", self.name)
 
 
 class _Tally:

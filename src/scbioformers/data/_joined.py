@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, short_list, warn
+from scbioformers.core import ConfigError, hash_pairs, short_list, warn
 from scbioformers.data._block import Block
 from scbioformers.data._data_sets import DataSet
 from scbioformers.data._depth import TOTALS, DepthRule, depth_ratio, fits_total
 from scbioformers.data._source import CHUNK_SIZE, AnnDataSource, BlockSource
 
 MIN_EXPRESSED = 20  # features that a cell must express, so that equal counts are not a coincidence
+MAX_HASHES = 20_000_000  # of cells, each for each data set with which they are compared: 160 MB
 
 
 class JoinedSource(BlockSource):
@@ -145,27 +145,39 @@ def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[
 
 
 def warn_of_shared_cells(data_sets: Sequence[DataSet], source: JoinedSource) -> None:
-    """Warn if data sets have the same cells: equal counts in the features that all measure, at least 20 of them."""
-    common = np.flatnonzero(np.all([part.read(0, 1).present for part in source.sources], axis=0))
-    cells = [_hashed_cells(part, common) for part in source.sources]
-    for (first, former), (second, latter) in combinations(enumerate(cells), 2):
-        if n := np.intersect1d(former, latter).size:
+    """Warn if two data sets have the same cells: equal counts in the features that both measure.
+
+    Only cells that express at least 20 of these features are compared. Each data set is read once.
+    """
+    present = [part.read(0, 1).present for part in source.sources]
+    step = max(1, len(present) * source.n_obs // MAX_HASHES)
+    cells = [_hashed_cells(part, present, step) for part in source.sources]
+    for (i, first), (j, second) in combinations(enumerate(data_sets), 2):
+        if n := step * np.intersect1d(cells[i][j], cells[j][i]).size:
             warn(
-                f"{n:,} cells are in {data_sets[first].name} and in {data_sets[second].name}. They count twice, and "
+                f"{'About ' * (step > 1)}{n:,} cells are in {first.name} and in {second.name}. They count twice, and "
                 "may be in the training and the validation cells at the same time. Leave out one of the two."
             )
 
 
-def _hashed_cells(source: BlockSource, features: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Hash of each distinct cell that expresses at least 20 of the features. 8 bytes a cell, for many cells."""
-    found = []
+def _hashed_cells(source: BlockSource, present: Sequence[NDArray[np.bool_]], step: int) -> list[NDArray[np.uint64]]:
+    """For each data set, the hashes of the cells of ``source`` in the features that both measure.
+
+    The hash of a cell is the sum over its features, so that their order and the other features do not matter. Hashes
+    that are no multiple of ``step`` are left out, which limits the memory: a cell has the same hash in both data sets.
+    """
+    found: dict[bytes, list[NDArray[np.uint64]]] = {other.tobytes(): [] for other in present}
     for block in source.blocks():
-        counts = block.counts[:, features]
-        for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
-            if stop - start >= MIN_EXPRESSED:
-                cell = counts.indices[start:stop].tobytes() + counts.data[start:stop].tobytes()
-                found.append(int.from_bytes(hashlib.blake2b(cell, digest_size=8).digest(), "little"))
-    return np.unique(np.array(found, np.uint64))
+        counts = block.counts
+        hashes = hash_pairs(counts.indices, counts.data.view(np.uint32))
+        for other, cells in found.items():
+            common = np.frombuffer(other, bool)[counts.indices]
+            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(common)])[counts.indptr]
+            sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[common])])[ends]
+            cell = np.diff(sums)[np.diff(ends) >= MIN_EXPRESSED]
+            cells.append(cell[cell % np.uint64(step) == 0])
+    distinct = {key: np.unique(np.concatenate([np.zeros(0, np.uint64), *cells])) for key, cells in found.items()}
+    return [distinct[other.tobytes()] for other in present]
 
 
 def describe_data_sets(data_sets: Sequence[DataSet], source: JoinedSource) -> list[dict[str, Any]]:

@@ -176,10 +176,6 @@ class AnnDataSource(BlockSource):
                 [matrix[i : i + CHUNK_SIZE] for i in range(0, max(self.n_obs, 1), CHUNK_SIZE)]
             )
         else:
-            logger.info(
-                "Reading %s in blocks of rows. The file is not changed and results stay in memory.",
-                type(matrix).__name__,
-            )
             self._stored = matrix
 
     def _convert_all(self, parts: Sequence[Any]) -> MemorySource:

@@ -216,10 +216,12 @@ def open_query(
         adata = hide(adata, layer, hidden)
     inspection = inspect(adata, layer)
     layer = inspection.layer
+    inspection.log_place()
     no_gene = np.zeros(adata.n_vars, dtype=bool)  # in a query, all-zero genes need no warning
     if reading.counts:
         allow = reading.allow_non_integer
-        require_counts(adata, layer, allow_non_integer=allow, modelled=no_gene, inspection=inspection)
+        known: dict[str, Any] = {"modelled": no_gene, "inspection": inspection, "caller": "query"}
+        require_counts(adata, layer, allow_non_integer=allow, **known)
     else:
         require_valid(adata, layer, modelled=no_gene, inspection=inspection)
         require_scale(adata, inspection, reading.scale)

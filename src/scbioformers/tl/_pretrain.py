@@ -23,7 +23,7 @@ from scbioformers.data import (
     warn_of_shared_cells,
     with_features,
 )
-from scbioformers.model import BioFormer
+from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import check_storage
 from scbioformers.settings import shows_progress
@@ -139,41 +139,44 @@ def pretrain(
     model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
     train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
     train = train if max_epochs is None else replace(train, max_epochs=max_epochs)
+    train.require_trained_parts(bag=model_config.bag)
     for name, value in (("n_top_features", n_top_features), ("n_models", n_models), ("min_sources", min_sources)):
         if value is not None and value < 1:
             raise ConfigError(f"`{name}` must be at least 1, found {value}.")
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(model_config.width)
-    check_storage(0, save_dir)
+    check_storage(0, save_dir)  # the place; the size is known when the genes are chosen
     seed = seed_from(rng)
     counts = kind.kind == "value"
     options: dict[str, Any] = {"counts": counts, "allow_non_integer": allow_non_integer}
-    data_sets = open_data_sets(sources, layer, gene_symbols, **options)
-    if features is None:
-        names = choose_features(data_sets, n_top_features, min_sources, seed)
-    else:
-        names = measured_features(data_sets, features)
-    data_sets = with_features(data_sets, names)
-    scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
-    source = join_data_sets(data_sets, names, counts=scale == "counts")
-    warn_of_shared_cells(data_sets, source)
-    logger.info(
-        "Training on %s cells of %d data sets, over %s genes.", f"{source.n_obs:,}", len(data_sets), f"{len(names):,}"
-    )
-    fitted = fit_model(
-        source,
-        Vocabulary.from_names(names),
-        kind,
-        model_config,
-        train,
-        reading=Reading(data_sets[0].inspection.layer, scale, allow_non_integer, gene_symbols),
-        n_models=n_models,
-        seed=seed,
-        device=device,
-        progress_bar=shown,
-        log_validations=True,
-    )
-    described = describe_data_sets(data_sets, source)
+    with open_data_sets(sources, layer, gene_symbols, **options) as data_sets:
+        if features is None:
+            names = choose_features(data_sets, n_top_features, min_sources, seed)
+        else:
+            names = measured_features(data_sets, features)
+        check_storage(n_models * network_bytes(model_config, len(names), kind), save_dir)
+        data_sets = with_features(data_sets, names)
+        scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
+        source = join_data_sets(data_sets, names, counts=scale == "counts")
+        warn_of_shared_cells(data_sets, source)
+        logger.info(
+            "Training on %s cells of %d data sets, over %s genes.",
+            f"{source.n_obs:,}", len(data_sets), f"{len(names):,}",
+        )  # fmt: skip
+        fitted = fit_model(
+            source,
+            Vocabulary.from_names(names),
+            kind,
+            model_config,
+            train,
+            reading=Reading(data_sets[0].inspection.layer, scale, allow_non_integer, gene_symbols),
+            n_models=n_models,
+            seed=seed,
+            device=device,
+            progress_bar=shown,
+            log_validations=True,
+        )
+        described = describe_data_sets(data_sets, source)
     provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
     model.save(save_dir)
