@@ -123,9 +123,9 @@ class Transfer:
     @cached_property
     def _rules(self) -> dict[str, DepthRule]:
         """How the depth of the cells of the pool is read: as our model reads it."""
-        data_sets = open_data_sets(self.pool, None, None, counts=True, allow_non_integer=False)
-        joined = join_data_sets(data_sets, self.genes)
-        return {each.name: source.rule for each, source in zip(data_sets, joined.sources, strict=True)}
+        with open_data_sets(self.pool, None, None, counts=True, allow_non_integer=False) as data_sets:
+            joined = join_data_sets(data_sets, self.genes)
+            return {each.name: source.rule for each, source in zip(data_sets, joined.sources, strict=True)}
 
     def _block(self, name: str, adata: AnnData) -> Block:
         """Counts of the modelled genes, and the depth, of cells of a data set of the pool."""
