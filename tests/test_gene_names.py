@@ -247,6 +247,23 @@ def test_the_suggested_fit_models_the_regulators_too(simulated, tiny_config, col
     assert bf.get.model(simulated).vocabulary.feature_names() == [n for n in names if n in {*names[:20], *added}]
 
 
+@pytest.mark.fault(62, 68)
+def test_the_suggested_fit_trains_a_given_model_further(simulated, tiny_config):
+    train = bf.TrainConfig(max_steps=1)
+    model = bf.get.model(bf.tl.fit(simulated, mask_var=np.arange(N) < 20, config=tiny_config, train=train, copy=True))
+    simulated.var_names = [f"m-{name}" for name in simulated.var_names]
+    feature_map = {name: name[2:] for name in simulated.var_names}
+    with pytest.raises(DataError, match="2 measured but not modelled") as raised:
+        bf.tl.grn(simulated, regulators=["m-G22", "m-G31"], model=model, feature_map=feature_map)
+    call = str(raised.value).split("`")[3]
+    eval(call.replace("bf.tl.fit(adata, ", "bf.tl.fit(adata, train=train, "), {
+        "bf": bf, "np": np, "adata": simulated, "model": model, "feature_map": feature_map, "train": train
+    })  # fmt: skip
+    found = bf.get.model(simulated)
+    assert found.provenance["started_from"]["hash"] == model.hash
+    assert found.vocabulary.feature_names() == [*model.vocabulary.feature_names(), "m-G22", "m-G31"]
+
+
 NUMBERS = range(100, 100 + N)
 INDEXES = {
     "integers": pd.RangeIndex(100, 100 + N),

@@ -128,7 +128,7 @@ def test_missing_file(directory, name):
 
 
 def test_missing_directory(tmp_path):
-    with pytest.raises(ModelFormatError, match="Did not find"):
+    with pytest.raises(ModelFormatError, match=r"Did not find the directory /.*nowhere\."):
         bf.BioFormer.load(tmp_path / "nowhere")
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import tempfile
 import warnings
 from contextlib import ExitStack, nullcontext
 
@@ -393,6 +394,21 @@ def test_the_size_of_the_model_is_known_before_it_is_fitted(sources, pretrain, m
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(StorageError, match=r"cannot be written to .*, and 0\.0 MB of its disk are free"):
         pretrain(sources)
+
+
+@pytest.mark.fault("disk-full")
+def test_a_model_that_cannot_be_saved_after_its_fit_is_not_lost(sources, pretrain, model, monkeypatch, tmp_path):
+    def fit_and_block(*args, **options):
+        (tmp_path / "model").write_text("someone else's file")
+        return fit_model(*args, **options)
+
+    monkeypatch.setattr(_pretrain, "fit_model", fit_and_block)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(StorageError, match=r"nothing was written.*The fitted model is in '(.+)': move") as caught:
+        pretrain(sources)
+    place = re.search(r"is in '(.+)': move", str(caught.value))[1]
+    assert bf.BioFormer.load(place).hash == model.hash
+    assert (tmp_path / "model").read_text() == "someone else's file"
 
 
 @pytest.mark.fault(26)

@@ -224,7 +224,8 @@ def _check_schema(document: dict[str, Any]) -> None:
 def _read(directory: Path, name: str) -> bytes:
     path = directory / name
     if not path.is_file() or path.is_symlink():
-        raise ModelFormatError(f"Did not find {path}. Pass a directory that `BioFormer.save(directory)` wrote.")
+        missing = path if directory.is_dir() else f"the directory {directory}"
+        raise ModelFormatError(f"Did not find {missing}. Pass a directory that `BioFormer.save(directory)` wrote.")
     return path.read_bytes()
 
 

@@ -139,12 +139,14 @@ class Query:
         return " ".join(parts)
 
     def _fit_call(self, unmodelled: list[str], argument: str) -> str:
-        """The call that fits a model of the same genes and of those in ``argument``."""
+        """The call that fits a model of these genes and of those in ``argument``. A given model is trained further."""
         column = self.genes.gene_symbols
         names = "adata.var_names.astype(str)" if column is None else f"adata.var[{column!r}]"
         added = str(unmodelled)[1:-1] if len(unmodelled) <= 3 else f"*{argument}"
-        modelled = f"*bf.get.gene_embeddings(adata{_argument('gene_symbols', column)}{self._given}).index"
         others = _argument("layer", self.layer) + _argument("gene_symbols", self.matched_by)
+        if self.model_given:
+            return f"bf.tl.fit(adata{self._given}, mask_var=np.asarray({names}.isin([{added}])){others})"
+        modelled = f"*bf.get.gene_embeddings(adata{_argument('gene_symbols', column)}).index"
         return f"bf.tl.fit(adata, mask_var=np.asarray({names}.isin([{modelled}, {added}])){others})"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 from anndata import AnnData
 
 from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
-from scbioformers.core import ConfigError, Vocabulary, check_arguments, seed_from
+from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
     choose_features,
     describe_data_sets,
@@ -113,7 +114,8 @@ def pretrain(
     MissingKeyError
         If no data set has the column ``gene_symbols``.
     StorageError
-        If ``save_dir`` cannot be written.
+        If ``save_dir`` cannot be written. If this happens after the training, the message names a temporary directory
+        with the model.
 
     Warns
     -----
@@ -179,9 +181,19 @@ def pretrain(
         described = describe_data_sets(data_sets, source)
     provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
-    model.save(save_dir)
+    _save(model, save_dir)
     logger.info(
         "Pre-trained in %.0f s. The next call can be `bf.tl.fit(adata, model=%r)` or `bf.tl.embed(adata, model=%r)`.",
         time.perf_counter() - start, str(save_dir), str(save_dir),
     )  # fmt: skip
     return model
+
+
+def _save(model: BioFormer, save_dir: str | Path) -> None:
+    """Save the model. If the place cannot be written any more, save it to a temporary one, so that it is not lost."""
+    try:
+        model.save(save_dir)
+    except (StorageError, ModelFormatError) as error:
+        place = Path(tempfile.mkdtemp(prefix="scbioformers-")) / "model"
+        model.save(place)
+        raise StorageError(f"{error} The fitted model is in {str(place)!r}: move this directory.") from error
