@@ -245,9 +245,13 @@ def test_every_name_that_a_text_mentions_exists():
 
 ARGUMENTS: dict[str, tuple] = {
     "tl.fit": (),
+    "tl.annotate": ("cell_type",),
     "tl.perturb": ("G1",),
     "tl.program_enrichment": ({"set": [f"G{i}" for i in range(1, 21)]},),
     "pl.perturbation": ([0.0],),
+    "pl.annotation": ("cell_type",),
+    "get.annotation": ("cell_type",),
+    "get.annotation_evidence": ("cell_type",),
     "pl.attention_heatmap": ("G1",),
 }
 KEYWORDS = {

@@ -9,7 +9,7 @@ import pytest
 
 DRAW = Path(__file__).parents[1] / "docs" / "draw_faults.py"
 NAMES = [
-    *range(1, 81),
+    *range(1, 86),
     *("kill-9", "disk-full", "truncation", "byte-flip", "pickle", "header", "sigint", "two-fits", "random-state"),
     *("memory-backed-zarr", "lost-rank", "fuzzing"),
 ]

@@ -38,6 +38,7 @@ from scbioformers.data._joined import (
     warn_of_shared_cells,
     with_features,
 )
+from scbioformers.data._labels import Labels
 from scbioformers.data._matrix import get_matrix, layer_key
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
@@ -57,6 +58,7 @@ __all__ = [
     "HiddenSource",
     "Inspection",
     "JoinedSource",
+    "Labels",
     "MemorySource",
     "NameMap",
     "ObsField",

@@ -1,5 +1,6 @@
 """Get: read the results that the functions of ``bf.tl`` have stored in an AnnData."""
 
+from scbioformers.get._annotation import annotation, annotation_evidence
 from scbioformers.get._gene_programs import gene_program_scores, gene_programs
 from scbioformers.get._grn import grn, grn_graph, grn_matrix
 from scbioformers.get._imputed import imputation_evidence, imputed
@@ -8,6 +9,8 @@ from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
 from scbioformers.get._regulators import known_targets, program_enrichment, regulators, set_regulators
 
 __all__ = [
+    "annotation",
+    "annotation_evidence",
     "gene_embeddings",
     "gene_program_scores",
     "gene_programs",

@@ -2,11 +2,12 @@
 
 from scbioformers.model._bioformer import BioFormer, network_bytes, network_sizes
 from scbioformers.model._head import Head
-from scbioformers.model._inference import Use, embed_cells, make_batches, on_device, predict_masked, run_network
+from scbioformers.model._inference import USES, Use, embed_cells, make_batches, on_device, predict_masked, run_network
 from scbioformers.model._scores import score_cells, score_quantiles
 from scbioformers.model._storage import check_directory
 
 __all__ = [
+    "USES",
     "BioFormer",
     "Head",
     "Use",

@@ -300,8 +300,9 @@ def _depth(tensors: dict[str, Tensor], n_features: int) -> DepthModels:
 
 
 def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
-    prefix = f"heads.{name}."
-    arrays = {key.removeprefix(prefix): x.numpy() for key, x in tensors.items() if key.startswith(prefix)}
+    # names of arrays have no dot, but names of heads may: "annotation:type" is not "annotation:type.fine"
+    parts = {key: key.rpartition(".") for key in tensors}
+    arrays = {array: tensors[key].numpy() for key, (head, _, array) in parts.items() if head == f"heads.{name}"}
     return Head(dict(config), arrays)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
@@ -29,7 +29,7 @@ def embed_cells(
     model: BioFormer,
     source: BlockSource,
     *,
-    use: Use = "profile",
+    use: Use | Sequence[Use] = "profile",
     batch_size: int = 64,
     progress_bar: bool = False,
 ) -> NDArray[np.float32]:
@@ -47,6 +47,7 @@ def embed_cells(
         ``"cls"``: output of ``<cls>``, (N, width).
         ``"latent"``: latent from which the profile is decoded, (N, n_latent).
         ``"mean"``: mean of the outputs of the visible features, (N, width).
+        The columns of several embeddings are concatenated.
 
     Returns
     -------
@@ -57,28 +58,32 @@ def embed_cells(
     ConfigError
         If ``use`` or ``batch_size`` is not valid.
     """
-    if use not in USES:
+    uses: tuple[Use, ...] = (use,) if isinstance(use, str) else tuple(use)
+    if not uses or set(uses) - set(USES):
         raise ConfigError(f"`use` must be one of {USES}, found {use!r}.")
     if batch_size < 1:
         raise ConfigError(f"`batch_size` must be at least 1, found {batch_size}.")
-    parts: list[NDArray[np.float32]] = []
+    parts: dict[Use, list[NDArray[np.float32]]] = {each: [] for each in uses}
     for network in model.members:
-        outputs = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual=use == "mean")
+        outputs = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual="mean" in uses)
         with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
-            result: NDArray[np.float32] | None = None
+            results: dict[Use, NDArray[np.float32]] = {}
             for batch, output in outputs:
-                values = _represent(model, network, output, batch, use).cpu().numpy()
-                if result is None:
-                    result = np.empty((source.n_obs, values.shape[1]), np.float32)
-                # not kept in a list: many small arrays that stay keep the memory between them from being freed
-                result[batch.rows.cpu().numpy()] = values
+                rows = batch.rows.cpu().numpy()
+                for each in uses:
+                    values = _represent(model, network, output, batch, each).cpu().numpy()
+                    if each not in results:
+                        results[each] = np.empty((source.n_obs, values.shape[1]), np.float32)
+                    # not kept in a list: many small arrays that stay keep the memory between them from being freed
+                    results[each][rows] = values
                 bar.update(len(batch))
-        if result is not None:
-            parts.append(result)
-    if use == "profile":
-        mean: NDArray[np.float32] = np.mean(parts, axis=0, dtype=np.float32)
-        return mean
-    return np.concatenate(parts, axis=1)
+        for each, result in results.items():
+            parts[each].append(result)
+    joined: list[NDArray[np.float32]] = [
+        np.asarray(np.mean(values, axis=0, dtype=np.float32)) if each == "profile" else np.hstack(values)
+        for each, values in parts.items()
+    ]
+    return joined[0] if len(joined) == 1 else np.hstack(joined)
 
 
 def _represent(model: BioFormer, network: Transformer, output: Output, batch: Batch, use: Use) -> torch.Tensor:

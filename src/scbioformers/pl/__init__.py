@@ -1,5 +1,6 @@
 """Plotting: figures of the results that the functions of ``bf.tl`` have stored."""
 
+from scbioformers.pl._annotation import annotation
 from scbioformers.pl._gene_programs import gene_programs
 from scbioformers.pl._grn_heatmap import attention_heatmap
 from scbioformers.pl._grn_network import grn_network
@@ -8,6 +9,7 @@ from scbioformers.pl._perturbation import perturbation, perturbation_screen
 from scbioformers.pl._training import training
 
 __all__ = [
+    "annotation",
     "attention_heatmap",
     "calibration",
     "gene_programs",

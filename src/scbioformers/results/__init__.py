@@ -1,5 +1,14 @@
 """Storage of results in an AnnData. Each module has the keys, the writer and the reader of one result."""
 
+from scbioformers.results._annotation import (
+    UNKNOWN,
+    annotation_key,
+    check_annotation_key,
+    read_annotation,
+    read_annotation_evidence,
+    read_label_colours,
+    write_annotation,
+)
 from scbioformers.results._bins import write_bins
 from scbioformers.results._embedding import write_embedding
 from scbioformers.results._gene_names import result_genes, show_genes, stored_edges
@@ -23,6 +32,7 @@ from scbioformers.results._grn import (
     read_mutual_pairs,
     write_grn,
 )
+from scbioformers.results._heads import added_heads, check_head_storage, store_head
 from scbioformers.results._imputed import (
     Layer,
     StoreLayer,
@@ -48,6 +58,7 @@ from scbioformers.results._regulators import read_enrichment, read_regulators, w
 from scbioformers.results._slots import check_key_added, get_column, target
 
 __all__ = [
+    "UNKNOWN",
     "ConditionGRN",
     "Layer",
     "ModelLike",
@@ -55,6 +66,10 @@ __all__ = [
     "Query",
     "StoreLayer",
     "WeightTable",
+    "added_heads",
+    "annotation_key",
+    "check_annotation_key",
+    "check_head_storage",
     "check_imputed_key",
     "check_key_added",
     "check_perturb_key",
@@ -71,12 +86,15 @@ __all__ = [
     "imputed_layers",
     "open_query",
     "perturb_genes",
+    "read_annotation",
+    "read_annotation_evidence",
     "read_enrichment",
     "read_evidence",
     "read_grn_edges",
     "read_grn_params",
     "read_grn_weights",
     "read_grns",
+    "read_label_colours",
     "read_mutual_pairs",
     "read_perturb",
     "read_perturb_evidence",
@@ -89,9 +107,11 @@ __all__ = [
     "read_regulators",
     "result_genes",
     "show_genes",
+    "store_head",
     "store_model",
     "stored_edges",
     "target",
+    "write_annotation",
     "write_bins",
     "write_embedding",
     "write_enrichment",

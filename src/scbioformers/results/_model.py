@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,10 +13,11 @@ import pandas as pd
 from anndata import AnnData
 
 from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError, StorageError
-from scbioformers.model import BioFormer, check_directory
+from scbioformers.model import BioFormer, Head, check_directory
 from scbioformers.results._slots import get_slot, params_from_json, params_to_json, write_result
 
 MAX_BYTES_IN_UNS = 32 * 2**20
+HEADS = "heads"  # key of the heads that were added after the fit
 ModelLike: TypeAlias = BioFormer | AnnData | str | Path
 
 
@@ -66,6 +70,8 @@ def check_storage(n_bytes: int, save_dir: str | Path | None) -> None:
 def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> BioFormer:
     """Return the model. ``model`` is a model, a directory, or an AnnData with a model; by default it is ``adata``.
 
+    It has the heads that were added to it in the AnnData, besides its own.
+
     Raises
     ------
     ConfigError
@@ -86,8 +92,10 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
     if model is not None and not isinstance(model, AnnData):
         raise ConfigError(f"`model` must be a BioFormer, an AnnData or a directory, found {type(model).__name__}.")
     stored = get_slot(adata if model is None else model, "uns", key, hint=hint)
+    heads = read_heads(stored, key)
     if "model" in stored:
-        return BioFormer.from_bytes(np.asarray(stored["model"], dtype=np.uint8).tobytes())
+        found = BioFormer.from_bytes(np.asarray(stored["model"], dtype=np.uint8).tobytes())
+        return replace(found, heads=found.heads | heads)
     if "model_dir" not in stored:
         raise MissingKeyError(f"adata.uns[{key!r}] holds no model. {hint}")
     found = BioFormer.load(str(stored["model_dir"]))
@@ -95,10 +103,36 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
         raise ModelFormatError(
             f"{stored['model_dir']} does not hold the model fitted here. Pass the right model as `model=`."
         )
-    return found
+    return replace(found, heads=found.heads | heads)
+
+
+def read_heads(stored: Mapping[str, Any], key: str) -> dict[str, Head]:
+    """The heads in the entry ``uns[key]`` of a model, by name.
+
+    Raises
+    ------
+    ModelFormatError
+        If one is damaged.
+    """
+    heads = {}
+    for name, value in stored.get(HEADS, {}).items():
+        try:
+            arrays = {array: np.ascontiguousarray(values, np.float32) for array, values in value["arrays"].items()}
+            heads[str(name)] = Head(dict(json.loads(str(value["config"]))), arrays)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFormatError(
+                f"The head {name!r} in adata.uns[{key!r}]['heads'] is damaged: {error!r}. Remove the added heads with "
+                f"`del adata.uns[{key!r}]['heads']`, then run the function again that has made it."
+            ) from error
+    return heads
 
 
 def find_fit(adata: Any, key: str = "bioformer") -> tuple[dict[str, Any], pd.DataFrame]:
     """Parameters and history of the fit stored in ``uns[key]``."""
     stored = get_slot(adata, "uns", key, hint="Run `bf.tl.fit(adata)` first.")
+    if lacking := [name for name in ("params", "history") if name not in stored]:
+        raise MissingKeyError(
+            f"adata.uns[{key!r}] has no {' and no '.join(lacking)}: the model was not fitted to these data, but passed "
+            "as `model=`. Read the data that it was fitted to, or `bf.get.model(adata).provenance`."
+        )
     return dict(params_from_json(str(stored["params"]))), pd.DataFrame(stored["history"])

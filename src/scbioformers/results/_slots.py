@@ -235,7 +235,7 @@ def set_slot(adata: Any, slot: str, key: str, value: Any) -> str:
     mapping, escaped = getattr(actual(adata), slot), escape(key)
     if escaped in mapping:
         logger.info("Overwriting adata.%s[%r].", slot, escaped)
-    mapping[escaped] = _rename(value, escape)
+    mapping[escaped] = rename_keys(value)
     return escaped
 
 
@@ -280,6 +280,11 @@ def get_column(adata: Any, key: str) -> pd.Series[Any]:
     """
     column: pd.Series[Any] = adata.var[key] if key in adata.var else get_slot(adata, "var", key)
     return column
+
+
+def rename_keys(value: Any) -> Any:
+    """A copy of `value` with escaped keys of dicts and columns of data frames, at any depth."""
+    return _rename(value, escape)
 
 
 def _models(adata: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """Tools: fit a model, and apply it to cells."""
 
+from scbioformers.tl._annotate import annotate
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
 from scbioformers.tl._gene_programs import gene_programs
@@ -10,6 +11,7 @@ from scbioformers.tl._pretrain import pretrain
 from scbioformers.tl._regulators import program_enrichment, regulators
 
 __all__ = [
+    "annotate",
     "embed",
     "fit",
     "gene_programs",

@@ -1,0 +1,349 @@
+"""``bf.tl.annotate``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scbioformers.core import DataError, MissingKeyError, check_arguments, seed_from, short_list, warn
+from scbioformers.data import FeatureMap, Labels
+from scbioformers.model import embed_cells
+from scbioformers.nn import computes
+from scbioformers.results import (
+    ModelLike,
+    Query,
+    added_heads,
+    annotation_key,
+    check_annotation_key,
+    check_head_storage,
+    open_query,
+    read_label_colours,
+    store_head,
+    target,
+    write_annotation,
+)
+from scbioformers.settings import shows_progress
+from scbioformers.tasks.annotation import (
+    USE,
+    AnnotationHead,
+    FittedLabels,
+    collect_evidence,
+    fit_annotation,
+    head_name,
+)
+
+logger = logging.getLogger(__name__)
+
+FEW_CELLS = 5  # a label with fewer cells is named in a warning: one of its cells in each fold needs five
+
+
+@computes
+def annotate(
+    adata: AnnData,
+    label_key: str,
+    *,
+    model: ModelLike | None = None,
+    layer: str | None = None,
+    gene_symbols: str | None = None,
+    feature_map: FeatureMap | None = None,
+    probabilities: bool = False,
+    device: str = "auto",
+    progress_bar: bool | None = None,
+    key: str = "bioformer",
+    key_added: str | None = None,
+    rng: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Label cells: from some labelled cells to the others, or from a reference to a query.
+
+    Any categorical column of ``adata.obs`` can be learned: cell types, stages, conditions. There are three cases.
+
+    Without ``model``
+        The labels of the cells that have one are learned on the embedding of the model in ``adata.uns[key]``. The
+        other cells get a label. The result of this step, a *head*, is stored beside the model. If no cell is labelled,
+        a head of an earlier call is used.
+    ``model`` with a head for ``label_key``
+        The cells of ``adata`` are labelled as the reference was. An existing column ``adata.obs[label_key]`` is not
+        used, except as truth to compare with (:func:`scbioformers.get.annotation_evidence`).
+    ``model`` without such a head
+        As without ``model``, on the embedding of the given model. It and its directory do not change. The head is
+        stored in ``adata.uns[key]``, with the model or with the path of its directory.
+
+    So a reference is labelled once, and its AnnData, or the directory of ``bf.get.model(reference).save(directory)``,
+    is the ``model`` for other cells.
+
+    Parameters
+    ----------
+    adata
+        Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
+        that are found must have at least 20 % of the counts that the model's genes have in the training data.
+    label_key
+        Column of ``adata.obs`` with the labels. Cells with a missing value, ``""``, ``"unassigned"``, ``"unknown"`` or
+        ``"nan"`` (in any case) have no label.
+    model
+        A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
+        By default, the model in ``adata.uns[key]``.
+    layer
+        Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
+        ``"X"`` reads ``adata.X``.
+    gene_symbols
+        Column of ``adata.var`` with the names of the genes, such as symbols beside Ensembl ids. By default, the column
+        of the fit if ``adata`` has it, else ``adata.var_names``.
+    feature_map
+        Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
+        species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
+        has several, the gene that most cells express is used.
+    probabilities
+        Also store the probabilities of all labels.
+    device
+        Device for the computation: ``"auto"`` (CUDA if there is a GPU, else the CPU), ``"cpu"``, ``"cuda"``,
+        ``"cuda:0"`` or ``"mps"``.
+    progress_bar
+        Show a progress bar. None uses ``bf.settings.progress_bar``.
+    key
+        Key of the model in ``adata.uns``.
+    key_added
+        Key under which the results are stored (see Returns). By default ``f"bioformer_{label_key}"``, so several
+        columns of labels can stand side by side.
+    rng
+        Seed, or :class:`numpy.random.Generator`, of the folds, and of the choice of at most 20,000 labelled cells to
+        learn from. None draws a new seed.
+    copy
+        Return a copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    None, or the copy if ``copy=True``. Sets the following fields:
+
+    ``adata.obs[key_added]`` : categorical (n_obs,)
+        The label. Cells from which labels were learned keep theirs. The categories, their order and their colours
+        (``adata.uns[f"{key_added}_colors"]``, if the reference has colours) are those of the reference. A cell that is
+        unlike all labelled cells is ``"unknown"``, a category that is only there if it is used.
+    ``adata.obs[f"{key_added}_probability"]`` : float32 (n_obs,)
+        Calibrated probability of the label, 0 to 1. For cells from which the labels were learned, it is that of their
+        given label by a classifier that was fitted without them: a low value points to a label that may be wrong. For
+        ``"unknown"`` cells it is the highest of all labels. NaN if the label has no other cell to learn from.
+    ``adata.obsm[f"{key_added}_probabilities"]`` : :class:`~pandas.DataFrame`, float32 (n_obs, K)
+        Probability of each of the K labels by the classifier, only with ``probabilities=True``.
+        :func:`scbioformers.get.annotation` reads it back.
+    ``adata.uns[key_added]`` : dict
+        ``params`` (JSON string with the hashes of the model and of the head, ``label_key``, …) and ``evidence``, which
+        :func:`scbioformers.get.annotation_evidence` reads and :func:`scbioformers.pl.annotation` shows.
+    ``adata.uns[key]["heads"]`` : dict
+        The head, beside the model, if labels were learned. The hash of the model does not change.
+
+    Raises
+    ------
+    MissingKeyError
+        If the model, the layer, the column of labels or a column of ``adata.obs`` that the model uses is not found.
+    DataError
+        If there are neither labels nor a head, all labels are the same, or they are numbers. Also if the values are on
+        another scale than the training data, or ``adata`` has too few genes of the model.
+    ConfigError
+        If ``key_added`` would overwrite the labels, a model or the counts, ``adata.uns[key]`` holds another model than
+        the given one, the given model is too large for ``adata.uns``, or the device is not available.
+    ModelFormatError
+        If the head was made for another network, or is damaged.
+
+    Warns
+    -----
+    BioformersWarning
+        If a label has fewer than five cells, or genes of the model are missing in ``adata``.
+
+    Notes
+    -----
+    The label comes from a multinomial logistic regression on the ``<cls>`` vector and the components of the decoded
+    profile. In five folds over the labelled cells, each cell is predicted by a regression without it. These predictions
+    give the evidence, and a *temperature*, by which all logits are divided so that the probabilities are right.
+
+    A cell is ``"unknown"`` if it is further from the labelled cells than 99 % of these are when they are left out. So 1
+    in 100 cells of the known types is expected to be called unknown. Two numbers are added for it, each in standard
+    deviations of the labelled cells: the Mahalanobis distance to the nearest label in the components of the profile,
+    and how badly all labels fit (the energy, ``-logsumexp`` of the logits). Cells of a type that the model has not seen
+    in its fit can be near to a known type, so not all of them are found. Cells without a count are always
+    ``"unknown"``.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> adata = bf.datasets.simulate(n_cells=60, n_genes=40)
+    >>> bf.tl.fit(adata, train=bf.TrainConfig(max_steps=2))
+    >>> adata.obs["type"] = adata.obs["cell_type"].where(adata.obs["cell_type"].cat.codes < 3)
+    >>> bf.tl.annotate(adata, "type")
+    >>> adata.obs["bioformer_type"].notna().all()
+    np.True_
+    """
+    check_arguments(annotate, locals())
+    key_added, seed = annotation_key(label_key, key_added), seed_from(rng)
+    query = open_query(
+        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    )
+    check_annotation_key(adata, key_added, label_key)
+    head, labels = _choose(adata, label_key, query, key)
+    empty = np.concatenate([np.diff(block.counts.indptr) for block in query.source.blocks()]) == 0
+    learned_from = np.flatnonzero((labels.codes >= 0) & ~empty)
+    if head is None:
+        _check_labels(labels, learned_from, label_key)
+        check_head_storage(adata, key, query.model, model)
+    adata = target(adata, copy)
+    use = USE if head is None else head.use
+    features = embed_cells(query.model, query.source, use=use, progress_bar=shows_progress(progress_bar))
+    learned: FittedLabels | None = None
+    if head is None:
+        learned = fit_annotation(
+            features[learned_from],
+            labels.codes[learned_from],
+            labels.categories,
+            n_compared=query.model.config.n_components,
+            label_key=label_key,
+            network=query.model.hash,
+            colours=read_label_colours(adata, label_key),
+            batches=_batches(adata, query, learned_from),
+            seed=seed,
+        )
+        head = learned.head
+        store_head(adata, key, query.model, model, head_name(label_key), head.to_head())
+    found = _Found.of(head, features, empty)
+    if learned is not None:
+        found.keep_given(labels, learned_from, learned.probability)
+    params: dict[str, Any] = {"model_hash": query.model.hash, "head_hash": head.to_head().hash, "label_key": label_key}
+    params |= {"layer": query.layer, "learned": learned is not None, "seed": None if learned is None else seed}
+    write_annotation(
+        adata,
+        key_added,
+        found.codes,
+        head.categories,
+        found.probability,
+        probabilities=found.probabilities if probabilities else None,
+        colours=head.colours,
+        params=params,
+        evidence=head.evidence if learned is not None else _compare(adata, query, head, found, labels),
+    )
+    _log_summary(found, head, label_key, key_added, int((labels.codes >= 0).sum()) if learned is not None else 0)
+    return adata if copy else None
+
+
+@dataclass
+class _Found:
+    """The labels of N cells."""
+
+    codes: NDArray[np.int64]
+    """(N,) position of the label, -1 for "unknown"."""
+    probability: NDArray[np.float32]
+    """(N,) probability of the label, of the most probable one for "unknown"."""
+    probabilities: NDArray[np.float32]
+    """(N, K), of all labels."""
+
+    @classmethod
+    def of(cls, head: AnnotationHead, features: NDArray[np.float32], empty: NDArray[np.bool_]) -> _Found:
+        """Predict the labels. A cell without counts says nothing, so it is "unknown"."""
+        probabilities, unlike = head.predict(features)
+        codes = np.where((unlike > head.threshold) | empty, -1, probabilities.argmax(axis=1))
+        return cls(codes, probabilities.max(axis=1), probabilities)
+
+    def keep_given(self, labels: Labels, rows: NDArray[np.int64], probability: NDArray[np.float32]) -> None:
+        """Keep the given labels. The cells ``rows`` have a probability that they did not take part in."""
+        given = np.flatnonzero(labels.codes >= 0)
+        self.codes[given] = labels.codes[given]
+        self.probability[given] = self.probabilities[given, labels.codes[given]]
+        self.probability[rows] = probability
+
+
+def _choose(adata: AnnData, label_key: str, query: Query, key: str) -> tuple[AnnotationHead | None, Labels]:
+    """The head to use, None if it is to be learned, and the given labels of the cells."""
+    name, model = head_name(label_key), query.model
+    if query.model_given and name in model.heads:
+        return AnnotationHead.from_head(model.heads[name], label_key, model.hash), _truth(adata, label_key)
+    if label_key in adata.obs:
+        labels = Labels.read(adata, label_key)
+        if labels.categories:
+            return None, labels
+    heads = model.heads if not query.model_given else added_heads(adata, key, model)
+    if name in heads:
+        return AnnotationHead.from_head(heads[name], label_key, model.hash), Labels.none(adata.n_obs)
+    known = [each.removeprefix(head_name("")) for each in model.heads if each.startswith(head_name(""))]
+    hint = f" It has one for {short_list(known)}." if known else ""
+    if label_key in adata.obs:
+        raise DataError(
+            f"No cell has a label in adata.obs[{label_key!r}], and the model has no head for it.{hint} Set the labels "
+            "of some cells, or pass as `model=` the AnnData in which they were learned."
+        )
+    raise MissingKeyError(
+        f"Did not find adata.obs[{label_key!r}], and the model has no head for it.{hint} Pass the name of a column "
+        "with labels, or as `model=` the AnnData in which they were learned. Available: "
+        f"{short_list([str(column) for column in adata.obs])}."
+    )
+
+
+def _truth(adata: AnnData, label_key: str) -> Labels:
+    """The labels in a query, with which predictions are compared. A column of another kind is not used."""
+    if label_key not in adata.obs:
+        return Labels.none(adata.n_obs)
+    try:
+        return Labels.read(adata, label_key)
+    except DataError as error:
+        logger.warning("The predictions are not compared with adata.obs[%r]: %s", label_key, error)
+        return Labels.none(adata.n_obs)
+
+
+def _check_labels(labels: Labels, rows: NDArray[np.int64], label_key: str) -> None:
+    """Raise an error if there is nothing to learn, and warn of labels of few cells. ``rows`` are the usable cells."""
+    counts = np.bincount(labels.codes[rows], minlength=len(labels.categories))
+    if (counts > 0).sum() < 2:
+        only = [name for name, n in zip(labels.categories, counts, strict=True) if n]
+        raise DataError(
+            f"adata.obs[{label_key!r}] has {len(only)} different label{'s' * (len(only) != 1)} {only} in {len(rows):,} "
+            "cells with counts, expected at least two. Label cells of other kinds, or pass another column."
+        )
+    if few := [f"{name} ({n})" for name, n in zip(labels.categories, counts, strict=True) if n < FEW_CELLS]:
+        warn(
+            f"{len(few)} of {len(counts)} labels in adata.obs[{label_key!r}] have fewer than {FEW_CELLS} cells with "
+            f"counts: {short_list(few)}. They are learned, but hardly known. Label more cells, or join them with "
+            "others."
+        )
+
+
+def _batches(adata: AnnData, query: Query, rows: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Which of the cells ``rows`` belong to each batch of the model. Empty if it has none, or the data have not."""
+    batch = query.model.batch
+    if batch is None or batch.name not in adata.obs:
+        return {}
+    codes = batch.transfer(adata, allow_missing=True)[rows]
+    return {name: codes == i for i, name in enumerate(batch.categories)}
+
+
+def _compare(adata: AnnData, query: Query, head: AnnotationHead, found: _Found, labels: Labels) -> Mapping[str, Any]:
+    """The evidence for labels of other cells: how they agree with given ones, else that of the reference."""
+    rows = np.flatnonzero(labels.codes >= 0)
+    if not rows.size:
+        return head.evidence
+    evidence = collect_evidence(
+        labels.codes[rows],
+        found.codes[rows],
+        found.probability[rows].astype(np.float64),
+        labels.categories,
+        head.categories,
+        batches=_batches(adata, query, rows),
+    )
+    return {"source": "query", **evidence}
+
+
+def _log_summary(found: _Found, head: AnnotationHead, label_key: str, key: str, n_given: int) -> None:
+    unknown = int((found.codes < 0).sum())
+    score = head.evidence["macro_f1"]
+    logger.info(
+        "adata.obs[%r]: %d cells keep their label, %d are labelled, of which %d are unlike all labelled cells "
+        "(unknown). Cross-validated macro-F1: %.3f. The next call can be `bf.pl.annotation(adata, %r)`.",
+        key,
+        n_given,
+        len(found.codes) - n_given,
+        unknown,
+        score,
+        label_key,
+    )
