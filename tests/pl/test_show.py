@@ -17,6 +17,7 @@ from scbioformers.core import ConfigError
 
 NAMES = bf.pl.__all__
 CALLS = {
+    "annotation": lambda adata, **kwargs: bf.pl.annotation(adata, "cell_type", **kwargs),
     "attention_heatmap": lambda adata, **kwargs: bf.pl.attention_heatmap(adata, "TF1", **kwargs),
     "perturbation": lambda adata, **kwargs: bf.pl.perturbation(adata, np.linspace(-1, 1, 30), name="TF3", **kwargs),
 }
@@ -34,6 +35,7 @@ def adata() -> ad.AnnData:
     bf.tl.perturb(adata, ["TF3", "TF4"])
     bf.tl.grn(adata, regulators=["TF1", "TF2"])
     bf.tl.gene_programs(adata, min_genes=2)
+    bf.tl.annotate(adata, "cell_type")
     return adata
 
 
