@@ -10,7 +10,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt
-BENCHMARKS ?= embedding masked perturbation grn speed
+BENCHMARKS ?= embedding masked perturbation grn transfer annotation speed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench no-data docs clean
@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(EPOCHS),--max-epochs "$(EPOCHS)") $(if $(OUT),--out "$(OUT)")
 
 test: $(VENV)/.installed
-	$(PY) -m pytest --cov=scbioformers --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(PY) -m pytest -n 2 --dist loadfile --cov=scbioformers --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check
