@@ -14,19 +14,19 @@ from sklearn.cluster import KMeans
 
 import scbioformers as bf
 from benchmarks._common import markdown_table, mean_and_range
-from benchmarks._grn_fits import N_MEMBERS, fit_once, join
+from benchmarks._grn_fits import N_MEMBERS, fit_once
 from benchmarks._grn_truth import CD3_CD8, Problem, read_pbmc3k
 from scbioformers.tasks import agreement, find_programs
 
-# Number of runs, members of a run, whether the embeddings are initialised from the SVD of the data, training steps.
+# Number of runs, whether the embeddings are initialised from the SVD of the data, training steps, networks of a run.
 # Different runs share no member.
-FITS: dict[str, tuple[int, int, bool, int | None]] = {
-    "default": (2, 1, True, None),
-    "ensemble": (2, N_MEMBERS, False, None),
-    "ensemble from the SVD": (1, N_MEMBERS, True, None),
-    "zero steps": (1, 1, True, 0),
-    "untrained": (2, 1, False, 0),
-    "untrained ensemble": (1, N_MEMBERS, False, 0),
+FITS: dict[str, tuple[int, bool, int | None, int]] = {
+    "default": (2, True, None, 1),
+    "ensemble": (2, False, None, N_MEMBERS),
+    "ensemble from the SVD": (1, True, None, N_MEMBERS),
+    "zero steps": (1, True, 0, 1),
+    "untrained": (2, False, 0, 1),
+    "untrained ensemble": (1, False, 0, N_MEMBERS),
 }
 DETAILED = ("default", "ensemble", "ensemble from the SVD")  # methods with a table of single programs
 MIN_GENES, MAX_GENES = 5, 500  # size of a tested term
@@ -63,11 +63,10 @@ def report(data: Path, folder: Path, *, overwrite: bool) -> None:
     remap = pd.read_csv(data / "remap_top500_per_tf.tsv.gz", sep="\t").rename(columns={"tf": "source"})
     known = {"ReMap": remap, "CollecTRI": problem.truths["collectri"]}
     results = []
-    for method, (n_runs, n_members, svd_init, max_steps) in FITS.items():
+    for method, (n_runs, *how) in FITS.items():
         for run in range(n_runs):
-            seeds = range(run * n_members, (run + 1) * n_members)
-            members = [fit_once(folder, problem, seed, svd_init, max_steps, overwrite=overwrite) for seed in seeds]
-            results.append(evaluate(problem.adata.copy(), join(members), method, run, terms, known))
+            model = fit_once(folder, problem, run, *how, overwrite=overwrite)
+            results.append(evaluate(problem.adata.copy(), model, method, run, terms, known))
     sets = select_terms(terms, problem.adata.var_names)
     print(f"{problem.adata.n_obs} cells, {problem.adata.n_vars} genes, {len(sets)} terms\n")
     print(program_table(problem, results, sets), best_table(results), cd3_cd8_table(results), sep="\n\n", flush=True)

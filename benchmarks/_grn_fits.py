@@ -1,9 +1,7 @@
-"""Fit the models of the network benchmark, and combine them to ensembles."""
+"""Fit the models of the network benchmark: single networks, and ensembles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,27 +11,29 @@ from benchmarks._grn_truth import Problem
 N_MEMBERS = 5  # members of an ensemble
 
 
-@lru_cache(maxsize=4 * N_MEMBERS)
-def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None) -> bf.BioFormer:
-    """Fit one member."""
+@lru_cache(maxsize=4)
+def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None, n_models: int) -> bf.BioFormer:
+    """Fit a model of ``n_models`` networks, whose seeds follow each other. Models of different seeds share none."""
     adata = problem.adata.copy()
     config = bf.ModelConfig(svd_init=svd_init)
     train = bf.TrainConfig(max_steps=max_steps)
-    bf.tl.fit(adata, binning=problem.binning, config=config, train=train, rng=seed)
+    bf.tl.fit(adata, binning=problem.binning, config=config, train=train, n_models=n_models, rng=seed * n_models)
     return bf.get.model(adata)
 
 
 def fit_once(
-    folder: Path, problem: Problem, seed: int, svd_init: bool, max_steps: int | None, *, overwrite: bool
+    folder: Path,
+    problem: Problem,
+    seed: int,
+    svd_init: bool,
+    max_steps: int | None,
+    n_models: int,
+    *,
+    overwrite: bool,
 ) -> bf.BioFormer:
-    """Fit one member and save it in ``folder``, or load it if an earlier run has saved it."""
-    start = "svd" if svd_init else "random"
-    path = folder / f"{problem.name}-{start}-{'full' if max_steps is None else max_steps}-{seed}"
+    """Fit a model and save it in ``folder``, or load it if an earlier run has saved it."""
+    start, steps = "svd" if svd_init else "random", "full" if max_steps is None else max_steps
+    path = folder / f"{problem.name}-{start}-{steps}-{n_models}-{seed}"
     if overwrite or not path.exists():
-        fit(problem, seed, svd_init, max_steps).save(path)
+        fit(problem, seed, svd_init, max_steps, n_models).save(path)
     return bf.BioFormer.load(path)
-
-
-def join(members: Sequence[bf.BioFormer]) -> bf.BioFormer:
-    """Combine several models of the same data to one ensemble."""
-    return replace(members[0], members=tuple(network for member in members for network in member.members))

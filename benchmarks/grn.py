@@ -25,7 +25,7 @@ import scbioformers as bf
 from benchmarks._common import make_parser, markdown_table, mean_and_range, run_once, write_json
 from benchmarks._grn_enrichment import report
 from benchmarks._grn_figures import draw
-from benchmarks._grn_fits import N_MEMBERS, fit, join
+from benchmarks._grn_fits import N_MEMBERS, fit
 from benchmarks._grn_truth import DEVELOPMENT, READERS, Problem
 
 TOP_K = (10, 20)  # number of top targets in the enrichment, fixed before the evaluation
@@ -56,30 +56,31 @@ def expression(problem: Problem, seed: int, of: str) -> np.ndarray:
     return bf.metrics.expression_edges(problem.expression, problem.columns, of=of)
 
 
-def infer(problem: Problem, members: tuple[bf.BioFormer, ...], method: str) -> np.ndarray:
-    """Return the weights of all regulators (columns) on all genes (rows), averaged over the members."""
+def infer(problem: Problem, model: bf.BioFormer, method: str) -> np.ndarray:
+    """Return the weights of all regulators (columns) on all genes (rows), averaged over the networks of the model."""
     adata = problem.adata.copy()
-    bf.tl.grn(adata, method=method, regulators=problem.regulators, model=join(members), progress_bar=False)
+    bf.tl.grn(adata, method=method, regulators=problem.regulators, model=model, progress_bar=False)
     found = bf.get.grn_matrix(adata).reindex(index=adata.var_names, columns=problem.regulators)
     # the scores rank by |weight|; attention below the average is no edge, and `tl.grn` ranks it last
     return found.to_numpy(dtype=float).clip(min=0 if method == "attention" else None)
 
 
-def ours(problem: Problem, seed: int, method: str, svd_init: bool = True, max_steps: int | None = None) -> np.ndarray:
-    """Infer a network from a single model."""
-    return infer(problem, (fit(problem, seed, svd_init, max_steps),), method)
+def ours(
+    problem: Problem, seed: int, method: str, svd_init: bool = True, max_steps: int | None = None, n_models: int = 1
+) -> np.ndarray:
+    """Infer a network with our model."""
+    return infer(problem, fit(problem, seed, svd_init, max_steps, n_models), method)
 
 
 def ensemble(
     problem: Problem, seed: int, method: str, svd_init: bool = False, max_steps: int | None = None
 ) -> np.ndarray:
-    """Infer a network from an ensemble. Ensembles of different seeds share no member.
+    """Infer a network from an ensemble.
 
     The embeddings of the members are initialised at random. The default is to initialise them from the SVD of the
     data. Then the members would agree even without training.
     """
-    seeds = range(seed * N_MEMBERS, (seed + 1) * N_MEMBERS)
-    return infer(problem, tuple(fit(problem, member, svd_init, max_steps) for member in seeds), method)
+    return ours(problem, seed, method, svd_init, max_steps, N_MEMBERS)
 
 
 METHODS: dict[str, Method] = {
