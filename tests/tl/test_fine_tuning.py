@@ -14,7 +14,7 @@ import torch
 
 import scbioformers as bf
 from scbioformers.config import Masking
-from scbioformers.core import BioformersWarning, ConfigError, DataError
+from scbioformers.core import BioformersWarning, ConfigError, DataError, TrainingDiverged
 from scbioformers.model import run_network
 from scbioformers.nn._transformer import PART_OF, batch_vectors
 from scbioformers.results import open_query
@@ -341,6 +341,16 @@ def test_new_members_without_a_step_predict_nothing(start, pair, known):
         fit(known, start, n_models=2)
     with pytest.raises(ConfigError, match=r"`n_models=3` adds members to a model that has 2"):
         fit(known, pair, n_models=3)
+
+
+def test_a_new_member_whose_training_diverges_is_not_kept(start, known, caplog):
+    wild = replace(SHORT, max_steps=6, lr=1e30, gradient_clip=1e30)
+    kept = fit(known, start, train=wild)
+    assert "The weights of step 0 are kept" in caplog.text
+    for name, value in start.members[0].state_dict().items():
+        assert name == "temperature" or torch.equal(kept.members[0].state_dict()[name], value), name
+    with pytest.raises(TrainingDiverged, match="NaN at step"):
+        fit(known, start, train=wild, n_models=2)
 
 
 def test_the_support_of_members_that_share_a_start(start, pair, known, caplog, tmp_path):

@@ -113,7 +113,7 @@ def fit_model(
         device=device,
         progress_bar=progress_bar,
         log_validations=log_validations,
-        fresh=start is None,
+        n_trained=0 if start is None else len(start.members),
     )
     model = replace(model, members=networks)
     if start is None or any(histories):  # without a step, a model that was fitted before keeps its axes
@@ -132,17 +132,18 @@ def _train_members(
     split: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     seed: int,
     *,
-    fresh: bool,
+    n_trained: int,
     device: str,
     **shown: bool,
 ) -> tuple[tuple[Transformer, ...], list[list[dict[str, float]]]]:
     """Train the networks in place. Returns them, or those before Ctrl-C, and their histories.
 
-    ``split`` are bool masks (n_obs,) of the training and the validation cells.
+    ``split`` are bool masks (n_obs,) of the training and the validation cells. The first ``n_trained`` networks were
+    trained before; the outputs of the others are new.
     """
     histories: list[list[dict[str, float]]] = []
     for i, network in enumerate(model.members):
-        member_seed = (seed + i) % 2**63
+        member_seed, fresh = (seed + i) % 2**63, i >= n_trained
         data = TrainingData(source, model.tokenizer, train, *split, member_seed)
         history, interrupted = run_training(
             network, data, train, model.reading.counts, member_seed, device=device, fresh=fresh, **shown
