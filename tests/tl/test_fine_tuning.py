@@ -180,6 +180,14 @@ def test_the_layer_is_remembered(start, second):
     bf.tl.embed(second)  # X has no counts
 
 
+def test_a_single_new_batch_is_added_to_the_batches_of_the_model(start, second, tiny_config):
+    second.obs["batch"] = "x"
+    found = fit(second, start, train=SHORT, batch_key="batch")
+    assert found.batch.categories == ("a", "b", "x")
+    alone = bf.get.model(bf.tl.fit(second, config=tiny_config, train=SHORT, batch_key="batch", copy=True))
+    assert alone.batch is None
+
+
 def test_phenotypes_beside_new_batches(sources, second, tiny_config):
     first = sources[0].copy()
     for adata in (first, second):

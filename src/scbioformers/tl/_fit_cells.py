@@ -83,10 +83,10 @@ def read_cells(
     return adata, Cells(source, vocabulary, batch, phenotypes, reading)
 
 
-def _batch_field(adata: AnnData, batch_key: str | None) -> ObsField | None:
-    """The technical batch. A column with one category is not used."""
+def _batch_field(adata: AnnData, batch_key: str | None, former: ObsField | None = None) -> ObsField | None:
+    """The technical batch. A column with one category is used only if a model knows ``former`` batches."""
     field = None if batch_key is None else ObsField.register(adata, batch_key)
-    if field is None or len(field.categories) > 1:
+    if field is None or former is not None or len(field.categories) > 1:
         return field
     logger.info("adata.obs[%r] has one category, so it is not used as a batch.", batch_key)
     return None
@@ -144,7 +144,7 @@ def read_cells_for(
     modelled &= np.array([name not in taken for name in measured], bool)
     new = np.flatnonzero(modelled)
     adata = target(adata, copy)
-    batch = extended_field(start.batch, _batch_field(adata, batch_key))
+    batch = extended_field(start.batch, _batch_field(adata, batch_key, start.batch))
     former = {phenotype.name: phenotype for phenotype in start.phenotypes}
     found = {name: extended_field(former.get(name), ObsField.register(adata, name)) for name in keys}
     phenotypes = tuple(field for field in (former | found).values() if field is not None)
