@@ -11,7 +11,7 @@ from benchmarks._grn_truth import Problem
 N_MEMBERS = 5  # members of an ensemble
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # the methods of bf.tl.grn read the same fits
 def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None, n_models: int) -> bf.BioFormer:
     """Fit a model of ``n_models`` networks, whose seeds follow each other. Models of different seeds share none."""
     adata = problem.adata.copy()

@@ -185,7 +185,7 @@ def label_celltypist(problem: Problem, seed: int) -> Found:
     """A celltypist model that is trained on the given cells.
 
     By stochastic gradient descent: celltypist 1.7 passes its other solver an option that scikit-learn 1.8 removed. The
-    strength of its penalty is the best of 0.0001 (the default), 0.01, 0.1, 1, 3 and 10 on cite_cbmc.
+    strength of its penalty is the best of 0.01, 0.1, 1, 3 and 10 on cite_cbmc.
     """
     import celltypist
 

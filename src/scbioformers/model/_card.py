@@ -27,7 +27,7 @@ _USE = """\
 import scbioformers as bf
 
 model = bf.BioFormer.load("DIRECTORY")  # the directory of this file
-print(bf.pp.check(adata, model=model))  # which genes match, and how well such cells are known
+print(bf.pp.check(adata, model=model))  # which genes match, and the likelihood of the cells
 bf.tl.embed(adata, model=model)  # adata: an AnnData with the values named above
 ```
 """
