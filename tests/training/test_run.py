@@ -17,10 +17,10 @@ import scbioformers as bf
 from scbioformers.config import Masking, TrainConfig
 from scbioformers.core import validation_rows
 from scbioformers.data import AnnDataSource, MemorySource
+from scbioformers.data._survey import _SPLIT_STREAM
 from scbioformers.nn import Sizes
 from scbioformers.training._data import TrainingData
 from scbioformers.training._depth import fit_depth_models
-from scbioformers.training._fit import _SPLIT_STREAM
 from scbioformers.training._run import _strategy, run_training
 
 PARAMETERS_MAY_BE_UNREACHED = "ddp_find_unused_parameters_true"

@@ -33,16 +33,17 @@ from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._joined import (
     JoinedSource,
+    SharedCells,
     describe_data_sets,
     join_data_sets,
-    warn_of_shared_cells,
     with_features,
 )
 from scbioformers.data._labels import Labels
-from scbioformers.data._matrix import get_matrix, layer_key
+from scbioformers.data._matrix import get_matrix, layer_key, reads_disk
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
+from scbioformers.data._survey import Survey, SurveyTally, survey
 
 __all__ = [
     "DEFAULT_MASK",
@@ -62,7 +63,10 @@ __all__ = [
     "MemorySource",
     "NameMap",
     "ObsField",
+    "SharedCells",
     "Statistics",
+    "Survey",
+    "SurveyTally",
     "absent_features",
     "best_measured",
     "call",
@@ -96,12 +100,13 @@ __all__ = [
     "open_data_sets",
     "own_layers",
     "read_mask",
+    "reads_disk",
     "require_counts",
     "require_scale",
     "require_valid",
     "scan",
     "seem_counts",
     "split_call",
-    "warn_of_shared_cells",
+    "survey",
     "with_features",
 ]

@@ -53,7 +53,7 @@ def own_layers(adata: Any) -> set[str]:
 
 
 def find_counts(
-    adata: Any, layer: str | None, matrix: Any, kind: str, cell_nnz: NDArray[np.int64]
+    adata: Any, layer: str | None, matrix: Any, kind: str, cells: NDArray[np.int64], cell_nnz: NDArray[np.int64]
 ) -> CountsSlot | None:
     """Find the slot whose counts the values of ``matrix`` were computed from.
 
@@ -70,10 +70,12 @@ def find_counts(
         The values.
     kind
         Kind of the values, see :class:`~scbioformers.data.Inspection`.
+    cells
+        (n,), rows of cells that may be compared.
     cell_nnz
-        (n_obs,), number of non-zero values of each cell.
+        (n,), number of non-zero values of each of them.
     """
-    rows = np.sort(np.argsort(-cell_nnz, kind="stable")[:_PEEK_ROWS])
+    rows = cells[np.sort(np.argsort(-cell_nnz, kind="stable")[:_PEEK_ROWS])]
     values = _read(matrix, rows)
     best, highest = None, 0.0
     for slot, counts, depth in _candidates(adata, layer, rows):

@@ -13,6 +13,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from scbioformers.core import BioformersError, ConfigError, DataError, MissingKe
 from scbioformers.data._check import require_counts, require_valid
 from scbioformers.data._gene_names import best_measured, gene_names
 from scbioformers.data._inspect import Inspection, inspect
+from scbioformers.data._matrix import get_matrix, reads_disk
 from scbioformers.data._source import AnnDataSource
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class DataSet:
     """Properties of the matrix that is read."""
     names: NDArray[np.object_]
     """(n_vars,) names of the genes. A gene that is not used, because another one of its name is, has the name ""."""
+    ranks: pd.Series[Any] | None = None
+    """Ranks of the genes by their variance, if they were computed while the file was inspected."""
 
     def columns(self, features: Sequence[str]) -> NDArray[np.int64]:
         """Column of each feature, -1 if it is not measured."""
@@ -52,7 +56,13 @@ class DataSet:
 
 @contextmanager
 def open_data_sets(
-    sources: Any, layer: str | None, gene_symbols: str | None, *, counts: bool, allow_non_integer: bool
+    sources: Any,
+    layer: str | None,
+    gene_symbols: str | None,
+    *,
+    counts: bool,
+    allow_non_integer: bool,
+    seed: int | None = None,
 ) -> Iterator[list[DataSet]]:
     """Open and check data sets. Those that cannot be used are left out with a warning that says why.
 
@@ -68,6 +78,8 @@ def open_data_sets(
         Column of ``var`` with the names of the genes. A data set without it has its names in ``var_names``.
     counts
         Whether the values must be counts.
+    seed
+        Seed of :func:`choose_features`, for which a file on disk is then not read again.
 
     Raises
     ------
@@ -87,7 +99,7 @@ def open_data_sets(
         for name, source in named.items():
             try:
                 adata = source if isinstance(source, AnnData) else _open(source, files, in_memory=total <= MAX_BYTES)
-                found.append(_check(name, adata, layer, gene_symbols, counts, allow_non_integer))
+                found.append(_check(name, adata, layer, gene_symbols, counts, allow_non_integer, seed))
             except (BioformersError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 problems.append(f"{name}: {str(error) or type(error).__name__}")
         yield _usable(found, problems, gene_symbols, counts)
@@ -183,9 +195,16 @@ def _on_disk(stored: Any) -> Any:
 
 
 def _check(
-    name: str, adata: AnnData, layer: str | None, gene_symbols: str | None, counts: bool, allow_non_integer: bool
+    name: str,
+    adata: AnnData,
+    layer: str | None,
+    gene_symbols: str | None,
+    counts: bool,
+    allow_non_integer: bool,
+    seed: int | None,
 ) -> DataSet:
-    found = inspect(adata, layer)
+    sample = None if seed is None or not reads_disk(get_matrix(adata, layer)) else _SampledRows(adata.n_obs, seed)
+    found = inspect(adata, layer, also=None if sample is None else sample.add)
     none = np.zeros(adata.n_vars, bool)
     if counts:
         options: dict[str, Any] = {"allow_non_integer": allow_non_integer, "caller": "pretrain"}
@@ -195,7 +214,9 @@ def _check(
     column = gene_symbols if gene_symbols in adata.var else None
     names = gene_names(adata, column)
     kept = best_measured(names, found.gene_nnz, column)
-    return DataSet(name, adata, found, np.where(kept, names, ""))
+    names = np.where(kept, names, "")
+    ranks = None if sample is None else _variable_ranks(AnnData(sample.counts()), None, names)
+    return DataSet(name, adata, found, names, ranks)
 
 
 def choose_features(data_sets: Sequence[DataSet], n_top: int, min_sources: int | None, seed: int) -> list[str]:
@@ -214,12 +235,8 @@ def choose_features(data_sets: Sequence[DataSet], n_top: int, min_sources: int |
     required = -(-len(data_sets) // 2) if min_sources is None else min_sources
     ranks = {}
     for each in data_sets:
-        sample = _sample(each, seed)
-        expressed = np.asarray((sample.X != 0).sum(axis=0)).ravel() >= MIN_CELLS
-        table = pd.Series(np.inf, index=sample.var_names)
-        if expressed.any():
-            table[expressed] = _variable_ranks(sample[:, expressed].copy())
-        ranks[each.name] = table
+        layer, rows = each.inspection.layer, _sampled_rows(each.adata.n_obs, seed)
+        ranks[each.name] = _variable_ranks(each.adata, layer, each.names, rows) if each.ranks is None else each.ranks
     ranked = pd.DataFrame(ranks)
     measured = ranked.notna().sum(axis=1)
     if measured.max() < max(required, min(2, len(data_sets))):
@@ -263,7 +280,48 @@ def measured_features(data_sets: Sequence[DataSet], features: Sequence[str]) -> 
     return known
 
 
-def _variable_ranks(adata: AnnData) -> NDArray[np.float64]:
+class _SampledRows:
+    """Collects the rows of :func:`_sampled_rows` while a matrix is read."""
+
+    def __init__(self, n_obs: int, seed: int) -> None:
+        self._rows = _sampled_rows(n_obs, seed)
+        self._parts: list[sp.csr_matrix] = []
+
+    def add(self, start: int, rows: sp.csr_matrix) -> None:
+        first, last = np.searchsorted(self._rows, [start, start + rows.shape[0]])
+        self._parts.append(rows[self._rows[first:last] - start])
+
+    def counts(self) -> sp.csr_matrix:
+        return sp.vstack(self._parts, format="csr")
+
+
+def _sampled_rows(n_obs: int, seed: int) -> NDArray[np.int64]:
+    """At most 20,000 rows, chosen at random, in ascending order."""
+    rows, numbers = np.zeros(0, np.int64), np.zeros(0)
+    for start in range(0, n_obs, 2**20):  # in parts, because there may be many rows
+        more = np.arange(start, min(start + 2**20, n_obs))
+        rows, numbers = np.append(rows, more), np.append(numbers, uniform(seed ^ _SAMPLE_STREAM, more))
+        kept = np.sort(np.argsort(numbers, kind="stable")[:MAX_SAMPLE])
+        rows, numbers = rows[kept], numbers[kept]
+    return rows
+
+
+def _variable_ranks(
+    adata: AnnData, layer: str | None, names: NDArray[np.object_], rows: NDArray[np.int64] | None = None
+) -> pd.Series[Any]:
+    """Rank of each used gene by its variance over the rows, infinite for a gene that few cells express."""
+    used = np.flatnonzero(names != "")
+    source = AnnDataSource(adata, layer=layer, columns=used)
+    counts = source.rows(np.arange(adata.n_obs) if rows is None else rows).counts
+    sample = AnnData(counts, var=pd.DataFrame(index=names[used].astype(str)))
+    expressed = np.asarray((sample.X != 0).sum(axis=0)).ravel() >= MIN_CELLS
+    ranks = pd.Series(np.inf, index=sample.var_names)
+    if expressed.any():
+        ranks[expressed] = _ranks(sample[:, expressed].copy())
+    return ranks
+
+
+def _ranks(adata: AnnData) -> NDArray[np.float64]:
     """Rank of each feature by its variance, 0 for the most variable one."""
     if adata.n_obs >= MIN_LOESS[0] and adata.n_vars >= MIN_LOESS[1]:
         import scanpy as sc
@@ -275,12 +333,3 @@ def _variable_ranks(adata: AnnData) -> NDArray[np.float64]:
     mean, square = (np.asarray(x.mean(axis=0), np.float64).ravel() for x in (adata.X, adata.X.power(2)))
     dispersion = (square - mean**2) / np.maximum(np.abs(mean), 1e-12)
     return (-dispersion).argsort(kind="stable").argsort().astype(float)
-
-
-def _sample(data_set: DataSet, seed: int) -> AnnData:
-    """At most 20,000 cells of the data set in memory, with its used features."""
-    adata, kept = data_set.adata, np.flatnonzero(data_set.names != "")
-    source = AnnDataSource(adata, layer=data_set.inspection.layer, columns=kept)
-    order = np.argsort(uniform(seed ^ _SAMPLE_STREAM, np.arange(adata.n_obs)), kind="stable")
-    counts = source.rows(np.sort(order[:MAX_SAMPLE])).counts
-    return AnnData(counts, var=pd.DataFrame(index=data_set.names[kept].astype(str)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal["counts", "bool", "log1p", "normalized", "estimated", "centered"]
 
 UNNAMED = ["", "nan", "NaN", "None", "<NA>"]  # names that missing names become as text
+MAX_KEPT = 65_536  # cells whose sums are kept, so that memory does not grow with the number of cells
 FLOAT32_EXACT = 2**24  # float32 cannot represent every integer above this value
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
 _BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{8,}(?:[^A-Za-z]|$)")
@@ -65,9 +66,11 @@ class Inspection:
     n_nonzero: int
     """Number of non-zero values."""
     depth: NDArray[np.float64]
-    """(n_obs,) sum of each cell over all genes."""
+    """(n,) sum over all genes of each cell, or of at most 65,536 cells in equal distances if there are more."""
     cell_nnz: NDArray[np.int64]
-    """(n_obs,) number of non-zero values of each cell."""
+    """(n,) number of non-zero values of each of these cells."""
+    n_empty_cells: int
+    """Number of cells without any non-zero value."""
     gene_nnz: NDArray[np.int64]
     """(n_vars,) number of non-zero values of each gene."""
     duplicate_vars: tuple[str, ...]
@@ -93,11 +96,6 @@ class Inspection:
         if self.kind == "bool":
             return "counts"
         return "normalized" if self.kind == "estimated" else self.kind
-
-    @property
-    def n_empty_cells(self) -> int:
-        """Number of cells without any non-zero value."""
-        return int((self.cell_nnz == 0).sum())
 
     @property
     def n_empty_genes(self) -> int:
@@ -141,7 +139,13 @@ class _Tally:
         )
 
 
-def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZE) -> Inspection:
+def inspect(
+    adata: Any,
+    layer: str | None = None,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    also: Callable[[int, sp.csr_matrix], None] | None = None,
+) -> Inspection:
     """Read a matrix in chunks and find out what it contains. The data are not changed and no warning is given.
 
     Parameters
@@ -152,6 +156,8 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         Layer to read. None, and ``"X"``, read ``X``.
     chunk_size
         Number of rows read at a time. It does not change the result.
+    also
+        Called with the first row and the rows of each chunk, as stored, so that other sums need no pass of their own.
 
     Raises
     ------
@@ -170,12 +176,19 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
     check_numbers(matrix)
     n_obs, n_vars = adata.shape
     negative, non_finite, non_integer = _Tally(), _Tally(), _Tally()
-    depth, cell_nnz, gene_nnz = np.zeros(n_obs), np.zeros(n_obs, np.int64), np.zeros(n_vars, np.int64)
-    max_value, scale = 0.0, ScaleTally(n_obs)
-    for start, rows in _rows(matrix, n_obs, chunk_size):
+    kept = np.arange(0, n_obs, max(1, -(-n_obs // MAX_KEPT)))  # cells whose sums are kept
+    depth, cell_nnz, gene_nnz = np.zeros(len(kept)), np.zeros(len(kept), np.int64), np.zeros(n_vars, np.int64)
+    max_value, scale, n_nonzero, n_empty = 0.0, ScaleTally(len(kept)), 0, 0
+    for start, stored in _rows(matrix, n_obs, chunk_size):
+        if also is not None:
+            also(start, stored)
+        rows = canonical(stored)
         data = rows.data.astype(np.float64, copy=False)
-        here = slice(start, start + rows.shape[0])
-        cell_nnz[here] = np.diff(rows.indptr)
+        n_genes = np.diff(rows.indptr)
+        n_nonzero, n_empty = n_nonzero + rows.nnz, n_empty + int((n_genes == 0).sum())
+        here = slice(*np.searchsorted(kept, [start, start + rows.shape[0]]))
+        local = kept[here] - start
+        cell_nnz[here] = n_genes[local]
         gene_nnz += np.bincount(rows.indices, minlength=n_vars)
         finite = np.isfinite(data)
         non_finite.add(~finite, rows, start)
@@ -183,12 +196,11 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         negative.add(data < 0, rows, start)
         non_integer.add(data != np.rint(data), rows, start)
         max_value = max(max_value, float(data.max(initial=0.0)))
-        row_of = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-        depth[here] = np.bincount(row_of, data, rows.shape[0])
-        scale.add(rows, data, start)
+        row_of = np.repeat(np.arange(rows.shape[0]), n_genes)
+        depth[here] = np.bincount(row_of, data, rows.shape[0])[local]
+        scale.add(rows, data, here, local)
     names = pd.Series(adata.var_names, dtype=object)
     var_names = [str(name) for name in adata.var_names]
-    n_nonzero = int(cell_nnz.sum())
     kind: Kind = "counts"
     if matrix.dtype == np.bool_:
         kind = "bool"
@@ -212,6 +224,7 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         n_nonzero=n_nonzero,
         depth=depth,
         cell_nnz=cell_nnz,
+        n_empty_cells=n_empty,
         gene_nnz=gene_nnz,
         duplicate_vars=tuple(str(name) for name in names[names.duplicated() & names.notna()].unique()),
         n_duplicate_obs=int(pd.Index(adata.obs_names).duplicated().sum()),
@@ -220,7 +233,7 @@ def inspect(adata: Any, layer: str | None = None, *, chunk_size: int = CHUNK_SIZ
         transposed=_transposed([str(name) for name in adata.obs_names], var_names),
         stored=_stored(adata, matrix),
         feature_types=_feature_types(adata.var),
-        counts=None if has_counts else find_counts(adata, layer, matrix, kind, cell_nnz),
+        counts=None if has_counts else find_counts(adata, layer, matrix, kind, kept, cell_nnz),
     )
 
 
@@ -230,7 +243,7 @@ def _rows(matrix: Any, n_obs: int, chunk_size: int) -> Iterator[tuple[int, sp.cs
     if sp.issparse(matrix):
         matrix = matrix.tocsr()
     for start in range(0, n_obs, chunk_size):
-        yield start, canonical(to_csr(matrix[start : start + chunk_size]))
+        yield start, to_csr(matrix[start : start + chunk_size])
 
 
 def _stored(adata: Any, matrix: Any) -> Literal["dense", "sparse", "disk"]:

@@ -113,19 +113,20 @@ def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[
 
     The data set with the most genes comes first; its depths are its totals. They give the share of the depth that each
     feature has. The totals of another data set are compared with what its features let expect, see
-    :func:`choose_depth_rule`. If they agree, it adds to the shares.
+    :func:`choose_depth_rule`. If they agree, it adds to the shares. Of a large data set a part is read, because medians
+    and shares of 65,536 cells are enough.
     """
     rules = [TOTALS] * len(data_sets)
     counts, depths = np.zeros((2, len(features)))
     for i in sorted(range(len(data_sets)), key=lambda i: -len(data_sets[i].names)):
         each = data_sets[i]
         source = AnnDataSource(each.adata, layer=each.inspection.layer, columns=each.columns(features))
-        total = each.inspection.depth
-        modelled, sums = np.zeros(len(total)), np.zeros(len(features))
-        known = source.present & (depths > 0)
-        for block in source.blocks():
-            modelled[block.start : block.start + len(block.depth)] = block.counts @ known.astype(np.float64)
+        known, sums, per_cell = source.present & (depths > 0), np.zeros(len(features)), []
+        for block in source.some_blocks():
+            per_cell.append((block.total, block.counts @ known.astype(np.float64)))
             sums += np.asarray(block.counts.sum(axis=0, dtype=np.float64)).ravel()
+        total, modelled = map(np.concatenate, zip(*per_cell, strict=True))
+        weight = source.n_obs / len(total)  # 1 if all cells were read
         if depths.any():
             share = np.divide(counts, depths, out=np.zeros_like(counts), where=depths > 0)
             ratio = depth_ratio(total, modelled, float(share[known].sum()))
@@ -139,45 +140,49 @@ def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[
                 )
                 continue
             rules[i] = DepthRule(share=1.0 - float(share[~source.present].sum()))
-        counts += sums
-        depths += source.present * float(total.sum() / rules[i].share)
+        counts += weight * sums
+        depths += weight * source.present * float(total.sum() / rules[i].share)
     return rules
 
 
-def warn_of_shared_cells(data_sets: Sequence[DataSet], source: JoinedSource) -> None:
-    """Warn if two data sets have the same cells: equal counts in the features that both measure.
+class SharedCells:
+    """Finds data sets that have the same cells: equal counts in the features that both measure.
 
-    Only cells that express at least 20 of these features are compared. Each data set is read once.
+    Only cells that express at least 20 of these features are compared. The hash of a cell is the sum over its features,
+    so that their order and the other features do not matter. Hashes that are no multiple of ``step`` are left out,
+    which limits the memory: a cell has the same hash in both data sets.
     """
-    present = [part.read(0, 1).present for part in source.sources]
-    step = max(1, len(present) * source.n_obs // MAX_HASHES)
-    cells = [_hashed_cells(part, present, step) for part in source.sources]
-    for (i, first), (j, second) in combinations(enumerate(data_sets), 2):
-        if n := step * np.intersect1d(cells[i][j], cells[j][i]).size:
-            warn(
-                f"{'About ' * (step > 1)}{n:,} cells are in {first.name} and in {second.name}. They count twice, and "
-                "may be in the training and the validation cells at the same time. Leave out one of the two."
-            )
 
+    def __init__(self, data_sets: Sequence[DataSet], source: JoinedSource) -> None:
+        self._data_sets, self._starts = data_sets, source.starts
+        self._present = [part.read(0, 1).present.tobytes() for part in source.sources]
+        self._step = max(1, len(data_sets) * source.n_obs // MAX_HASHES)
+        self._found: list[dict[bytes, list[NDArray[np.uint64]]]] = [
+            {other: [] for other in self._present} for _ in data_sets
+        ]
 
-def _hashed_cells(source: BlockSource, present: Sequence[NDArray[np.bool_]], step: int) -> list[NDArray[np.uint64]]:
-    """For each data set, the hashes of the cells of ``source`` in the features that both measure.
-
-    The hash of a cell is the sum over its features, so that their order and the other features do not matter. Hashes
-    that are no multiple of ``step`` are left out, which limits the memory: a cell has the same hash in both data sets.
-    """
-    found: dict[bytes, list[NDArray[np.uint64]]] = {other.tobytes(): [] for other in present}
-    for block in source.blocks():
+    def add(self, block: Block) -> None:
+        """Add the cells of a block of the source."""
         counts = block.counts
         hashes = hash_pairs(counts.indices, counts.data.view(np.uint32))
-        for other, cells in found.items():
+        for other, cells in self._found[int(np.searchsorted(self._starts, block.start, side="right")) - 1].items():
             common = np.frombuffer(other, bool)[counts.indices]
             ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(common)])[counts.indptr]
             sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[common])])[ends]
             cell = np.diff(sums)[np.diff(ends) >= MIN_EXPRESSED]
-            cells.append(cell[cell % np.uint64(step) == 0])
-    distinct = {key: np.unique(np.concatenate([np.zeros(0, np.uint64), *cells])) for key, cells in found.items()}
-    return [distinct[other.tobytes()] for other in present]
+            cells.append(cell[cell % np.uint64(self._step) == 0])
+
+    def warn(self) -> None:
+        """Warn of each pair of data sets that have the same cells."""
+        present, none = self._present, np.zeros(0, np.uint64)
+        cells = [{key: np.unique(np.concatenate([none, *x])) for key, x in each.items()} for each in self._found]
+        for (i, first), (j, second) in combinations(enumerate(self._data_sets), 2):
+            if n := self._step * np.intersect1d(cells[i][present[j]], cells[j][present[i]]).size:
+                warn(
+                    f"{'About ' * (self._step > 1)}{n:,} cells are in {first.name} and in {second.name}. They count "
+                    "twice, and may be in the training and the validation cells at the same time. Leave out one of the "
+                    "two."
+                )
 
 
 def describe_data_sets(data_sets: Sequence[DataSet], source: JoinedSource) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.abc import CSCDataset
 
 from scbioformers.core import DataError, MissingKeyError, not_anndata
 
@@ -54,6 +55,11 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
             f"Did not find adata.layers[{layer!r}]. Existing layers: {layers}. `layer='X'` reads adata.X."
         )
     return adata.layers[layer]
+
+
+def reads_disk(matrix: Any) -> bool:
+    """Whether rows of a matrix are read from disk. A matrix stored by columns is read into memory as a whole."""
+    return not (sp.issparse(matrix) or isinstance(matrix, np.ndarray | CSCDataset))
 
 
 def check_numbers(matrix: Any) -> None:

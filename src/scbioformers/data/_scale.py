@@ -35,8 +35,11 @@ class ScaleTally:
         self._multiples = np.zeros((1 + len(_BASES), 2))  # multiples of the smallest value, and all; first linear
         self._cosine = np.zeros(2)
 
-    def add(self, rows: sp.csr_matrix, data: Array, start: int) -> None:
-        """Add a block of rows whose values are ``data``: canonical, finite and not negative."""
+    def add(self, rows: sp.csr_matrix, data: Array, here: slice, kept: NDArray[np.int64]) -> None:
+        """Add a block of rows whose values are ``data``: canonical, finite and not negative.
+
+        The sums of its rows ``kept`` are those of the cells ``here``.
+        """
         filled = np.flatnonzero(np.diff(rows.indptr))
         row_of = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         broken = data != np.rint(data)
@@ -52,9 +55,9 @@ class ScaleTally:
             hits = np.abs(ratio[told] - np.rint(ratio[told])) < _LATTICE_ERROR
             self._multiples[i] += np.count_nonzero(hits), hits.size
             if base is None:
-                self._units[start + np.flatnonzero(cells)] = smallest[cells]
+                self._units[here] = np.where(cells, smallest, np.nan)[kept]
             else:
-                self._sums[i - 1, start : start + rows.shape[0]] = np.bincount(row_of, linear, rows.shape[0]) * cells
+                self._sums[i - 1, here] = (np.bincount(row_of, linear, rows.shape[0]) * cells)[kept]
         large = data[data > 0.5]
         self._cosine += np.cos(2 * np.pi * large).sum(), large.size
 

@@ -6,6 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from scbioformers.data._matrix import canonical, check_numbers, get_matrix, to_c
 logger = logging.getLogger(__name__)
 
 CHUNK_SIZE = 4096  # rows per block: a few MB of counts, so the overhead of a read is small
+SOME_CHUNKS = 16  # blocks from which a median over many cells is taken
 
 
 class BlockSource(Protocol):
@@ -55,13 +57,23 @@ class BlockSource(Protocol):
         for start in range(0, self.n_obs, chunk_size):
             yield self.read(start, start + chunk_size)
 
+    def some_blocks(self) -> Iterator[Block]:
+        """Iterate over all rows if there are at most 65,536, else over 16 ranges of 4,096 in equal distances."""
+        if self.n_obs <= SOME_CHUNKS * CHUNK_SIZE:
+            yield from self.blocks()
+            return
+        for start in np.linspace(0, self.n_obs - CHUNK_SIZE, SOME_CHUNKS).astype(int).tolist():
+            yield self.read(start, start + CHUNK_SIZE)
+
     def rows(self, rows: NDArray[np.int64]) -> Block:
         """Read the given rows, which must be in ascending order, as one block."""
+        edges = [*range(0, self.n_obs, CHUNK_SIZE), self.n_obs]
         parts = []
-        for block in self.blocks():
-            first, last = np.searchsorted(rows, [block.start, block.start + len(block.depth)])
-            parts.append(block.take(rows[first:last] - block.start))
-        return concatenate(parts)
+        for first, last in pairwise(np.searchsorted(rows, edges)):
+            if first < last:
+                start = int(rows[first])
+                parts.append(self.read(start, int(rows[last - 1]) + 1).take(rows[first:last] - start))
+        return concatenate(parts or [self.read(0, 1).take(rows)])
 
     def parts(self, rows: NDArray[np.int64]) -> list[Block]:
         """Read the given rows, which must be in ascending order, as one block for each data set that has any."""
@@ -193,8 +205,17 @@ class AnnDataSource(BlockSource):
         if self._memory is not None:
             return self._memory.read(start, stop)
         start, stop = self._bounds(start, stop)
-        counts, total = self._convert(self._stored[start:stop])
-        return Block(start, counts, total, self._fields[start:stop].copy(), self.present, self.rule)
+        return self.block(start, self._stored[start:stop])
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from disk."""
+        return self._memory is None
+
+    def block(self, start: int, rows: Any) -> Block:
+        """The block of rows that were read from the matrix, from row `start` on."""
+        counts, total = self._convert(rows)
+        return Block(start, counts, total, self._fields[start : start + len(total)].copy(), self.present, self.rule)
 
     def _convert(self, rows: Any) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
         """Convert rows of any type to canonical float32 CSR of the features, and compute the total of each row."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError
+from scbioformers.data._block import Block
 from scbioformers.data._source import CHUNK_SIZE, BlockSource
 
 
@@ -53,10 +54,68 @@ class Statistics:
         )
 
 
-def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:
-    """Compute the statistics of a source in one pass.
+class StatisticsTally:
+    """Sums over blocks of cells, from which :class:`Statistics` follow.
 
     Sums and maxima of ``x / depth`` are multiplied by the mean depth at the end, so one pass is enough.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+        self._first, self._second, self._sums, self._depths = np.zeros((4, n_features))
+        self._nnz, self._n_measured = np.zeros((2, n_features), np.int64)
+        self._n_cells = self._n_filled = 0
+        self._depth_sum = self._modelled_sum = self._max_share = self._max_count = 0.0
+
+    def add(self, block: Block, rows: NDArray[np.bool_] | None = None) -> None:
+        """Add a block, or the rows of it for which the bool mask ``rows`` (n,) is True."""
+        counts, depth, n_genes = block.counts, block.depth, self.n_features
+        if rows is not None:
+            counts, depth = counts[rows], depth[rows]
+        self._n_cells += len(depth)
+        if counts.nnz == 0:
+            return
+        per_row = np.diff(counts.indptr)
+        filled = per_row > 0
+        self._n_filled += int(filled.sum())
+        block_depth = float(depth[filled].sum())
+        self._depth_sum += block_depth
+        self._n_measured += int(filled.sum()) * block.present
+        self._depths += block_depth * block.present
+        self._modelled_sum += float(counts.data.sum(dtype=np.float64))
+        # the sum of centred data may be zero or negative; such cells are not normalised
+        inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
+        share = counts.data * np.repeat(inverse, per_row)
+        self._first += np.bincount(counts.indices, share, n_genes)
+        self._second += np.bincount(counts.indices, share * share, n_genes)
+        self._sums += np.bincount(counts.indices, counts.data, n_genes)
+        self._nnz += np.bincount(counts.indices, minlength=n_genes)
+        self._max_share = max(self._max_share, float(share.max()))
+        self._max_count = max(self._max_count, float(counts.data.max()))
+
+    def result(self) -> Statistics:
+        """The statistics of all cells that were added. Means are 0 if all cells are empty."""
+        n, n_measured = max(self._n_filled, 1), np.maximum(self._n_measured, 1)
+        mean_depth = self._depth_sum / n
+        mean_share, mean_square = self._first / n_measured, self._second / n_measured
+        sums, depths = self._sums, self._depths
+        return Statistics(
+            n_cells=self._n_cells,
+            n_empty=self._n_cells - self._n_filled,
+            mean_depth=mean_depth,
+            mean_modelled_depth=self._modelled_sum / n,
+            gene_mean=mean_depth * mean_share,
+            gene_var=mean_depth**2 * np.maximum(mean_square - mean_share**2, 0.0),
+            depth_share=np.divide(sums, depths, out=np.zeros_like(sums), where=depths > 0),
+            gene_nnz=self._nnz,
+            n_measured=self._n_measured,
+            max_normalized=mean_depth * self._max_share,
+            max_count=self._max_count,
+        )
+
+
+def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size: int = CHUNK_SIZE) -> Statistics:
+    """Compute the statistics of a source in one pass.
 
     Parameters
     ----------
@@ -74,49 +133,7 @@ def scan(source: BlockSource, rows: NDArray[np.bool_] | None = None, chunk_size:
     """
     if rows is not None and (rows.dtype != np.bool_ or rows.shape != (source.n_obs,)):
         raise ConfigError(f"`rows` must be a bool mask of shape ({source.n_obs},), found {rows.dtype} {rows.shape}.")
-    n_genes = source.n_features
-    first, second, sums, nnz = *np.zeros((3, n_genes)), np.zeros(n_genes, np.int64)
-    n_measured, depths = np.zeros(n_genes, np.int64), np.zeros(n_genes)
-    n_cells = n_filled = 0
-    depth_sum = modelled_sum = max_share = max_count = 0.0
+    tally = StatisticsTally(source.n_features)
     for block in source.blocks(chunk_size):
-        counts, depth = block.counts, block.depth
-        if rows is not None:
-            keep = rows[block.start : block.start + len(depth)]
-            counts, depth = counts[keep], depth[keep]
-        n_cells += len(depth)
-        if counts.nnz == 0:
-            continue
-        per_row = np.diff(counts.indptr)
-        filled = per_row > 0
-        n_filled += int(filled.sum())
-        block_depth = float(depth[filled].sum())
-        depth_sum += block_depth
-        n_measured += int(filled.sum()) * block.present
-        depths += block_depth * block.present
-        modelled_sum += float(counts.data.sum(dtype=np.float64))
-        # the sum of centred data may be zero or negative; such cells are not normalised
-        inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
-        share = counts.data * np.repeat(inverse, per_row)
-        first += np.bincount(counts.indices, share, n_genes)
-        second += np.bincount(counts.indices, share * share, n_genes)
-        sums += np.bincount(counts.indices, counts.data, n_genes)
-        nnz += np.bincount(counts.indices, minlength=n_genes)
-        max_share = max(max_share, float(share.max()))
-        max_count = max(max_count, float(counts.data.max()))
-    n = max(n_filled, 1)
-    mean_depth = depth_sum / n
-    mean_share, mean_square = first / np.maximum(n_measured, 1), second / np.maximum(n_measured, 1)
-    return Statistics(
-        n_cells=n_cells,
-        n_empty=n_cells - n_filled,
-        mean_depth=mean_depth,
-        mean_modelled_depth=modelled_sum / n,
-        gene_mean=mean_depth * mean_share,
-        gene_var=mean_depth**2 * np.maximum(mean_square - mean_share**2, 0.0),
-        depth_share=np.divide(sums, depths, out=np.zeros(n_genes), where=depths > 0),
-        gene_nnz=nnz,
-        n_measured=n_measured,
-        max_normalized=mean_depth * max_share,
-        max_count=max_count,
-    )
+        tally.add(block, None if rows is None else rows[block.start : block.start + len(block.depth)])
+    return tally.result()

@@ -61,6 +61,8 @@ class Query:
     """Names of all genes of the data."""
     data: AnnData
     """The data that the source reads: those of the user, or a copy without the hidden values."""
+    gene_nnz: NDArray[np.int64]
+    """(n_vars,) number of cells with a non-zero value of each gene of the data."""
     matched_by: str | None = None
     """Column of ``adata.var`` by which the features were matched, None for ``var_names``."""
     rule: DepthRule = TOTALS
@@ -235,13 +237,13 @@ def open_query(
     options: dict[str, Any] = {"layer": layer, "columns": matched.columns, "fields": codes}
     source = AnnDataSource(adata, **options)
     names_in_model = gene_names(adata, column) if feature_map is None else NameMap(feature_map, adata, column).names
-    rule = _depth_rule(found, source, names_in_model, inspection.depth)
+    rule = _depth_rule(found, source, names_in_model)
     if rule != TOTALS:
         source = AnnDataSource(adata, **options, rule=rule)
     genes = GeneNames.of(adata, gene_symbols or column)
     names = _spelled(matched, genes)
     given = {"model_given": model is not None, "map_given": feature_map is not None}
-    return Query(found, source, layer, matched.columns, names, genes, adata, column, rule, **given)
+    return Query(found, source, layer, matched.columns, names, genes, adata, inspection.gene_nnz, column, rule, **given)
 
 
 def feature_names(
@@ -287,13 +289,12 @@ def _spelled(matched: Match, genes: GeneNames) -> tuple[str, ...]:
     return tuple(shown[name] if column >= 0 else other for column, name, other in names)
 
 
-def _depth_rule(
-    model: BioFormer, source: AnnDataSource, genes: NDArray[np.object_], total: NDArray[np.float64]
-) -> DepthRule:
+def _depth_rule(model: BioFormer, source: AnnDataSource, genes: NDArray[np.object_]) -> DepthRule:
     """How the depth of a cell follows from its counts. It is the total if the genes are those of the fit."""
     if not model.reading.counts or hash_genes(genes) == model.reading.genes_hash:
         return TOTALS
-    modelled = np.concatenate([block.counts.sum(axis=1, dtype=np.float64).A1 for block in source.blocks()])
+    sums = [(block.total, block.counts.sum(axis=1, dtype=np.float64).A1) for block in source.some_blocks()]
+    total, modelled = map(np.concatenate, zip(*sums, strict=True))
     modelled_share = float(model.depth_share[source.present].sum(dtype=np.float64))
     # features that are not measured are read as masked ones are: at their mean
     # features that were added to the model were not part of the depth that it learned

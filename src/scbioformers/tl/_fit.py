@@ -177,8 +177,10 @@ def fit(
     chosen = _settings(start, config, binning, train, max_epochs, n_models)
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(chosen.config.width)
+    seed = seed_from(rng)
     if start is None:
-        options = (chosen.binning, batch_key, phenotype_keys, allow_non_integer, copy)
+        split = None if task is not None else (chosen.train.validation_fraction, seed)
+        options = (chosen.binning, batch_key, phenotype_keys, allow_non_integer, copy, split)
         adata, cells = read_cells(adata, layer, mask_var, gene_symbols, *options)
     else:
         names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
@@ -189,7 +191,6 @@ def fit(
         design = read_design(adata, task, batch_key, genes, measured=measured, counts=cells.reading.counts)
     n_bytes = network_bytes(chosen.config, len(cells.vocabulary), chosen.binning, cells.batch, cells.phenotypes)
     check_storage(chosen.n_models * n_bytes, save_dir)
-    seed = seed_from(rng)
     fitted = fit_model(
         cells.source if design is None else MemorySource(cells.source.rows(design.controls)),
         cells.vocabulary,
@@ -202,6 +203,7 @@ def fit(
         reading=cells.reading,
         n_models=chosen.n_models,
         seed=seed,
+        surveyed=cells.surveyed,
         device=device,
         progress_bar=shown,
     )

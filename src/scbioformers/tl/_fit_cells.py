@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,17 @@ from scbioformers.data import (
     AnnDataSource,
     DepthRule,
     ObsField,
+    Survey,
+    SurveyTally,
     best_measured,
     field_codes,
     gene_mask,
     gene_names,
+    get_matrix,
     hash_genes,
     inspect,
+    layer_key,
+    reads_disk,
     require_counts,
     require_valid,
 )
@@ -43,6 +48,8 @@ class Cells:
     batch: ObsField | None
     phenotypes: tuple[ObsField, ...]
     reading: Reading
+    surveyed: Survey | None = None
+    """The survey of the cells, if they were read from disk and are not to be read again."""
 
 
 def read_cells(
@@ -55,32 +62,61 @@ def read_cells(
     phenotype_keys: str | Sequence[str],
     allow_non_integer: bool,
     copy: bool,
+    split: tuple[float, int] | None = None,
 ) -> tuple[AnnData, Cells]:
-    """Check the data, and read the cells of the object that the model will be written to."""
-    inspection = inspect(adata, layer)
-    layer = inspection.layer
-    inspection.log_place()
+    """Check the data, and read the cells of the object that the model will be written to.
+
+    ``split`` are the share of the validation cells and the seed. With it, data on disk are read once, for the checks
+    and for the survey.
+    """
+    on_disk, layer = reads_disk(get_matrix(adata, layer)), layer_key(adata, layer)
     names = gene_names(adata, gene_symbols)
     genes = gene_mask(adata, mask_var)
+    keys = _check_keys(batch_key, phenotype_keys)
+    tally: SurveyTally | None = None
+    if split is not None and on_disk and not copy:
+        source, batch, phenotypes = _source(adata, layer, genes, batch_key, keys)
+        tally = SurveyTally(source, *split)
+    inspection = inspect(adata, layer, also=None if tally is None else _adds(tally, source))
+    inspection.log_place()
     if gene_symbols is not None:
         # in a query the best measured gene is read, also if the mask has another one of the same name
-        genes = np.isin(names, names[genes]) & best_measured(names, inspection.gene_nnz, gene_symbols)
+        best = np.isin(names, names[genes]) & best_measured(names, inspection.gene_nnz, gene_symbols)
+        if (best != genes).any():  # several genes have one symbol: which is read is known only now
+            genes, tally = best, None
     if binning.kind == "value":
         require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
     else:
         require_valid(adata, layer, modelled=genes, inspection=inspection)
-    keys = _check_keys(batch_key, phenotype_keys)
     adata = target(adata, copy)
-    batch = _batch_field(adata, batch_key)
-    phenotypes = tuple(ObsField.register(adata, name) for name in keys)
-    fields = (*(() if batch is None else (batch,)), *phenotypes)
-    source = AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=field_codes(fields, adata))
+    if tally is None:
+        source, batch, phenotypes = _source(adata, layer, genes, batch_key, keys)
     vocabulary = Vocabulary.from_names(names[genes])
     estimated_counts = allow_non_integer and not inspection.n_negative
     scale = "counts" if estimated_counts else inspection.scale
     reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
-    _warn_of_single_cells(adata, fields)
-    return adata, Cells(source, vocabulary, batch, phenotypes, reading)
+    _warn_of_single_cells(adata, (*(() if batch is None else (batch,)), *phenotypes))
+    return adata, Cells(source, vocabulary, batch, phenotypes, reading, None if tally is None else tally.result())
+
+
+def _source(
+    adata: AnnData, layer: str | None, genes: NDArray[np.bool_], batch_key: str | None, keys: Sequence[str]
+) -> tuple[AnnDataSource, ObsField | None, tuple[ObsField, ...]]:
+    """The cells over the genes to model, the batch and the phenotypes."""
+    batch = _batch_field(adata, batch_key)
+    phenotypes = tuple(ObsField.register(adata, name) for name in keys)
+    codes = field_codes((*(() if batch is None else (batch,)), *phenotypes), adata)
+    return AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=codes), batch, phenotypes
+
+
+def _adds(tally: SurveyTally, source: AnnDataSource) -> Callable[[int, Any], None]:
+    """Adds rows to the survey, which may be any numbers: they are checked only afterwards."""
+
+    def add(start: int, rows: Any) -> None:
+        with np.errstate(all="ignore"):
+            tally.add(source.block(start, rows))
+
+    return add
 
 
 def _batch_field(adata: AnnData, batch_key: str | None, former: ObsField | None = None) -> ObsField | None:
@@ -139,7 +175,7 @@ def read_cells_for(
     modelled = np.zeros(adata.n_vars, bool) if none_chosen else gene_mask(adata, mask_var)
     taken = set(start.vocabulary.feature_names())
     measured = gene_names(adata, query.matched_by)
-    modelled &= best_measured(measured, inspect(adata, query.layer).gene_nnz, query.matched_by)
+    modelled &= best_measured(measured, query.gene_nnz, query.matched_by)
     modelled[query.columns[query.columns >= 0]] = False
     modelled &= np.array([name not in taken for name in measured], bool)
     new = np.flatnonzero(modelled)

@@ -16,12 +16,13 @@ from anndata import AnnData
 from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
+    SharedCells,
     choose_features,
     describe_data_sets,
     join_data_sets,
     measured_features,
     open_data_sets,
-    warn_of_shared_cells,
+    survey,
     with_features,
 )
 from scbioformers.model import BioFormer, network_bytes
@@ -151,6 +152,7 @@ def pretrain(
     seed = seed_from(rng)
     counts = kind.kind == "value"
     options: dict[str, Any] = {"counts": counts, "allow_non_integer": allow_non_integer}
+    options["seed"] = seed if features is None else None
     with open_data_sets(sources, layer, gene_symbols, **options) as data_sets:
         if features is None:
             names = choose_features(data_sets, n_top_features, min_sources, seed)
@@ -160,7 +162,9 @@ def pretrain(
         data_sets = with_features(data_sets, names)
         scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
         source = join_data_sets(data_sets, names, counts=scale == "counts")
-        warn_of_shared_cells(data_sets, source)
+        shared = SharedCells(data_sets, source)
+        surveyed = survey(source, train.validation_fraction, seed, shared.add)
+        shared.warn()
         logger.info(
             "Training on %s cells of %d data sets, over %s genes.",
             f"{source.n_obs:,}", len(data_sets), f"{len(names):,}",
@@ -174,6 +178,7 @@ def pretrain(
             reading=Reading(data_sets[0].inspection.layer, scale, allow_non_integer, gene_symbols),
             n_models=n_models,
             seed=seed,
+            surveyed=surveyed,
             device=device,
             progress_bar=shown,
             log_validations=True,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
-from scbioformers.core import DataError, Vocabulary, uniform, validation_rows
-from scbioformers.data import Block, BlockSource, ObsField, scan
+from scbioformers.core import DataError, Vocabulary
+from scbioformers.data import Block, BlockSource, ObsField, Survey, survey
 from scbioformers.model import BioFormer, run_network, score_quantiles
 from scbioformers.nn import Transformer
 from scbioformers.training._data import TrainingData
@@ -28,10 +28,8 @@ from scbioformers.training._temperature import fit_temperature
 
 logger = logging.getLogger(__name__)
 
-MAX_SAMPLE = 50_000  # maximum number of cells for components and histograms
 MAX_AXES_SAMPLE = 10_000  # maximum number of cells for the axes of the embedding
 MAX_SCORED = 500  # maximum number of validation cells whose scores are stored, for the comparison with other cells
-_SPLIT_STREAM, _SAMPLE_STREAM = 0x5B117, 0x5A3B1E
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +55,7 @@ def fit_model(
     reading: Reading | None = None,
     n_models: int = 1,
     seed: int = 0,
+    surveyed: Survey | None = None,
     device: str = "cpu",
     progress_bar: bool = False,
     log_validations: bool = False,
@@ -64,7 +63,8 @@ def fit_model(
     """Fit ``n_models`` networks to the cells of ``source``, and the axes of their common embedding.
 
     With ``start`` the networks are those of a fitted model, with the features of ``vocabulary`` and the categories of
-    the obs fields appended. Its binning, masking and configuration are used.
+    the obs fields appended. Its binning, masking and configuration are used. Without ``surveyed``, the survey of these
+    cells with this seed, they are read once before the first step.
 
     Raises
     ------
@@ -74,15 +74,12 @@ def fit_model(
         If the loss became NaN or infinite before the first validation.
     """
     reading = reading or (Reading() if start is None else start.reading)
-    filled = _filled(source)
-    if not filled.any():
-        raise DataError("No cell has a count in the modelled genes. Check `layer=`, and which genes are modelled.")
-    validation = _validation(filled, train.validation_fraction, seed)
-    statistics = scan(source, filled & ~validation)
+    cells = surveyed or survey(source, train.validation_fraction, seed)
+    _check_filled(cells)
+    statistics, parts = cells.statistics, cells.sample
     frozen = binning if start is None else start.binnings["rna"]
     if frozen.mean_depth is not None:  # of the cells of another fit, at whose depth rates and means are
         statistics = statistics.at_depth(frozen.mean_depth)
-    parts = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
     _log_masked_shares(train.masking, parts)
     if start is None:
         model = new_model(
@@ -103,12 +100,11 @@ def fit_model(
             start, vocabulary, batch, tuple(phenotypes), reading, parts, statistics, n_members=n_models, seed=seed
         )
     model = replace(model, provenance=_provenance(train, seed, parts, source.n_obs, start))
-    split = (filled & ~validation, validation)
     networks, histories = _train_members(
         model,
         source,
         train,
-        split,
+        (cells.training, cells.validation),
         seed,
         device=device,
         progress_bar=progress_bar,
@@ -118,9 +114,9 @@ def fit_model(
     model = replace(model, members=networks)
     if start is None or any(histories):  # without a step, a model that was fitted before keeps its axes
         axes, mean = _fit_axes(model, thin(parts, MAX_AXES_SAMPLE), seed)
-        known = np.flatnonzero(validation if validation.any() else filled)
-        scored = known[np.unique(np.linspace(0, len(known) - 1, MAX_SCORED).astype(np.int64))]
-        quantiles = score_quantiles(model, source.parts(scored))
+        known = cells.validation if cells.validation.any() else cells.training
+        nth = np.unique(np.linspace(0, known.sum() - 1, MAX_SCORED).astype(np.int64))
+        quantiles = score_quantiles(model, source.parts(np.flatnonzero(known)[nth]))
         model = replace(model, axes=axes, axes_mean=mean, score_quantiles=quantiles)
     return Fitted(replace(model, provenance=model.provenance | {"history": histories}), histories)
 
@@ -165,38 +161,20 @@ def find_validation(model: BioFormer, source: BlockSource) -> NDArray[np.bool_]:
     model stores, says whether it was made of these cells.
     """
     stored = model.provenance
-    filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
-    if "data_sha256" not in stored or not filled.any():
-        return np.zeros_like(filled)
-    seed = int(stored["seed"])
-    validation = _validation(filled, float(stored["train"]["validation_fraction"]), seed)
-    parts = _sample(source, filled & ~validation, MAX_SAMPLE, seed)
-    return validation if _data_hash(parts) == stored["data_sha256"] else np.zeros_like(filled)
+    if "data_sha256" not in stored:
+        return np.zeros(source.n_obs, bool)
+    cells = survey(source, float(stored["train"]["validation_fraction"]), int(stored["seed"]))
+    same = _data_hash(cells.sample) == stored["data_sha256"]
+    return cells.validation if same else np.zeros_like(cells.validation)
 
 
-def _filled(source: BlockSource) -> NDArray[np.bool_]:
-    filled = np.concatenate([np.diff(block.counts.indptr) > 0 for block in source.blocks()])
-    if n := int((~filled).sum()):
+def _check_filled(cells: Survey) -> None:
+    if not cells.training.any():
+        raise DataError("No cell has a count in the modelled genes. Check `layer=`, and which genes are modelled.")
+    if n := int((~(cells.training | cells.validation)).sum()):
         logger.warning(
-            "%d of %d cells have no count in the modelled genes and are not used in training.", n, len(filled)
+            "%d of %d cells have no count in the modelled genes and are not used in training.", n, len(cells.training)
         )
-    return filled
-
-
-def _validation(filled: NDArray[np.bool_], fraction: float, seed: int) -> NDArray[np.bool_]:
-    rows = np.flatnonzero(filled)
-    validation = np.zeros(filled.size, dtype=bool)
-    if fraction > 0 and rows.size > 1:
-        validation[rows] = validation_rows(rows.size, fraction, seed ^ _SPLIT_STREAM)
-    return validation
-
-
-def _sample(source: BlockSource, rows: NDArray[np.bool_], size: int, seed: int) -> list[Block]:
-    """Read at most ``size`` of the rows, chosen at random, in one pass: one block for each data set."""
-    keys = uniform(seed ^ _SAMPLE_STREAM, np.arange(rows.size))
-    keys[~rows] = 2.0
-    chosen = rows if rows.sum() <= size else keys <= np.partition(keys, size - 1)[size - 1]
-    return source.parts(np.flatnonzero(chosen))
 
 
 def _log_masked_shares(masking: Masking, parts: list[Block]) -> None:
