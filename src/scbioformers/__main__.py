@@ -39,7 +39,8 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     sources = options.sources[0] if len(options.sources) == 1 else options.sources
     chosen = {name: getattr(options, name) for name in ("gene_symbols", "min_sources", "n_top_features", "max_epochs")}
-    bf.tl.pretrain(sources, save_dir=options.save_dir, rng=options.seed, **chosen)
+    train = bf.TrainConfig(checkpoint_dir=options.checkpoint_dir)
+    bf.tl.pretrain(sources, save_dir=options.save_dir, rng=options.seed, train=train, **chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +65,12 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--gene-symbols", metavar="KEY", help="column of var with the names of the genes")
     parser.add_argument("--max-epochs", type=_positive, metavar="N", help="number of passes over the cells")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed; default: 0")
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        metavar="DIR",
+        help="directory of checkpoints, from which the same command goes on",
+    )
     parser.set_defaults(run=_pretrain)
 
 

@@ -123,7 +123,7 @@ def test_json_that_is_no_document(directory, name, content):
 
 def test_bytes_of_another_program_are_refused():
     foreign = safetensors.torch.save({"x": torch.zeros(3)}, metadata={"format": "pt"})
-    with pytest.raises(ModelFormatError, match="not a model of scbioformers"):
+    with pytest.raises(ModelFormatError, match="tensors, but was not written by scbioformers"):
         bf.BioFormer.from_bytes(signed(foreign))
     with pytest.raises(ModelFormatError, match="not written by scbioformers"):
         bf.BioFormer.from_bytes(foreign)

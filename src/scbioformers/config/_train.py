@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from scbioformers.config._masking import Masking
 from scbioformers.core import ConfigError, check_fields, default_epochs
 
 PARTS = ("embeddings", "blocks", "bag", "bins", "decoder")  # of the network, for `freeze`
 OBJECTIVE_NAMES = ("masked_bins", "profile_counts", "profile_bins")
+_NOT_STORED = ("checkpoint_dir", "resume", "checkpoint_minutes")  # they change no result, and name a place of a machine
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ class TrainConfig:
     """
     source_power: float = 0.5
     """If there are several data sets, the share of an epoch that each has is proportional to this power of its size."""
+    checkpoint_dir: str | Path | None = None
+    """Directory of checkpoints. With it, the same call continues a training that was ended from outside.
+
+    The directory is for one fit. It may be removed when the fit has ended. See the page on training that survives.
+    """
+    resume: Literal["auto", "never"] = "auto"
+    """``"auto"`` goes on from the checkpoint in ``checkpoint_dir``, if there is one. ``"never"`` replaces it."""
+    checkpoint_minutes: float = 10.0
+    """Minutes of training between two checkpoints. With 0, there is one before each step."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -104,6 +115,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"TrainConfig.{name} must be at least {low}, found {value}.")
+        if not self.checkpoint_minutes >= 0:
+            raise ConfigError(
+                f"TrainConfig.checkpoint_minutes must be 0 or a positive number, found {self.checkpoint_minutes}."
+            )
         for name in ("lr", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"TrainConfig.{name} must be positive, found {getattr(self, name)}.")
@@ -168,5 +183,5 @@ class TrainConfig:
         return default_epochs(n_cells, self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types, without the fields on checkpoints. These change no result."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_STORED}

@@ -4,12 +4,14 @@ from scbioformers.model._bioformer import BioFormer, network_bytes, network_size
 from scbioformers.model._head import Head
 from scbioformers.model._inference import USES, Use, embed_cells, make_batches, on_device, predict_masked, run_network
 from scbioformers.model._scores import score_cells, score_quantiles
-from scbioformers.model._storage import check_directory
+from scbioformers.model._storage import MAX_HEADER, Tensors, check_directory, read_tensors, seal, unseal, write_synced
 
 __all__ = [
+    "MAX_HEADER",
     "USES",
     "BioFormer",
     "Head",
+    "Tensors",
     "Use",
     "check_directory",
     "embed_cells",
@@ -18,7 +20,11 @@ __all__ = [
     "network_sizes",
     "on_device",
     "predict_masked",
+    "read_tensors",
     "run_network",
     "score_cells",
     "score_quantiles",
+    "seal",
+    "unseal",
+    "write_synced",
 ]

@@ -34,39 +34,53 @@ CARD = "README.md"  # for people: it may be edited or deleted, so it is neither 
 _DOCUMENTS = ("config", "vocabulary")
 _METADATA = "scbioformers"  # a single key, because safetensors writes several keys in random order
 _FILES = {f"{name}.json" for name in _DOCUMENTS} | {WEIGHTS}
-_MAX_HEADER = 64 * 2**20  # bytes, enough for a vocabulary of a million names
+MAX_HEADER = 64 * 2**20  # bytes, enough for a vocabulary of a million names
 
 Tensors = dict[str, torch.Tensor]
 
 
 def pack(tensors: Tensors, documents: dict[str, Any]) -> bytes:
     """Tensors and JSON documents as one safetensors file, with the documents in its header and a hash in front."""
-    header = _to_json({name: documents[name] for name in _DOCUMENTS})
-    body = safetensors.torch.save(tensors, metadata={_METADATA: header})
-    return hashlib.sha256(body).digest() + body
+    return seal(tensors, {name: documents[name] for name in _DOCUMENTS})
 
 
 def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
-    """Inverse of :func:`pack`. The hash in front is checked first, so that any changed byte is detected."""
-    digest, body = data[:32], data[32:]
-    if len(data) < 48:
-        raise ModelFormatError(f"The stored model is truncated: {len(data)} bytes. Fit again, or load another copy.")
-    if hashlib.sha256(body).digest() != digest:
-        raise ModelFormatError("The stored model is damaged, or not written by scbioformers: its hash does not match.")
-    length = int.from_bytes(body[:8], "little")
-    if not 0 < length <= min(_MAX_HEADER, len(body) - 8):
-        raise ModelFormatError(
-            f"The stored model has a header of {length} bytes in a file of {len(body)} bytes. "
-            "Fit again, or load another copy."
-        )
-    metadata = _from_json(body[8 : 8 + length], "header").get("__metadata__")
-    if not isinstance(metadata, dict) or _METADATA not in metadata:
-        raise ModelFormatError("The stored bytes contain tensors, but not a model of scbioformers. Load another file.")
-    documents = _from_json(metadata[_METADATA], "metadata")
+    """Inverse of :func:`pack`."""
+    documents, body = unseal(data, "The stored model", "Fit again, or load another copy.")
     if missing := [name for name in _DOCUMENTS if not isinstance(documents.get(name), dict)]:
         raise ModelFormatError(f"The stored model lacks {missing}. Fit again, or load another copy.")
     _check_schema(documents["config"])
-    return _weights(body), documents
+    return read_tensors(body), documents
+
+
+def seal(tensors: Tensors, header: dict[str, Any]) -> bytes:
+    """A safetensors file with JSON in its header, and its SHA-256 in front."""
+    body = safetensors.torch.save(tensors, metadata={_METADATA: _to_json(header)})
+    return hashlib.sha256(body).digest() + body
+
+
+def unseal(data: bytes, what: str, advice: str) -> tuple[dict[str, Any], bytes]:
+    """The JSON and the safetensors file of :func:`seal`. The hash is checked first, so any changed byte is detected.
+
+    ``what`` and ``advice`` are the subject and the next call of the messages.
+
+    Raises
+    ------
+    ModelFormatError
+        If the bytes are damaged or of another kind.
+    """
+    digest, body = data[:32], data[32:]
+    if len(data) < 48:
+        raise ModelFormatError(f"{what} is truncated: {len(data)} bytes. {advice}")
+    if hashlib.sha256(body).digest() != digest:
+        raise ModelFormatError(f"{what} is damaged, or not written by scbioformers: its hash does not match. {advice}")
+    length = int.from_bytes(body[:8], "little")
+    if not 0 < length <= min(MAX_HEADER, len(body) - 8):
+        raise ModelFormatError(f"{what} has a header of {length} bytes in a file of {len(body)} bytes. {advice}")
+    metadata = _from_json(body[8 : 8 + length], "header").get("__metadata__")
+    if not isinstance(metadata, dict) or _METADATA not in metadata:
+        raise ModelFormatError(f"{what} contains tensors, but was not written by scbioformers. {advice}")
+    return _from_json(metadata[_METADATA], "metadata"), body
 
 
 def check_directory(directory: Path, n_bytes: int = 0) -> None:
@@ -122,7 +136,7 @@ def save(directory: Path, tensors: Tensors, documents: dict[str, Any], card: str
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
-            _write(temporary / name, content)
+            write_synced(temporary / name, content)
         with _locked(directory.parent, exclusive=True):
             _refuse_foreign(directory)
             _replace(temporary, directory)
@@ -202,10 +216,11 @@ def _load(directory: Path) -> tuple[Tensors, dict[str, Any]]:
     _check_schema(documents["config"])
     if documents["config"]["schema"] != manifest["schema"]:
         raise ModelFormatError(f"{directory / MANIFEST} is damaged: its schema is not the one in config.json.")
-    return _weights(contents[WEIGHTS]), documents
+    return read_tensors(contents[WEIGHTS]), documents
 
 
-def _weights(body: bytes) -> Tensors:
+def read_tensors(body: bytes) -> Tensors:
+    """The tensors of a safetensors file."""
     try:
         return safetensors.torch.load(body)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -229,7 +244,8 @@ def _read(directory: Path, name: str) -> bytes:
     return path.read_bytes()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file whose content is on the disk when this returns."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
 from scbioformers.config import Binning, ModelConfig, Perturbation, TrainConfig
@@ -28,9 +30,9 @@ from scbioformers.results import ModelLike, check_storage, find_model, store_mod
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
 from scbioformers.tl._fit_cells import read_cells, read_cells_for
-from scbioformers.training import fit_model
+from scbioformers.training import check_checkpoint_dir, fit_model
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @computes
@@ -56,6 +58,8 @@ def fit(
     rng: int | np.random.Generator | None = 0,
     device: str = "auto",
     progress_bar: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Fit a BioFormer model to the cells of ``adata``, without labels (paper, section 2).
@@ -130,6 +134,10 @@ def fit(
         ``"cuda:0"`` or ``"mps"``.
     progress_bar
         Show a progress bar. None uses ``bf.settings.progress_bar``.
+    callbacks
+        Callbacks of Lightning, which the trainer calls besides its own.
+    logger
+        Logger of Lightning that gets the losses, such as ``lightning.pytorch.loggers.CSVLogger``.
     copy
         Return a copy instead of writing to ``adata``.
 
@@ -177,6 +185,7 @@ def fit(
     chosen = _settings(start, config, binning, train, max_epochs, n_models)
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(chosen.config.width)
+    check_checkpoint_dir(chosen.train, save_dir)
     seed = seed_from(rng)
     if start is None:
         split = None if task is not None else (chosen.train.validation_fraction, seed)
@@ -206,6 +215,8 @@ def fit(
         surveyed=cells.surveyed,
         device=device,
         progress_bar=shown,
+        callbacks=callbacks,
+        lightning_logger=logger,
     )
     result = fitted.model
     if design is not None:
@@ -288,7 +299,7 @@ def _n_members(start: BioFormer | None, n_models: int | None, train: TrainConfig
     if n_models < 1:
         raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
     if n_models < known:
-        logger.warning(
+        _log.warning(
             "`model` has %d members. With `n_models=%d`, the first are trained further and the others are left out. "
             "Without `n_models`, all are kept.",
             known, n_models,
@@ -310,6 +321,6 @@ def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: b
     steps = int(history.groupby("member")["step"].max().sum()) if len(history) else 0
     named = "" if key == "bioformer" else f", key={key!r}"
     call = f"bf.tl.perturb(adata, 'all'{named})" if perturbs else f"bf.tl.embed(adata{named})"
-    logger.info(
+    _log.info(
         "Fitted in %.0f s: %d step%s%s. The next call can be `%s`.", seconds, steps, "s" * (steps != 1), loss, call
     )

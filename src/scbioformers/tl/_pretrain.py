@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from anndata import AnnData
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
@@ -29,9 +31,9 @@ from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import check_storage
 from scbioformers.settings import shows_progress
-from scbioformers.training import fit_model
+from scbioformers.training import check_checkpoint_dir, fit_model
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Source: TypeAlias = AnnData | str | Path
 
@@ -55,6 +57,8 @@ def pretrain(
     rng: int | np.random.Generator | None = 0,
     device: str = "auto",
     progress_bar: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
 ) -> BioFormer:
     """Fit one model to many data sets, for other data sets to start from or to be read by (paper, section 4).
 
@@ -100,6 +104,10 @@ def pretrain(
         ``"cuda:0"`` or ``"mps"``.
     progress_bar
         Show a progress bar. None uses ``bf.settings.progress_bar``.
+    callbacks
+        Callbacks of Lightning, which the trainer calls besides its own.
+    logger
+        Logger of Lightning that gets the losses, such as ``lightning.pytorch.loggers.CSVLogger``.
 
     Returns
     -------
@@ -148,6 +156,7 @@ def pretrain(
             raise ConfigError(f"`{name}` must be at least 1, found {value}.")
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(model_config.width)
+    check_checkpoint_dir(train, save_dir)
     check_storage(0, save_dir)  # the place; the size is known when the genes are chosen
     seed = seed_from(rng)
     counts = kind.kind == "value"
@@ -165,7 +174,7 @@ def pretrain(
         shared = SharedCells(data_sets, source)
         surveyed = survey(source, train.validation_fraction, seed, shared.add)
         shared.warn()
-        logger.info(
+        _log.info(
             "Training on %s cells of %d data sets, over %s genes.",
             f"{source.n_obs:,}", len(data_sets), f"{len(names):,}",
         )  # fmt: skip
@@ -182,12 +191,14 @@ def pretrain(
             device=device,
             progress_bar=shown,
             log_validations=True,
+            callbacks=callbacks,
+            lightning_logger=logger,
         )
         described = describe_data_sets(data_sets, source)
     provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
     _save(model, save_dir)
-    logger.info(
+    _log.info(
         "Pre-trained in %.0f s. The next call can be `bf.tl.fit(adata, model=%r)` or `bf.tl.embed(adata, model=%r)`.",
         time.perf_counter() - start, str(save_dir), str(save_dir),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Training of models with Lightning."""
 
+from scbioformers.training._checkpoint import check_checkpoint_dir
 from scbioformers.training._data import BatchDataset
 from scbioformers.training._extend import extended_field
 from scbioformers.training._fit import Fitted, find_validation, fit_model
@@ -10,6 +11,7 @@ __all__ = [
     "BatchDataset",
     "Fitted",
     "TrainingModule",
+    "check_checkpoint_dir",
     "extended_field",
     "find_validation",
     "fit_model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -33,9 +34,11 @@ class BatchDataset(IterableDataset[Batch]):
         config: TrainConfig,
         epoch: int,
         training: bool,
+        n_done: int = 0,
     ) -> None:
+        """``n_done`` batches of this epoch were used before training was interrupted. They are left out unread."""
         self.source, self.tokenizer, self.sampler = source, tokenizer, sampler
-        self.config, self.epoch, self.training = config, epoch, training
+        self.config, self.epoch, self.training, self.n_done = config, epoch, training, n_done
 
     def __len__(self) -> int:
         return self.sampler.n_batches(self.epoch)
@@ -47,7 +50,7 @@ class BatchDataset(IterableDataset[Batch]):
         for buffer in self.sampler.epoch(self.epoch):
             cells: dict[int, tuple[NDArray[np.int64], Block]] = {}
             for draws in buffer.batches:
-                if step % n_workers == worker_id:
+                if step >= self.n_done and (step - self.n_done) % n_workers == worker_id:
                     cells = cells or self._read(buffer.ranges)
                     yield self._batch(cells, draws, step)
                 step += 1
@@ -123,7 +126,11 @@ class TrainingData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loader of the current epoch. It is created in every epoch, because order and masks depend on the epoch."""
-        return self._loader(self.split.training, self.trainer.current_epoch if self.trainer else 0, training=True)
+        if self.trainer is None:
+            return self._loader(self.split.training, 0, training=True)
+        loop: Any = self.trainer.fit_loop
+        n_done = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
+        return self._loader(self.split.training, self.trainer.current_epoch, training=True, n_done=n_done)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[None]:
         """Loader of the validation batches, which are the same in every epoch."""
@@ -136,11 +143,11 @@ class TrainingData(L.LightningDataModule):
         sampler = replace(self.sampler, rows=self.split.validation, power=1.0)
         return BatchDataset(self.source, self.tokenizer, sampler, self.config, 0, training=False)
 
-    def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool) -> DataLoader[Batch]:
+    def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool, n_done: int = 0) -> DataLoader[Batch]:
         sampler = replace(self.sampler, rows=rows, power=self.sampler.power if training else 1.0)
         if self.trainer is not None:
             sampler = replace(sampler, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
-        dataset = BatchDataset(self.source, self.tokenizer, sampler, self.config, epoch, training)
+        dataset = BatchDataset(self.source, self.tokenizer, sampler, self.config, epoch, training, n_done)
         # with its own generator; otherwise a DataLoader draws from the global generator
         return DataLoader(
             dataset, batch_size=None, num_workers=self.config.num_workers, generator=torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
@@ -20,6 +23,7 @@ from scbioformers.core import DataError, Vocabulary
 from scbioformers.data import Block, BlockSource, ObsField, Survey, survey
 from scbioformers.model import BioFormer, run_network, score_quantiles
 from scbioformers.nn import Transformer
+from scbioformers.training._checkpoint import Checkpoints, MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._extend import extend_model
 from scbioformers.training._run import run_training
@@ -59,15 +63,22 @@ def fit_model(
     device: str = "cpu",
     progress_bar: bool = False,
     log_validations: bool = False,
+    callbacks: Sequence[L.Callback] = (),
+    lightning_logger: Logger | None = None,
 ) -> Fitted:
     """Fit ``n_models`` networks to the cells of ``source``, and the axes of their common embedding.
 
     With ``start`` the networks are those of a fitted model, with the features of ``vocabulary`` and the categories of
     the obs fields appended. Its binning, masking and configuration are used. Without ``surveyed``, the survey of these
     cells with this seed, they are read once before the first step.
+    ``callbacks`` and ``lightning_logger`` are passed to the trainer of Lightning.
 
     Raises
     ------
+    ConfigError
+        If ``train.checkpoint_dir`` has the checkpoint of another fit.
+    ModelFormatError
+        If a checkpoint is damaged.
     DataError
         If no cell has a count in the modelled genes.
     TrainingDiverged
@@ -107,8 +118,11 @@ def fit_model(
         (cells.training, cells.validation),
         seed,
         device=device,
+        checkpoints=Checkpoints.of(train, _description(model, binning, parts, seed, source.n_obs)),
         progress_bar=progress_bar,
         log_validations=log_validations,
+        callbacks=callbacks,
+        lightning_logger=lightning_logger,
         n_trained=0 if start is None else len(start.members),
     )
     model = replace(model, members=networks)
@@ -130,28 +144,56 @@ def _train_members(
     *,
     n_trained: int,
     device: str,
-    **shown: bool,
+    checkpoints: Checkpoints | None,
+    **options: Any,
 ) -> tuple[tuple[Transformer, ...], list[list[dict[str, float]]]]:
     """Train the networks in place. Returns them, or those before Ctrl-C, and their histories.
 
     ``split`` are bool masks (n_obs,) of the training and the validation cells. The first ``n_trained`` networks were
-    trained before; the outputs of the others are new.
+    trained before; the outputs of the others are new. Networks that a former process has finished are loaded from their
+    checkpoints. ``options`` are those of :func:`run_training`.
     """
     histories: list[list[dict[str, float]]] = []
     for i, network in enumerate(model.members):
         member_seed, fresh = (seed + i) % 2**63, i >= n_trained
+        if checkpoints is not None and (finished := checkpoints.finished(i)) is not None:
+            network.load_state_dict(finished["weights"])
+            network.eval()
+            histories.append(finished["history"])
+            continue
+        io = None if checkpoints is None else MemberIO(checkpoints, i)
         data = TrainingData(source, model.tokenizer, train, *split, member_seed)
         history, interrupted = run_training(
-            network, data, train, model.reading.counts, member_seed, device=device, fresh=fresh, **shown
+            network, data, train, model.reading.counts, member_seed, device=device, fresh=fresh, io=io, **options
         )
         histories.append(history)
         if split[1].any() and (fresh or history):  # without a step, a model that was fitted before stays as it is
             fit_temperature(network.to(device), data.validation_batches())
         network.cpu().eval()
+        if checkpoints is not None and not interrupted:
+            checkpoints.finish(i, {"weights": network.state_dict(), "history": history})
         if interrupted and i + 1 < len(model.members):
             logger.warning("Interrupted. The model has %d of %d members.", i + 1, len(model.members))
             break
     return model.members[: len(histories)], histories
+
+
+def _description(model: BioFormer, binning: Binning, parts: list[Block], seed: int, n_cells: int) -> dict[str, Any]:
+    """What determines the result of a fit, besides the parameters of the training."""
+    start = model.provenance.get("started_from")
+    columns = hashlib.sha256(b"".join(np.ascontiguousarray(part.fields).tobytes() for part in parts))
+    return {
+        "ModelConfig": model.config.to_dict(),
+        "Binning": binning.to_dict() if start is None else model.binnings["rna"].to_dict(),
+        "genes": {"number": len(model.vocabulary), "sha256": _text_hash(model.vocabulary.to_dict())},
+        "obs": {"columns": [column.to_dict() for column in model.fields], "sha256": columns.hexdigest()},
+        "reading": model.reading.to_dict(),
+        "rng": seed,
+        "n_models": len(model.members),
+        "data": {"n_cells": n_cells, "sha256": model.provenance["data_sha256"]},
+        "model": None if start is None else start["hash"],
+        "scbioformers": model.provenance["versions"]["scbioformers"],
+    }
 
 
 def find_validation(model: BioFormer, source: BlockSource) -> NDArray[np.bool_]:
@@ -225,6 +267,10 @@ def _provenance(
         "sources": [{"name": "the fitted data", "n_cells": n_cells, "n_features": int(parts[0].present.sum())}],
         **({} if start is None else {"started_from": {"hash": start.hash, **start.provenance}}),
     }
+
+
+def _text_hash(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _data_hash(parts: list[Block]) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.loggers import Logger
 
 from scbioformers.config import TrainConfig
 from scbioformers.core import TrainingDiverged
 from scbioformers.nn import Transformer
 from scbioformers.training._callbacks import (
     BestWeights,
+    CheckpointWriter,
     EpochBar,
     History,
     StopOnInterrupt,
     StopOnNaN,
     ValidationLog,
 )
+from scbioformers.training._checkpoint import MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._isolation import interruptible, isolated, quiet
 from scbioformers.training._module import TrainingModule
@@ -37,11 +41,17 @@ def run_training(
     fresh: bool = True,
     progress_bar: bool = False,
     log_validations: bool = False,
+    io: MemberIO | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    lightning_logger: Logger | None = None,
 ) -> tuple[list[dict[str, float]], bool]:
     """Train the network in place and load the weights with the lowest validation loss.
 
     A network that was trained before, which is not ``fresh``, is validated before the first step. If no step improves
     it, its weights stay as they were.
+
+    With ``io``, checkpoints are written, and training goes on from the one that is there. ``callbacks`` and
+    ``lightning_logger`` are passed to the trainer.
 
     Returns the history, and whether Ctrl-C stopped the training. ``log_validations`` logs a line for each validation.
     """
@@ -59,15 +69,17 @@ def run_training(
     module = TrainingModule(network, config, steps, objectives)
     validated = bool(data.split.validation.any())
     history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
-    callbacks: list[L.Callback] = [history, diverged, interrupt]
+    own: list[L.Callback] = [history, diverged, interrupt]
     if validated:
         # check only at validations, because max_steps may end an epoch before its validation
         stop = EarlyStopping("val_loss", patience=config.patience, check_finite=False, check_on_train_epoch_end=False)
-        callbacks += [best, stop]
+        own += [best, stop]
     if log_validations:
-        callbacks.append(ValidationLog())
+        own.append(ValidationLog())
     if progress_bar:
-        callbacks.append(EpochBar())
+        own.append(EpochBar())
+    writer = [] if io is None else [CheckpointWriter(io, history, best, diverged, interrupt)]
+    resumed = None if io is None or not io.path.is_file() else str(io.path)
     kind, _, index = device.partition(":")
     with isolated(seed), quiet(), interruptible():
         trainer = L.Trainer(
@@ -79,9 +91,10 @@ def run_training(
             num_nodes=config.num_nodes,
             precision=config.precision,  # type: ignore[arg-type]
             gradient_clip_val=config.gradient_clip,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
+            callbacks=[*own, *callbacks, *writer],
+            plugins=None if io is None else [io],
+            logger=lightning_logger or False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_model_summary=False,
             enable_progress_bar=progress_bar,
             check_val_every_n_epoch=max(1, epochs // 10),
@@ -89,9 +102,9 @@ def run_training(
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
         )
-        if validated and not fresh:
+        if validated and not fresh and resumed is None:
             trainer.validate(module, datamodule=data, verbose=False)
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=resumed)
     if diverged.step is not None:
         if best.weights is None:
             raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
