@@ -10,7 +10,8 @@ import pytest
 DRAW = Path(__file__).parents[1] / "docs" / "draw_faults.py"
 NAMES = [
     *range(1, 86),
-    *("kill-9", "disk-full", "truncation", "byte-flip", "pickle", "header", "sigint", "two-fits", "random-state"),
+    *("kill-9", "sigterm", "checkpoint-dir", "checkpoint-disk-full", "checkpoint-damaged", "checkpoint-other-fit"),
+    *("disk-full", "truncation", "byte-flip", "pickle", "header", "sigint", "two-fits", "random-state"),
     *("memory-backed-zarr", "lost-rank", "fuzzing"),
 ]
 

@@ -58,8 +58,10 @@ def test_files_are_plain_safetensors_and_json(ensemble, directory):
 
 
 def test_the_manifest_is_written_last(ensemble, tmp_path, monkeypatch):
-    written, write = [], _storage._write
-    monkeypatch.setattr(_storage, "_write", lambda path, content: (written.append(path.name), write(path, content)))
+    written, write = [], _storage.write_synced
+    monkeypatch.setattr(
+        _storage, "write_synced", lambda path, content: (written.append(path.name), write(path, content))
+    )
     ensemble.save(tmp_path / "saved")
     assert written[-1] == "manifest.json"
     assert sorted(written) == sorted(WRITTEN)
@@ -193,7 +195,7 @@ def test_saved_directory_has_ordinary_permissions(ensemble, tmp_path):
 def test_full_disk(ensemble, tmp_path, monkeypatch, former, failing):
     if former:
         ensemble.save(tmp_path / "saved")
-    write = _storage._write
+    write = _storage.write_synced
 
     def fail(path, content):
         if path.name == failing:
@@ -201,7 +203,7 @@ def test_full_disk(ensemble, tmp_path, monkeypatch, former, failing):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(_storage, "_write", fail)
+    monkeypatch.setattr(_storage, "write_synced", fail)
     with pytest.raises(StorageError, match=r"could not be written to .*saved: No space left") as caught:
         other(ensemble).save(tmp_path / "saved")
     assert isinstance(caught.value, OSError)
@@ -342,7 +344,7 @@ def kill_at(step):
         return call
 
     count = [0]
-    _storage._write, os.replace = counted(_storage._write), counted(os.replace)
+    _storage.write_synced, os.replace = counted(_storage.write_synced), counted(os.replace)
     new.save(place)
     os._exit(0)
 

@@ -214,7 +214,7 @@ class CheckpointWriter(Callback):
         checkpoint["scbioformers"] = {
             "history": self.history.rows,
             "best": {"value": best.best, "step": best.step, "weights": best.weights},
-            "sums": _sums(trainer),
+            "sums": _sums(trainer) if self._restored is None else self._restored["sums"],
             "generators": _generators(pl_module.device),
         }
 

@@ -174,6 +174,7 @@ class MemberIO(CheckpointIO):
 
     def __init__(self, checkpoints: Checkpoints, member: int) -> None:
         self.checkpoints, self.path = checkpoints, checkpoints.path(member)
+        self._left_out: set[str] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint. What a callback of the user keeps is left out if JSON and tensors cannot hold it."""
@@ -182,7 +183,9 @@ class MemberIO(CheckpointIO):
             try:
                 _split(callbacks[name], {})
             except TypeError as error:
-                logger.warning("The state of the callback %s is not part of the checkpoint: %s.", name, error)
+                if name not in self._left_out:
+                    logger.warning("The state of the callback %s is not part of the checkpoint: %s.", name, error)
+                self._left_out.add(name)
                 del callbacks[name]
         self.checkpoints.write(Path(path), checkpoint)
 
