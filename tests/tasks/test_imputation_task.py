@@ -131,7 +131,7 @@ def predict(model, adata, plan, **kwargs):
     kwargs = {"scale": "counts", "std": True, "quantiles": (0.5,), "evidence": evidence} | kwargs
     blocks = list(impute_blocks(model, AnnDataSource(adata), plan, **kwargs))
     parts = [block.values for block in blocks]
-    starts = [block.start for block in blocks]
+    starts = [block.cells.start for block in blocks]
     assert starts == np.cumsum([0, *(len(part["mean"]) for part in parts[:-1])]).tolist()
     return {name: np.vstack([part[name] for part in parts]) for name in parts[0]}, evidence
 

@@ -1,8 +1,6 @@
 """Imputation: what is stored, in memory and on disk."""
 
 import logging
-import re
-import warnings
 
 import anndata as ad
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 import scipy.sparse as sp
 
 import scbioformers as bf
-from scbioformers.core import ConfigError
 from scbioformers.results._slots import params_from_json
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
@@ -35,7 +32,7 @@ def test_fields(fitted, model):
     assert (values >= 0).all()
     assert set(fitted.uns) == set(before.uns) | {"imputed"}
     params = params_from_json(fitted.uns["imputed"]["params"])
-    arguments = {"method": "denoise", "output": "counts", "layer": None, "masked": False, "out": None}
+    arguments = {"method": "denoise", "output": "counts", "layer": None, "masked": False}
     arguments |= {"n_evidence_cells": 60, "n_validation_cells": 6}
     assert params == {"model_hash": model.hash, **arguments}
     assert set(fitted.uns["imputed"]) == {"params", "evidence", "slots"}
@@ -102,63 +99,3 @@ def test_round_trip(fitted, tmp_path, kind):
     for name in ("bins", "calibration"):
         pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
     assert first["nll_bits"] == second["nll_bits"]
-
-
-# results on disk
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_out(simulated, model, mask, tmp_path, masked, with_genes):
-    wider = with_genes(simulated[:, ::-1], ["new"])
-    wide_mask = np.hstack([np.zeros((60, 1), bool), mask]) if masked else None
-    kwargs = {"model": model, "mask": wide_mask, "std": True, "quantiles": (0.1,)}
-    expected = bf.tl.impute(wider, copy=True, **kwargs)
-    bf.tl.impute(wider, out=tmp_path / "x.zarr", **kwargs)
-    assert set(wider.layers) <= {None}
-    assert params_from_json(wider.uns["imputed"]["params"])["out"] == str(tmp_path / "x.zarr")
-    assert wider.var["imputed"].tolist() == [False] + [True] * 40
-    found = ad.read_zarr(tmp_path / "x.zarr")
-    assert list(found.obs_names) == list(wider.obs_names)
-    assert sorted(found.var_names) == sorted(simulated.var_names)  # only the modelled genes
-    assert set(found.layers) - {None} == {"imputed", "imputed_std", "imputed_q10"}
-    for name in ("imputed", "imputed_std", "imputed_q10"):
-        assert found.layers[name].dtype == np.float32
-        assert np.array_equal(found.layers[name], expected[:, found.var_names].layers[name], equal_nan=True)
-
-
-def test_out_block_by_block(simulated, model, tmp_path, monkeypatch):
-    expected = impute(simulated, model=model)
-    monkeypatch.setattr("scbioformers.tasks._imputation.BLOCK_CELLS", 17)
-    monkeypatch.setattr("scbioformers.results._imputed._CHUNK_CELLS", 17)
-    bf.tl.impute(simulated, model=model, out=str(tmp_path / "x.zarr"))
-    found = ad.read_zarr(tmp_path / "x.zarr")
-    np.testing.assert_allclose(found.layers["imputed"], expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("error")
-def test_out_writes_without_a_warning(simulated, model, tmp_path):
-    with warnings.catch_warnings():
-        # anndata 0.13 uses options that are deprecated in pandas 3.1
-        warnings.filterwarnings("ignore", r"The '\S+' option is deprecated", DeprecationWarning)
-        for _ in range(2):
-            bf.tl.impute(simulated, model=model, out=tmp_path / "x.zarr")
-        assert np.isfinite(ad.read_zarr(tmp_path / "x.zarr").layers["imputed"]).all()
-
-
-def test_out_with_a_slash_in_the_key_and_a_second_time(simulated, model, tmp_path, caplog):
-    kwargs = {"model": model, "out": tmp_path / "x.zarr", "key_added": "a/b"}
-    bf.tl.impute(simulated, std=True, **kwargs)
-    assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb", "a%2Fb_std"}
-    with caplog.at_level(logging.INFO, logger="scbioformers"):
-        bf.tl.impute(simulated, **kwargs)
-    assert re.search(r"Overwriting .*x\.zarr", caplog.text)
-    assert set(ad.read_zarr(tmp_path / "x.zarr").layers) - {None} == {"a%2Fb"}
-
-
-def test_out_replaces_only_zarr_stores(simulated, model, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ConfigError, match="exists and is no zarr store"):
-            bf.tl.impute(simulated, model=model, out=path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert "imputed" not in simulated.uns

@@ -58,6 +58,8 @@ def bars(monkeypatch):
 SHOWN = {"progress_bar": True}
 VERBS = {
     "embed": lambda adata: bf.tl.embed(adata, batch_size=16, **SHOWN),
+    "impute, denoise": lambda adata: bf.tl.impute(adata, batch_size=16, **SHOWN),
+    "impute, held out": lambda adata: bf.tl.impute(adata, method="held_out", batch_size=16, **SHOWN),
     "grn, embedding": lambda adata: bf.tl.grn(adata, method="embedding", **SHOWN),
     "grn, knockout": lambda adata: bf.tl.grn(adata, method="knockout", **SHOWN),
     "grn, attention": lambda adata: bf.tl.grn(adata, method="attention", **SHOWN),

@@ -30,6 +30,7 @@ from scbioformers.core._errors import (
 )
 from scbioformers.core._leiden import leiden
 from scbioformers.core._masking import choose_masked, mask_sizes
+from scbioformers.core._memory import free_memory
 from scbioformers.core._names import GeneIndex, Names, as_names, describe_unknown, near_names, plain_ensembl
 from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
@@ -88,6 +89,7 @@ __all__ = [
     "deviation",
     "expected",
     "find_category",
+    "free_memory",
     "hash_pairs",
     "hash_uniform",
     "leiden",

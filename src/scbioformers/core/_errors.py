@@ -25,7 +25,7 @@ class ModelFormatError(BioformersError, ValueError):
 
 
 class StorageError(BioformersError, OSError):
-    """A model could not be written, for instance to a full disk. A former model in the same place is still whole."""
+    """A model or a result could not be written, for instance to a full disk. What was there before is still whole."""
 
 
 class OutOfMemoryError(BioformersError, MemoryError):

@@ -115,7 +115,9 @@ class Inspection:
     def log_place(self) -> None:
         """Say in the log, once for each call of a verb, that the data are read from disk."""
         if self.stored == "disk":
-            logger.info("%s is read from disk, in blocks of cells. Results stay in memory.", self.name)
+            logger.info(
+                "%s is read from disk, in blocks of cells. Results stay in memory, except with `out=`.", self.name
+            )
 
 
 class _Tally:

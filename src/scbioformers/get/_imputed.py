@@ -115,7 +115,7 @@ def imputed(
         progress_bar=shows_progress(progress_bar),
     )
     for block in blocks:
-        x[block.start : block.start + len(block.low_depth)] = block.values["mean"][:, requested]
+        x[block.cells.start : block.cells.start + len(block.low_depth)] = block.values["mean"][:, requested]
     return AnnData(x, obs=adata.obs.copy(), var=pd.DataFrame(index=names))
 
 

@@ -2,18 +2,30 @@
 
 from scbioformers.model._bioformer import BioFormer, network_bytes, network_sizes
 from scbioformers.model._head import Head
-from scbioformers.model._inference import USES, Use, embed_cells, make_batches, on_device, predict_masked, run_network
+from scbioformers.model._inference import (
+    READ_CHUNK,
+    USES,
+    Use,
+    embed_blocks,
+    embed_cells,
+    make_batches,
+    on_device,
+    predict_masked,
+    run_network,
+)
 from scbioformers.model._scores import score_cells, score_quantiles
 from scbioformers.model._storage import MAX_HEADER, Tensors, check_directory, read_tensors, seal, unseal, write_synced
 
 __all__ = [
     "MAX_HEADER",
+    "READ_CHUNK",
     "USES",
     "BioFormer",
     "Head",
     "Tensors",
     "Use",
     "check_directory",
+    "embed_blocks",
     "embed_cells",
     "make_batches",
     "network_bytes",

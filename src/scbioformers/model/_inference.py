@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,18 @@ READ_CHUNK = 4096  # number of cells that are read and sorted by length at a tim
 MAX_BATCH_TOKENS = 2**16  # maximum number of tokens in a batch, which limits the memory
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class EmbeddedBlock:
+    """Embeddings of n consecutive cells."""
+
+    start: int
+    """Row of the first cell."""
+    values: NDArray[np.float32]
+    """(n, K), the embeddings."""
+    n_expressed: NDArray[np.int64]
+    """(n,), number of features of the model that each cell expresses."""
+
+
 def embed_cells(
     model: BioFormer,
     source: BlockSource,
@@ -33,7 +44,27 @@ def embed_cells(
     batch_size: int = 64,
     progress_bar: bool = False,
 ) -> NDArray[np.float32]:
-    """Cell embeddings (paper, section 2.3). They do not depend on the batch size or on the order of the cells.
+    """Cell embeddings as one array (N, K). See :func:`embed_blocks`."""
+    result: NDArray[np.float32] | None = None
+    for block in embed_blocks(model, source, use=use, batch_size=batch_size, progress_bar=progress_bar):
+        if result is None:
+            result = np.empty((source.n_obs, block.values.shape[1]), np.float32)
+        # not kept in a list: many small arrays that stay keep the memory between them from being freed
+        result[block.start : block.start + len(block.values)] = block.values
+    return np.zeros((0, 0), np.float32) if result is None else result
+
+
+def embed_blocks(
+    model: BioFormer,
+    source: BlockSource,
+    *,
+    use: Use | Sequence[Use] = "profile",
+    batch_size: int = 64,
+    progress_bar: bool = False,
+) -> Iterator[EmbeddedBlock]:
+    """Cell embeddings in blocks of cells (paper, section 2.3), in one pass over the source.
+
+    They do not depend on the batch size or on the order of the cells.
 
     All functions of this module compute on the device of the networks of the model, see
     :func:`scbioformers.model.on_device`.
@@ -49,9 +80,9 @@ def embed_cells(
         ``"mean"``: mean of the outputs of the visible features, (N, width).
         The columns of several embeddings are concatenated.
 
-    Returns
-    -------
-    float32 (N, K). For ``"profile"`` the members of an ensemble are averaged. For the others they are concatenated.
+    Yields
+    ------
+    Blocks of cells. For ``"profile"`` the members of an ensemble are averaged. For the others they are concatenated.
 
     Raises
     ------
@@ -63,27 +94,35 @@ def embed_cells(
         raise ConfigError(f"`use` must be one of {USES}, found {use!r}.")
     if batch_size < 1:
         raise ConfigError(f"`batch_size` must be at least 1, found {batch_size}.")
-    parts: dict[Use, list[NDArray[np.float32]]] = {each: [] for each in uses}
-    for network in model.members:
-        outputs = run_network(model, network, source.blocks(READ_CHUNK), batch_size, contextual="mean" in uses)
-        with tqdm(total=source.n_obs, desc="Reading cells", unit="cell", disable=not progress_bar) as bar:
-            results: dict[Use, NDArray[np.float32]] = {}
-            for batch, output in outputs:
-                rows = batch.rows.cpu().numpy()
-                for each in uses:
-                    values = _represent(model, network, output, batch, each).cpu().numpy()
-                    if each not in results:
-                        results[each] = np.empty((source.n_obs, values.shape[1]), np.float32)
-                    # not kept in a list: many small arrays that stay keep the memory between them from being freed
-                    results[each][rows] = values
+    return _embed_blocks(model, source, uses, batch_size, progress_bar)
+
+
+@torch.no_grad()
+def _embed_blocks(
+    model: BioFormer, source: BlockSource, uses: Sequence[Use], batch_size: int, progress_bar: bool
+) -> Iterator[EmbeddedBlock]:
+    device = model.members[0].cls.device
+    with tqdm(total=source.n_obs, desc="Embedding cells", unit="cell", disable=not progress_bar) as bar:
+        for block in source.blocks(READ_CHUNK):
+            found: dict[tuple[Use, int], NDArray[np.float32]] = {}  # by member
+            for batch in make_batches(model, block, batch_size):
+                batch = batch.to(device)
+                rows = batch.rows.cpu().numpy() - block.start
+                for member, network in enumerate(model.members):
+                    output = network(batch, contextual="mean" in uses)
+                    for each in uses:
+                        values = _represent(model, network, output, batch, each).cpu().numpy()
+                        if (each, member) not in found:
+                            found[each, member] = np.empty((len(block.depth), values.shape[1]), np.float32)
+                        found[each, member][rows] = values
                 bar.update(len(batch))
-        for each, result in results.items():
-            parts[each].append(result)
-    joined: list[NDArray[np.float32]] = [
-        np.asarray(np.mean(values, axis=0, dtype=np.float32)) if each == "profile" else np.hstack(values)
-        for each, values in parts.items()
-    ]
-    return joined[0] if len(joined) == 1 else np.hstack(joined)
+            joined = [_join([found[each, i] for i in range(len(model.members))], each) for each in uses]
+            yield EmbeddedBlock(block.start, np.hstack(joined), np.diff(block.counts.indptr).astype(np.int64))
+
+
+def _join(members: list[NDArray[np.float32]], use: Use) -> NDArray[np.float32]:
+    """The embedding by all members: their mean where they share axes, else side by side."""
+    return np.asarray(np.mean(members, axis=0, dtype=np.float32)) if use == "profile" else np.hstack(members)
 
 
 def _represent(model: BioFormer, network: Transformer, output: Output, batch: Batch, use: Use) -> torch.Tensor:

@@ -34,11 +34,10 @@ from scbioformers.results._grn import (
 )
 from scbioformers.results._heads import added_heads, check_head_storage, store_head
 from scbioformers.results._imputed import (
-    Layer,
-    StoreLayer,
     check_imputed_key,
-    create_store,
     imputed_layers,
+    layer_bytes,
+    new_layer,
     read_evidence,
     write_imputed,
 )
@@ -56,15 +55,14 @@ from scbioformers.results._perturb import (
 from scbioformers.results._query import Query, feature_names, find_column, open_query
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
+from scbioformers.results._store import check_out, open_result, warn_of_memory
 
 __all__ = [
     "UNKNOWN",
     "ConditionGRN",
-    "Layer",
     "ModelLike",
     "Perturbed",
     "Query",
-    "StoreLayer",
     "WeightTable",
     "added_heads",
     "annotation_key",
@@ -72,9 +70,9 @@ __all__ = [
     "check_head_storage",
     "check_imputed_key",
     "check_key_added",
+    "check_out",
     "check_perturb_key",
     "check_storage",
-    "create_store",
     "feature_names",
     "find_column",
     "find_condition",
@@ -84,7 +82,10 @@ __all__ = [
     "grn_slots",
     "has_program_genes",
     "imputed_layers",
+    "layer_bytes",
+    "new_layer",
     "open_query",
+    "open_result",
     "perturb_genes",
     "read_annotation",
     "read_annotation_evidence",
@@ -111,6 +112,7 @@ __all__ = [
     "store_model",
     "stored_edges",
     "target",
+    "warn_of_memory",
     "write_annotation",
     "write_bins",
     "write_embedding",

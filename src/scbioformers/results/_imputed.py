@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
 import scipy.sparse as sp
-import zarr
-from anndata import AnnData
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, MissingKeyError
-from scbioformers.results._slots import (
-    check_key_added,
-    escape,
-    get_slot,
-    params_from_json,
-    params_to_json,
-    write_result,
-)
-
-logger = logging.getLogger(__name__)
-
-_CHUNK_CELLS = 1024
+from scbioformers.core import MissingKeyError
+from scbioformers.results._slots import check_key_added, get_slot, params_from_json, params_to_json, write_result
+from scbioformers.results._store import Result
 
 
 def imputed_layers(key: str, std: bool, quantiles: Sequence[float]) -> dict[str, str]:
@@ -60,14 +45,29 @@ class Layer:
 
 
 class StoreLayer:
-    """An array of a zarr store (N, K) that is filled in blocks of cells. ``columns`` (K,) are those of the data."""
+    """A layer of a store (N, K) that is filled in blocks of cells."""
 
-    def __init__(self, array: Any, columns: NDArray[np.int64]) -> None:
-        self._array, self._columns = array, columns
+    def __init__(self, result: Result, name: str, block_cells: int) -> None:
+        self._result = result
+        self._array = result.array("layers", name, len(result.columns), block_cells)
 
     def add(self, start: int, rows: sp.csr_matrix) -> None:
         """Write the next rows."""
-        self._array[start : start + rows.shape[0]] = rows[:, self._columns].toarray()
+        self._result.write(self._array, start, rows[:, self._result.columns].toarray())
+
+    def matrix(self) -> Any:
+        """The zarr array."""
+        return self._array
+
+
+def new_layer(result: Result, name: str, n_imputed: int, block_cells: int) -> Layer | StoreLayer:
+    """An empty layer, in memory or in the store of the result."""
+    return Layer(result.data.shape, n_imputed) if result.group is None else StoreLayer(result, name, block_cells)
+
+
+def layer_bytes(shape: tuple[int, int], n_imputed: int) -> float:
+    """Size of a layer in memory, without the values of genes that are not imputed if it is sparse."""
+    return 4.0 * shape[0] * shape[1] if 2 * n_imputed >= shape[1] else 8.0 * shape[0] * n_imputed
 
 
 def check_imputed_key(adata: Any, key: str, layers: Collection[str], layer: str | None) -> None:
@@ -79,7 +79,7 @@ def check_imputed_key(adata: Any, key: str, layers: Collection[str], layer: str 
 def write_imputed(
     adata: Any,
     key: str,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, Layer | StoreLayer],
     *,
     imputed: NDArray[np.bool_],
     low_depth: NDArray[np.bool_],
@@ -100,33 +100,6 @@ def write_imputed(
 
 def _low_depth(key: str) -> str:
     return f"{key}_low_depth"
-
-
-def create_store(path: Path, adata: AnnData, columns: NDArray[np.int64], names: Sequence[str]) -> dict[str, StoreLayer]:
-    """Create an AnnData in a zarr store and return its layers, which are empty.
-
-    It has the names of all cells and of the genes in ``columns``, and one layer for each of ``names``.
-
-    Raises
-    ------
-    ConfigError
-        If the path exists and is not a zarr store.
-    """
-    if path.exists():
-        if not any((path / name).exists() for name in (".zgroup", "zarr.json")):
-            raise ConfigError(f"{path} exists and is no zarr store, so it is not overwritten. Pass another `out`.")
-        logger.info("Overwriting %s.", path)
-    frame = AnnData(obs=adata.obs[[]], var=adata.var.iloc[columns][[]])
-    # format and shards are set because anndata 0.12 warns about its defaults; zarr warns about consolidated metadata
-    group: Any = zarr.open_group(str(path), mode="w", zarr_format=3)
-    ad.io.write_elem(group, "/", frame, dataset_kwargs={"shards": None})
-    created = {}
-    for name in names:
-        chunks = (min(_CHUNK_CELLS, max(adata.n_obs, 1)), frame.n_vars)
-        array = group["layers"].create_array(escape(name), shape=frame.shape, dtype="float32", chunks=chunks)
-        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        created[name] = StoreLayer(array, columns)
-    return created
 
 
 def read_evidence(adata: Any, key: str) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:

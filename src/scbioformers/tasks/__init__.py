@@ -11,6 +11,7 @@ from scbioformers.tasks._gene_programs import (
 )
 from scbioformers.tasks._grn import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
 from scbioformers.tasks._imputation import (
+    BLOCK_CELLS,
     N_FOLDS,
     ImputedBlock,
     Plan,
@@ -27,6 +28,7 @@ from scbioformers.tasks._imputation_request import ImputeMethod, check_method, c
 from scbioformers.tasks._regulators import count_known_targets, rank_drivers, rank_set_regulators
 
 __all__ = [
+    "BLOCK_CELLS",
     "N_FOLDS",
     "ConsensusGRN",
     "EdgeScorer",

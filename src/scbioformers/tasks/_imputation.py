@@ -40,8 +40,8 @@ Plan = Callable[[Block], Iterator[csr_matrix]]
 class ImputedBlock:
     """Imputed values of n consecutive cells."""
 
-    start: int
-    """Row of the first cell."""
+    cells: Block
+    """The cells as they were read."""
     values: dict[str, NDArray[np.float32]]
     """Arrays (n, M): ``"mean"`` and, if requested, ``"std"`` and each quantile, with the number as its name."""
     low_depth: NDArray[np.bool_]
@@ -147,7 +147,7 @@ def impute_blocks(
                     kept = np.isnan(values["mean"])
                     for name, array in values.items():
                         array[kept] = 0 if name == "std" else measured[kept]
-            yield ImputedBlock(block.start, values, low)
+            yield ImputedBlock(block, values, low)
 
 
 def _nothing_visible(model: BioFormer, block: Block, query_mask: csr_matrix) -> NDArray[np.bool_]:
@@ -187,7 +187,7 @@ def posterior_blocks(
                     bar.advance_to(done)
             if scale == "log1p":
                 mean = np.log1p(mean / np.where(size > 0, size, 1.0))
-            yield ImputedBlock(block.start, {"mean": mean.astype(np.float32)}, low_depth(model, block))
+            yield ImputedBlock(block, {"mean": mean.astype(np.float32)}, low_depth(model, block))
 
 
 def collect_evidence(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, check_arguments, seed_from, short_list, warn
 from scbioformers.data import FeatureMap, Labels
-from scbioformers.model import embed_cells
+from scbioformers.model import embed_blocks
 from scbioformers.nn import computes
 from scbioformers.results import (
     ModelLike,
@@ -30,10 +29,14 @@ from scbioformers.results import (
 )
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.annotation import (
+    MAX_CELLS,
     USE,
     AnnotationHead,
+    Features,
     FittedLabels,
+    LabelledCells,
     collect_evidence,
+    draw_training,
     fit_annotation,
     head_name,
 )
@@ -192,12 +195,19 @@ def annotate(
         _check_labels(labels, learned_from, label_key)
         check_head_storage(adata, key, query.model, model)
     adata = target(adata, copy)
-    use = USE if head is None else head.use
-    features = embed_cells(query.model, query.source, use=use, progress_bar=shows_progress(progress_bar))
+    use, shown = USE if head is None else head.use, shows_progress(progress_bar)
+    embedded = (
+        (block.start, block.values) for block in embed_blocks(query.model, query.source, use=use, progress_bar=shown)
+    )
     learned: FittedLabels | None = None
     if head is None:
+        learned_from = learned_from[draw_training(labels.codes[learned_from], len(labels.categories), MAX_CELLS, seed)]
+        features = Features()
+        for _, values in embedded:
+            features.add(values)
+        embedded = features.blocks()
         learned = fit_annotation(
-            features[learned_from],
+            features.take(learned_from),
             labels.codes[learned_from],
             labels.categories,
             n_compared=query.model.config.n_components,
@@ -209,9 +219,9 @@ def annotate(
         )
         head = learned.head
         store_head(adata, key, query.model, model, head_name(label_key), head.to_head())
-    found = _Found.of(head, features, empty)
+    found = LabelledCells.of(head, embedded, empty, None if learned is None else labels.codes, all_labels=probabilities)
     if learned is not None:
-        found.keep_given(labels, learned_from, learned.probability)
+        found.probability[learned_from] = learned.probability
     params: dict[str, Any] = {"model_hash": query.model.hash, "head_hash": head.to_head().hash, "label_key": label_key}
     params |= {"layer": query.layer, "learned": learned is not None, "seed": None if learned is None else seed}
     write_annotation(
@@ -220,39 +230,13 @@ def annotate(
         found.codes,
         head.categories,
         found.probability,
-        probabilities=found.probabilities if probabilities else None,
+        probabilities=found.probabilities,
         colours=head.colours,
         params=params,
         evidence=head.evidence if learned is not None else _compare(adata, query, head, found, labels),
     )
     _log_summary(found, head, label_key, key_added, int((labels.codes >= 0).sum()) if learned is not None else 0)
     return adata if copy else None
-
-
-@dataclass
-class _Found:
-    """The labels of N cells."""
-
-    codes: NDArray[np.int64]
-    """(N,) position of the label, -1 for "unknown"."""
-    probability: NDArray[np.float32]
-    """(N,) probability of the label, of the most probable one for "unknown"."""
-    probabilities: NDArray[np.float32]
-    """(N, K), of all labels."""
-
-    @classmethod
-    def of(cls, head: AnnotationHead, features: NDArray[np.float32], empty: NDArray[np.bool_]) -> _Found:
-        """Predict the labels. A cell without counts says nothing, so it is "unknown"."""
-        probabilities, unlike = head.predict(features)
-        codes = np.where((unlike > head.threshold) | empty, -1, probabilities.argmax(axis=1))
-        return cls(codes, probabilities.max(axis=1), probabilities)
-
-    def keep_given(self, labels: Labels, rows: NDArray[np.int64], probability: NDArray[np.float32]) -> None:
-        """Keep the given labels. The cells ``rows`` have a probability that they did not take part in."""
-        given = np.flatnonzero(labels.codes >= 0)
-        self.codes[given] = labels.codes[given]
-        self.probability[given] = self.probabilities[given, labels.codes[given]]
-        self.probability[rows] = probability
 
 
 def _choose(adata: AnnData, label_key: str, query: Query, key: str) -> tuple[AnnotationHead | None, Labels]:
@@ -318,7 +302,9 @@ def _batches(adata: AnnData, query: Query, rows: NDArray[np.int64]) -> dict[str,
     return {name: codes == i for i, name in enumerate(batch.categories)}
 
 
-def _compare(adata: AnnData, query: Query, head: AnnotationHead, found: _Found, labels: Labels) -> Mapping[str, Any]:
+def _compare(
+    adata: AnnData, query: Query, head: AnnotationHead, found: LabelledCells, labels: Labels
+) -> Mapping[str, Any]:
     """The evidence for labels of other cells: how they agree with given ones, else that of the reference."""
     rows = np.flatnonzero(labels.codes >= 0)
     if not rows.size:
@@ -334,7 +320,7 @@ def _compare(adata: AnnData, query: Query, head: AnnotationHead, found: _Found, 
     return {"source": "query", **evidence}
 
 
-def _log_summary(found: _Found, head: AnnotationHead, label_key: str, key: str, n_given: int) -> None:
+def _log_summary(found: LabelledCells, head: AnnotationHead, label_key: str, key: str, n_given: int) -> None:
     unknown = int((found.codes < 0).sum())
     score = head.evidence["macro_f1"]
     logger.info(

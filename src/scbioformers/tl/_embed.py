@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, warn
 from scbioformers.data import FeatureMap
-from scbioformers.model import BioFormer, Use, embed_cells
+from scbioformers.model import READ_CHUNK, BioFormer, Use, embed_blocks
 from scbioformers.nn import computes
-from scbioformers.results import ModelLike, check_key_added, open_query, target, write_embedding
+from scbioformers.results import ModelLike, check_key_added, check_out, open_query, open_result, write_embedding
 from scbioformers.settings import shows_progress
 
 
@@ -25,6 +26,7 @@ def embed(
     gene_symbols: str | None = None,
     feature_map: FeatureMap | None = None,
     use: Use = "profile",
+    out: str | Path | None = None,
     batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -60,6 +62,9 @@ def embed(
         ``<cls>`` (n_obs, n_components). ``"cls"``: the ``<cls>`` vector of the paper (n_obs, width). ``"latent"``: the
         latent vector between ``<cls>`` and the profile (n_obs, n_latent). ``"mean"``: mean of the output vectors of the
         genes (n_obs, width).
+    out
+        Path of a new zarr store, for results larger than memory. The result is written to it in blocks of cells, and
+        nothing is set in ``adata``. :func:`anndata.read_zarr` reads it. The store gets this name when it is whole.
     batch_size
         Maximum number of cells in a batch.
     device
@@ -76,7 +81,8 @@ def embed(
 
     Returns
     -------
-    None, or the copy if ``copy=True``. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields, with ``out`` those of the AnnData in the store, which
+    has the names of the cells and no genes:
 
     ``adata.obsm[key_added]`` : float32 :class:`~numpy.ndarray` (n_obs, K)
         The embedding. For an ensemble, ``"profile"`` is the mean over the members, and the others are concatenated.
@@ -91,9 +97,12 @@ def embed(
     MissingKeyError
         If the model, the layer, or a column of ``adata.obs`` that the model uses is not found.
     ConfigError
-        If ``use`` or ``batch_size`` is not valid, or the device is not available.
+        If ``use`` or ``batch_size`` is not valid, the device is not available, or ``out`` exists or is passed with
+        ``copy=True``.
     DataError
         If the values are on another scale than the training data, or ``adata`` has too few genes of the model.
+    StorageError
+        If ``out`` cannot be written, for instance to a full disk. No part of the store is left.
 
     Warns
     -----
@@ -105,18 +114,26 @@ def embed(
     See :func:`scbioformers.tl.fit`.
     """
     check_arguments(embed, locals())
+    place = check_out(out, copy)
     query = open_query(
         adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
     )
-    check_key_added(adata, key_added, {"obsm": [key_added]})
-    adata = target(adata, copy)
+    if place is None:
+        check_key_added(adata, key_added, {"obsm": [key_added]})
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
-    embedding = embed_cells(query.model, query.source, use=use, **options)
-    n_expressed = np.concatenate([np.diff(block.counts.indptr) for block in query.source.blocks()])
+    blocks = embed_blocks(query.model, query.source, use=use, **options)
+    n_expressed = np.zeros(query.source.n_obs, np.int64)
     params = {"model_hash": query.model.hash, "use": use, "layer": query.layer}
-    write_embedding(adata, key_added, embedding, params, empty=n_expressed == 0)
+    with open_result(adata, place, copy) as result:
+        embedding: Any = None
+        for block in blocks:
+            if embedding is None:
+                embedding = result.array("obsm", key_added, block.values.shape[1], READ_CHUNK)
+            result.write(embedding, block.start, block.values)
+            n_expressed[block.start : block.start + len(block.values)] = block.n_expressed
+        write_embedding(result.data, key_added, embedding, params, empty=n_expressed == 0)
     _warn_if_truncated(query.model, n_expressed)
-    return adata if copy else None
+    return result.data if copy else None
 
 
 def _warn_if_truncated(model: BioFormer, n_expressed: NDArray[np.int64]) -> None:

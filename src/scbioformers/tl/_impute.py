@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,28 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
-from scbioformers.core import Names, Scale, check_arguments
-from scbioformers.data import AnnDataSource, BlockSource, FeatureMap, HiddenSource, read_mask
+from scbioformers.core import Names, Scale, check_arguments, free_memory
+from scbioformers.data import AnnDataSource, Block, BlockSource, FeatureMap, HiddenSource, read_mask
 from scbioformers.nn import computes
 from scbioformers.results import (
-    Layer,
     ModelLike,
     Query,
-    StoreLayer,
     check_imputed_key,
-    create_store,
+    check_out,
     imputed_layers,
+    layer_bytes,
+    new_layer,
     open_query,
-    target,
+    open_result,
+    warn_of_memory,
     write_imputed,
 )
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import (
+    BLOCK_CELLS,
     N_FOLDS,
     Evidence,
+    ImputedBlock,
     ImputeMethod,
     check_method,
     check_request,
@@ -117,8 +120,8 @@ def impute(
         Also store these quantiles of the predicted distribution, each between 0 and 1. Values that are kept are their
         own quantiles.
     out
-        Path of a zarr store, for data larger than memory. An AnnData with the modelled genes and the predictions in
-        ``layers`` is written to it block by block, and no layer is set in ``adata``. ``anndata.read_zarr`` reads it.
+        Path of a new zarr store, for results larger than memory. The result is written to it in blocks of cells, and
+        nothing is set in ``adata``. :func:`anndata.read_zarr` reads it. The store gets this name when it is whole.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
@@ -148,7 +151,8 @@ def impute(
 
     Returns
     -------
-    None, or the copy if ``copy=True``. Sets the following fields:
+    None, or the copy if ``copy=True``. Sets the following fields, with ``out`` those of the AnnData in the store, which
+    has the names of the cells and the genes of the model that are in ``adata``:
 
     ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` or :class:`~scipy.sparse.csr_matrix` (n_obs, n_vars)
         Values in the unit of ``output``. It is dense if at least half of the genes are imputed, else sparse. Genes that
@@ -176,15 +180,17 @@ def impute(
     ConfigError
         If ``method``, ``output``, a quantile or ``batch_size`` is not valid, ``method`` cannot be combined with the
         other arguments or the model, ``key_added`` would overwrite a model or counts, the device is not available, or
-        ``out`` exists and is not a zarr store.
+        ``out`` exists or is passed with ``copy=True``.
     DataError
         If the mask has another shape or dtype, none of ``genes`` can be used, the values are on another scale than the
         training data, or ``adata`` has too few genes of the model.
+    StorageError
+        If ``out`` cannot be written, for instance to a full disk. No part of the store is left.
 
     Warns
     -----
     BioformersWarning
-        If genes of the model are missing in ``adata``.
+        If genes of the model are missing in ``adata``, or the layers take more memory than is free.
 
     Notes
     -----
@@ -202,6 +208,7 @@ def impute(
     """
     check_arguments(impute, locals())
     check_request(output, quantiles, batch_size)
+    place = check_out(out, copy)
     method = choose_method(method, output, masked=mask is not None, std=std, quantiles=quantiles)
     hidden = None if mask is None else read_mask(mask, adata)
     query = open_query(
@@ -217,47 +224,45 @@ def impute(
     check_method(query.model, method, output)
     wanted = np.flatnonzero(query.measured) if genes is None else query.positions(genes)
     names = imputed_layers(key_added, std, quantiles)
-    check_imputed_key(adata, key_added, names.values(), query.layer)
+    if place is None:
+        check_imputed_key(adata, key_added, names.values(), query.layer)
+        warn_of_memory(len(names) * layer_bytes(adata.shape, wanted.size), free_memory())
     cells = _Cells(query, query.columns[wanted], hidden)
-    adata = target(adata, copy)
-    layers: dict[str, Layer] | dict[str, StoreLayer]
-    if out is None:
-        layers = {name: Layer(adata.shape, wanted.size) for name in names.values()}
-    else:
-        layers = create_store(Path(out), adata, query.columns[query.measured], list(names.values()))
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
     rows, n_validation = find_evidence_cells(query.model, cells.source, masked=hidden is not None)
     evidence = Evidence.empty(query.model, cells=np.isin(np.arange(adata.n_obs), rows))
+    params: dict[str, Any] = {"model_hash": query.model.hash, "method": method, "output": output, "layer": query.layer}
+    params |= {"masked": hidden is not None, "n_evidence_cells": len(rows), "n_validation_cells": n_validation}
+    blocks: Iterator[ImputedBlock]
     if method == "denoise":
         blocks = posterior_blocks(query.model, cells.source, scale=output, **options)
     else:
-        options |= {"scale": output, "std": std, "quantiles": quantiles, "keep_measured": hidden is not None}
+        held: dict[str, Any] = {"std": std, "quantiles": quantiles, "keep_measured": hidden is not None}
         plan = folds(len(query.columns), N_FOLDS, wanted) if cells.mask is None else positions(cells.mask)
         counted = evidence if cells.mask is None else None
-        blocks = impute_blocks(query.model, cells.source, plan, evidence=counted, **options)
+        blocks = impute_blocks(query.model, cells.source, plan, scale=output, evidence=counted, **held, **options)
     low_depth = np.zeros(adata.n_obs, dtype=bool)
-    for block in blocks:
-        low_depth[block.start : block.start + len(block.low_depth)] = block.low_depth
-        own = cells.own(block.start, len(block.low_depth), output)
-        for name, written in names.items():
-            values = block.values[name][:, wanted]
-            layers[written].add(block.start, cells.assemble(values, 0 * own if name == "std" else own))
-    if method == "denoise" or cells.mask is not None:
-        options = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
-        evidence = collect_evidence(query.model, cells.source, rows, wanted, hidden=cells.mask, **options)
-    params: dict[str, Any] = {"model_hash": query.model.hash, "method": method, "output": output, "layer": query.layer}
-    params |= {"masked": hidden is not None, "out": None if out is None else str(out)}
-    params |= {"n_evidence_cells": len(rows), "n_validation_cells": n_validation}
-    write_imputed(
-        adata,
-        key_added,
-        {name: layer for name, layer in layers.items() if isinstance(layer, Layer)},
-        imputed=np.isin(np.arange(adata.n_vars), cells.imputed),
-        low_depth=low_depth,
-        params=params,
-        evidence=evidence.to_dict(),
-    )
-    return adata if copy else None
+    with open_result(adata, place, copy, np.sort(query.columns[query.measured])) as result:
+        layers = {name: new_layer(result, name, wanted.size, BLOCK_CELLS) for name in names.values()}
+        for block in blocks:
+            start, n = block.cells.start, len(block.low_depth)
+            low_depth[start : start + n] = block.low_depth
+            own = cells.own(block.cells, output)
+            for name, written in names.items():
+                values = block.values[name][:, wanted]
+                layers[written].add(start, cells.assemble(values, 0 * own if name == "std" else own))
+        if method == "denoise" or cells.mask is not None:
+            evidence = collect_evidence(query.model, cells.source, rows, wanted, hidden=cells.mask, **options)
+        write_imputed(
+            result.data,
+            key_added,
+            layers,
+            imputed=np.isin(result.columns, cells.imputed),
+            low_depth=low_depth,
+            params=params,
+            evidence=evidence.to_dict(),
+        )
+    return result.data if copy else None
 
 
 class _Cells:
@@ -290,10 +295,13 @@ class _Cells:
             rest = AnnDataSource(query.data, layer=query.layer, columns=unmodelled)
             self.source = HiddenSource(query.source, rest, hidden[:, unmodelled])
 
-    def own(self, start: int, n: int, scale: Scale) -> sp.csr_matrix:
-        """(n, n_vars), values of the genes that are not imputed, from row ``start`` on."""
-        model, stop = self.query.model, start + n
-        block, others = self.source.read(start, stop), self._values.read(start, stop).counts
+    def own(self, block: Block, scale: Scale) -> sp.csr_matrix:
+        """(n, n_vars), values of the genes that are not imputed, of the cells of a block."""
+        model, n = self.query.model, len(block.depth)
+        if not self._others.size:
+            return sp.csr_matrix((n, self.query.data.n_vars), dtype=np.float32)
+        start, stop = block.start, block.start + n
+        others = self._values.read(start, stop).counts
         mask = None if self.mask is None else self.mask[start:stop]
         own = own_values(model, block, others, scale, model.tokenizer.whole_depth(block, mask))
         if self._hidden is not None:
