@@ -127,6 +127,18 @@ def test_verbs_that_return_something_new_write_nothing(function):
     assert "Sets the following fields:" not in returned
 
 
+TO_DISK = {name: each for name, each in VERBS.items() if "out" in inspect.signature(each).parameters}
+
+
+def test_results_that_grow_with_the_cells_can_be_written_to_disk():
+    """``tests/tl/test_out.py`` holds that such a verb returns None and sets nothing in ``adata``."""
+    assert set(TO_DISK) == {"tl.embed", "tl.impute"}
+    for function in TO_DISK.values():
+        out = inspect.signature(function).parameters["out"]
+        assert (out.default, out.kind) == (None, inspect.Parameter.KEYWORD_ONLY)
+        assert {"ConfigError", "StorageError"} <= set(sections(function.__doc__)["Raises"].split())
+
+
 COMPUTING = {name: each for name, each in ON_ADATA.items() if "model" in inspect.signature(each).parameters}
 BRIEF = ("get.gene_embeddings", "pp.check")  # they compute nothing, or score a few cells
 

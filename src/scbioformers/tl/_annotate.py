@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -196,16 +196,15 @@ def annotate(
         check_head_storage(adata, key, query.model, model)
     adata = target(adata, copy)
     use, shown = USE if head is None else head.use, shows_progress(progress_bar)
-    embedded = (
-        (block.start, block.values) for block in embed_blocks(query.model, query.source, use=use, progress_bar=shown)
-    )
+    embedding = embed_blocks(query.model, query.source, use=use, progress_bar=shown)
+    blocks: Iterator[tuple[int, NDArray[np.float32]]] = ((block.start, block.values) for block in embedding)
     learned: FittedLabels | None = None
     if head is None:
         learned_from = learned_from[draw_training(labels.codes[learned_from], len(labels.categories), MAX_CELLS, seed)]
         features = Features()
-        for _, values in embedded:
+        for _, values in blocks:
             features.add(values)
-        embedded = features.blocks()
+        blocks = features.blocks()
         learned = fit_annotation(
             features.take(learned_from),
             labels.codes[learned_from],
@@ -219,7 +218,7 @@ def annotate(
         )
         head = learned.head
         store_head(adata, key, query.model, model, head_name(label_key), head.to_head())
-    found = LabelledCells.of(head, embedded, empty, None if learned is None else labels.codes, all_labels=probabilities)
+    found = LabelledCells.of(head, blocks, empty, None if learned is None else labels.codes, all_labels=probabilities)
     if learned is not None:
         found.probability[learned_from] = learned.probability
     params: dict[str, Any] = {"model_hash": query.model.hash, "head_hash": head.to_head().hash, "label_key": label_key}

@@ -81,8 +81,8 @@ def embed(
 
     Returns
     -------
-    None, or the copy if ``copy=True``. Sets the following fields, with ``out`` those of the AnnData in the store, which
-    has the names of the cells and no genes:
+    None, or the copy if ``copy=True``. With ``out``, the fields are those of the AnnData in the store, which has the
+    names of the cells and no genes. Sets the following fields:
 
     ``adata.obsm[key_added]`` : float32 :class:`~numpy.ndarray` (n_obs, K)
         The embedding. For an ensemble, ``"profile"`` is the mean over the members, and the others are concatenated.

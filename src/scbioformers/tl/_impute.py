@@ -151,8 +151,8 @@ def impute(
 
     Returns
     -------
-    None, or the copy if ``copy=True``. Sets the following fields, with ``out`` those of the AnnData in the store, which
-    has the names of the cells and the genes of the model that are in ``adata``:
+    None, or the copy if ``copy=True``. With ``out``, the fields are those of the AnnData in the store, which has the
+    names of the cells, and the genes of the model that are in ``adata``. Sets the following fields:
 
     ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` or :class:`~scipy.sparse.csr_matrix` (n_obs, n_vars)
         Values in the unit of ``output``. It is dense if at least half of the genes are imputed, else sparse. Genes that
