@@ -26,7 +26,7 @@ FUNCTIONS = {
     if inspect.isfunction(getattr(getattr(bf, namespace), name))
 }
 CLASSES = {name: getattr(bf, name) for name in bf.__all__ if inspect.isclass(getattr(bf, name))}
-CONFIGS = {name: each for name, each in CLASSES.items() if name != "BioFormer"}
+CONFIGS = {name: each for name, each in CLASSES.items() if name not in ("BioFormer", "RowReader")}
 # verbs that return something new instead of writing to `adata`: they have no `copy` and no `key_added`
 MAKERS = {"tl.pretrain": bf.tl.pretrain}
 VERBS = {name: each for name, each in FUNCTIONS.items() if name.split(".")[0] in ("get", "pl", "pp", "tl")}

@@ -12,7 +12,7 @@ NAMES = [
     *range(1, 86),
     *("kill-9", "sigterm", "checkpoint-dir", "checkpoint-disk-full", "checkpoint-damaged", "checkpoint-other-fit"),
     *("disk-full", "truncation", "byte-flip", "pickle", "header", "sigint", "two-fits", "random-state"),
-    *("memory-backed-zarr", "lost-rank", "fuzzing", "disk-full-result", "out-exists"),
+    *("memory-backed-zarr", "lost-rank", "read", "fuzzing", "disk-full-result", "out-exists"),
 ]
 
 

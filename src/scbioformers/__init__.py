@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from scbioformers import datasets, get, metrics, models, pl, pp, tl
     from scbioformers.config import Binning, Masking, ModelConfig, Perturbation, TrainConfig
+    from scbioformers.data import RowReader
     from scbioformers.model import BioFormer
 
 _NAMESPACES = ("datasets", "get", "metrics", "models", "pl", "pp", "tl")
@@ -26,6 +27,7 @@ _CLASSES = {
     "Masking": "config",
     "ModelConfig": "config",
     "Perturbation": "config",
+    "RowReader": "data",
     "TrainConfig": "config",
 }
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Masking",
     "ModelConfig",
     "Perturbation",
+    "RowReader",
     "TrainConfig",
     "datasets",
     "get",

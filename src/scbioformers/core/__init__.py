@@ -25,6 +25,7 @@ from scbioformers.core._errors import (
     MissingKeyError,
     ModelFormatError,
     OutOfMemoryError,
+    ReadError,
     StorageError,
     TrainingDiverged,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Names",
     "OutOfMemoryError",
     "Profiles",
+    "ReadError",
     "Scale",
     "StorageError",
     "TrainingDiverged",

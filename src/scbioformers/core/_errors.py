@@ -20,6 +20,10 @@ class ConfigError(BioformersError, ValueError):
     """A parameter is out of range or contradicts another parameter."""
 
 
+class ReadError(DataError):
+    """Cells could not be read from their file: it is damaged, was changed, or has vanished."""
+
+
 class ModelFormatError(BioformersError, ValueError):
     """A stored model is damaged, has another schema, or is not a model of scbioformers."""
 

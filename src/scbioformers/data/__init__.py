@@ -41,6 +41,7 @@ from scbioformers.data._joined import (
 from scbioformers.data._labels import Labels
 from scbioformers.data._matrix import get_matrix, layer_key, reads_disk
 from scbioformers.data._query_scale import require_scale
+from scbioformers.data._rows import RowReader
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey
@@ -63,6 +64,7 @@ __all__ = [
     "MemorySource",
     "NameMap",
     "ObsField",
+    "RowReader",
     "SharedCells",
     "Statistics",
     "Survey",

@@ -23,6 +23,7 @@ from scbioformers.data._check import require_counts, require_valid
 from scbioformers.data._gene_names import best_measured, gene_names
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._matrix import get_matrix, reads_disk
+from scbioformers.data._rows import CollectionReader, RowData, RowReader, check_reader, is_collection, on_disk
 from scbioformers.data._source import AnnDataSource
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ def open_data_sets(
     Parameters
     ----------
     sources
-        A folder, or AnnData and paths of h5ad files and zarr stores: a list, or a mapping from their names.
+        A folder, or AnnData, readers of rows, and paths of h5ad files and zarr stores: a list, or a mapping from their
+        names.
     layer
         Layer to read, None for ``X``.
     gene_symbols
@@ -98,7 +100,7 @@ def open_data_sets(
     with ExitStack() as files:
         for name, source in named.items():
             try:
-                adata = source if isinstance(source, AnnData) else _open(source, files, in_memory=total <= MAX_BYTES)
+                adata = _open(source, files, in_memory=total <= MAX_BYTES)
                 found.append(_check(name, adata, layer, gene_symbols, counts, allow_non_integer, seed))
             except (BioformersError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 problems.append(f"{name}: {str(error) or type(error).__name__}")
@@ -138,7 +140,7 @@ def _of_one_scale(data_sets: list[DataSet]) -> tuple[list[DataSet], list[str]]:
     return kept, other
 
 
-def _named(sources: Any) -> dict[str, AnnData | Path]:
+def _named(sources: Any) -> dict[str, AnnData | Path | RowReader]:
     if isinstance(sources, str | Path):
         folder = Path(sources)
         if folder.suffix in (".h5ad", ".zarr"):
@@ -147,7 +149,7 @@ def _named(sources: Any) -> dict[str, AnnData | Path]:
             sources = sorted([*folder.glob("*.h5ad"), *folder.glob("*.zarr")])
             if not sources:
                 raise ConfigError(f"Found no *.h5ad and no *.zarr in {str(folder)!r}. Pass the folder that holds them.")
-    if isinstance(sources, AnnData):
+    if isinstance(sources, AnnData | RowReader):
         sources = [sources]
     if not isinstance(sources, Sequence | Mapping) or not sources:
         empty = "an empty " if isinstance(sources, Sequence | Mapping) else ""
@@ -160,11 +162,16 @@ def _named(sources: Any) -> dict[str, AnnData | Path]:
         if len(set(names)) < len(names):  # files of the same name in several folders
             names = [f"{i}_{name}" for i, name in enumerate(names, start=1)]
         sources = dict(zip(names, sources, strict=True))
-    named: dict[str, AnnData | Path] = {}
+    named: dict[str, AnnData | Path | RowReader] = {}
     for name, source in sources.items():
+        if not isinstance(source, AnnData | str | Path | RowReader):
+            raise ConfigError(
+                f"Source {name!r} must be an AnnData, a path or a `bf.RowReader` (with `n_obs`, `var_names` and "
+                f"`read(start, stop)`), found {type(source).__name__}."
+            )
+        named[str(name)] = Path(source) if isinstance(source, str | Path) else source
         if not isinstance(source, AnnData | str | Path):
-            raise ConfigError(f"Source {name!r} must be an AnnData or a path, found {type(source).__name__}.")
-        named[str(name)] = source if isinstance(source, AnnData) else Path(source)
+            check_reader(str(name), source)
         if isinstance(source, str | Path) and not Path(source).exists():
             raise ConfigError(f"Source {name!r} does not exist: {str(source)!r}.")
     return named
@@ -174,24 +181,25 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def _open(path: Path, files: ExitStack, *, in_memory: bool) -> AnnData:
+def _open(source: AnnData | Path | RowReader, files: ExitStack, *, in_memory: bool) -> AnnData:
     """Read a data set, or open it. An h5ad file that stays open is closed with ``files``."""
+    if not isinstance(source, Path):
+        return source if isinstance(source, AnnData) else RowData(source)
+    path = source
     if path.suffix == ".h5ad":
         adata = ad.read_h5ad(path, backed=None if in_memory else "r")
         if adata.isbacked:
             files.callback(adata.file.close)
         return adata
+    if is_collection(path):
+        collection = RowData(CollectionReader(path))
+        return AnnData(collection.X[0 : collection.n_obs], var=collection.var) if in_memory else collection
     if in_memory:
         return ad.read_zarr(path)
     store: Any = zarr.open_group(path, mode="r")
-    layers = {key: _on_disk(store["layers"][key]) for key in store.get("layers", ())}
+    layers = {key: on_disk(store["layers"][key]) for key in store.get("layers", ())}
     table = {key: ad.io.read_elem(store[key]) for key in ("obs", "var")}
-    return AnnData(_on_disk(store["X"]) if "X" in store else None, layers=layers, **table)
-
-
-def _on_disk(stored: Any) -> Any:
-    """A matrix of a zarr store, of which rows are read later."""
-    return ad.io.sparse_dataset(stored) if isinstance(stored, zarr.Group) else stored
+    return AnnData(on_disk(store["X"]) if "X" in store else None, layers=layers, **table)
 
 
 def _check(

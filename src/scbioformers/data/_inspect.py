@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scbioformers.config import ValueScale
 from scbioformers.data._counts import CountsSlot, find_counts
-from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_key, to_csr
+from scbioformers.data._matrix import canonical, check_numbers, get_matrix, layer_key, read_rows, to_csr
 from scbioformers.data._scale import ScaleTally
 from scbioformers.data._source import CHUNK_SIZE
 
@@ -232,7 +232,7 @@ def inspect(
         n_duplicate_obs=int(pd.Index(adata.obs_names).duplicated().sum()),
         n_unnamed_vars=_count_unnamed(names),
         id_type=_id_type(var_names),
-        transposed=_transposed([str(name) for name in adata.obs_names], var_names),
+        transposed=_transposed([str(name) for name in adata.obs_names[kept]], var_names),
         stored=_stored(adata, matrix),
         feature_types=_feature_types(adata.var),
         counts=None if has_counts else find_counts(adata, layer, matrix, kind, kept, cell_nnz),
@@ -245,7 +245,7 @@ def _rows(matrix: Any, n_obs: int, chunk_size: int) -> Iterator[tuple[int, sp.cs
     if sp.issparse(matrix):
         matrix = matrix.tocsr()
     for start in range(0, n_obs, chunk_size):
-        yield start, to_csr(matrix[start : start + chunk_size])
+        yield start, to_csr(read_rows(matrix, start, min(start + chunk_size, n_obs)))
 
 
 def _stored(adata: Any, matrix: Any) -> Literal["dense", "sparse", "disk"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.abc import CSCDataset
 
-from scbioformers.core import DataError, MissingKeyError, not_anndata
+from scbioformers.core import BioformersError, DataError, MissingKeyError, ReadError, not_anndata
+
+# what h5py, zarr, dask and codecs raise
+_READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, EOFError, zlib.error)
+_MIN_MISSING = 3  # values of a cell; fewer may all be of the first gene, stored as duplicates
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -60,6 +66,54 @@ def get_matrix(adata: AnnData, layer: str | None = None) -> Any:
 def reads_disk(matrix: Any) -> bool:
     """Whether rows of a matrix are read from disk. A matrix stored by columns is read into memory as a whole."""
     return not (sp.issparse(matrix) or isinstance(matrix, np.ndarray | CSCDataset))
+
+
+def read_rows(matrix: Any, start: int, stop: int) -> Any:
+    """Rows `start` (inclusive) to `stop` (exclusive) of a matrix in memory or on disk.
+
+    Raises
+    ------
+    ReadError
+        If a file is damaged, has fewer rows than before, or has vanished.
+    """
+    if not reads_disk(matrix):
+        return matrix[start:stop]
+    try:
+        rows = matrix[start:stop]
+    except BioformersError:
+        raise
+    except _READ_ERRORS as error:
+        raise _unread(matrix, start, stop, f"{type(error).__name__}: {error}") from error
+    folder = getattr(getattr(_stored(matrix), "store", None), "root", None)
+    if isinstance(folder, Path) and not folder.exists():  # zarr reads what is missing as zeros
+        raise _unread(matrix, start, stop, "the folder does not exist any more")
+    if rows.shape[0] != stop - start:
+        raise _unread(matrix, start, stop, f"expected {stop - start} rows, found {rows.shape[0]}")
+    if sp.issparse(rows) and rows.format == "csr" and _lacks_chunks(rows):
+        raise _unread(matrix, start, stop, "a part of the indices is missing")
+    return rows
+
+
+def _stored(matrix: Any) -> Any:
+    """The array of h5py or zarr, or the group of a sparse matrix."""
+    return getattr(matrix, "group", matrix)
+
+
+def _lacks_chunks(rows: Any) -> bool:
+    """Whether the indices of a cell are all 0, as zarr reads a chunk whose file is missing."""
+    filled = np.flatnonzero(np.diff(rows.indptr) >= _MIN_MISSING)
+    if not filled.size:
+        return False
+    return bool((np.maximum.reduceat(rows.indices, rows.indptr[filled]) == 0).any())
+
+
+def _unread(matrix: Any, start: int, stop: int, found: str) -> ReadError:
+    stored = _stored(matrix)
+    file = getattr(getattr(stored, "file", None), "filename", None) or getattr(stored, "store_path", None)
+    return ReadError(
+        f"Rows {start} to {stop - 1} of {str(file or type(matrix).__name__)!r} cannot be read ({found}). It is "
+        "damaged, or was changed or removed after it was opened. Restore it and open it anew, or leave out these cells."
+    )
 
 
 def check_numbers(matrix: Any) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scbioformers.core import ConfigError
 from scbioformers.data._block import Block, concatenate
 from scbioformers.data._depth import TOTALS, DepthRule
-from scbioformers.data._matrix import canonical, check_numbers, get_matrix, to_csr
+from scbioformers.data._matrix import canonical, check_numbers, get_matrix, read_rows, to_csr
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,8 @@ class AnnDataSource(BlockSource):
         If the matrix cannot be read (see :func:`get_matrix`) or does not hold numbers.
     MissingKeyError
         If there is no such layer.
+    ReadError
+        When rows are read, if their file is damaged, was changed or has vanished.
 
     Examples
     --------
@@ -205,7 +207,7 @@ class AnnDataSource(BlockSource):
         if self._memory is not None:
             return self._memory.read(start, stop)
         start, stop = self._bounds(start, stop)
-        return self.block(start, self._stored[start:stop])
+        return self.block(start, read_rows(self._stored, start, stop))
 
     @property
     def on_disk(self) -> bool:

@@ -159,6 +159,9 @@ def fit(
     ------
     DataError
         If the values are not raw counts and ``binning`` requires counts. The message suggests the next call.
+    ReadError
+        If cells cannot be read from their file. If this happens after a validation, the model with the best weights is
+        stored first.
     MissingKeyError
         If the layer or a column does not exist.
     ConfigError
@@ -234,6 +237,8 @@ def fit(
         "seed": seed,
     }
     store_model(adata, key_added, result, params, history, save_dir)
+    if fitted.unread is not None:
+        raise fitted.unread  # now that the model is stored
     _log_summary(history, time.perf_counter() - began, key_added, perturbs=design is not None)
     return adata if copy else None
 

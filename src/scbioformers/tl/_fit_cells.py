@@ -205,7 +205,7 @@ def _depth_rule(query: Query, new: NDArray[np.int64]) -> DepthRule:
     if not rule.modelled_only or not new.size:
         return rule
     added = AnnDataSource(query.data, layer=query.layer, columns=new, rule=rule)
-    known, more = (sum(block.total.sum() for block in source.blocks()) for source in (query.source, added))
+    known, more = (sum(block.total.sum() for block in source.some_blocks()) for source in (query.source, added))
     return replace(rule, share=rule.share * float(1 + more / known))
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
+    RowReader,
     SharedCells,
     choose_features,
     describe_data_sets,
@@ -35,7 +36,7 @@ from scbioformers.training import check_checkpoint_dir, fit_model
 
 _log = logging.getLogger(__name__)
 
-Source: TypeAlias = AnnData | str | Path
+Source: TypeAlias = AnnData | str | Path | RowReader
 
 
 @computes
@@ -70,7 +71,9 @@ def pretrain(
     ----------
     sources
         A folder with h5ad files and zarr stores, or AnnData and paths: one, a list, or a mapping from names to them.
-        Files of more than 500 MB, all together, are read in blocks of cells and never as a whole.
+        Files of more than 500 MB, all together, are read in blocks of cells and never as a whole. A path may also be a
+        collection that annbatch wrote. Cells in a storage of your own are read by a
+        :class:`~scbioformers.RowReader`.
     save_dir
         Directory to which the model is saved.
     n_top_features
@@ -118,6 +121,9 @@ def pretrain(
     ------
     DataError
         If no data set can be used, or too few measure the same genes.
+    ReadError
+        If cells cannot be read from their file during the training. If this happens after a validation, the model with
+        the best weights is saved first.
     ConfigError
         If a parameter is out of range, or a path does not exist.
     MissingKeyError
@@ -198,6 +204,8 @@ def pretrain(
     provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
     _save(model, save_dir)
+    if fitted.unread is not None:
+        raise fitted.unread  # now that the model is saved
     _log.info(
         "Pre-trained in %.0f s. The next call can be `bf.tl.fit(adata, model=%r)` or `bf.tl.embed(adata, model=%r)`.",
         time.perf_counter() - start, str(save_dir), str(save_dir),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scbioformers.config import TrainConfig
-from scbioformers.core import hash_uniform
+from scbioformers.core import ReadError, hash_uniform
 from scbioformers.data import Block, BlockSource, concatenate
 from scbioformers.nn import Batch, join_batches
 from scbioformers.tokens import Sampler, Tokenizer
@@ -121,6 +121,7 @@ class TrainingData(L.LightningDataModule):
         super().__init__()
         self.source, self.tokenizer, self.config = source, tokenizer, config
         self.split = _Split(training, validation)
+        self.unread: ReadError | None = None  # why the training stopped, if cells could not be read
         starts = source.starts
         self.sampler = Sampler(training, config.batch_size, seed, starts=starts, power=config.source_power)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
-from scbioformers.core import DataError, Vocabulary
+from scbioformers.core import DataError, ReadError, Vocabulary
 from scbioformers.data import Block, BlockSource, ObsField, Survey, survey
 from scbioformers.model import BioFormer, run_network, score_quantiles
 from scbioformers.nn import Transformer
@@ -44,6 +44,8 @@ class Fitted:
     """The fitted model."""
     history: list[list[dict[str, float]]]
     """For each member, one dict of losses per epoch."""
+    unread: ReadError | None = None
+    """Why the training stopped, if cells could not be read any more. To be raised after the model is stored."""
 
 
 def fit_model(
@@ -111,7 +113,7 @@ def fit_model(
             start, vocabulary, batch, tuple(phenotypes), reading, parts, statistics, n_members=n_models, seed=seed
         )
     model = replace(model, provenance=_provenance(train, seed, parts, source.n_obs, start))
-    networks, histories = _train_members(
+    networks, histories, unread = _train_members(
         model,
         source,
         train,
@@ -128,11 +130,13 @@ def fit_model(
     model = replace(model, members=networks)
     if start is None or any(histories):  # without a step, a model that was fitted before keeps its axes
         axes, mean = _fit_axes(model, thin(parts, MAX_AXES_SAMPLE), seed)
+        model = replace(model, axes=axes, axes_mean=mean)
+    if unread is None and (start is None or any(histories)):
         known = cells.validation if cells.validation.any() else cells.training
         nth = np.unique(np.linspace(0, known.sum() - 1, MAX_SCORED).astype(np.int64))
         quantiles = score_quantiles(model, source.parts(np.flatnonzero(known)[nth]))
-        model = replace(model, axes=axes, axes_mean=mean, score_quantiles=quantiles)
-    return Fitted(replace(model, provenance=model.provenance | {"history": histories}), histories)
+        model = replace(model, score_quantiles=quantiles)
+    return Fitted(replace(model, provenance=model.provenance | {"history": histories}), histories, unread)
 
 
 def _train_members(
@@ -146,8 +150,8 @@ def _train_members(
     device: str,
     checkpoints: Checkpoints | None,
     **options: Any,
-) -> tuple[tuple[Transformer, ...], list[list[dict[str, float]]]]:
-    """Train the networks in place. Returns them, or those before Ctrl-C, and their histories.
+) -> tuple[tuple[Transformer, ...], list[list[dict[str, float]]], ReadError | None]:
+    """Train the networks in place. Returns them, or those before a stop, their histories, and why it stopped.
 
     ``split`` are bool masks (n_obs,) of the training and the validation cells. The first ``n_trained`` networks were
     trained before; the outputs of the others are new. Networks that a former process has finished are loaded from their
@@ -167,15 +171,18 @@ def _train_members(
             network, data, train, model.reading.counts, member_seed, device=device, fresh=fresh, io=io, **options
         )
         histories.append(history)
-        if split[1].any() and (fresh or history):  # without a step, a model that was fitted before stays as it is
+        # without a step, a model that was fitted before stays as it is
+        if data.unread is None and split[1].any() and (fresh or history):
             fit_temperature(network.to(device), data.validation_batches())
         network.cpu().eval()
+        if data.unread is not None:
+            return model.members[: len(histories)], histories, data.unread
         if checkpoints is not None and not interrupted:
             checkpoints.finish(i, {"weights": network.state_dict(), "history": history})
         if interrupted and i + 1 < len(model.members):
             logger.warning("Interrupted. The model has %d of %d members.", i + 1, len(model.members))
             break
-    return model.members[: len(histories)], histories
+    return model.members[: len(histories)], histories, None
 
 
 def _description(model: BioFormer, binning: Binning, parts: list[Block], seed: int, n_cells: int) -> dict[str, Any]:

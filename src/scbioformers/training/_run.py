@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
 from scbioformers.config import TrainConfig
-from scbioformers.core import TrainingDiverged
+from scbioformers.core import ReadError, TrainingDiverged
 from scbioformers.nn import Transformer
 from scbioformers.training._callbacks import (
     BestWeights,
@@ -104,7 +104,12 @@ def run_training(
         )
         if validated and not fresh and resumed is None:
             trainer.validate(module, datamodule=data, verbose=False)
-        trainer.fit(module, datamodule=data, ckpt_path=resumed)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resumed)
+        except ReadError as error:
+            if best.weights is None:
+                raise
+            data.unread = ReadError(f"{error} The model has the weights of step {best.step}.")
     if diverged.step is not None:
         if best.weights is None:
             raise TrainingDiverged(f"The loss became NaN at step {diverged.step}; try a lower TrainConfig.lr.")
