@@ -104,6 +104,12 @@ def _any_process(trainer: L.Trainer, decision: bool) -> bool:
     return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
+def _ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether the weights change after this batch: of several batches whose gradients are added, after the last one."""
+    n_done = batch_idx + 1
+    return n_done % trainer.accumulate_grad_batches == 0 or n_done == trainer.num_training_batches
+
+
 class StopOnNaN(Callback):
     """Stops training at the first loss that is not finite."""
 
@@ -137,9 +143,9 @@ class StopOnInterrupt(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop training if Ctrl-C was pressed."""
-        self.interrupted = _any_process(trainer, self.interrupted)
-        if self.interrupted:
-            trainer.should_stop = True
+        if _ends_step(trainer, batch_idx):
+            self.interrupted = _any_process(trainer, self.interrupted)
+            trainer.should_stop = trainer.should_stop or self.interrupted
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         logger.warning("Interrupted. Training stops after this step and the best model is kept.")
@@ -178,6 +184,7 @@ class CheckpointWriter(Callback):
         """Write a checkpoint if it is time, or if the process was asked to end."""
         if self._restored is not None:
             _set_generators(self._restored["generators"], pl_module.device)
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self._restored["n_logged"]
         late = time.monotonic() - self._last >= 60 * self.checkpoints.minutes
         # gradients that are not applied yet are not part of a checkpoint
         between = batch_idx % trainer.accumulate_grad_batches == 0
@@ -195,8 +202,8 @@ class CheckpointWriter(Callback):
         if self._restored is not None:
             _add_sums(trainer, self._restored["sums"])
             self._restored = None
-        ended = self.diverged.step is not None or batch_idx + 1 >= trainer.num_training_batches
-        if self.interrupt.interrupted and not ended:
+        ended = self.diverged.step is not None or batch_idx + 1 == trainer.num_training_batches
+        if self.interrupt.interrupted and _ends_step(trainer, batch_idx) and not ended:
             self._within_step = True
             self._save(trainer)
 
@@ -206,16 +213,19 @@ class CheckpointWriter(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add to the checkpoint what Lightning does not save."""
-        if not self._within_step:  # Lightning takes the checkpoint for one that was written at the end of a step
-            loops = checkpoint["loops"]["fit_loop"]
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-            loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+        loop = checkpoint["loops"]["fit_loop"]
+        if not self._within_step:  # the batch that was just read will be read again
+            progress = loop["epoch_loop.batch_progress"]
+            progress["is_last_batch"] = False
+            for of in ("total", "current"):
+                progress[of]["ready"] = progress[of]["started"]
         best = self.best
         checkpoint["scbioformers"] = {
             "history": self.history.rows,
             "best": {"value": best.best, "step": best.step, "weights": best.weights},
             "sums": _sums(trainer) if self._restored is None else self._restored["sums"],
             "generators": _generators(pl_module.device),
+            "n_logged": loop["epoch_loop.state_dict"]["_batches_that_stepped"] + self._within_step,
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
