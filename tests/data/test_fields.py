@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -168,3 +169,11 @@ def test_a_column_of_numbers():
     np.testing.assert_array_equal(obs_numbers(adata, "number"), [1, 2, 1])
     with pytest.raises(MissingKeyError, match=r"'dose', 'text', 'number'"):
         obs_numbers(adata, "x")
+
+
+def test_columns_that_are_read_lazily_name_the_call():
+    lazy = SimpleNamespace(obs={"batch": np.array(["a", "b"])})  # as `read_lazy` gives columns that are no Series
+    with pytest.raises(
+        DataError, match=r"is a ndarray, expected .*adata\.obs\.to_memory\(\).*The matrix stays on disk"
+    ):
+        obs_column(lazy, "batch")

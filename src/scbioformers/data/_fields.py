@@ -189,7 +189,7 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
     MissingKeyError
         If there is no such column. The message ends with ``hint`` and the names of the columns.
     DataError
-        If several columns have this name.
+        If several columns have this name, or if the columns are read lazily.
     """
     if key not in adata.obs:
         raise MissingKeyError(
@@ -200,6 +200,12 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
         raise DataError(
             f"adata.obs has {column.shape[1]} columns named {key!r}, expected one. Keep the first of each name with "
             "`adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]`."
+        )
+    if not isinstance(column, pd.Series):
+        raise DataError(
+            f"adata.obs[{key!r}] is a {type(column).__name__}, expected a column of a data frame. If the data are "
+            "those of `ad.experimental.read_lazy`, call `adata.obs, adata.var = adata.obs.to_memory(), "
+            "adata.var.to_memory()`. The matrix stays on disk."
         )
     return column
 
