@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from anndata.abc import CSCDataset
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, check_arguments, default_epochs
+from scbioformers.core import ConfigError, check_arguments
 from scbioformers.data import (
     DEFAULT_MASK,
     FeatureMap,
@@ -26,18 +27,8 @@ from scbioformers.data import (
     inspect,
     split_call,
 )
+from scbioformers.pp._costs import BYTES_PER_NONZERO, Cost, Size, embed_cost, fit_cost, impute_cost
 from scbioformers.pp._model_report import ModelReport
-
-# Time and memory of a default fit, measured on 2 CPU cores
-FIXED_SECONDS = 10.0  # imports, compilation and the components of the embedding
-SECONDS_PER_TOKEN = 8e-6
-SECONDS_PER_GENE = 3e-7  # for the predicted profile of a cell
-MEAN_CONTEXT, MAX_MASKED = 58, 16  # tokens per cell in a training step
-MASKED_PER_EXPRESSED = 0.3  # masked expressed genes and masked zeros, per expressed gene
-FIXED_BYTES = 700e6  # Python with torch
-BYTES_PER_TOKEN = 40e3  # activations of the default model
-BATCH_SIZE = 64
-BYTES_PER_NONZERO = 8  # float32 value and int32 index
 
 # Above this number of genes, a selection of highly variable genes is suggested. Most other genes are noise, and each
 # expressed gene adds a token.
@@ -65,10 +56,13 @@ class CheckReport:
     """(n_vars,), genes that a fit would model."""
     expressed: float
     """Mean number of modelled genes with a non-zero value per cell."""
-    minutes: float
-    """Estimated minutes of a default fit on 2 CPU cores."""
-    gigabytes: float
-    """Estimated peak memory of a default fit, in GB (1e9 bytes)."""
+    costs: dict[str, Cost]
+    """Estimated minutes, memory and disk of ``"fit"``, ``"embed"`` and ``"impute"``, without ``"fit"`` for a model.
+
+    They are those of calls with the default arguments, on a quiet machine with one thread. Each :class:`Cost` has
+    ``minutes``, ``gigabytes`` (peak memory) and ``disk`` (size of the result, in GB). They are meant to be right within
+    a factor of 1.5.
+    """
     problems: tuple[str, ...]
     """Reasons why a default fit, or a verb with the model, is not possible. Empty if it is possible."""
     cautions: tuple[str, ...]
@@ -101,10 +95,9 @@ class CheckReport:
             lines.append(f"  counts    {data.counts.name} seems to hold the counts")
         if self.model is not None:
             lines += self.model.lines()
-        elif not self.problems:
-            lines.append(
-                f"  fit time  about {_minutes(self.minutes)} on 2 CPU cores, with {self.gigabytes:.1f} GB of memory"
-            )
+        if not self.problems:
+            lines.append(f"  {'cost':9s} {'by one thread':14s} {'time':>12s} {'memory':>9s} {'on disk':>9s}")
+            lines += [f"            {cost.line(f'bf.tl.{name}')}" for name, cost in self.costs.items()]
         lines += [f"Problem: {text}" for text in self.problems]
         lines += [f"Note: {text}" for text in self.cautions]
         if self.next_calls:
@@ -146,7 +139,8 @@ def check(
     Returns
     -------
     CheckReport
-        Type of the values, names, empty cells and genes, estimates of time and memory, problems, and suggested calls.
+        Type of the values, names, empty cells and genes, estimates of time, memory and disk, problems, and suggested
+        calls.
         With ``model``: the genes of the model that are in the data, how the depth is read, which columns of ``obs`` the
         model uses, and the scores of the cells. Data that cannot be used does not raise an error. The reasons are
         listed in ``problems``. No fields are set.
@@ -212,21 +206,28 @@ def _check_with_model(
     elif report is not None and report.poorly_known:
         next_calls = [*base.next_calls, f"{next_calls[0]}  # works too, but see the note"]
     found: dict[str, Any] = {"problems": tuple(problems), "cautions": tuple(cautions), "next_calls": tuple(next_calls)}
-    return replace(base, **found, model=report)
+    expressed, n_members = (0.0 if report is None else report.expressed), len(fitted.members)
+    options = {"n_members": n_members, "fitted": model is adata, "on_disk": base.inspection.stored == "disk"}
+    size = _size(base.inspection, len(fitted.vocabulary), expressed, **options)
+    return replace(base, **found, model=report, costs={"embed": embed_cost(size), "impute": impute_cost(size)})
 
 
 def _check(adata: AnnData, layer: str | None, mask_var: Any) -> CheckReport:
     modelled = gene_mask(adata, mask_var)
     inspection = inspect(adata, layer)
-    n_nonzero = int(inspection.gene_nnz[modelled].sum())
-    expressed = n_nonzero / max(inspection.n_obs, 1)
-    tokens = min(expressed, MEAN_CONTEXT) + min(MASKED_PER_EXPRESSED * expressed, MAX_MASKED) + 1  # <cls>
-    seconds_per_cell = SECONDS_PER_TOKEN * tokens + SECONDS_PER_GENE * int(modelled.sum())
-    n_obs = inspection.n_obs
-    seconds = FIXED_SECONDS + seconds_per_cell * default_epochs(n_obs, BATCH_SIZE) * n_obs
-    n_bytes = FIXED_BYTES + BYTES_PER_TOKEN * tokens * min(BATCH_SIZE, n_obs) + BYTES_PER_NONZERO * n_nonzero
+    n_obs, n_modelled = inspection.n_obs, int(modelled.sum())
+    expressed = int(inspection.gene_nnz[modelled].sum()) / max(n_obs, 1)
+    by_columns = isinstance(get_matrix(adata, inspection.layer), CSCDataset)
+    size = _size(inspection, n_modelled, expressed, on_disk=inspection.stored == "disk" and not by_columns)
     problems = find_problems(inspection) or find_count_problems(inspection)
     cautions = find_cautions(inspection, modelled)
+    if by_columns:
+        name, held = inspection.name, 1e-9 * BYTES_PER_NONZERO * inspection.n_nonzero
+        cautions.append(
+            f"{name} is stored by columns (CSC), so every verb reads all of it into memory ({held:.1f} GB). Store it "
+            f"by rows once: `adata = adata.to_memory(); {name} = {name}.tocsr(); adata.write_h5ad('by_rows.h5ad'); "
+            "adata = ad.read_h5ad('by_rows.h5ad', backed='r')`."
+        )
     if inspection.n_empty_cells and n_obs:
         cautions.append(
             f"Empty cells: {inspection.n_empty_cells:,}. A fit skips them. `{filter_call(inspection, 0)}` removes them."
@@ -235,12 +236,15 @@ def _check(adata: AnnData, layer: str | None, mask_var: Any) -> CheckReport:
         inspection=inspection,
         modelled=modelled,
         expressed=expressed,
-        minutes=seconds / 60,
-        gigabytes=n_bytes / 1e9,
+        costs={"fit": fit_cost(size), "embed": embed_cost(size), "impute": impute_cost(size)},
         problems=tuple(problems),
         cautions=tuple(cautions),
         next_calls=tuple(_next_calls(adata, inspection, modelled, mask_var)),
     )
+
+
+def _size(found: Inspection, n_modelled: int, expressed: float, **options: Any) -> Size:
+    return Size(found.n_obs, found.n_vars, n_modelled, expressed, found.n_nonzero, **options)
 
 
 def _next_calls(adata: AnnData, found: Inspection, modelled: NDArray[np.bool_], mask_var: Any) -> list[str]:
@@ -288,9 +292,3 @@ class _Name:
 
 def _check_call(layer: str | None, genes: dict[str, Any]) -> str:
     return call("bf.pp.check", **({} if layer in (None, "X") else {"layer": layer}), **genes)
-
-
-def _minutes(minutes: float) -> str:
-    if minutes < 1.5:
-        return f"{max(round(minutes * 6) * 10, 10)} seconds" if minutes < 0.95 else "1 minute"
-    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -52,7 +52,8 @@ def compare_with_model(
         except (DataError, MissingKeyError) as error:
             problems.append(str(error))
     cautions = [str(each.message) for each in caught if issubclass(each.category, BioformersWarning)]
-    report = _report(adata, model, matched, rule, scores[np.isfinite(scores)])
+    expressed = int(found.gene_nnz[matched.columns[matched.columns >= 0]].sum()) / max(found.n_obs, 1)
+    report = _report(adata, model, matched, expressed, rule, scores[np.isfinite(scores)])
     if report.poorly_known:
         cautions.append(
             f"{report.share_low:.0%} of the cells are less likely than 95 % of the training cells (5 % expected): the "
@@ -62,7 +63,12 @@ def compare_with_model(
 
 
 def _report(
-    adata: AnnData, model: BioFormer, matched: Match, rule: DepthRule | None, scores: np.ndarray[Any, Any]
+    adata: AnnData,
+    model: BioFormer,
+    matched: Match,
+    expressed: float,
+    rule: DepthRule | None,
+    scores: np.ndarray[Any, Any],
 ) -> ModelReport:
     there = [field for field in model.fields if field.name in adata.obs]
     reference = model.score_quantiles
@@ -71,6 +77,7 @@ def _report(
         model=repr(model),
         n_features=len(model.vocabulary),
         n_found=int((matched.columns >= 0).sum()),
+        expressed=expressed,
         depth_share=found_depth(matched, model.depth_share),
         absent=tuple(matched.names[i] for i in absent_features(matched, model.depth_share)),
         depth=_depth_source(model, rule),

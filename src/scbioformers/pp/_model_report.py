@@ -30,6 +30,8 @@ class ModelReport:
     """Number of genes of the model."""
     n_found: int
     """Number of them that are in the data."""
+    expressed: float
+    """Mean number of them that a cell expresses."""
     depth_share: float
     """Share of the counts of the model's genes that the genes in the data have in the training data.
 

@@ -1,0 +1,324 @@
+"""Measure what cells cost that do not fit in memory: reading, training, embedding, and whether estimates are right.
+
+Run ``python -m benchmarks.scale --data DIR``. The cells are simulated, so DIR is not read. They are written once, block
+by block, to sharded zarr stores in a temporary folder, or in ``--folder`` where they stay for the next run. Each part
+runs in a process of its own with one thread, so that its peak memory is its own. CPU time (user and system) is given
+beside wall time: on a quiet machine they are nearly the same, and on a busy one only the first can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from benchmarks._common import choice, make_parser, markdown_table, run_once, warm_up, write_json
+
+CELLS = (10_000, 100_000, 1_000_000)
+COST_CELLS = (2_000, 20_000, 100_000)
+N_GENES, N_TYPES, DENSITY, BLOCK = 1000, 8, 0.05, 4096
+STEPS = 100
+Numbers = dict[str, float]
+
+
+# the cells
+
+
+def simulate_blocks(n_cells: int, n_genes: int = N_GENES, seed: int = 0) -> Iterator[sparse.csr_matrix]:
+    """Counts of cells of eight types, in blocks. The blocks do not depend on the number of cells."""
+    rng = np.random.default_rng(seed)
+    mean = rng.gamma(0.5, 1.0, n_genes)
+    rates = 1.3 * DENSITY * mean / mean.mean() * rng.gamma(4.0, 0.25, (N_TYPES, n_genes))
+    for start in range(0, n_cells, BLOCK):
+        rng = np.random.default_rng([seed, start])
+        kind, depth = rng.integers(0, N_TYPES, BLOCK), rng.lognormal(0.0, 0.3, (BLOCK, 1))
+        counts = rng.poisson(rates[kind] * depth)[: n_cells - start]
+        yield sparse.csr_matrix(counts.astype(np.float32))
+
+
+def write_cells(path: Path, n_cells: int) -> None:
+    """Write simulated cells to a sharded zarr store that :func:`anndata.read_zarr` reads, block by block."""
+    import anndata as ad
+    import pandas as pd
+    import zarr
+
+    if path.exists():
+        return
+    temporary = path.with_suffix(".part")
+    group: Any = zarr.open_group(str(temporary), mode="w", zarr_format=3)
+    obs, var = (pd.DataFrame(index=[f"{x}{i}" for i in range(n)]) for x, n in (("cell", n_cells), ("G", N_GENES)))
+    ad.io.write_elem(group, "/", ad.AnnData(obs=obs, var=var), dataset_kwargs={"shards": None})
+    matrix = group.create_group("X", overwrite=True)
+    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, N_GENES]})
+    chunk, shard = 2**16, 2**20
+    arrays = {
+        name: matrix.create_array(name, shape=(0,), dtype=dtype, chunks=(chunk,), shards=(shard,))
+        for name, dtype in (("data", "float32"), ("indices", "int32"))
+    }
+    waiting: dict[str, list[np.ndarray]] = {name: [] for name in arrays}
+    ends = [np.zeros(1, np.int64)]
+
+    def flush(least: int) -> None:
+        for name, array in arrays.items():
+            values = np.concatenate([np.zeros(0, array.dtype), *waiting[name]])
+            whole = len(values) if least == 0 else len(values) // shard * shard  # a shard is written once
+            if whole:
+                array.append(values[:whole])
+            waiting[name] = [values[whole:]]
+
+    for block in simulate_blocks(n_cells):
+        ends.append(ends[-1][-1] + block.indptr[1:].astype(np.int64))
+        waiting["data"].append(block.data)
+        waiting["indices"].append(block.indices.astype(np.int32))
+        flush(shard)
+    flush(0)
+    matrix.create_array("indptr", data=np.concatenate(ends), chunks=(chunk,))
+    temporary.rename(path)
+
+
+def open_cells(path: Path) -> Any:
+    """The cells as an AnnData whose matrix stays on disk."""
+    import anndata as ad
+    import zarr
+
+    group: Any = zarr.open_group(str(path), mode="r")
+    obs, var = (ad.io.read_elem(group[name]) for name in ("obs", "var"))
+    return ad.AnnData(ad.io.sparse_dataset(group["X"]), obs=obs, var=var)
+
+
+# measuring
+
+
+def _seconds(run: Callable[[], Any]) -> tuple[float, float]:
+    """CPU and wall seconds of a call."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    run()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def _reset_peak() -> None:
+    """From here on, :func:`_peak` is the peak since this call. Only Linux can do this."""
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> float:
+    """Peak resident memory in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _model(folder: Path) -> Any:
+    """A default model of 20 steps for the simulated genes, fitted once."""
+    import scbioformers as bf
+
+    path = folder / "model"
+    if not path.exists():
+        adata = _in_memory(open_cells(folder / f"{_smallest(folder)}.zarr"), 2000)
+        bf.tl.fit(adata, train=bf.TrainConfig(max_steps=20))
+        bf.get.model(adata).save(path)
+    return bf.BioFormer.load(path)
+
+
+def _smallest(folder: Path) -> int:
+    return min(int(path.stem) for path in folder.glob("*.zarr"))
+
+
+def _in_memory(adata: Any, n_cells: int) -> Any:
+    import anndata as ad
+
+    n = min(n_cells, adata.n_obs)
+    return ad.AnnData(adata.X[:n], obs=adata.obs.iloc[:n].copy(), var=adata.var.copy())
+
+
+# the parts
+
+
+def disk(folder: Path, n_cells: int) -> Numbers:
+    """Rows per second of a pass over all cells, converted to blocks."""
+    from scbioformers.data import AnnDataSource
+
+    source = AnnDataSource(open_cells(folder / f"{n_cells}.zarr"))
+    read = 0
+
+    def run() -> None:
+        nonlocal read
+        for block in source.blocks():
+            read += len(block.depth)
+
+    cpu, wall = _seconds(run)
+    return {"rows/CPU s": read / cpu, "rows/s": read / wall}
+
+
+def batches(folder: Path, n_cells: int) -> Numbers:
+    """Masked batches per second from disk, against training steps per second on batches that are ready."""
+    import torch
+
+    import scbioformers as bf
+    from scbioformers.data import AnnDataSource
+    from scbioformers.tokens import Sampler
+    from scbioformers.training import BatchDataset, TrainingModule
+
+    torch.set_num_threads(1)
+    model, train = _model(folder), bf.TrainConfig()
+    source = AnnDataSource(open_cells(folder / f"{n_cells}.zarr"))
+    sampler = Sampler(np.ones(source.n_obs, bool), train.batch_size, 0)
+    stream = iter(BatchDataset(source, model.tokenizer, sampler, train, 0, True))
+    ready: list[Any] = [next(stream)]
+    per_buffer = sampler.chunk_size * sampler.buffer_chunks // train.batch_size
+    wanted = min(len(range(0, n_cells, train.batch_size)) // 2, per_buffer)
+    cpu, _ = _seconds(lambda: ready.extend(next(stream) for _ in range(wanted)))
+    network = model.members[0].train()
+    module = TrainingModule(network, train, 1000, {"masked_bins": 1.0, "profile_counts": 1.0})
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.log_dict = module.log = lambda *args, **kwargs: None
+
+    def steps() -> None:
+        for batch in ready[-STEPS:]:
+            optimizer.zero_grad()
+            module.training_step(batch, 0).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), train.gradient_clip)
+            optimizer.step()
+
+    step_cpu, _ = _seconds(steps)
+    rates = {"batches/CPU s": wanted / cpu, "steps/CPU s": len(ready[-STEPS:]) / step_cpu}
+    return rates | {"batches a step": rates["batches/CPU s"] / rates["steps/CPU s"]}
+
+
+def fit(folder: Path, n_cells: int, *, on_disk: bool = True) -> Numbers:
+    """Training cells per second, after the set-up, and the peak memory of a fit of 100 steps."""
+    import scbioformers as bf
+
+    warm_up()
+    adata = open_cells(folder / f"{n_cells}.zarr")
+    if not on_disk:
+        adata = _in_memory(adata, n_cells)
+    first = _seconds(lambda: bf.tl.fit(adata, train=bf.TrainConfig(max_steps=1)))
+    cpu, wall = _seconds(lambda: bf.tl.fit(adata, train=bf.TrainConfig(max_steps=STEPS + 1)))
+    n_trained = STEPS * bf.TrainConfig().batch_size
+    return {
+        "set-up CPU s": first[0],
+        "trained cells/CPU s": n_trained / max(cpu - first[0], 1e-9),
+        "trained cells/s": n_trained / max(wall - first[1], 1e-9),
+        "peak RSS MB": _peak(),
+    }
+
+
+def embed(folder: Path, n_cells: int) -> Numbers:
+    """Cells per second of an embedding from disk, and the memory beyond that of 2,000 cells and the result."""
+    import scbioformers as bf
+
+    model, adata = _model(folder), open_cells(folder / f"{n_cells}.zarr")
+    bf.tl.embed(_in_memory(adata, 2000), model=model)
+    _reset_peak()
+    before = _peak()
+    cpu, wall = _seconds(lambda: bf.tl.embed(adata, model=model))
+    result = adata.obsm["X_bioformer"].nbytes / 2**20
+    return {
+        "cells/CPU s": n_cells / cpu,
+        "cells/s": n_cells / wall,
+        "result MB": result,
+        "RSS beyond it MB": _peak() - before - result,
+    }
+
+
+def costs(folder: Path, n_cells: int, verb: str) -> Numbers:
+    """The estimate of ``bf.pp.check`` against a call with the default arguments, on cells in memory."""
+    import scbioformers as bf
+
+    model = None if verb == "fit" else _model(folder)
+    adata = _in_memory(open_cells(folder / f"{n_cells}.zarr"), n_cells)
+    adata.uns.clear()
+    # the process has imported and compiled already: both belong to the estimate, so the CPU time of the process counts
+    estimate = bf.pp.check(adata).costs[verb]
+    arguments = {} if model is None else {"model": model}
+    getattr(bf.tl, verb)(adata, **arguments)
+    minutes = time.process_time() / 60
+    with tempfile.TemporaryDirectory() as place:
+        empty, full = Path(place) / "a.h5ad", Path(place) / "b.h5ad"
+        _in_memory(adata, n_cells).write_h5ad(empty)
+        adata.write_h5ad(full)
+        stored = (full.stat().st_size - empty.stat().st_size) / 1e9
+    measured = {"minutes": minutes, "gigabytes": _peak() * 2**20 / 1e9, "disk": stored}
+    found: Numbers = {}
+    for name, value in measured.items():
+        found |= {name: value, f"{name} estimated": getattr(estimate, name)}
+        found[f"{name} ratio"] = getattr(estimate, name) / value
+    return found
+
+
+PARTS: dict[str, tuple[Callable[..., Numbers], tuple[int, ...] | None]] = {
+    "disk": (disk, None),
+    "batches": (batches, None),
+    "fit from disk": (fit, None),
+    "fit from memory": (partial(fit, on_disk=False), None),
+    "embed": (embed, None),
+    **{f"costs of {verb}": (partial(costs, verb=verb), COST_CELLS) for verb in ("fit", "embed", "impute")},
+}
+"""Function of each part, and its numbers of cells if they are not those of ``--cells``."""
+
+
+def _in_own_process(folder: Path, part: str, n_cells: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.scale", "--part", part, "--n", str(n_cells), "--folder", str(folder)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads)
+    return {"part": part, "cells": n_cells, "result": json.loads(done.stdout.splitlines()[-1])}
+
+
+def main() -> None:
+    """Run the parts that have no stored result, then print the table."""
+    if "--part" in sys.argv:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--part")
+        parser.add_argument("--n", type=int)
+        parser.add_argument("--folder", type=Path)
+        arguments = parser.parse_args()
+        print(json.dumps(PARTS[arguments.part][0](arguments.folder, arguments.n)))
+        return
+    parser = make_parser(__doc__ or "", ["simulated"], ["all"], needs_data=False)
+    parser.add_argument("--cells", type=int, nargs="+", default=list(CELLS), help="numbers of cells")
+    parser.add_argument("--parts", type=choice(list(PARTS)), default=list(PARTS), help="some of the parts")
+    parser.add_argument("--folder", type=Path, help="folder for the simulated cells, which then stay there")
+    arguments = parser.parse_args()
+    given = arguments.cells != list(CELLS)
+    jobs = [
+        (part, n)
+        for part in arguments.parts
+        for n in (arguments.cells if given or PARTS[part][1] is None else PARTS[part][1])
+        if part != "fit from memory" or n <= COST_CELLS[-1]
+    ]
+    results = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, n_cells in jobs:
+            path = arguments.out / "scale" / f"{part.replace(' ', '_')}_{n_cells}.json"
+            if arguments.overwrite or not path.exists():
+                write_cells(folder / f"{n_cells}.zarr", n_cells)
+            run = partial(_in_own_process, folder, part, n_cells)
+            results.append(run_once(path, run, overwrite=arguments.overwrite))
+    write_json(arguments.out / "scale.json", results)
+    rows = [
+        [each["part"], f"{each['cells']:,}", ", ".join(f"{name} {x:,.3g}" for name, x in each["result"].items())]
+        for each in results
+    ]
+    print(markdown_table(["part", "cells", "measured"], rows))
+
+
+if __name__ == "__main__":
+    main()
