@@ -36,7 +36,7 @@ Numbers = dict[str, float]
 # the cells
 
 
-def simulate_blocks(n_cells: int, n_genes: int = N_GENES, seed: int = 0) -> Iterator[sparse.csr_matrix]:
+def simulate_blocks(n_cells: int, n_genes: int, seed: int = 0) -> Iterator[sparse.csr_matrix]:
     """Counts of cells of eight types, in blocks. The blocks do not depend on the number of cells."""
     rng = np.random.default_rng(seed)
     mean = rng.gamma(0.5, 1.0, n_genes)
@@ -78,7 +78,7 @@ def write_cells(path: Path, n_cells: int) -> None:
                 array.append(values[:whole])
             waiting[name] = [values[whole:]]
 
-    for block in simulate_blocks(n_cells):
+    for block in simulate_blocks(n_cells, N_GENES):
         ends.append(ends[-1][-1] + block.indptr[1:].astype(np.int64))
         waiting["data"].append(block.data)
         waiting["indices"].append(block.indices.astype(np.int32))
