@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 import scbioformers as bf
 from scbioformers.core import SPECIALS, ConfigError
-from scbioformers.data import AnnDataSource, Block
+from scbioformers.data import AnnDataSource, Block, MemorySource
 from scbioformers.model import make_batches
 from scbioformers.tasks import EdgeScorer, draw_conditions
 from scbioformers.tasks import _grn as regulation
@@ -51,7 +51,7 @@ def ask(model, method, regulators=None, **kwargs) -> EdgeScorer:
 def weigh(asked: EdgeScorer, cells: Block, seed=0):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return asked.score(asked.model.members[0], cells, seed, tqdm(disable=True))
+        return asked.score(asked.model.members[0], MemorySource(cells), seed, tqdm(disable=True))
 
 
 def expressing(cells: Block) -> np.ndarray:
@@ -139,11 +139,20 @@ def naive_attention(model, cells, layers, heads):
     return total, count
 
 
+def test_attention_is_summed_over_blocks(fitted, monkeypatch):
+    expected = bf.tl.grn(fitted, method="attention", n_cells=None, copy=True)
+    monkeypatch.setattr("scbioformers.tasks._grn.STREAM_CELLS", 17)
+    found = bf.tl.grn(fitted, method="attention", n_cells=None, copy=True)
+    assert (found.varp["grn_count"] != expected.varp["grn_count"]).nnz == 0
+    np.testing.assert_allclose(found.varp["grn"].toarray(), expected.varp["grn"].toarray(), rtol=0, atol=1e-6)
+    assert found.uns["grn"]["params"] == expected.uns["grn"]["params"]
+
+
 @pytest.mark.parametrize(("layers", "heads"), [(None, None), ([0], [1]), ([-1], [1, 0])], ids=str)
 def test_attention_equals_loops(fit, layers, heads):
     model, cells = fit
     layers = None if layers is None else [i % model.config.n_layers for i in layers]
-    found, found_count = sum_attention(model, model.members[0], cells, layers, heads, tqdm(disable=True))
+    found, found_count = sum_attention(model, model.members[0], [cells], layers, heads, tqdm(disable=True))
     every = list(range(model.config.n_layers)), list(range(model.config.n_heads))
     expected, count = naive_attention(model, cells, layers or every[0], heads or every[1])
     np.testing.assert_allclose(found, expected, atol=1e-5)

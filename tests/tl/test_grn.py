@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
-from scbioformers.data import AnnDataSource
+from scbioformers.data import AnnDataSource, MemorySource
 from scbioformers.results._slots import get_slot, params_from_json
 from scbioformers.tasks import EdgeScorer
 from scbioformers.tasks._grn import sum_attention
@@ -72,7 +72,7 @@ def test_weights_are_means_over_the_members(fitted, method):
     model = bf.get.model(fitted)
     chosen = np.array([model.vocabulary.feature_names().index(gene) for gene in regulators])
     scorer, cells = EdgeScorer(model, method, chosen), AnnDataSource(fitted).read(0, 90)
-    pairs = [scorer.score(network, cells, 0, tqdm(disable=True)) for network in model.members]
+    pairs = [scorer.score(network, MemorySource(cells), 0, tqdm(disable=True)) for network in model.members]
     expected = np.mean([member.weight for member in pairs], axis=0)
     table = bf.get.grn_matrix(found).reindex(index=model.vocabulary.feature_names(), columns=regulators)
     np.testing.assert_allclose(table, expected, atol=1e-6)
@@ -94,7 +94,7 @@ def test_attention_that_each_regulator_receives(fitted):
     for network in model.members:
         for row in rows:
             total, _ = sum_attention(
-                model, network, AnnDataSource(fitted).read(row, row + 1), None, None, tqdm(disable=True)
+                model, network, [AnnDataSource(fitted).read(row, row + 1)], None, None, tqdm(disable=True)
             )
             received += total.sum(axis=0)[at] / len(rows) / 2
     stored = {name: get_slot(found, "var", f"grn_attention.{name}", hint="") for name in (SPECIAL, "count", ".")}

@@ -23,6 +23,7 @@ from scbioformers.data._check import (
     require_valid,
     split_call,
 )
+from scbioformers.data._chosen import ChosenCells
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._data_sets import choose_features, measured_features, open_data_sets
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
@@ -53,6 +54,7 @@ __all__ = [
     "AnnDataSource",
     "Block",
     "BlockSource",
+    "ChosenCells",
     "CountsSlot",
     "DepthRule",
     "FeatureMap",

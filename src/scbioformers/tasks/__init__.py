@@ -9,7 +9,8 @@ from scbioformers.tasks._gene_programs import (
     score_cells,
     similarity,
 )
-from scbioformers.tasks._grn import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
+from scbioformers.tasks._grn import EdgeScorer, Method, draw_conditions, infer_grn
+from scbioformers.tasks._grn_edges import ConsensusGRN, edge_table
 from scbioformers.tasks._imputation import (
     BLOCK_CELLS,
     N_FOLDS,

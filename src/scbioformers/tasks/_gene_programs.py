@@ -19,7 +19,7 @@ from scipy.stats import beta
 from sklearn.metrics import adjusted_rand_score
 
 from scbioformers.core import ConfigError, cosine_similarity, leiden, log1p_rows, tqdm, uniform
-from scbioformers.data import Block, BlockSource
+from scbioformers.data import Block, BlockSource, MemorySource
 from scbioformers.model import BioFormer
 from scbioformers.nn import Transformer
 from scbioformers.tasks._grn import EdgeScorer, contextual_embedding
@@ -236,7 +236,7 @@ def similarity(
         np.fill_diagonal(cosine, 1.0)
         return cosine
     scorer = EdgeScorer(model, use, np.arange(len(model.vocabulary)))
-    weight = np.nan_to_num(scorer.score(network, cells, seed, bar).weight)
+    weight = np.nan_to_num(scorer.score(network, MemorySource(cells), seed, bar).weight)
     length = np.linalg.norm(weight, axis=1, keepdims=True)
     unit = np.divide(weight, length, out=np.zeros_like(weight), where=length > 0)
     return unit @ unit.T

@@ -5,12 +5,11 @@ In all matrices rows are target genes and columns are regulators. Both are among
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -25,9 +24,10 @@ from scbioformers.core import (
     tqdm,
     uniform,
 )
-from scbioformers.data import Block, concatenate
+from scbioformers.data import Block, BlockSource, ChosenCells, MemorySource, concatenate
 from scbioformers.model import BioFormer, make_batches, run_network
 from scbioformers.nn import Transformer
+from scbioformers.tasks._grn_edges import ConsensusGRN
 
 Method = Literal["knockout", "embedding", "attention"]
 METHODS = ("knockout", "embedding", "attention")
@@ -36,6 +36,9 @@ MAX_HELD = 0.1  # maximum share of the pairs that count as edges of a member
 PRIOR_COUNT = 10  # attention: number of cells at which the weight of a pair is shrunk to half
 _CHUNK = 1024  # cells with a knock-out that are processed together
 _BATCH = 128
+STREAM_CELLS = (
+    16_384  # attention in more cells is summed over blocks of this size, which need not be in memory together
+)
 _MAX_PAIRS = 2**21  # maximum number of attention weights per head in memory
 _PROBE_STREAM = 0x6124
 
@@ -96,35 +99,36 @@ class EdgeScorer:
             if chosen is not None and (not chosen or not all(0 <= i < n for i in chosen)):
                 raise ConfigError(f"`{name}` must hold numbers from 0 to {n - 1}, found {list(chosen)}.")
 
-    def score(self, network: Transformer, cells: Block, seed: int, bar: tqdm) -> EdgeWeights:
+    def score(self, network: Transformer, cells: BlockSource, seed: int, bar: tqdm) -> EdgeWeights:
         """Compute the weights by one member, in the cells of one condition."""
         if self.method == "attention":
             pairs = self._attention(network, cells, bar)
         elif self.method == "embedding":
-            pairs = self._embedding(network, cells, bar)
+            pairs = self._embedding(network, cells.read(0, cells.n_obs), bar)
         else:
-            pairs = self._knockout(network, cells, seed, bar)
+            pairs = self._knockout(network, cells.read(0, cells.n_obs), seed, bar)
         # an embedding or a rate is computed in all cells, but a gene that one cell expresses was learnt from that cell
-        expressing = np.diff(cells.counts.tocsc().indptr).astype(np.int64)
+        expressing = _n_expressing(cells)
         count = np.minimum(pairs.count, np.minimum.outer(expressing, expressing[self.regulators]))
         weight = np.where(count >= self.min_count, pairs.weight, np.nan)
         weight[self.regulators, np.arange(len(self.regulators))] = np.nan
         return replace(pairs, weight=weight, count=count)
 
-    def n_steps(self, cells: Block) -> int:
+    def n_steps(self, cells: BlockSource) -> int:
         """Number of steps of the progress bar in :meth:`score`: the cells that the network reads."""
-        n = len(cells.depth)
+        n = cells.n_obs
         if self.method == "knockout":
-            return n + int(np.minimum(cells.counts.getnnz(axis=0)[self.regulators], N_PROBES).sum())
+            return n + int(np.minimum(_n_expressing(cells)[self.regulators], N_PROBES).sum())
         return n if self.method == "attention" else 2 * n * self.contextual
 
-    def _attention(self, network: Transformer, cells: Block, bar: tqdm) -> EdgeWeights:
-        total, count = sum_attention(self.model, network, cells, self.layers, self.heads, bar)
+    def _attention(self, network: Transformer, cells: BlockSource, bar: tqdm) -> EdgeWeights:
+        blocks = cells.blocks(STREAM_CELLS)
+        total, count = sum_attention(self.model, network, blocks, self.layers, self.heads, bar)
         np.fill_diagonal(count, 0)
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
         # the mean over a few cells is unreliable, so it is shrunk towards 0
         corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
-        received = total.sum(axis=0)[self.regulators] / len(cells.depth)
+        received = total.sum(axis=0)[self.regulators] / cells.n_obs
         return EdgeWeights(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
     def _embedding(self, network: Transformer, cells: Block, bar: tqdm) -> EdgeWeights:
@@ -177,29 +181,33 @@ class EdgeScorer:
         return EdgeWeights(unit * share[self.regulators], count, signed=True)
 
 
-@dataclass(frozen=True)
-class ConsensusGRN:
-    """Consensus of the members of a model in the cells of one condition."""
-
-    consensus: Consensus
-    """Weights, ranks and support of all pairs (M, R)."""
-    count: NDArray[np.int64]
-    """(M, R), number of cells from which the weight of each pair was computed."""
-    received: NDArray[np.float64] | None
-    """(R,), attention that each regulator receives, averaged over the members. None for other methods."""
+def _n_expressing(cells: BlockSource) -> NDArray[np.int64]:
+    """(M,), number of cells that express each gene."""
+    number = np.zeros(cells.n_features, np.int64)
+    for block in cells.blocks(STREAM_CELLS):
+        number += block.counts.getnnz(axis=0)
+    return number
 
 
 def infer_grn(
-    scorer: EdgeScorer, cells: Block, measured: NDArray[np.bool_], top_k: int, seed: int, shown: str | None
+    scorer: EdgeScorer,
+    source: BlockSource,
+    rows: NDArray[np.int64],
+    measured: NDArray[np.bool_],
+    top_k: int,
+    seed: int,
+    shown: str | None,
 ) -> ConsensusGRN:
     """Compute the weights by every member in the cells of one condition, and their consensus.
+
+    The cells are held in memory. Only attention in more than 16,384 cells is computed in blocks of them.
 
     Parameters
     ----------
     scorer
         Method, model and regulators.
-    cells
-        Cells of the condition.
+    source, rows
+        Cells, and the rows of those of the condition in ascending order.
     measured
         (M,), whether each target is measured in the data. Pairs with other targets have no weight.
     top_k
@@ -216,6 +224,9 @@ def infer_grn(
         unranked[np.arange(len(measured))[:, None] < scorer.regulators] = np.nan
     n_held = max(1, min(top_k, int(MAX_HELD * np.isfinite(unranked).sum())))
     consensus, members, received = Consensus(n_held), scorer.model.members, []
+    cells: BlockSource = ChosenCells(source, rows)
+    if scorer.method != "attention" or len(rows) <= STREAM_CELLS:
+        cells = MemorySource(cells.read(0, len(rows)))
     steps = scorer.n_steps(cells) * len(members)
     with tqdm(total=steps, desc=f"GRN of {shown}", disable=shown is None or not steps) as bar:
         for network in members:
@@ -226,28 +237,11 @@ def infer_grn(
     return ConsensusGRN(consensus, pairs.count, np.mean(received, axis=0) if received else None)
 
 
-def edge_table(found: ConsensusGRN, genes: Sequence[str], regulators: NDArray[np.int64], top_k: int) -> pd.DataFrame:
-    """Table of the strongest ``top_k`` edges with source, target, weight, rank, support and count."""
-    rank, names = found.consensus.rank, np.array(genes, dtype=object)
-    target, regulator = np.nonzero((rank > 0) & (rank <= top_k))
-    table = pd.DataFrame(
-        {
-            "source": names[regulators][regulator],
-            "target": names[target],
-            "weight": found.consensus.weight[target, regulator],
-            "rank": rank[target, regulator],
-            "support": found.consensus.support[target, regulator],
-            "count": found.count[target, regulator],
-        }
-    )
-    return table.sort_values("rank", ignore_index=True)
-
-
 @torch.no_grad()
 def sum_attention(
     model: BioFormer,
     network: Transformer,
-    cells: Block,
+    blocks: Iterable[Block],
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
     bar: tqdm,
@@ -261,21 +255,22 @@ def sum_attention(
     total, count = np.zeros((n, n)), np.zeros((n, n), np.int64)
     chosen = range(model.config.n_layers) if layers is None else layers
     network = network.eval()
-    longest = int(np.diff(cells.counts.indptr).max(initial=1)) if model.config.tokens == "expressed" else n
-    size = max(1, min(_BATCH, _MAX_PAIRS // min(longest, model.config.max_tokens) ** 2))
     device = network.cls.device
-    for batch in make_batches(model, cells, size):
-        bar.update(len(batch))
-        if not batch.context_ids.shape[1]:  # all cells are empty
-            continue
-        weights = torch.zeros((), device=device)
-        for layer in network.attend(batch.to(device), chosen):
-            weights = weights + (layer if heads is None else layer[:, list(heads)]).mean(dim=1) / len(chosen)
-        for ids, weight in zip(batch.context_ids.numpy(), weights.cpu().numpy(), strict=True):
-            here = ids[ids > 0] - len(SPECIALS)
-            pairs = np.ix_(here, here)
-            total[pairs] += weight[: here.size, : here.size]
-            count[pairs] += 1
+    for cells in blocks:
+        longest = int(np.diff(cells.counts.indptr).max(initial=1)) if model.config.tokens == "expressed" else n
+        size = max(1, min(_BATCH, _MAX_PAIRS // min(longest, model.config.max_tokens) ** 2))
+        for batch in make_batches(model, cells, size):
+            bar.update(len(batch))
+            if not batch.context_ids.shape[1]:  # all cells are empty
+                continue
+            weights = torch.zeros((), device=device)
+            for layer in network.attend(batch.to(device), chosen):
+                weights = weights + (layer if heads is None else layer[:, list(heads)]).mean(dim=1) / len(chosen)
+            for ids, weight in zip(batch.context_ids.numpy(), weights.cpu().numpy(), strict=True):
+                here = ids[ids > 0] - len(SPECIALS)
+                pairs = np.ix_(here, here)
+                total[pairs] += weight[: here.size, : here.size]
+                count[pairs] += 1
     return total, count
 
 

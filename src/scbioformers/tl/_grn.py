@@ -239,7 +239,7 @@ def grn(
     drawn = list(draw_conditions(conditions.codes, n_cells, seed, equal=conditions.reference is not None))
     for name, rows in zip(conditions.names, drawn, strict=True):
         shown = name if shows_progress(progress_bar) else None
-        inferred = infer_grn(scorer, query.source.rows(rows), measured, top_k, seed, shown)
+        inferred = infer_grn(scorer, query.source, rows, measured, top_k, seed, shown)
         networks[name] = _to_var_order(inferred, query, chosen, adata.n_vars)
         table = edge_table(inferred, query.stored_names, chosen, top_k)
         tables.append(table.assign(condition=name))
