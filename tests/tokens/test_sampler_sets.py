@@ -1,16 +1,18 @@
 """The order in which training reads the cells of several data sets."""
 
 from collections import Counter
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import fields, replace
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from scbioformers.config import TrainConfig
 from scbioformers.data import JoinedSource, MemorySource
+from scbioformers.nn import join_batches
 from scbioformers.tokens import Sampler
-from scbioformers.training._data import BatchDataset
+from scbioformers.training._data import BatchDataset, BatchLoader
 
 STARTS = (0, 900, 1100, 1100, 1130)
 N = STARTS[-1]
@@ -25,7 +27,7 @@ def sampler():
 
 
 def draws(sampler, epoch=0):
-    return np.concatenate([rows for buffer in sampler.epoch(epoch) for rows in buffer.batches])
+    return np.concatenate([part.draws for buffer in sampler.epoch(epoch) for part in buffer.batches])
 
 
 def per_set(sampler, rows):
@@ -89,18 +91,17 @@ def test_the_number_of_batches_is_that_of_the_epoch(sampler, power, batch_size):
         assert sampler.n_batches(epoch) == sum(len(buffer.batches) for buffer in sampler.epoch(epoch))
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_the_global_batches(sampler, world_size):
+@pytest.mark.parametrize("world_size", [2, 5])
+@pytest.mark.parametrize("buffer_chunks", [6, 99])
+def test_ranks_share_the_global_batches(sampler, world_size, buffer_chunks):
     def lists(sampler):
-        return [rows.tolist() for buffer in sampler.epoch(0) for rows in buffer.batches]
+        parts = [part for buffer in sampler.epoch(0) for part in buffer.batches]
+        return [part.draws.tolist() if part.weight else [] for part in parts]
 
-    alone = lists(sampler)
+    sampler = replace(sampler, buffer_chunks=buffer_chunks)
     ranks = [lists(replace(sampler, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    for step, whole in enumerate(alone):
-        together = [row for rank in ranks for row in rank[step]]
-        assert len({len(rank[step]) for rank in ranks}) == 1
-        assert together == whole[: len(together)]
-        assert len(whole) - len(together) < world_size
+    together = [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
+    assert together == lists(sampler)
 
 
 def test_one_data_set_does_not_depend_on_the_power(sampler):
@@ -110,26 +111,81 @@ def test_one_data_set_does_not_depend_on_the_power(sampler):
             np.testing.assert_array_equal(draws(replace(one, starts=starts, power=power), 3), draws(one, 3))
 
 
-@pytest.mark.parametrize("n_workers", [1, 3])
-def test_batches_have_the_cells_of_their_draws_and_repeats_have_other_masks(
-    make_block, make_tokenizer, monkeypatch, n_workers
-):
+class Recorded(JoinedSource):
+    """Counts how often rows are read."""
+
+    def __init__(self, sources):
+        super().__init__(sources)
+        self.reads = Counter()
+
+    def read(self, start, stop):
+        self.reads[start, stop] += 1
+        return super().read(start, stop)
+
+
+def as_worker(monkeypatch, worker, n_workers):
+    """What a worker process of a DataLoader is told of itself."""
+    info = type("Info", (), {"num_workers": n_workers, "id": worker})
+    monkeypatch.setattr("scbioformers.training._data.get_worker_info", lambda: info)
+
+
+@pytest.fixture
+def joined(make_block):
+    """90 and 6 cells, of which the first 20 and the last 20 features are not measured."""
     large, small = make_block(90, seed=1), make_block(6, seed=2)
     large = replace(large, present=np.arange(60) >= 20)
     small = replace(small, present=np.arange(60) < 40)
-    source = JoinedSource([MemorySource(large), MemorySource(small)])
-    tokenizer = make_tokenizer(make_block(90, seed=1))
-    sampler = Sampler(np.ones(96, bool), 16, seed=0, starts=source.starts, power=0.0, chunk_size=10)
-    dataset = BatchDataset(source, tokenizer, sampler, TrainConfig(), epoch=1, training=True)
-    batches = list(dataset)
-    if n_workers > 1:  # the workers together give the same batches
+    return large, small, Recorded([MemorySource(large), MemorySource(small)])
+
+
+@pytest.mark.parametrize(("power", "buffer_chunks"), [(0.0, 16), (1.0, 6)], ids=["one buffer", "several"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_workers_prepare_parts_of_the_same_batches(
+    joined, make_block, make_tokenizer, monkeypatch, power, buffer_chunks, world_size
+):
+    source, tokenizer, read = joined[2], make_tokenizer(make_block(90, seed=1)), []
+    sampler = Sampler(np.ones(96, bool), 16, 0, source.starts, power, 10, buffer_chunks, world_size=world_size)
+    for rank in range(world_size):
+        own = replace(sampler, rank=rank)
+        dataset = BatchDataset(source, tokenizer, own, TrainConfig(), epoch=1, training=True)
+        alone = list(dataset)
+        assert len(alone) == len(dataset) == sampler.n_batches(1)
+        source.reads.clear()
         shared = []
-        for worker in range(n_workers):
-            info = type("Info", (), {"num_workers": n_workers, "id": worker})
-            monkeypatch.setattr("scbioformers.training._data.get_worker_info", lambda info=info: info)
+        for worker in range(2):
+            as_worker(monkeypatch, worker, 2)
             shared.append(list(dataset))
-        steps = [shared[i % n_workers][i // n_workers] for i in range(len(batches))]
-        assert all((a.visible == b.visible).all() for a, b in zip(steps, batches, strict=True))
+        monkeypatch.undo()
+        read.append(Counter(source.reads))
+        for step, batch in enumerate(alone):
+            parts = [parts[step] for parts in shared if parts[step] is not None]
+            assert {part.weight for part in parts} == {batch.weight}
+            together = join_batches(parts)
+            for each in fields(batch):
+                value = getattr(batch, each.name)
+                if isinstance(value, torch.Tensor):
+                    assert torch.equal(getattr(together, each.name), value), each.name
+    if buffer_chunks == 6:  # each chunk is read by one worker of one rank
+        chunks = [(start, min(start + 10, 90)) for start in range(0, 90, 10)]
+        assert sum(read, Counter()) == Counter([*chunks, (90, 96)])
+
+
+def test_a_data_loader_joins_what_its_worker_processes_prepare(joined, make_block, make_tokenizer):
+    source, tokenizer = joined[2], make_tokenizer(make_block(90, seed=1))
+    sampler = Sampler(np.ones(96, bool), 16, seed=0, starts=source.starts, power=0.0, chunk_size=10, buffer_chunks=3)
+    dataset = BatchDataset(source, tokenizer, sampler, TrainConfig(), epoch=1, training=True)
+    loader = BatchLoader(dataset, n_workers=2)
+    assert len(loader) == len(dataset)
+    for batch, expected in zip(loader, dataset, strict=True):
+        for name in ("rows", "context_ids", "masked_ids", "target_bins", "visible", "small_count_bins"):
+            assert torch.equal(getattr(batch, name), getattr(expected, name)), name
+
+
+def test_batches_have_the_cells_of_their_draws_and_repeats_have_other_masks(joined, make_block, make_tokenizer):
+    large, small, source = joined
+    sampler = Sampler(np.ones(96, bool), 16, seed=0, starts=source.starts, power=0.0, chunk_size=10)
+    dataset = BatchDataset(source, make_tokenizer(make_block(90, seed=1)), sampler, TrainConfig(), 1, training=True)
+    batches = list(dataset)
     assert len(batches) == len(dataset)
     counts = [large.counts.toarray(), small.counts.toarray()]
     masks = {}

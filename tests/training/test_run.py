@@ -1,145 +1,22 @@
 """Training through Lightning: one process or several, and what they agree on."""
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 
 import scbioformers as bf
 from scbioformers.config import Masking, TrainConfig
-from scbioformers.core import validation_rows
+from scbioformers.core import ConfigError, validation_rows
 from scbioformers.data import AnnDataSource, MemorySource
 from scbioformers.data._survey import _SPLIT_STREAM
 from scbioformers.nn import Sizes
 from scbioformers.training._data import TrainingData
 from scbioformers.training._depth import fit_depth_models
-from scbioformers.training._run import _strategy, run_training
-
-PARAMETERS_MAY_BE_UNREACHED = "ddp_find_unused_parameters_true"
-
-NEEDS_GLOO = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="gloo is missing"
-)
-
-PROGRAM = """
-import json, os
-from pathlib import Path
-import numpy as np
-import torch
-import scbioformers as bf
-from scbioformers.nn import OBJECTIVES
-from scbioformers.core import TrainingDiverged
-
-torch.set_num_threads(1)
-rank = int(os.environ.get("LOCAL_RANK", 0))  # the first process starts the others with theirs
-config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
-data = bf.datasets.simulate(n_cells=68, n_genes=40, n_regulators=5, n_types=3, n_batches=2, rng=0)
-
-def fit(devices):
-    train = bf.TrainConfig(
-        max_epochs=3, batch_size=16, validation_fraction=0.25, devices=devices,
-        strategy="auto" if devices == 1 else "ddp",
-    )
-    adata = bf.tl.fit(data, config=config, train=train, batch_key="batch", device="cpu", copy=True)
-    bf.tl.embed(adata)
-    history = bf.get.history(adata)
-    temperature = bf.get.model(adata).members[0].temperature.item()
-    if devices == 2:
-        Path(__file__).with_name(f"temperature-{rank}").write_text(json.dumps(temperature))
-    return [list(history), history.to_numpy().tolist(), adata.obsm["X_bioformer"].tolist(), temperature]
-
-results = [fit(1) if rank == 0 else None, fit(2)]
-
-objective, step = OBJECTIVES["masked_bins"], 0
-
-def spoiled(network, output, batch):
-    global step
-    step += network.training
-    return objective(network, output, batch) * (np.nan if rank == 1 and step == 2 else 1)
-
-OBJECTIVES["masked_bins"] = spoiled
-try:
-    fit(2)
-except TrainingDiverged as error:
-    results.append(str(error))
-if rank == 0:
-    print(json.dumps(results))
-"""
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Of one process; of two; the error of two of which one meets a NaN; and the temperature in each of the two."""
-    path = tmp_path_factory.mktemp("run") / "program.py"
-    path.write_text(PROGRAM)  # a file, because that is what Lightning starts again
-    unset = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(path)],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        printed, errors = process.communicate(timeout=600)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: all of its processes, and no other
-        pytest.fail(f"it hangs: {process.communicate()[1][-2000:]}")
-    assert process.returncode == 0, errors
-    temperatures = [json.loads(path.with_name(f"temperature-{rank}").read_text()) for rank in range(2)]
-    return [*json.loads(printed.splitlines()[-1]), temperatures]
-
-
-@NEEDS_GLOO
-def test_two_processes_learn_what_one_does(results):
-    """48 cells in global batches of 16, and 20 held out: shares that divide by two, so that no cell is left out."""
-    (names, one, embedding, temperature), (names_of_two, two, embedding_of_two, _), *_ = results
-    assert names_of_two == names
-    one = np.array(one)
-    assert one.shape == (3, len(names))
-    assert one[:, names.index("step")].tolist() == [3, 6, 9]
-    np.testing.assert_allclose(two, one, rtol=1e-4)
-    assert np.ptp(one[:, names.index("val_loss")]) > 3e-4 * one[0, names.index("val_loss")]  # it learned
-    np.testing.assert_allclose(embedding_of_two, embedding, rtol=0, atol=1e-3)
-    # each process fits it to all validation cells
-    assert results[3][0] == results[3][1] == pytest.approx(temperature, rel=1e-3)
-    assert temperature != 1
-
-
-@NEEDS_GLOO
-def test_all_processes_stop_at_a_loss_that_is_nan_in_one(results):
-    assert "NaN at step 2" in results[2]
-
-
-@pytest.mark.parametrize(
-    ("train", "n_gpus", "expected"),
-    [
-        ({}, 0, "auto"),
-        ({"devices": 1}, 4, "auto"),
-        ({"devices": "1"}, 4, "auto"),
-        ({"devices": "auto"}, 0, "auto"),
-        ({"devices": "auto"}, 1, "auto"),
-        ({"devices": "auto"}, 4, PARAMETERS_MAY_BE_UNREACHED),
-        ({"devices": 2}, 0, PARAMETERS_MAY_BE_UNREACHED),
-        ({"num_nodes": 2}, 1, PARAMETERS_MAY_BE_UNREACHED),
-        ({"strategy": "ddp"}, 0, PARAMETERS_MAY_BE_UNREACHED),
-        ({"strategy": "ddp", "devices": 2}, 2, PARAMETERS_MAY_BE_UNREACHED),
-        ({"strategy": "fsdp", "devices": 2}, 2, "fsdp"),
-    ],
-)
-def test_several_devices_expect_parameters_that_nothing_reaches(monkeypatch, train, n_gpus, expected):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
-    assert _strategy(bf.TrainConfig(**train)) == expected
+from scbioformers.training._fit import _SPLIT_STREAM
+from scbioformers.training._run import run_training
 
 
 def fit(simulated, config, **train):
@@ -194,18 +71,67 @@ def test_mixed_precision_trains_to_a_similar_loss(simulated, tiny_config):
     assert losses["bf16-mixed"] != losses["32-true"]  # the setting reaches the trainer
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_schedule_ends_with_the_last_batch_of_the_last_epoch(make_block, make_tokenizer, make_network, seed):
-    """Chunks of unequal numbers of cells are combined anew in each epoch, so epochs differ in their batches."""
-    block = make_block(90, seed=1)
-    tokenizer = make_tokenizer(block)
-    training = np.random.default_rng(seed).random(90) < 0.7
-    config = TrainConfig(max_epochs=7, batch_size=8, patience=99)
-    data = TrainingData(MemorySource(block), tokenizer, config, training, ~training, seed)
-    data.sampler = replace(data.sampler, chunk_size=13, buffer_chunks=2)
-    batches = [data.sampler.n_batches(epoch) for epoch in range(7)]
-    assert len(set(batches)) > 1
-    network = make_network(sizes=Sizes(60, tokenizer.binning.n_values))
-    history, _ = run_training(network, data, config, True, seed)
-    assert [row["step"] for row in history] == np.cumsum(batches).tolist()
-    assert "val_loss" in history[-1]
+@pytest.fixture(params=[0, 1])
+def of_chunks(request, make_block, make_tokenizer, make_network):
+    """Data with more cells than a buffer has, and a network for them."""
+
+    def make(**config):
+        block = make_block(90, seed=1)
+        training = np.random.default_rng(request.param).random(90) < 0.7
+        config = TrainConfig(batch_size=4, patience=99, **config)
+        data = TrainingData(MemorySource(block), make_tokenizer(block), config, training, ~training, seed=request.param)
+        data.sampler = replace(data.sampler, chunk_size=13, buffer_chunks=2)
+        return make_network(sizes=Sizes(60, data.tokenizer.binning.n_values)), data, config
+
+    return make
+
+
+def test_the_schedule_ends_with_the_last_batch_of_the_last_epoch(of_chunks):
+    """Chunks of unequal numbers of cells are combined anew in each epoch, so epochs may differ in their batches."""
+    network, data, config = of_chunks(max_epochs=4)
+    batches = [data.sampler.n_batches(epoch) for epoch in range(4)]
+    assert data.sampler.is_large
+    history, _ = run_training(network, data, config, True, 0)
+    assert [row["step"] for row in history if "train_loss" in row] == np.cumsum(batches).tolist()
+    assert history[-1]["epoch"] == 4
+
+
+@pytest.mark.parametrize("ends", [{"max_epochs": 3}, {"max_epochs": 9, "max_steps": 23}])
+def test_with_many_cells_a_fit_has_ten_validations_whatever_its_epochs(of_chunks, ends):
+    network, data, config = of_chunks(**ends)
+    history, _ = run_training(network, data, config, True, 0)
+    n_steps = ends.get("max_steps", sum(data.sampler.n_batches(epoch) for epoch in range(3)))
+    validated = [row["step"] for row in history if "val_loss" in row]
+    assert validated == list(range(n_steps // 10, n_steps + 1, n_steps // 10))
+    assert history[-1]["step"] == n_steps
+    assert 10 <= len(validated) <= 12
+    assert (np.diff([row["step"] for row in history]) > 0).all()
+    assert (np.diff([row["epoch"] for row in history]) > 0).all()
+    for row in history:  # the part of the epoch that is done
+        done = sum(data.sampler.n_batches(epoch) for epoch in range(int(row["epoch"])))
+        if "train_loss" not in row:
+            part = (row["step"] - done) / data.sampler.n_batches(int(row["epoch"]))
+            assert row["epoch"] % 1 == pytest.approx(part)
+
+
+def test_two_batches_of_half_the_size_make_the_same_step(simulated, tiny_config):
+    histories = []
+    for n in (1, 2):
+        train = bf.TrainConfig(
+            max_epochs=4, batch_size=18 // n, accumulate_grad_batches=n, n_context=None, warmup_steps=2
+        )
+        adata = bf.tl.fit(simulated, config=tiny_config, train=train, copy=True)
+        histories.append(bf.get.history(adata))
+    assert histories[1]["step"].tolist() == histories[0]["step"].tolist() == [3, 6, 9, 12]  # 54 cells
+    np.testing.assert_allclose(histories[1].to_numpy(), histories[0].to_numpy(), rtol=1e-4)
+
+
+def test_the_last_step_of_an_epoch_may_be_of_fewer_batches(simulated, tiny_config):
+    train = bf.TrainConfig(max_epochs=2, batch_size=18, accumulate_grad_batches=2)
+    bf.tl.fit(simulated, config=tiny_config, train=train)
+    assert bf.get.history(simulated)["step"].tolist() == [2, 4]
+
+
+def test_precision_of_weights_in_16_bits_is_refused():
+    with pytest.raises(ConfigError, match=r"precision must be one of .*'64-true'.*, found 'bf16-true'"):
+        bf.TrainConfig(precision="bf16-true")

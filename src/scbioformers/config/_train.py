@@ -10,6 +10,7 @@ from scbioformers.config._masking import Masking
 from scbioformers.core import ConfigError, check_fields, default_epochs
 
 PARTS = ("embeddings", "blocks", "bag", "bins", "decoder")  # of the network, for `freeze`
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "32", "64", "16", "bf16")  # 16 bits alone lose counts
 OBJECTIVE_NAMES = ("masked_bins", "profile_counts", "profile_bins")
 _NOT_STORED = ("checkpoint_dir", "resume", "checkpoint_minutes")  # they change no result, and name a place of a machine
 
@@ -34,7 +35,9 @@ class TrainConfig:
     max_steps: int | None = None
     """Maximum number of steps. With 0 the model is initialised but not trained."""
     batch_size: int = 64
-    """Number of cells per step, over all devices together."""
+    """Number of cells per step and set of devices: the devices divide them."""
+    accumulate_grad_batches: int = 1
+    """Number of batches whose gradients are averaged before a step, so that a step is of more cells at equal memory."""
     lr: float = 2e-3
     """Peak learning rate of AdamW, after a linear warm-up and before a cosine decay to zero. See :meth:`paper`."""
     weight_decay: float = 1.0
@@ -79,7 +82,10 @@ class TrainConfig:
     num_nodes: int = 1
     """Number of machines."""
     precision: str = "32-true"
-    """``precision`` of the Lightning trainer. On CPUs without AMX, bf16 is slower than float32."""
+    """``precision`` of the Lightning trainer. On CPUs without AMX, bf16 is slower than float32.
+
+    With ``"64-true"``, training is in float64. The fitted model is of float32, whatever the precision.
+    """
     num_workers: int = 0
     """Number of processes that prepare batches. The batches do not depend on this number."""
     freeze: tuple[str, ...] = ()
@@ -106,6 +112,7 @@ class TrainConfig:
             ("max_epochs", 1),
             ("max_steps", 0),
             ("batch_size", 1),
+            ("accumulate_grad_batches", 1),
             ("warmup_steps", 0),
             ("n_masked", 1),
             ("patience", 1),
@@ -134,6 +141,8 @@ class TrainConfig:
             )
         if unfrozen := sorted(set(self.freeze) - set(PARTS)):
             raise ConfigError(f"TrainConfig.freeze has {unfrozen}; the parts of the network are {list(PARTS)}.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"TrainConfig.precision must be one of {list(PRECISIONS)}, found {self.precision!r}.")
         names = {"profile", *OBJECTIVE_NAMES}
         if unknown := sorted(set(self.objectives) - names) or (not self.objectives and ["nothing"]):
             raise ConfigError(f"TrainConfig.objectives has {unknown}; expected at least one of {sorted(names)}.")
@@ -180,7 +189,7 @@ class TrainConfig:
         """Maximum number of passes over ``n_cells`` training cells."""
         if self.max_epochs is not None:
             return self.max_epochs
-        return default_epochs(n_cells, self.batch_size)
+        return default_epochs(n_cells, self.batch_size * self.accumulate_grad_batches)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the fields on checkpoints. These change no result."""

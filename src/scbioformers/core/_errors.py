@@ -36,6 +36,10 @@ class OutOfMemoryError(BioformersError, MemoryError):
     """A computation needs more memory than there is. The message suggests a smaller batch."""
 
 
+class ProcessLostError(BioformersError, RuntimeError):
+    """One of several processes that train together has ended or does not answer, so the others cannot go on."""
+
+
 class TrainingDiverged(BioformersError, ArithmeticError):
     """The loss became NaN or infinite before the first validation, so there are no weights to keep."""
 

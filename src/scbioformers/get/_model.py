@@ -61,7 +61,8 @@ def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per ensemble member and epoch. The columns are ``member``, ``epoch``, ``step`` and the losses.
+        One row per ensemble member and epoch. The columns are ``member``, ``epoch``, ``step`` and the losses. With more
+        than 65,536 cells, a validation within an epoch has a row of its own, with the part of the epoch that is done.
         ``train_…`` are losses on the training cells. ``val_…`` are losses on held-out cells, NaN in epochs without a
         validation. ``…_loss`` is the weighted sum of the objectives. An objective is a mean over cells, in nats per
         masked gene (``…_masked_bins``), per expressed gene (``…_profile_counts``) or per gene (``…_profile_bins``).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,27 +61,31 @@ class Batch:
     """int64 (B, C), external token of each visible feature, as a row of ``external``. 0 means no external token."""
     external: Tensor | None = None
     """float32 (E, D), embeddings of the external tokens (Eq. 7). Row 0 is zero and means no external token."""
+    weight: float = 1.0
+    """Weight of the mean loss of these cells, if several processes have unequal parts of a batch. 0: do not count."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return replace(self, **{name: x.to(device, non_blocking=True) for name, x in tensors.items()})
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Batch:
+        """The same batch on another device, with real numbers of another dtype."""
+        tensors = {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
+        dtypes = {name: dtype if x.is_floating_point() else x.dtype for name, x in tensors.items()}
+        return replace(self, **{name: x.to(device, dtypes[name], non_blocking=True) for name, x in tensors.items()})
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
     """One batch of the cells of several batches. Tokens are padded to the longest, external tokens are not joined."""
     if len(batches) == 1:
         return batches[0]
-    joined: dict[str, Tensor | None] = {"context_external": None, "external": None}
+    joined: dict[str, Any] = {"context_external": None, "external": None, "weight": batches[0].weight}
     for each in fields(Batch):
+        if each.name in joined:
+            continue
         tensors = [getattr(batch, each.name) for batch in batches]
         if each.name in _PADDING:
             width = max(tensor.shape[1] for tensor in tensors)
             padding = _PADDING[each.name]
             tensors = [functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors]
-        if each.name not in joined:
-            joined[each.name] = None if tensors[0] is None else torch.cat(tensors)
-    return Batch(**joined)  # type: ignore[arg-type]
+        joined[each.name] = None if tensors[0] is None else torch.cat(tensors)
+    return Batch(**joined)

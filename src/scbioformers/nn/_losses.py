@@ -1,7 +1,7 @@
 """Objectives: functions ``(network, output, batch) -> loss``, which are chosen by name in the training config.
 
-Each loss is first reduced within a cell and then averaged over the cells. So if several processes compute the loss of
-equal parts of a batch, the mean of these losses is the loss of the whole batch.
+Each loss is first reduced within a cell and then averaged over the cells. So if several processes have parts of a
+batch, the loss of the whole batch is the mean of their losses, weighted by the number of cells that each has.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ def training(
             single = table["member"].nunique() == 1
             suffix = "" if single else f", member {member}"
             colour = _COLOURS[i % len(_COLOURS)]
-            ax.plot(rows["epoch"], rows[f"train_{name}"], lw=1.5, color=colour, label=f"training{suffix}")
+            trained = rows.dropna(subset=f"train_{name}")  # some rows are of a validation alone
+            ax.plot(trained["epoch"], trained[f"train_{name}"], lw=1.5, color=colour, label=f"training{suffix}")
             held_out = rows.dropna(subset=f"val_{name}") if f"val_{name}" in rows else rows[:0]
             if len(held_out):
                 colour = _COLOURS[1] if single else colour

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbioformers.config import TrainConfig
 from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError, StorageError
 from scbioformers.model import BioFormer, Head, check_directory
 from scbioformers.results._slots import get_slot, params_from_json, params_to_json, write_result
+from scbioformers.training import in_one_process
 
 MAX_BYTES_IN_UNS = 32 * 2**20
 HEADS = "heads"  # key of the heads that were added after the fit
@@ -22,9 +24,17 @@ ModelLike: TypeAlias = BioFormer | AnnData | str | Path
 
 
 def store_model(
-    adata: Any, key: str, model: BioFormer, params: dict[str, Any], history: pd.DataFrame, save_dir: str | Path | None
+    adata: Any,
+    key: str,
+    model: BioFormer,
+    params: dict[str, Any],
+    history: pd.DataFrame,
+    save_dir: str | Path | None,
+    train: TrainConfig,
 ) -> None:
     """Write parameters, history and model to ``uns[key]``. With ``save_dir``, write the model to that directory.
+
+    If several processes have trained, as in ``train``, one of them writes the directory.
 
     Raises
     ------
@@ -35,7 +45,7 @@ def store_model(
     failure = None
     if save_dir is not None:
         try:
-            value["model_dir"] = str(model.save(save_dir))
+            value["model_dir"] = str(in_one_process(train, lambda: model.save(save_dir)))
         except StorageError as error:
             failure = error
     if "model_dir" not in value:

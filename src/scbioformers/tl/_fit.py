@@ -236,7 +236,7 @@ def fit(
         "task": None if design is None else dict(require_head(result).task),
         "seed": seed,
     }
-    store_model(adata, key_added, result, params, history, save_dir)
+    store_model(adata, key_added, result, params, history, save_dir, chosen.train)
     if fitted.unread is not None:
         raise fitted.unread  # now that the model is stored
     _log_summary(history, time.perf_counter() - began, key_added, perturbs=design is not None)

@@ -32,7 +32,7 @@ from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import check_storage
 from scbioformers.settings import shows_progress
-from scbioformers.training import check_checkpoint_dir, fit_model
+from scbioformers.training import check_checkpoint_dir, fit_model, in_one_process
 
 _log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def pretrain(
         described = describe_data_sets(data_sets, source)
     provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
-    _save(model, save_dir)
+    in_one_process(train, lambda: _save(model, save_dir))
     if fitted.unread is not None:
         raise fitted.unread  # now that the model is saved
     _log.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,30 +30,45 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The cells of a global batch that one worker of one process prepares."""
+
+    draws: NDArray[np.int64]
+    """The row of each cell plus ``n_obs`` for each earlier draw of it. A worker may have none."""
+    weight: float
+    """Number of cells that the process has, relative to the mean of all processes.
+
+    It is 0 if it has none. Then one cell stands in, so that all processes make the same steps.
+    """
+
+
+@dataclass(frozen=True)
 class Buffer:
-    """Ranges of rows to read, and the batches that are made from them."""
+    """Ranges of rows to read, and the parts of batches that are made from them."""
 
     ranges: tuple[tuple[int, int], ...]
-    """``(start, stop)`` of each chunk, in ascending order."""
-    batches: tuple[NDArray[np.int64], ...]
-    """For each global batch, the draws that belong to this rank: the row plus ``n_obs`` for each earlier draw of it."""
+    """``(start, stop)`` of each chunk of which this worker has cells, in ascending order."""
+    batches: tuple[Part, ...]
+    """The part of each global batch."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses the cells of each batch. If all cells fit into one buffer, they are shuffled completely.
+    """Chooses the cells of each batch, and which of them each process and each of its workers prepares.
 
     An epoch has as many cells as there are. If they are of several data sets, each set has a part of them that is
     proportional to a power of its size. So the cells of small sets are drawn more often, and a set is never drowned.
 
-    Every rank gets the same number of batches, and they have the same size. The global batches do not depend on the
-    number of ranks. The only cells left out are those beyond the largest multiple of ``world_size`` in a batch.
+    The global batches depend neither on the number of processes nor on that of workers, and each process has a part
+    of each of them. Up to ``chunk_size * buffer_chunks`` rows, all cells are shuffled, and each batch is divided. With
+    more rows, chunks are put together at random to buffers. A batch has the same share of each chunk of a buffer, and a
+    process has chunks of its own. So a chunk is read once in an epoch, whatever the number of processes.
 
     Examples
     --------
     >>> import numpy as np
     >>> sampler = Sampler(np.ones(10, bool), batch_size=4, seed=0)
-    >>> [len(rows) for buffer in sampler.epoch(0) for rows in buffer.batches]
+    >>> [len(part.draws) for buffer in sampler.epoch(0) for part in buffer.batches]
     [5, 5]
     """
 
@@ -74,35 +90,49 @@ class Sampler:
     """Number of this process."""
     world_size: int = 1
     """Number of processes."""
+    worker: int = 0
+    """Number of this worker of the process."""
+    n_workers: int = 1
+    """Number of workers of each process."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_size", "buffer_chunks", "world_size"):
+        for name in ("batch_size", "chunk_size", "buffer_chunks", "world_size", "n_workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Sampler.{name} must be at least 1, found {getattr(self, name)}.")
-        if self.batch_size % self.world_size or not 0 <= self.rank < self.world_size:
-            raise ConfigError(
-                f"The global batch of {self.batch_size} cells must divide among {self.world_size} processes, rank "
-                f"{self.rank} of 0 to {self.world_size - 1}. Change `batch_size` or the number of devices."
-            )
+        for name, n in (("rank", self.world_size), ("worker", self.n_workers)):
+            if not 0 <= getattr(self, name) < n:
+                raise ConfigError(f"Sampler.{name} must lie in 0 to {n - 1}, found {getattr(self, name)}.")
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are more rows than a buffer has, so that each process reads chunks of its own."""
+        return len(self.rows) > self.chunk_size * self.buffer_chunks
 
     def epoch(self, epoch: int) -> Iterator[Buffer]:
         """The buffers of an epoch."""
         for chunks in self._buffers(epoch):
-            draws = np.concatenate([self._draws(chunk, epoch) for chunk in chunks])
-            if draws.size:
-                ranges = sorted({(chunk.start, chunk.stop) for chunk in chunks})
-                yield Buffer(tuple(ranges), self._batches(draws, epoch))
+            groups = [self._draws(chunk, epoch) for chunk in chunks]
+            groups = groups if self.is_large else [np.concatenate(groups)]
+            parts = tuple(self._part(batch, groups) for batch in self._batches(groups, epoch))
+            wanted = np.sort(np.concatenate([part.draws for part in parts]) % len(self.rows))
+            ranges = sorted({(chunk.start, chunk.stop) for chunk in chunks})
+            inside = np.diff(np.searchsorted(wanted, ranges)).ravel()
+            yield Buffer(tuple(each for each, n in zip(ranges, inside, strict=True) if n), parts)
 
     def n_batches(self, epoch: int = 0) -> int:
         """Number of batches in an epoch."""
-        sizes = (sum(chunk.n_rows for chunk in chunks) for chunks in self._buffers(epoch))
-        return sum(self._count(size) for size in sizes if size)
+        return sum(self._count(sum(chunk.n_rows for chunk in chunks)) for chunks in self._buffers(epoch))
 
     def _buffers(self, epoch: int) -> Iterator[list[Chunk]]:
-        chunks = self._chunks(epoch)
+        """The chunks of each buffer, in the order of the rows. Chunks without a cell to use are not read."""
+        chunks = [chunk for chunk in self._chunks(epoch) if chunk.n_rows]
         order = np.argsort(uniform(self.seed ^ _CHUNK_STREAM, epoch, np.arange(len(chunks))), kind="stable")
-        for first in range(0, len(chunks), self.buffer_chunks):
-            yield [chunks[i] for i in np.sort(order[first : first + self.buffer_chunks])]
+        starts = range(0, len(chunks), self.buffer_chunks)
+        # with many chunks, buffers of equal size: a small last one would have batches of few chunks
+        buffers = np.array_split(order, len(starts)) if self.is_large and chunks else np.split(order, starts[1:])
+        for own in buffers:
+            if own.size:
+                yield [chunks[i] for i in np.sort(own)]
 
     def _chunks(self, epoch: int) -> list[Chunk]:
         """All chunks of an epoch: of each data set all cells as often as they are drawn, and then a part of them."""
@@ -145,13 +175,51 @@ class Sampler:
         return rows + chunk.n_drawn * len(self.rows)
 
     def _count(self, n_rows: int) -> int:
-        """Number of batches in a buffer. It is 0 if the buffer has fewer cells than there are ranks."""
-        return max(1, n_rows // self.batch_size) if n_rows >= self.world_size else 0
+        """Number of batches in a buffer."""
+        return max(1, n_rows // self.batch_size)
 
-    def _batches(self, rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], ...]:
-        if not (n_batches := self._count(len(rows))):
-            return ()
-        rows = rows[np.argsort(uniform(self.seed ^ _ROW_STREAM, epoch, rows), kind="stable")]
-        batches = np.array_split(rows, n_batches)
-        share = [len(batch) // self.world_size for batch in batches]
-        return tuple(batch[self.rank * n : (self.rank + 1) * n] for batch, n in zip(batches, share, strict=True))
+    def _batches(self, groups: list[NDArray[np.int64]], epoch: int) -> Iterator[list[NDArray[np.int64]]]:
+        """The draws of each global batch, by group. The batches have equal parts of each group, up to one cell.
+
+        So the cells of a group are shuffled, and then take their places between those of the other groups.
+        """
+        keys = [uniform(self.seed ^ _ROW_STREAM, epoch, own) for own in groups]
+        draws = np.concatenate([own[np.argsort(key, kind="stable")] for own, key in zip(groups, keys, strict=True)])
+        group = np.repeat(np.arange(len(groups)), [len(own) for own in groups])
+        places = [(np.arange(len(own)) + i / len(groups)) / len(own) for i, own in enumerate(groups)]
+        order = np.argsort(np.concatenate(places), kind="stable")
+        data_set = np.searchsorted(self.starts or (0,), draws % len(self.rows), side="right")
+        for cells in np.array_split(order, self._count(len(draws))):
+            # in the order in which the data sets are converted, so that consecutive parts can be joined again
+            own = np.sort(cells)
+            own = own[np.argsort(data_set[own], kind="stable")]
+            yield np.split(draws[own], np.searchsorted(group[own], np.arange(1, len(groups))))
+
+    def _part(self, batch: list[NDArray[np.int64]], groups: list[NDArray[np.int64]]) -> Part:
+        """What this worker prepares of a batch."""
+        of_rank = _share(batch, self.rank, self.world_size)
+        n_own = sum(map(len, of_rank))
+        if not n_own:  # a cell of a chunk that this process reads anyway
+            of_rank = [groups[self.rank * len(groups) // self.world_size][:1]]
+        of_worker = _share(of_rank, self.worker, self.n_workers)
+        return Part(np.concatenate(of_worker), self.world_size * n_own / sum(map(len, batch)))
+
+
+def _share(groups: list[NDArray[np.int64]], number: int, n: int) -> list[NDArray[np.int64]]:
+    """Part ``number`` of ``n``: whole groups, or a part of one group if there are fewer groups. Parts are consecutive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> groups = [np.array([1, 2, 3]), np.array([4]), np.array([5, 6])]
+    >>> [np.concatenate(_share(groups, i, 2)).tolist() for i in range(2)]
+    [[1, 2, 3], [4, 5, 6]]
+    >>> [np.concatenate(_share(groups, i, 4)).tolist() for i in range(4)]
+    [[1, 2], [3], [4], [5, 6]]
+    """
+    n_groups = len(groups)
+    if n <= n_groups:
+        return groups[number * n_groups // n : (number + 1) * n_groups // n]
+    group = number * n_groups // n
+    first, stop = (math.ceil(i * n / n_groups) for i in (group, group + 1))  # the parts that share the group
+    return [np.array_split(groups[group], stop - first)[number - first]]

@@ -6,6 +6,7 @@ from scbioformers.training._extend import extended_field
 from scbioformers.training._fit import Fitted, find_validation, fit_model
 from scbioformers.training._isolation import train_steps
 from scbioformers.training._module import TrainingModule
+from scbioformers.training._processes import in_one_process
 
 __all__ = [
     "BatchDataset",
@@ -15,5 +16,6 @@ __all__ = [
     "extended_field",
     "find_validation",
     "fit_model",
+    "in_one_process",
     "train_steps",
 ]

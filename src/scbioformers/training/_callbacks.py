@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class History(Callback):
     """One row of mean losses per epoch. Validation losses are only in rows of epochs with a validation.
 
-    A validation before the first step has a row of its own, with step 0.
+    A validation within an epoch has a row of its own, and so has one before the first step, with step 0.
     """
 
     def __init__(self) -> None:
@@ -31,15 +31,21 @@ class History(Callback):
         self._validated = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record that this epoch had a validation, which runs before the end of the epoch."""
+        """Add a row, or record that this epoch had a validation, which runs before the end of the epoch."""
+        losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
         if trainer.state.fn == TrainerFn.VALIDATING:
-            losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.rows.append({"epoch": 0, "step": 0, **losses})
-        else:
+        elif trainer.is_last_batch:
             self._validated = True
+        else:
+            done = (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
+            self.rows.append({"epoch": trainer.current_epoch + done, "step": trainer.global_step, **losses})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the losses of this epoch. Without a validation, Lightning would repeat the last validation losses."""
+        if self.rows and self.rows[-1]["step"] == trainer.global_step:  # training ends with this validation
+            self.rows.pop()
+            self._validated = True
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "loss"}
         fresh = {name: value for name, value in metrics.items() if self._validated or not name.startswith("val_")}
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **fresh})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -23,8 +24,8 @@ _LENGTH_STREAM = 0x1E46
 EVALUATION_EPOCH = 2**32 - 1  # fixed, so that validation masks are constant and differ from those of training epochs
 
 
-class BatchDataset(IterableDataset[Batch]):
-    """The token batches of one epoch. They do not depend on the number of workers."""
+class BatchDataset(IterableDataset[Batch | None]):
+    """The token batches of one epoch, or a worker's part of each of them: None where it has no cell."""
 
     def __init__(
         self,
@@ -43,17 +44,18 @@ class BatchDataset(IterableDataset[Batch]):
     def __len__(self) -> int:
         return self.sampler.n_batches(self.epoch)
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        n_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
+    def __iter__(self) -> Iterator[Batch | None]:
+        sampler = self.sampler
+        if worker := get_worker_info():
+            sampler = replace(sampler, worker=worker.id, n_workers=worker.num_workers)
         step = 0
-        for buffer in self.sampler.epoch(self.epoch):
-            cells: dict[int, tuple[NDArray[np.int64], Block]] = {}
-            for draws in buffer.batches:
-                if step >= self.n_done and (step - self.n_done) % n_workers == worker_id:
-                    cells = cells or self._read(buffer.ranges)
-                    yield self._batch(cells, draws, step)
+        for buffer in sampler.epoch(self.epoch):
+            cells = self._read(buffer.ranges) if step + len(buffer.batches) > self.n_done else {}
+            for part in buffer.batches:
+                if step >= self.n_done:
+                    yield replace(self._batch(cells, part.draws, step), weight=part.weight) if part.draws.size else None
                 step += 1
+            cells.clear()  # before the next cells are read
 
     def _read(self, ranges: tuple[tuple[int, int], ...]) -> dict[int, tuple[NDArray[np.int64], Block]]:
         """Rows and cells of each data set, by its number."""
@@ -100,6 +102,24 @@ class BatchDataset(IterableDataset[Batch]):
         return round(math.exp(math.log(low) + drawn * (math.log(high) - math.log(low))))
 
 
+class BatchLoader(DataLoader[Batch | None]):
+    """Token batches, which do not depend on the number of workers. Each worker makes a part of every batch."""
+
+    def __init__(self, dataset: BatchDataset, n_workers: int = 0) -> None:
+        # with its own generator; otherwise a DataLoader draws from the global generator
+        generator = torch.Generator().manual_seed(0)
+        super().__init__(dataset, batch_size=None, num_workers=n_workers, generator=generator)
+        self.n_batches = len(dataset)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        parts = super().__iter__()  # of the workers in turn
+        while of_batch := list(islice(parts, max(1, self.num_workers))):
+            yield join_batches([part for part in of_batch if part is not None])
+
+
 @dataclass
 class _Split:
     training: NDArray[np.bool_]
@@ -125,7 +145,7 @@ class TrainingData(L.LightningDataModule):
         starts = source.starts
         self.sampler = Sampler(training, config.batch_size, seed, starts=starts, power=config.source_power)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> BatchLoader:
         """Loader of the current epoch. It is created in every epoch, because order and masks depend on the epoch."""
         if self.trainer is None:
             return self._loader(self.split.training, 0, training=True)
@@ -133,23 +153,20 @@ class TrainingData(L.LightningDataModule):
         n_done = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
         return self._loader(self.split.training, self.trainer.current_epoch, training=True, n_done=n_done)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[None]:
+    def val_dataloader(self) -> BatchLoader | list[None]:
         """Loader of the validation batches, which are the same in every epoch."""
         if not self.split.validation.any():
             return []
         return self._loader(self.split.validation, 0, training=False)
 
-    def validation_batches(self) -> BatchDataset:
+    def validation_batches(self) -> BatchLoader:
         """All validation batches, in each process if several processes train."""
         sampler = replace(self.sampler, rows=self.split.validation, power=1.0)
-        return BatchDataset(self.source, self.tokenizer, sampler, self.config, 0, training=False)
+        return BatchLoader(BatchDataset(self.source, self.tokenizer, sampler, self.config, 0, training=False))
 
-    def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool, n_done: int = 0) -> DataLoader[Batch]:
+    def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool, n_done: int = 0) -> BatchLoader:
         sampler = replace(self.sampler, rows=rows, power=self.sampler.power if training else 1.0)
         if self.trainer is not None:
             sampler = replace(sampler, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
         dataset = BatchDataset(self.source, self.tokenizer, sampler, self.config, epoch, training, n_done)
-        # with its own generator; otherwise a DataLoader draws from the global generator
-        return DataLoader(
-            dataset, batch_size=None, num_workers=self.config.num_workers, generator=torch.Generator().manual_seed(0)
-        )
+        return BatchLoader(dataset, self.config.num_workers)

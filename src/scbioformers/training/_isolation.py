@@ -31,7 +31,8 @@ def isolated(seed: int) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress messages of Lightning on settings that the user did not choose, such as the number of workers."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.fabric.strategies.launchers")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning.*")
@@ -39,6 +40,7 @@ def quiet() -> Iterator[None]:
         try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
+            loggers[-1].setLevel(logging.INFO)  # which process has ended, and that the others are ended therefore
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):

@@ -38,20 +38,23 @@ class TrainingModule(L.LightningModule):
     def _losses(self, batch: Batch, stage: str) -> torch.Tensor:
         output = self.network(batch)
         losses = {name: OBJECTIVES[name](self.network, output, batch) for name in self.objectives}
+        # not an int: Lightning takes the mean of the numbers of several processes, and would round it down
+        n_cells: Any = float(len(batch) if batch.weight else 0)
         total = torch.stack([self.objectives[name] * loss for name, loss in losses.items()]).sum()
         self.log_dict(
             {f"{stage}_loss": total.detach(), **{f"{stage}_{name}": loss.detach() for name, loss in losses.items()}},
             on_step=False,
             on_epoch=True,
-            batch_size=len(batch),
+            batch_size=n_cells,
             sync_dist=True,
         )
-        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
-        return total
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=n_cells)
+        # the mean of the gradients of all processes is then that of the global batch
+        return total * batch.weight
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the batch, because Lightning cannot move a :class:`Batch`."""
-        return batch.to(device)
+        """Move the batch, and convert its numbers to those of the network. Lightning cannot do this."""
+        return batch.to(device, self.network.cls.dtype)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine decay of the learning rate to zero (paper, section 3.2)."""

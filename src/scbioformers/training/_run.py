@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import DoublePrecision
 
 from scbioformers.config import TrainConfig
 from scbioformers.core import ReadError, TrainingDiverged
@@ -26,8 +28,11 @@ from scbioformers.training._checkpoint import MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._isolation import interruptible, isolated, quiet
 from scbioformers.training._module import TrainingModule
+from scbioformers.training._processes import choose_strategy, names_lost_process
 
 logger = logging.getLogger(__name__)
+
+N_VALIDATIONS = 10
 
 
 def run_training(
@@ -58,7 +63,8 @@ def run_training(
     n_cells = int(data.split.training.sum())
     epochs = config.epochs(n_cells)
     # epochs of many cells have different numbers of batches, because their chunks are combined anew
-    steps = sum(max(1, data.sampler.n_batches(epoch)) for epoch in range(epochs))
+    n_batches = [max(1, data.sampler.n_batches(epoch)) for epoch in range(epochs)]
+    steps = sum(math.ceil(n / config.accumulate_grad_batches) for n in n_batches)
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
     if steps == 0:
@@ -80,34 +86,37 @@ def run_training(
         own.append(EpochBar())
     writer = [] if io is None else [CheckpointWriter(io, history, best, diverged, interrupt)]
     resumed = None if io is None or not io.path.is_file() else str(io.path)
+    precision = [_Float64()] if "64" in config.precision else []
     kind, _, index = device.partition(":")
     with isolated(seed), quiet(), interruptible():
         trainer = L.Trainer(
             max_epochs=epochs,
             max_steps=steps,
+            accumulate_grad_batches=config.accumulate_grad_batches,
             accelerator=kind,
             devices=[int(index)] if index else config.devices,
-            strategy=_strategy(config),
+            strategy=choose_strategy(config),
             num_nodes=config.num_nodes,
-            precision=config.precision,  # type: ignore[arg-type]
+            precision=None if precision else config.precision,  # type: ignore[arg-type]
             gradient_clip_val=config.gradient_clip,
             callbacks=[*own, *callbacks, *writer],
-            plugins=None if io is None else [io],
+            plugins=[*precision, *([] if io is None else [io])],
             logger=lightning_logger or False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_model_summary=False,
             enable_progress_bar=progress_bar,
-            check_val_every_n_epoch=max(1, epochs // 10),
+            **_validation_times(data, epochs, min(sum(n_batches), steps * config.accumulate_grad_batches)),
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
         )
-        if validated and not fresh and resumed is None:
-            trainer.validate(module, datamodule=data, verbose=False)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=resumed)
+            with names_lost_process(trainer):
+                if validated and not fresh and resumed is None:
+                    trainer.validate(module, datamodule=data, verbose=False)
+                trainer.fit(module, datamodule=data, ckpt_path=resumed)
         except ReadError as error:
-            if best.weights is None:
+            if best.weights is None or trainer.world_size > 1:  # the other processes wait for this one
                 raise
             data.unread = ReadError(f"{error} The model has the weights of step {best.step}.")
     if diverged.step is not None:
@@ -117,14 +126,19 @@ def run_training(
     if validated and not fresh and best.step == 0:
         logger.info("No step lowered the loss of the validation cells, so the weights are those of the given model.")
     best.restore(module)
-    network.freeze(())
+    network.float().freeze(())  # whatever the precision of the training
     return history.rows, interrupt.interrupted
 
 
-def _strategy(config: TrainConfig) -> str:
-    """Strategy of Lightning. DDP must allow unused parameters, because some objectives do not use all weights."""
-    n_gpus = torch.cuda.device_count()
-    several = config.num_nodes > 1 or (config.devices not in (1, "1") and (config.devices != "auto" or n_gpus > 1))
-    if config.strategy == "ddp" or (config.strategy == "auto" and several):
-        return "ddp_find_unused_parameters_true"
-    return config.strategy
+class _Float64(DoublePrecision):
+    """Precision "64-true". Lightning would convert the batch first and cannot; the module does it."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _validation_times(data: TrainingData, epochs: int, n_batches: int) -> dict[str, Any]:
+    """About ten validations in a fit, for the trainer. An epoch of many cells has several of them."""
+    if data.sampler.is_large:
+        return {"check_val_every_n_epoch": None, "val_check_interval": max(1, n_batches // N_VALIDATIONS)}
+    return {"check_val_every_n_epoch": max(1, epochs // N_VALIDATIONS)}

@@ -1,0 +1,214 @@
+"""Several processes that train one network, on one machine or on several."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+import scbioformers as bf
+from scbioformers.training._processes import choose_strategy
+
+NEEDS_GLOO = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="gloo is missing"
+)
+
+PROGRAM = """
+import json, os, signal, sys
+from pathlib import Path
+import numpy as np
+import torch
+import scbioformers as bf
+from scbioformers.nn import OBJECTIVES
+from scbioformers.core import TrainingDiverged
+
+torch.set_num_threads(1)
+folder = Path(__file__).parent
+rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))  # the first process starts the others with theirs
+data = bf.datasets.simulate(n_cells=67, n_genes=40, n_regulators=5, n_types=3, n_batches=2, rng=0)
+config = bf.ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
+objective, seen = OBJECTIVES["masked_bins"], []
+
+def watched(network, output, batch):
+    cells = zip(batch.rows.tolist(), batch.masked_ids.tolist())
+    seen.append([network.training, {row: [i for i in ids if i] for row, ids in cells} if batch.weight else {}])
+    return objective(network, output, batch)
+
+def fit(name, devices, num_nodes=1):
+    seen.clear()
+    train = bf.TrainConfig(
+        max_epochs=3, batch_size=13, validation_fraction=0.25, devices=devices, num_nodes=num_nodes,
+        strategy="auto" if devices == 1 else "ddp", precision="64-true",
+    )
+    options = {"config": config, "train": train, "batch_key": "batch", "device": "cpu"}
+    adata = bf.tl.fit(data, save_dir=folder / name, copy=True, **options)
+    bf.tl.embed(adata)
+    model = bf.get.model(adata)
+    result = {
+        "seen": seen,
+        "history": bf.get.history(adata).to_dict("list"),
+        "embedding": adata.obsm["X_bioformer"].tolist(),
+        "dtypes": sorted({str(x.dtype) for x in model.members[0].state_dict().values()}),
+        "temperature": model.members[0].temperature.item(),
+        "hash": model.hash,
+    }
+    folder.joinpath(f"{name}-{rank}.json").write_text(json.dumps(result))
+
+OBJECTIVES["masked_bins"] = watched
+if sys.argv[1:] == ["nodes"]:
+    fit("four", 2, num_nodes=2)
+    sys.exit()
+if rank == 0:
+    fit("one", 1)
+fit("two", 2)
+
+def spoiled(network, output, batch):
+    seen.append(network.training)
+    return objective(network, output, batch) * (np.nan if rank == 1 and sum(seen) == 2 else 1)
+
+OBJECTIVES["masked_bins"] = spoiled
+try:
+    fit("spoiled", 2)
+except TrainingDiverged as error:
+    folder.joinpath(f"diverged-{rank}").write_text(str(error))
+
+def killed(network, output, batch):
+    seen.append(network.training)
+    if rank == 1 and sum(seen) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return objective(network, output, batch)
+
+OBJECTIVES["masked_bins"] = killed
+fit("killed", 2)
+"""
+
+
+def run(commands, folder):
+    """Output and exit codes of programs that run at the same time."""
+    unset = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"OMP_NUM_THREADS": "1"}
+    outputs = [open(folder / f"output-{i}", "w+") for i in range(len(commands))]  # noqa: SIM115
+    running = [
+        subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True, stdout=file, stderr=file)
+        for command, file in zip(commands, outputs, strict=True)
+    ]
+    try:
+        codes = [process.wait(timeout=600) for process in running]
+    except subprocess.TimeoutExpired:
+        codes = None
+    for process, file in zip(running, outputs, strict=True):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: all of its processes, and no other
+        file.seek(0)
+    printed = "\n".join(file.read() for file in outputs)
+    for file in outputs:
+        file.close()
+    assert codes is not None, f"it hangs: {printed[-3000:]}"
+    return printed, codes
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "program.py"
+    path.write_text(PROGRAM)  # a file, because that is what Lightning starts again
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(program):
+    """What two processes print, of which one is killed in the end, and the exit code of the first."""
+    printed, (code,) = run([[str(program)]], program.parent)
+    assert program.with_name("two-1.json").exists(), printed
+    return printed, code
+
+
+@pytest.fixture(scope="module")
+def nodes(program):
+    """Two launchers, as on two machines, with two processes each."""
+    shared = ["--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-id=test"]
+    launcher = ["-m", "torch.distributed.run", *shared, "--rdzv-endpoint=127.0.0.1:29643"]
+    printed, codes = run([[*launcher, f"--node-rank={i}", str(program), "nodes"] for i in range(2)], program.parent)
+    assert codes == [0, 0], printed
+
+
+def read(program, name, n):
+    return [json.loads(program.with_name(f"{name}-{rank}.json").read_text()) for rank in range(n)]
+
+
+def check(program, name, n):
+    """Processes have the same batches, masks and losses as one, and the same model each."""
+    (one,), ranks = read(program, "one", 1), read(program, name, n)
+    steps = [rank["seen"] for rank in ranks]
+    assert {len(seen) for seen in steps} == {len(one["seen"])}
+    for (training, cells), *parts in zip(one["seen"], *steps, strict=True):
+        assert all(part[0] == training for part in parts)
+        assert sum(len(part[1]) for part in parts) == len(cells)
+        assert {row: masked for part in parts for row, masked in part[1].items()} == cells
+    for rank in ranks:
+        assert list(rank["history"]) == list(one["history"])
+        for column, losses in one["history"].items():
+            np.testing.assert_allclose(rank["history"][column], losses, rtol=1e-9)
+        np.testing.assert_allclose(rank["embedding"], one["embedding"], rtol=0, atol=1e-4)
+        assert rank["temperature"] == pytest.approx(one["temperature"], rel=1e-5)
+        assert rank["dtypes"] == ["torch.float32"]
+        assert rank["hash"] == ranks[0]["hash"]
+    assert bf.BioFormer.load(program.with_name(name)).hash == ranks[0]["hash"]
+    assert one["temperature"] != 1
+    assert np.ptp(one["history"]["val_loss"]) > 3e-4 * one["history"]["val_loss"][0]  # it learned
+
+
+@NEEDS_GLOO
+def test_two_processes_learn_what_one_does(program, output):
+    """51 cells in batches of 12 and 13, and 16 held out."""
+    check(program, "two", 2)
+
+
+@NEEDS_GLOO
+def test_two_machines_with_two_processes_learn_what_one_does(program, output, nodes):
+    check(program, "four", 4)
+
+
+@NEEDS_GLOO
+def test_all_processes_stop_at_a_loss_that_is_nan_in_one(program, output):
+    for rank in range(2):
+        assert "NaN at step 2" in program.with_name(f"diverged-{rank}").read_text()
+
+
+@NEEDS_GLOO
+def test_a_lost_process_ends_the_others_with_a_message(output):
+    printed, code = output
+    assert code != 0
+    # whichever notices it first: the connection, or Lightning, which watches the processes that it has started
+    first = "ProcessLostError: Process 0 of 0 to 1 has lost another one at step 1"
+    assert first in printed or "terminated with code -9. Forcefully terminating all other processes" in printed
+
+
+@pytest.mark.parametrize(
+    ("train", "n_gpus", "expected"),
+    [
+        ({}, 0, "auto"),
+        ({"devices": 1}, 4, "auto"),
+        ({"devices": "1"}, 4, "auto"),
+        ({"devices": "auto"}, 0, "auto"),
+        ({"devices": "auto"}, 1, "auto"),
+        ({"devices": "auto"}, 4, DDPStrategy),
+        ({"devices": 2}, 0, DDPStrategy),
+        ({"num_nodes": 2}, 1, DDPStrategy),
+        ({"strategy": "ddp"}, 0, DDPStrategy),
+        ({"strategy": "ddp", "devices": 2}, 2, DDPStrategy),
+        ({"strategy": "fsdp", "devices": 2}, 2, "fsdp"),
+    ],
+)
+def test_several_devices_expect_parameters_that_nothing_reaches(monkeypatch, train, n_gpus, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    found = choose_strategy(bf.TrainConfig(**train))
+    if expected is DDPStrategy:
+        assert isinstance(found, DDPStrategy)
+        assert found._ddp_kwargs["find_unused_parameters"]
+    else:
+        assert found == expected
