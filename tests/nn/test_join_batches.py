@@ -68,9 +68,10 @@ def test_padding_is_not_read_and_not_scored(network, parts):
 
 
 def test_the_fields_of_the_cells_follow_each_other(parts):
-    parts = [replace(part, noise=torch.full((len(part), 2), float(i))) for i, part in enumerate(parts)]
+    parts = [replace(part, noise=torch.full((len(part), 2), float(i)), weight=0.9) for i, part in enumerate(parts)]
     joined = join_batches(parts)
-    for name in {each.name for each in fields(joined)} - {"context_external", "external"}:
+    assert joined.weight == 0.9
+    for name in {each.name for each in fields(joined)} - {"context_external", "external", "weight"}:
         value = getattr(joined, name)
         assert len(value) == 9
         for at, part in zip((slice(0, 4), slice(4, 7), slice(7, 9)), parts, strict=True):

@@ -85,6 +85,29 @@ def test_the_feature_table_moves_a_tenth_as_far_in_a_step(make_network, make_bat
     assert moved[False] == pytest.approx(0.02, rel=0.05)
 
 
+def test_a_part_of_a_batch_counts_by_its_weight_and_is_logged_by_its_number_of_cells(make_network, make_batch):
+    module = TrainingModule(make_network(sizes=SIZES), TRAIN, 1, {"masked_bins": 1.0})
+    logged = []
+    module.log = lambda *args, **kwargs: None
+    module.log_dict = lambda losses, **kwargs: logged.append((float(losses["train_loss"]), kwargs["batch_size"]))
+    batch = make_batch(sizes=SIZES)
+    whole, part, none = (float(module.training_step(replace(batch, weight=weight), 0)) for weight in (1, 0.75, 0))
+    assert whole > 0
+    assert part == pytest.approx(0.75 * whole)
+    assert none == 0
+    assert logged == [(whole, 5), (whole, 5), (whole, 0)]
+
+
+def test_real_numbers_of_a_batch_take_the_dtype_of_the_network(make_network, make_batch):
+    module = TrainingModule(make_network(sizes=SIZES).double(), TRAIN, 1, {"masked_bins": 1.0})
+    batch = module.transfer_batch_to_device(make_batch(sizes=SIZES), torch.device("cpu"), 0)
+    assert batch.visible.dtype == batch.size_factor.dtype == torch.float64
+    assert batch.rows.dtype == batch.masked_ids.dtype == torch.int64
+    assert batch.known.dtype == torch.bool
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    assert module.training_step(batch, 0).dtype == torch.float64
+
+
 # --- batches -------------------------------------------------------------------------------------------------------
 
 

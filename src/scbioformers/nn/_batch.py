@@ -69,7 +69,7 @@ class Batch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Batch:
         """The same batch on another device, with real numbers of another dtype."""
-        tensors = {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
+        tensors: dict[str, Any] = {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
         dtypes = {name: dtype if x.is_floating_point() else x.dtype for name, x in tensors.items()}
         return replace(self, **{name: x.to(device, dtypes[name], non_blocking=True) for name, x in tensors.items()})
 
