@@ -91,7 +91,8 @@ def test_a_part_of_a_batch_counts_by_its_weight_and_is_logged_by_its_number_of_c
     module.log = lambda *args, **kwargs: None
     module.log_dict = lambda losses, **kwargs: logged.append((float(losses["train_loss"]), kwargs["batch_size"]))
     batch = make_batch(sizes=SIZES)
-    whole, part, none = (float(module.training_step(replace(batch, weight=weight), 0)) for weight in (1, 0.75, 0))
+    batches = [replace(batch, weight=weight) for weight in (1.0, 0.75, 0.0)]
+    whole, part, none = (module.training_step(batch, 0).item() for batch in batches)
     assert whole > 0
     assert part == pytest.approx(0.75 * whole)
     assert none == 0

@@ -15,7 +15,6 @@ from scbioformers.data._survey import _SPLIT_STREAM
 from scbioformers.nn import Sizes
 from scbioformers.training._data import TrainingData
 from scbioformers.training._depth import fit_depth_models
-from scbioformers.training._fit import _SPLIT_STREAM
 from scbioformers.training._run import run_training
 
 
@@ -97,14 +96,14 @@ def test_the_schedule_ends_with_the_last_batch_of_the_last_epoch(of_chunks):
 
 
 @pytest.mark.parametrize("ends", [{"max_epochs": 3}, {"max_epochs": 9, "max_steps": 23}])
-def test_with_many_cells_a_fit_has_ten_validations_whatever_its_epochs(of_chunks, ends):
+def test_with_many_cells_a_fit_has_at_least_ten_validations_whatever_its_epochs(of_chunks, ends):
     network, data, config = of_chunks(**ends)
     history, _ = run_training(network, data, config, True, 0)
     n_steps = ends.get("max_steps", sum(data.sampler.n_batches(epoch) for epoch in range(3)))
     validated = [row["step"] for row in history if "val_loss" in row]
     assert validated == list(range(n_steps // 10, n_steps + 1, n_steps // 10))
     assert history[-1]["step"] == n_steps
-    assert 10 <= len(validated) <= 12
+    assert 10 <= len(validated) < 20
     assert (np.diff([row["step"] for row in history]) > 0).all()
     assert (np.diff([row["epoch"] for row in history]) > 0).all()
     for row in history:  # the part of the epoch that is done
