@@ -19,13 +19,15 @@ NEEDS_GLOO = pytest.mark.skipif(
 )
 
 PROGRAM = """
-import json, os, signal, sys
+import json, os, signal, sys, time
+from datetime import timedelta
 from pathlib import Path
 import numpy as np
 import torch
 import scbioformers as bf
+from scbioformers.core import ProcessLostError, TrainingDiverged
 from scbioformers.nn import OBJECTIVES
-from scbioformers.core import TrainingDiverged
+from scbioformers.training import _processes
 
 torch.set_num_threads(1)
 folder = Path(__file__).parent
@@ -59,10 +61,17 @@ def fit(name, devices, num_nodes=1):
     }
     folder.joinpath(f"{name}-{rank}.json").write_text(json.dumps(result))
 
+def killed(network, output, batch):
+    seen.append(network.training)
+    if rank == 3 and sum(seen) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return objective(network, output, batch)
+
 OBJECTIVES["masked_bins"] = watched
 if sys.argv[1:] == ["nodes"]:
     fit("four", 2, num_nodes=2)
-    sys.exit()
+    OBJECTIVES["masked_bins"] = killed
+    fit("killed", 2, num_nodes=2)
 if rank == 0:
     fit("one", 1)
 fit("two", 2)
@@ -77,14 +86,18 @@ try:
 except TrainingDiverged as error:
     folder.joinpath(f"diverged-{rank}").write_text(str(error))
 
-def killed(network, output, batch):
+def hangs(network, output, batch):
     seen.append(network.training)
-    if rank == 1 and sum(seen) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
+    while rank == 1 and sum(seen) == 2 and not folder.joinpath("lost-0").exists():
+        time.sleep(0.1)
     return objective(network, output, batch)
 
-OBJECTIVES["masked_bins"] = killed
-fit("killed", 2)
+OBJECTIVES["masked_bins"] = hangs
+_processes.TIMEOUT = timedelta(seconds=3)
+try:
+    fit("hangs", 2)
+except ProcessLostError as error:
+    folder.joinpath(f"lost-{rank}").write_text(str(error))
 """
 
 
@@ -120,20 +133,21 @@ def program(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def output(program):
-    """What two processes print, of which one is killed in the end, and the exit code of the first."""
-    printed, (code,) = run([[str(program)]], program.parent)
-    assert program.with_name("two-1.json").exists(), printed
-    return printed, code
+def two(program):
+    """Two processes, of which one hangs in the end."""
+    printed, codes = run([[str(program)]], program.parent)
+    assert codes == [0], printed
 
 
 @pytest.fixture(scope="module")
 def nodes(program):
-    """Two launchers, as on two machines, with two processes each."""
+    """What two launchers print, as on two machines, with two processes each, of which one is killed in the end."""
     shared = ["--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-id=test"]
     launcher = ["-m", "torch.distributed.run", *shared, "--rdzv-endpoint=127.0.0.1:29643"]
     printed, codes = run([[*launcher, f"--node-rank={i}", str(program), "nodes"] for i in range(2)], program.parent)
-    assert codes == [0, 0], printed
+    assert codes == [1, 1], printed
+    assert program.with_name("four-3.json").exists(), printed
+    return printed
 
 
 def read(program, name, n):
@@ -163,29 +177,37 @@ def check(program, name, n):
 
 
 @NEEDS_GLOO
-def test_two_processes_learn_what_one_does(program, output):
+def test_two_processes_learn_what_one_does(program, two):
     """51 cells in batches of 12 and 13, and 16 held out."""
     check(program, "two", 2)
 
 
 @NEEDS_GLOO
-def test_two_machines_with_two_processes_learn_what_one_does(program, output, nodes):
+def test_two_machines_with_two_processes_learn_what_one_does(program, two, nodes):
     check(program, "four", 4)
 
 
 @NEEDS_GLOO
-def test_all_processes_stop_at_a_loss_that_is_nan_in_one(program, output):
+def test_all_processes_stop_at_a_loss_that_is_nan_in_one(program, two):
     for rank in range(2):
         assert "NaN at step 2" in program.with_name(f"diverged-{rank}").read_text()
 
 
 @NEEDS_GLOO
-def test_a_lost_process_ends_the_others_with_a_message(output):
-    printed, code = output
-    assert code != 0
-    # whichever notices it first: the connection, or Lightning, which watches the processes that it has started
-    first = "ProcessLostError: Process 0 of 0 to 1 has lost another one at step 1"
-    assert first in printed or "terminated with code -9. Forcefully terminating all other processes" in printed
+@pytest.mark.fault("lost-rank")
+def test_a_process_that_does_not_answer_ends_the_fit_after_the_timeout(program, two):
+    for rank in range(2):
+        message = program.with_name(f"lost-{rank}").read_text()
+        assert f"Process {rank} of 0 to 1 has lost another one at step" in message
+        assert "Then run the same program again" in message
+
+
+@NEEDS_GLOO
+@pytest.mark.fault("lost-rank")
+def test_a_process_that_is_killed_ends_those_of_all_machines(nodes):
+    """The launcher says which one it was, and those of the other machine that one was lost."""
+    assert "Signal 9 (SIGKILL)" in nodes
+    assert any(f"ProcessLostError: Process {rank} of 0 to 3 has lost another one at step" in nodes for rank in (0, 1))
 
 
 @pytest.mark.parametrize(
