@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
 
 import scbioformers as bf
 from scbioformers.__main__ import main
@@ -24,6 +23,7 @@ from scbioformers.nn import OBJECTIVES
 from scbioformers.tokens import Sampler
 from scbioformers.training import BatchDataset
 from scbioformers.training._checkpoint import SCHEMA, Checkpoints, _join, _split, read_tensors, seal, unseal
+from scbioformers.training._data import BatchLoader
 
 TRAIN = bf.TrainConfig(max_epochs=2, batch_size=16, checkpoint_minutes=0)  # 54 training cells: epochs of three steps
 
@@ -169,7 +169,7 @@ def test_batches_that_were_used_are_left_out_unread(make_block, make_tokenizer):
         dataset = BatchDataset(Counting(block), tokenizer, sampler, TRAIN, epoch=1, training=True, n_done=n_done)
         ranges.clear()
         batches[n_done] = list(dataset), list(ranges)
-        workers = DataLoader(dataset, batch_size=None, num_workers=2)
+        workers = BatchLoader(dataset, n_workers=2)
         assert [batch.rows.tolist() for batch in workers] == [batch.rows.tolist() for batch in batches[n_done][0]]
     (every, all_ranges), (rest, ranges_of_rest) = batches[0], batches[5]
     assert len(every) == 9 and len(rest) == 4
