@@ -93,7 +93,7 @@ def hangs(network, output, batch):
     return objective(network, output, batch)
 
 OBJECTIVES["masked_bins"] = hangs
-_processes.TIMEOUT = timedelta(seconds=3)
+_processes.TIMEOUT = timedelta(seconds=10)
 try:
     fit("hangs", 2)
 except ProcessLostError as error:
@@ -105,7 +105,7 @@ def run(commands, folder):
     """Output and exit codes of programs that run at the same time."""
     unset = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in unset} | {"OMP_NUM_THREADS": "1"}
-    outputs = [open(folder / f"output-{i}", "w+") for i in range(len(commands))]  # noqa: SIM115
+    outputs = [open(folder / f"output-{len(commands)}-{i}", "w+") for i in range(len(commands))]  # noqa: SIM115
     running = [
         subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True, stdout=file, stderr=file)
         for command, file in zip(commands, outputs, strict=True)
