@@ -17,13 +17,15 @@ from lightning.pytorch.loggers import CSVLogger
 
 import scbioformers as bf
 from scbioformers.__main__ import main
+from scbioformers.config import ModelConfig, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError
 from scbioformers.data import BlockSource, MemorySource
-from scbioformers.nn import OBJECTIVES
+from scbioformers.nn import OBJECTIVES, Sizes
 from scbioformers.tokens import Sampler
 from scbioformers.training import BatchDataset
-from scbioformers.training._checkpoint import SCHEMA, Checkpoints, _join, _split, read_tensors, seal, unseal
-from scbioformers.training._data import BatchLoader
+from scbioformers.training._checkpoint import SCHEMA, Checkpoints, MemberIO, _join, _split, read_tensors, seal, unseal
+from scbioformers.training._data import BatchLoader, TrainingData
+from scbioformers.training._run import run_training
 
 TRAIN = bf.TrainConfig(max_epochs=2, batch_size=16, checkpoint_minutes=0)  # 54 training cells: epochs of three steps
 
@@ -113,6 +115,40 @@ def test_the_same_call_continues_with_the_same_bits(simulated, fit, killed, tmp_
 
 
 @pytest.mark.fault("kill-9")
+@pytest.mark.parametrize("other", [{}, {"precision": "64-true", "accumulate_grad_batches": 2}], ids=str)
+def test_validations_within_an_epoch_are_continued(make_block, make_tokenizer, make_network, tmp_path, at_step, other):
+    """Cells of several buffers, which are validated every second batch. The training is killed at every fifth batch."""
+    block = make_block(90, seed=1)
+    tokenizer, training = make_tokenizer(block), np.arange(90) % 4 > 0
+    config = TrainConfig(max_epochs=3, batch_size=8, patience=99, **other)
+
+    def train(io=None):
+        network = make_network(
+            ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8, dropout=0.1),
+            Sizes(60, tokenizer.binning.n_values),
+        )
+        data = TrainingData(MemorySource(block), tokenizer, config, training, ~training, 0)
+        data.sampler = replace(data.sampler, chunk_size=13, buffer_chunks=2)
+        history, _ = run_training(network.train(), data, config, True, 0, io=io)
+        return history, network.state_dict()
+
+    history, weights = train()
+    assert len(history) > 10
+    io = MemberIO(Checkpoints(tmp_path, {}, 0.0), 0)
+    n_killed = 0
+    while n_killed < 20:
+        at_step(5, kill)
+        try:
+            found, weights_found = train(io)
+            break
+        except Killed:
+            n_killed += 1
+    assert n_killed >= 4
+    assert found == history
+    assert [name for name, tensor in weights.items() if not torch.equal(tensor, weights_found[name])] == []
+
+
+@pytest.mark.fault("kill-9")
 def test_early_stopping_and_the_best_weights_are_continued(simulated, fit, killed, at_step):
     """The second validation of six is the best, and two worse ones end the training. It is killed after one of them."""
     train = {"max_epochs": 6, "patience": 2, "objectives": {"masked_bins": 1.0}}
@@ -169,7 +205,7 @@ def test_batches_that_were_used_are_left_out_unread(make_block, make_tokenizer):
         dataset = BatchDataset(Counting(block), tokenizer, sampler, TRAIN, epoch=1, training=True, n_done=n_done)
         ranges.clear()
         batches[n_done] = list(dataset), list(ranges)
-        workers = BatchLoader(dataset, n_workers=2)
+        workers = BatchLoader(dataset, 2)
         assert [batch.rows.tolist() for batch in workers] == [batch.rows.tolist() for batch in batches[n_done][0]]
     (every, all_ranges), (rest, ranges_of_rest) = batches[0], batches[5]
     assert len(every) == 9 and len(rest) == 4

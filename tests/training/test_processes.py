@@ -19,7 +19,7 @@ NEEDS_GLOO = pytest.mark.skipif(
 )
 
 PROGRAM = """
-import json, os, signal, sys, time
+import json, os, shutil, signal, sys, time
 from datetime import timedelta
 from pathlib import Path
 import numpy as np
@@ -41,11 +41,11 @@ def watched(network, output, batch):
     seen.append([network.training, {row: [i for i in ids if i] for row, ids in cells} if batch.weight else {}])
     return objective(network, output, batch)
 
-def fit(name, devices, num_nodes=1):
+def fit(name, devices, num_nodes=1, **changed):
     seen.clear()
     train = bf.TrainConfig(
         max_epochs=3, batch_size=13, validation_fraction=0.25, devices=devices, num_nodes=num_nodes,
-        strategy="auto" if devices == 1 else "ddp", precision="64-true",
+        strategy="auto" if devices == 1 else "ddp", precision="64-true", **changed,
     )
     options = {"config": config, "train": train, "batch_key": "batch", "device": "cpu"}
     adata = bf.tl.fit(data, save_dir=folder / name, copy=True, **options)
@@ -85,6 +85,23 @@ try:
     fit("spoiled", 2)
 except TrainingDiverged as error:
     folder.joinpath(f"diverged-{rank}").write_text(str(error))
+
+def terminated(network, output, batch):
+    if rank == 1 and network.training and sum(training for training, _ in seen) == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return watched(network, output, batch)
+
+OBJECTIVES["masked_bins"] = terminated
+try:
+    fit("terminated", 2, checkpoint_dir=folder / "checkpoints", checkpoint_minutes=1e6)
+except SystemExit as error:
+    folder.joinpath(f"status-{rank}").write_text(str(error.code))
+OBJECTIVES["masked_bins"] = watched
+if rank == 0:
+    shutil.copytree(folder / "checkpoints", folder / "fewer-checkpoints")
+fit("continued", 2, checkpoint_dir=folder / "checkpoints")
+if rank == 0:
+    fit("fewer", 1, checkpoint_dir=folder / "fewer-checkpoints")
 
 def hangs(network, output, batch):
     seen.append(network.training)
@@ -191,6 +208,25 @@ def test_two_machines_with_two_processes_learn_what_one_does(program, two, nodes
 def test_all_processes_stop_at_a_loss_that_is_nan_in_one(program, two):
     for rank in range(2):
         assert "NaN at step 2" in program.with_name(f"diverged-{rank}").read_text()
+
+
+@NEEDS_GLOO
+@pytest.mark.fault("sigterm")
+def test_a_checkpoint_of_two_processes_is_continued_by_two_or_by_one(program, two):
+    """SIGTERM in the fifth step of one of them. Both end then, and the rest has the same batches and masks."""
+    assert [program.with_name(f"status-{rank}").read_text() for rank in range(2)] == ["143", "143"]
+    whole, continued, (fewer,) = read(program, "two", 2), read(program, "continued", 2), read(program, "fewer", 1)
+    n_done = sum(training for training, _ in whole[0]["seen"][: -len(continued[0]["seen"])])
+    assert n_done == 5
+    for rank in range(2):
+        assert continued[rank]["seen"] == whole[rank]["seen"][-len(continued[rank]["seen"]) :]
+        assert continued[rank]["hash"] == whole[rank]["hash"]
+        for column, losses in whole[rank]["history"].items():
+            np.testing.assert_allclose(continued[rank]["history"][column], losses, rtol=1e-12)
+    (one,) = read(program, "one", 1)
+    assert fewer["seen"] == one["seen"][-len(fewer["seen"]) :]
+    for column, losses in one["history"].items():
+        np.testing.assert_allclose(fewer["history"][column], losses, rtol=1e-9)
 
 
 @NEEDS_GLOO

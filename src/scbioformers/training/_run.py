@@ -87,6 +87,8 @@ def run_training(
     writer = [] if io is None else [CheckpointWriter(io, history, best, diverged, interrupt)]
     resumed = None if io is None or not io.path.is_file() else str(io.path)
     precision = [_Float64()] if "64" in config.precision else []
+    if precision:
+        network.double()  # Lightning would do it after it has loaded a checkpoint
     kind, _, index = device.partition(":")
     with isolated(seed), quiet(), interruptible():
         trainer = L.Trainer(
