@@ -1,5 +1,6 @@
 """Several processes that train one network, on one machine or on several."""
 
+import contextlib
 import json
 import os
 import signal
@@ -132,8 +133,8 @@ def run(commands, folder):
     except subprocess.TimeoutExpired:
         codes = None
     for process, file in zip(running, outputs, strict=True):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: all of its processes, and no other
+        with contextlib.suppress(ProcessLookupError):  # its own session: all of its processes, and no other
+            os.killpg(process.pid, signal.SIGKILL)
         file.seek(0)
     printed = "\n".join(file.read() for file in outputs)
     for file in outputs:
