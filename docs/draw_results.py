@@ -1,16 +1,18 @@
-"""Draws the results of the README from the tables of ``benchmarks.md``: ``python docs/draw_results.py``."""
+"""Draws the figures of results from the tables of ``benchmarks.md``: ``python docs/draw_results.py``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 DOCS = Path(__file__).parent
-PICTURE = DOCS / "images" / "results.png"
+IMAGES = DOCS / "images"
 Score = tuple[float, float, float]
 PANELS = (
     ("Cell embedding", "AvgBIO, higher is better", "AvgBIO", "{} ("),
@@ -28,15 +30,27 @@ STYLES = {
     "logistic": ("#1f77b4", "s"),
     "scvi": ("#7f7f7f", "^"),
 }
+TRANSFER = {  # label, colour and line of the methods that are drawn by the number of training cells
+    "scratch": ("ours, from scratch", "#ff9896", "--"),
+    "pretrained": ("ours, pool, no fit", "#d62728", ":"),
+    "tuned": ("ours, pool, fine-tuned", "#d62728", "-"),
+    "logistic": ("softmax regression", "#aec7e8", "--"),
+    "logistic_pool": ("softmax regression, pool", "#1f77b4", "-"),
+    "scvi": ("scVI", "#c7c7c7", "--"),
+    "scvi_pool": ("scVI, pool, surgery", "#7f7f7f", "-"),
+}
 
 
 def read_table(text: str, heading: str, column: str) -> dict[str, Score]:
-    """Mean, lowest and highest of one column of the first table in the folded part with this summary, by method."""
+    """Mean, lowest and highest of one column of the first table in the folded part with this summary, by method.
+
+    Methods without this score, which have a dash, are left out.
+    """
     table = _section(text, heading).split("\n\n")[1]
     rows = [line.strip("| ").split("|") for line in table.splitlines()]
     cells = [[cell.strip() for cell in row] for row in rows]
     at = cells[0].index(column)
-    return {row[0]: _score(row[at]) for row in cells[2:]}
+    return {row[0]: _score(row[at]) for row in cells[2:] if row[at] != "–"}
 
 
 def _section(text: str, heading: str) -> str:
@@ -66,8 +80,35 @@ def draw(ax: Axes, tables: dict[str, dict[str, Score]], methods: dict[str, str])
     ax.tick_params(axis="y", length=0)
 
 
+def draw_transfer(axes: Sequence[Axes], text: str) -> None:
+    """Draw bits and AvgBIO by the number of training cells, for the models with and without the pool."""
+    sizes = [int(n) for n in re.findall(r"<summary>Fine-tuning: pbmc3k, (\d+) training cells", text)]
+    for ax, column in zip(axes, ("bits", "avg bio"), strict=True):
+        tables = [read_table(text, f"Fine-tuning: pbmc3k, {n} training cells", column) for n in sizes]
+        for method, (label, color, line) in TRANSFER.items():
+            if method in tables[0]:
+                means, lows, highs = zip(*(table[method] for table in tables), strict=True)
+                ax.plot(sizes, means, line, color=color, marker="o", markersize=5, label=label)
+                ax.vlines(sizes, lows, highs, color=color, linewidth=1.5)
+        ax.set(xscale="log", xlabel="training cells of pbmc3k")
+        ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        ax.minorticks_off()
+        ax.grid(axis="y", color="0.9")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set(title="Masked expression", ylabel="bits, lower is better")
+    axes[1].set(title="Cell embedding", ylabel="AvgBIO, higher is better")
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a figure with few colours, so that the file is small."""
+    figure.savefig(IMAGES / name)
+    with Image.open(IMAGES / name) as picture:
+        small = picture.convert("RGB").quantize(64)
+    small.save(IMAGES / name, optimize=True)
+
+
 def main() -> None:
-    """Write the picture."""
+    """Write the pictures."""
     plt.switch_backend("agg")
     plt.rcParams["font.size"] = 11
     text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
@@ -76,10 +117,11 @@ def main() -> None:
         draw(ax, {name: read_table(text, heading.format(name), column) for name in sets}, methods)
         ax.set(title=title, xlabel=label)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False, handletextpad=0.2)
-    figure.savefig(PICTURE)
-    with Image.open(PICTURE) as picture:
-        small = picture.convert("RGB").quantize(64)
-    small.save(PICTURE, optimize=True)
+    save(figure, "results.png")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), dpi=120, layout="constrained")
+    draw_transfer(axes, text)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    save(figure, "transfer.png")
 
 
 if __name__ == "__main__":
