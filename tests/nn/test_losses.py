@@ -36,7 +36,7 @@ def output(batch):
 def rows(values, start, stop):
     """Some cells of a batch or an output."""
     parts = {field.name: getattr(values, field.name) for field in fields(values)}
-    return replace(values, **{name: x if x is None else x[start:stop] for name, x in parts.items()})
+    return replace(values, **{name: x[start:stop] for name, x in parts.items() if isinstance(x, torch.Tensor)})
 
 
 def shares(batch: Batch) -> Batch:

@@ -48,7 +48,7 @@ def draw(make_batch):
 
     def make(**kwargs):
         batch = make_batch(sizes=SIZES, **kwargs)
-        tensors = {name: x for name, x in vars(batch).items() if x is not None}
+        tensors = {name: x for name, x in vars(batch).items() if isinstance(x, torch.Tensor)}
         return replace(batch, **{name: x.double() for name, x in tensors.items() if x.is_floating_point()})
 
     return make
@@ -185,7 +185,7 @@ def test_a_cell_alone_gives_what_it_gives_in_a_batch(config, build, draw):
         widths = {"context": n_context, "masked": n_masked, "target_bins": n_masked}
         alone = {}
         for name, x in vars(batch).items():
-            if x is not None:
+            if isinstance(x, torch.Tensor):
                 cut = [n for prefix, n in widths.items() if name.startswith(prefix)]
                 alone[name] = x[[cell], : cut[0]] if cut else x[[cell]]
         output = run(network, replace(batch, **alone))

@@ -73,7 +73,7 @@ def slow_bins(tokenizer, counts, depth, mean_depth):
 
 def same(first, second, name):
     a, b = getattr(first, name), getattr(second, name)
-    return a is b is None or torch.equal(a, b)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def assert_same_batch(first, second):
@@ -221,6 +221,7 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     # there are no external tokens where nothing is perturbed
     assert tensors.pop("context_external") is tensors.pop("external") is None
     assert tensors.pop("noise") is None
+    assert tensors.pop("weight") == 1.0
     assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
     assert {name for name, x in tensors.items() if x.dtype == torch.bool} == {"known", "present"}
     assert {x.dtype for x in tensors.values()} == {torch.float32, torch.int64, torch.bool}
