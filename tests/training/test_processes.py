@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 import scbioformers as bf
-from scbioformers.training._processes import choose_strategy
+from scbioformers.training._processes import choose_strategy, warn_if_alone
 
 NEEDS_GLOO = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="gloo is missing"
@@ -245,6 +245,17 @@ def test_a_process_that_is_killed_ends_those_of_all_machines(nodes):
     """The launcher says which one it was, and those of the other machine that one was lost."""
     assert "Signal 9 (SIGKILL)" in nodes
     assert any(f"ProcessLostError: Process {rank} of 0 to 3 has lost another one at step" in nodes for rank in (0, 1))
+
+
+@pytest.mark.parametrize(("changed", "expected"), [({}, 1), ({"devices": 2, "num_nodes": 2, "strategy": "ddp"}, 0)])
+def test_processes_that_would_fit_alone_are_named(monkeypatch, recwarn, changed, expected):
+    """In an environment as that of torchrun. The suggested configuration gives no warning."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "fit", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    warn_if_alone(bf.TrainConfig(**changed))
+    texts = [str(each.message) for each in recwarn]
+    assert len(texts) == expected
+    assert all("TrainConfig(devices=2, num_nodes=2, strategy='ddp')" in text for text in texts)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from scbioformers.nn import Transformer
 from scbioformers.training._checkpoint import Checkpoints, MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._extend import extend_model
+from scbioformers.training._processes import warn_if_alone
 from scbioformers.training._run import run_training
 from scbioformers.training._start import new_model, thin
 from scbioformers.training._temperature import fit_temperature
@@ -86,6 +87,7 @@ def fit_model(
     TrainingDiverged
         If the loss became NaN or infinite before the first validation.
     """
+    warn_if_alone(train)
     reading = reading or (Reading() if start is None else start.reading)
     cells = surveyed or survey(source, train.validation_fraction, seed)
     _check_filled(cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from scbioformers.config import TrainConfig
-from scbioformers.core import BioformersError, ProcessLostError
+from scbioformers.core import BioformersError, ProcessLostError, warn
 
 JOIN_TIMEOUT = timedelta(hours=2)  # a process may have to read all data before it joins the others
 TIMEOUT = timedelta(minutes=10)  # for the longest step: reading a buffer, a checkpoint
@@ -41,6 +42,18 @@ def choose_strategy(config: TrainConfig) -> str | DDPStrategy:
     return config.strategy
 
 
+def warn_if_alone(config: TrainConfig) -> None:
+    """Warn if ``torchrun`` started several processes, each of which would fit a model of its own."""
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and n > 1 and choose_strategy(config) == "auto":
+        on_each = int(os.environ.get("LOCAL_WORLD_SIZE", n))
+        warn(
+            f"torchrun started {n} processes, but `TrainConfig` asks for one device, so each of them fits a model of "
+            f"its own. For one fit in all of them, pass `bf.TrainConfig(devices={on_each}, num_nodes={n // on_each}, "
+            "strategy='ddp')`."
+        )
+
+
 @contextmanager
 def names_lost_process(trainer: L.Trainer | None = None) -> Iterator[None]:
     """An error of the connection to the other processes says that one was lost."""
@@ -57,7 +70,7 @@ def names_lost_process(trainer: L.Trainer | None = None) -> Iterator[None]:
         raise ProcessLostError(
             f"Process {rank} of 0 to {n - 1} has lost another one{step}: {str(error).strip().splitlines()[-1]}.{ended} "
             "See the output of the other processes: one stopped at an error, or was killed, which happens where memory "
-            "is short. Then run the same program again."
+            "is short. Then run the same program again. With `TrainConfig(checkpoint_dir=…)` it goes on where it was."
         ) from error
 
 
