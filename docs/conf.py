@@ -43,7 +43,10 @@ napoleon_use_rtype = False
 
 nitpicky = True
 # types of other packages, whose documentation is not read: the build needs no network
-OTHERS = ("anndata", "collections", "matplotlib", "mudata", "networkx", "numpy", "pandas", "pathlib", "scipy", "torch")
+OTHERS = (
+    "anndata", "collections", "lightning", "matplotlib", "mudata", "networkx", "numpy", "pandas", "pathlib", "scipy",
+    "torch",
+)  # fmt: skip
 nitpick_ignore_regex = [("py:.*", rf"{package}\..*") for package in OTHERS]
 
 myst_enable_extensions = ["colon_fence"]
