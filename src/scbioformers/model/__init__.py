@@ -5,6 +5,7 @@ from scbioformers.model._head import Head
 from scbioformers.model._inference import (
     READ_CHUNK,
     USES,
+    EmbeddedBlock,
     Use,
     embed_blocks,
     embed_cells,
@@ -21,6 +22,7 @@ __all__ = [
     "READ_CHUNK",
     "USES",
     "BioFormer",
+    "EmbeddedBlock",
     "Head",
     "Tensors",
     "Use",
