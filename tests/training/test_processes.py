@@ -172,7 +172,7 @@ def read(program, name, n):
     return [json.loads(program.with_name(f"{name}-{rank}.json").read_text()) for rank in range(n)]
 
 
-def check(program, name, n):
+def assert_equals_one_process(program, name, n):
     """Processes have the same batches, masks and losses as one, and the same model each."""
     (one,), ranks = read(program, "one", 1), read(program, name, n)
     steps = [rank["seen"] for rank in ranks]
@@ -197,12 +197,12 @@ def check(program, name, n):
 @NEEDS_GLOO
 def test_two_processes_learn_what_one_does(program, two):
     """51 cells in batches of 12 and 13, and 16 held out."""
-    check(program, "two", 2)
+    assert_equals_one_process(program, "two", 2)
 
 
 @NEEDS_GLOO
 def test_two_machines_with_two_processes_learn_what_one_does(program, two, nodes):
-    check(program, "four", 4)
+    assert_equals_one_process(program, "four", 4)
 
 
 @NEEDS_GLOO

@@ -35,9 +35,9 @@ class TrainConfig:
     max_steps: int | None = None
     """Maximum number of steps. With 0 the model is initialised but not trained."""
     batch_size: int = 64
-    """Number of cells per step and set of devices: the devices divide them."""
+    """Number of cells in a batch, over all devices together. Each device has a part of it."""
     accumulate_grad_batches: int = 1
-    """Number of batches whose gradients are averaged before a step, so that a step is of more cells at equal memory."""
+    """Number of batches in a step. Their gradients are averaged, so a step of more cells needs no more memory."""
     lr: float = 2e-3
     """Peak learning rate of AdamW, after a linear warm-up and before a cosine decay to zero. See :meth:`paper`."""
     weight_decay: float = 1.0

@@ -89,29 +89,18 @@ def run_training(
     precision = [_Float64()] if "64" in config.precision else []
     if precision:
         network.double()  # Lightning would do it after it has loaded a checkpoint
-    kind, _, index = device.partition(":")
+    options = {
+        "max_epochs": epochs,
+        "max_steps": steps,
+        "callbacks": [*own, *callbacks, *writer],
+        "plugins": [*precision, *([] if io is None else [io])],
+        "logger": lightning_logger or False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": progress_bar,
+        **_validation_times(data, epochs, min(sum(n_batches), steps * config.accumulate_grad_batches)),
+    }
     with isolated(seed), quiet(), interruptible():
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            max_steps=steps,
-            accumulate_grad_batches=config.accumulate_grad_batches,
-            accelerator=kind,
-            devices=[int(index)] if index else config.devices,
-            strategy=choose_strategy(config),
-            num_nodes=config.num_nodes,
-            precision=None if precision else config.precision,  # type: ignore[arg-type]
-            gradient_clip_val=config.gradient_clip,
-            callbacks=[*own, *callbacks, *writer],
-            plugins=[*precision, *([] if io is None else [io])],
-            logger=lightning_logger or False,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            enable_model_summary=False,
-            enable_progress_bar=progress_bar,
-            **_validation_times(data, epochs, min(sum(n_batches), steps * config.accumulate_grad_batches)),
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-        )
+        trainer = _make_trainer(config, device, **options)
         try:
             with names_lost_process(trainer):
                 if validated and not fresh and resumed is None:
@@ -130,6 +119,25 @@ def run_training(
     best.restore(module)
     network.float().freeze(())  # whatever the precision of the training
     return history.rows, interrupt.interrupted
+
+
+def _make_trainer(config: TrainConfig, device: str, **options: Any) -> L.Trainer:
+    """The trainer of Lightning, with what the configuration says and what is the same in every fit."""
+    kind, _, index = device.partition(":")
+    return L.Trainer(
+        accelerator=kind,
+        devices=[int(index)] if index else config.devices,
+        strategy=choose_strategy(config),
+        num_nodes=config.num_nodes,
+        precision=None if "64" in config.precision else config.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=config.accumulate_grad_batches,
+        gradient_clip_val=config.gradient_clip,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        **options,
+    )
 
 
 class _Float64(DoublePrecision):
