@@ -27,12 +27,14 @@ from benchmarks._masked_methods import (
     Problem,
     predict_ours,
     predict_scvi,
+    read_cells,
 )
 from benchmarks._masking import masked_cells, training_cells
 from scbioformers.baselines import MaskedCells, TrainingCells
 from scbioformers.config import count_range
 from scbioformers.core import uniform, validation_rows
 from scbioformers.data import AnnDataSource, Block, DepthRule, choose_features, join_data_sets, open_data_sets
+from scbioformers.results import open_query
 
 N_GENES = 2000
 POOL_SHARE = 0.1  # of the cells of the pool, kept from all methods: what fine-tuning forgets is measured on them
@@ -88,7 +90,7 @@ class Transfer:
     panel: dict[str, AnnData] = field(default_factory=dict)
     """Data sets with some of the genes, which are added to the pool of our model. The baselines cannot use them."""
     own_binning: bool = False
-    """Whether a model of the pool has the binning of the pool, not that of the query's training cells."""
+    """Whether a model of the pool has the binning and the depth of the pool, not those of the query's cells alone."""
     _runs: dict[str, Run] = field(default_factory=dict)
 
     @property
@@ -111,6 +113,12 @@ class Transfer:
         if with_pool and self.own_binning:
             return self.pretrained(attention=True).model.binnings["rna"]
         return self.problem.binning
+
+    def _cells(self, adata: AnnData, *, with_pool: bool) -> Block:
+        """Cells of the query for a baseline. Their depth is that which our model with the same data reads."""
+        if with_pool and self.own_binning:
+            return read_by(self.pretrained(attention=True).model, adata)
+        return read_cells(adata)
 
     def _apart(self, adata: AnnData) -> NDArray[np.bool_]:
         return validation_rows(adata.n_obs, POOL_SHARE, self.seed)
@@ -176,11 +184,13 @@ class Transfer:
 
     def bits(self, model: bf.BioFormer) -> float:
         """Bits of the masked entries of the test cells."""
-        return self._bits(lambda targets: predict_ours(model, self.problem.test_cells, targets), model.binnings["rna"])
+        cells = read_by(model, self.problem.test)
+        return self._bits(lambda targets: predict_ours(model, cells, targets), model.binnings["rna"], cells)
 
-    def _bits(self, predict: Callable[[MaskedCells], LogProbabilities], binning: bf.Binning) -> float:
+    def _bits(self, predict: Callable[[MaskedCells], LogProbabilities], binning: bf.Binning, cells: Block) -> float:
         """Bits of the bins, or of the counts if the methods have binnings of their own."""
-        cells, targets = self.problem.test_cells, self.problem.mask_test(binning=binning)
+        given = cells.counts, cells.depth, self.problem.test_rows
+        targets = masked_cells(self.problem.masking, binning, *given, seed=EVALUATION_SEED, epoch=0)
         if self.own_binning:
             return count_bits(predict(targets), targets, binning, cells.depth)
         return bits(predict(targets), targets)
@@ -204,10 +214,7 @@ class Transfer:
 
     # baselines
 
-    def _training(self, binning: bf.Binning, *, with_pool: bool) -> TrainingCells:
-        blocks = [self.problem.train_cells]
-        if with_pool:
-            blocks += [self._block(name, adata) for name, adata in self.given.items()]
+    def _training(self, binning: bf.Binning, blocks: Sequence[Block]) -> TrainingCells:
         counts = sparse.vstack([block.counts for block in blocks], format="csr")
         depth = np.concatenate([block.depth for block in blocks])
         rows = np.arange(depth.size)
@@ -215,9 +222,12 @@ class Transfer:
 
     def softmax_regression(self, *, with_pool: bool) -> float:
         """Bits of softmax regression on the training cells of the query, and with those of the pool."""
-        binning = self._binning(with_pool=with_pool)
-        training = self._training(binning, with_pool=with_pool)
-        return self._bits(lambda targets: bf.metrics.softmax_regression(training, targets), binning)
+        binning, test = self._binning(with_pool=with_pool), self._cells(self.problem.test, with_pool=with_pool)
+        blocks = [self._cells(self.problem.train, with_pool=with_pool)]
+        if with_pool:
+            blocks += [self._block(name, adata) for name, adata in self.given.items()]
+        training = self._training(binning, blocks)
+        return self._bits(lambda targets: bf.metrics.softmax_regression(training, targets), binning, test)
 
     def scvi(self, *, with_pool: bool) -> tuple[float, NDArray[np.floating]]:
         """Bits of scVI and its embedding of all cells of the query.
@@ -230,9 +240,9 @@ class Transfer:
             model, obs = self._scvi_surgery(), {"source": "query"}
         else:
             model, obs = fit_scvi(self.problem.train, self.seed), {}
-        binning = self._binning(with_pool=with_pool)
-        training = self._training(binning, with_pool=False)
-        found = self._bits(lambda targets: predict_scvi(model, var, training, targets, **obs), binning)
+        binning, test = self._binning(with_pool=with_pool), self._cells(self.problem.test, with_pool=with_pool)
+        training = self._training(binning, [self._cells(self.problem.train, with_pool=with_pool)])
+        found = self._bits(lambda targets: predict_scvi(model, var, training, targets, **obs), binning, test)
         whole = self.query[:, self.genes].copy()
         whole.obs["source"] = "query"
         return found, model.get_latent_representation(whole)
@@ -262,6 +272,12 @@ class Transfer:
         reference = scvi.model.SCVI(pool, n_layers=2, n_latent=30, gene_likelihood="nb")
         reference.train(max_epochs=min(200, round(8e6 / pool.n_obs)), accelerator="cpu", enable_progress_bar=False)
         return reference
+
+
+def read_by(model: bf.BioFormer, adata: AnnData) -> Block:
+    """Counts and depth of the cells as the model reads them. Genes that differ from its own can change the depth."""
+    query = open_query(adata, model)
+    return query.source.read(0, adata.n_obs)
 
 
 def bits(predicted: LogProbabilities, cells: MaskedCells) -> float:

@@ -8,8 +8,8 @@ Parts: ``tune`` (pbmc3k with n training cells, whose value bins all methods have
 fit, fine-tuned, each with and without attention; softmax regression and scVI with and without the pool), ``counts``
 (the same with 500 cells; a model of the pool has the bins of the pool, and the score is of counts), ``query`` (a model
 of the pool with the default settings embeds the query without a fit), ``panel`` (as ``tune``, with onek1k_panel, which
-has a few of the genes, as one more data set of the pool) and ``species`` (paul15, mouse, read by the model of human
-blood).
+has a few of the genes, as one more data set of the pool) and ``species`` (as ``counts``, with paul15, a mouse, for
+the model of human blood).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def load(data: Path, part: str, query: str, n_cells: int | None, seed: int) -> T
     """Data and fitted models of one part, query, size and seed. Only the last is kept in memory."""
     pool, adata = read_data(data, POOL, query)
     panel = {PANEL: read_set(data, PANEL)} if part == "panel" else {}
-    return Transfer(pool, adata, n_cells, seed, panel, own_binning=part == "counts")
+    return Transfer(pool, adata, n_cells, seed, panel, own_binning=part in ("counts", "species"))
 
 
 def run(data: Path, part: str, query: str, n_cells: int | None, method: str, seed: int) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def read_cells_for(
     modelled = np.zeros(adata.n_vars, bool) if none_chosen else gene_mask(adata, mask_var)
     taken = set(start.vocabulary.feature_names())
     measured = gene_names(adata, query.matched_by)
-    modelled &= best_measured(measured, query.gene_nnz, query.matched_by)
+    modelled = modelled & best_measured(measured, query.gene_nnz, query.matched_by)
     modelled[query.columns[query.columns >= 0]] = False
     modelled &= np.array([name not in taken for name in measured], bool)
     new = np.flatnonzero(modelled)
