@@ -35,8 +35,16 @@ def lose_indices(path):
     (path / "X/indices/c/2").unlink()
 
 
+def lose_values(path):
+    (path / "X/data/c/2").unlink()
+
+
 @pytest.mark.fault("read")
-@pytest.mark.parametrize("spoil", [damage, lose_indices, shutil.rmtree], ids=["damaged", "lost", "vanished"])
+@pytest.mark.parametrize(
+    "spoil",
+    [damage, lose_indices, lose_values, shutil.rmtree],
+    ids=["damaged", "lost indices", "lost values", "vanished"],
+)
 def test_zarr_that_is_spoilt_after_it_was_opened(simulated, tmp_path, spoil):
     path, values = tmp_path / "cells.zarr", simulated.X.indptr
     adata = write_zarr(simulated, path)
@@ -44,12 +52,22 @@ def test_zarr_that_is_spoilt_after_it_was_opened(simulated, tmp_path, spoil):
     np.testing.assert_array_equal(source.read(0, N_OBS).counts.toarray(), simulated.X.toarray())
     spoil(path)
     # the first cell with a value in the third chunk, or with all of them
-    spoilt = {damage: values[1:] > 2 * values[10], lose_indices: values[:-1] >= 2 * values[10]}
+    whole = values[:-1] >= 2 * values[10]
+    spoilt = {damage: values[1:] > 2 * values[10], lose_indices: whole, lose_values: whole}
     first = int(np.argmax(spoilt[spoil])) // 5 * 5 if spoil in spoilt else 0
     with pytest.raises(ReadError, match=rf"Rows {first} to {first + 4} of '.*cells\.zarr.*open it anew"):
         list(source.blocks(5))
     with pytest.raises(ReadError, match=rf"Rows {first} to {first + 4} of '.*cells\.zarr"):
         inspect(adata, chunk_size=5)
+
+
+def test_a_cell_of_stored_zeros_is_no_damage(simulated, tmp_path):
+    first, last = simulated.X.indptr[[3, 4]]
+    simulated.X.data[first:last] = 0
+    assert last - first >= 3
+    found = AnnDataSource(write_zarr(simulated, tmp_path / "cells.zarr")).read(0, N_OBS)
+    np.testing.assert_array_equal(found.counts.toarray(), simulated.X.toarray())
+    assert np.diff(found.counts.indptr)[3] == 0
 
 
 @pytest.mark.fault("read")

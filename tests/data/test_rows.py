@@ -1,9 +1,13 @@
 """Cells in a storage of the user, and collections of annbatch."""
 
+from functools import partial
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 import zarr
 
 import scbioformers as bf
@@ -39,6 +43,29 @@ def test_a_reader_gives_the_same_model_as_the_data_in_memory(simulated, pretrain
     for first, second in (("csr", "dense"), ("coo", "array")):
         sources = {"a": Stored(simulated, first), "b": Stored(simulated[:30].copy(), second)}
         assert pretrain(sources).hash == expected.hash
+
+
+class Cells(torch.utils.data.Dataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
+
+
+def test_the_reader_of_the_documentation(simulated, tiny_config, tmp_path, monkeypatch):
+    """The code of the page, with a dataset of torch."""
+    page = (Path(__file__).parents[2] / "docs" / "larger_than_memory.md").read_text()
+    code = page.split("## Your own storage\n")[1].split("```python\n")[1].split("```")[0]
+    train = bf.TrainConfig(max_steps=2, batch_size=16)
+    monkeypatch.setattr(bf.tl, "pretrain", partial(bf.tl.pretrain, config=tiny_config, train=train, n_top_features=30))
+    monkeypatch.chdir(tmp_path)
+    dataset = Cells(simulated.X.toarray())
+    exec(code, names := {"np": np, "bf": bf, "dataset": dataset, "genes": simulated.var_names.tolist()})
+    assert names["model"].hash == bf.tl.pretrain(simulated, save_dir="expected").hash
 
 
 @pytest.mark.fault(71)

@@ -19,7 +19,7 @@ import scbioformers as bf
 from scbioformers.__main__ import main
 from scbioformers.config import ModelConfig, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError
-from scbioformers.data import BlockSource, MemorySource
+from scbioformers.data import AnnDataSource, BlockSource, MemorySource, survey
 from scbioformers.nn import OBJECTIVES, Sizes
 from scbioformers.tokens import Sampler
 from scbioformers.training import BatchDataset
@@ -236,6 +236,22 @@ def test_the_checkpoint_of_another_fit_is_refused(simulated, fit, killed, tmp_pa
         with pytest.raises(ConfigError, match=rf"member-0.checkpoint is .* another fit\. What .*{message}{call}"):
             fit(adata, **{"batch_key": "batch"} | kwargs)
     assert (tmp_path / "c" / "member-0.checkpoint").read_bytes() == before
+
+
+@pytest.mark.fault("checkpoint-other-fit")
+@pytest.mark.parametrize("change", ["count", "label"])
+def test_another_validation_cell_is_another_fit(simulated, fit, killed, change):
+    """No training cell differs, so neither does their sample."""
+    killed(3, batch_key="batch")
+    row = np.flatnonzero(survey(AnnDataSource(simulated), TRAIN.validation_fraction, 0).validation)[0]
+    if change == "count":
+        simulated.X.data[simulated.X.indptr[row]] += 1
+    else:
+        labels = simulated.obs["batch"].astype(str).to_numpy()
+        labels[row] = next(label for label in labels if label != labels[row])
+        simulated.obs["batch"] = labels
+    with pytest.raises(ConfigError, match=r"What differs: data\.cells_sha256 was '.{10,}' and is '.{10,}'\. Pass"):
+        fit(simulated, batch_key="batch")
 
 
 @pytest.mark.fault("checkpoint-other-fit")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import zarr
 from anndata import AnnData
 from anndata.abc import CSCDataset
 
@@ -89,8 +90,8 @@ def read_rows(matrix: Any, start: int, stop: int) -> Any:
         raise _unread(matrix, start, stop, "the folder does not exist any more")
     if rows.shape[0] != stop - start:
         raise _unread(matrix, start, stop, f"expected {stop - start} rows, found {rows.shape[0]}")
-    if sp.issparse(rows) and rows.format == "csr" and _lacks_chunks(rows):
-        raise _unread(matrix, start, stop, "a part of the indices is missing")
+    if sp.issparse(rows) and rows.format == "csr" and (missing := _missing(_stored(matrix), rows)):
+        raise _unread(matrix, start, stop, f"a part of the {missing} is missing")
     return rows
 
 
@@ -99,12 +100,20 @@ def _stored(matrix: Any) -> Any:
     return getattr(matrix, "group", matrix)
 
 
-def _lacks_chunks(rows: Any) -> bool:
-    """Whether the indices of a cell are all 0, as zarr reads a chunk whose file is missing."""
-    filled = np.flatnonzero(np.diff(rows.indptr) >= _MIN_MISSING)
-    if not filled.size:
-        return False
-    return bool((np.maximum.reduceat(rows.indices, rows.indptr[filled]) == 0).any())
+def _missing(stored: Any, rows: sp.csr_matrix) -> str | None:
+    """Which array of a sparse matrix has cells of zeros alone, as zarr reads a chunk whose file is missing.
+
+    All values of a cell may be stored zeros, so those are missing only if there are fewer files than chunks.
+    """
+    starts = rows.indptr[:-1][np.diff(rows.indptr) >= _MIN_MISSING]
+    if not starts.size:
+        return None
+    if (np.maximum.reduceat(rows.indices, starts) == 0).any():
+        return "indices"
+    if rows.data.all() or np.logical_or.reduceat(rows.data != 0, starts).all():
+        return None
+    values = stored["data"]
+    return "values" if isinstance(values, zarr.Array) and values.nchunks_initialized < values.nchunks else None
 
 
 def _unread(matrix: Any, start: int, stop: int, found: str) -> ReadError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,6 +35,8 @@ class Survey:
     """Statistics of the training cells."""
     sample: list[Block]
     """At most 50,000 training cells, chosen at random: one block for each data set that has any."""
+    cells_sha256: str
+    """SHA-256 of the depth, the number of expressed features and the codes of obs of every cell, in order."""
 
 
 class SurveyTally:
@@ -58,6 +61,7 @@ class SurveyTally:
             for start, stop in validation_runs(source.starts, fraction, seed):
                 self._validation[start:stop] = True
         self._n_filled = 0
+        self._digest = hashlib.sha256()
         self._start_again()
 
     def _start_again(self) -> None:
@@ -67,7 +71,9 @@ class SurveyTally:
     def add(self, block: Block) -> None:
         """Add the block that follows the former one."""
         here = slice(block.start, block.start + len(block.depth))
-        filled = np.diff(block.counts.indptr) > 0
+        n_expressed = np.diff(block.counts.indptr)
+        self._digest.update(np.column_stack([block.depth, n_expressed, block.fields]).astype(np.float64).tobytes())
+        filled = n_expressed > 0
         self._filled[here] = filled
         if self._many:
             self._validation[here] &= filled
@@ -91,7 +97,8 @@ class SurveyTally:
             for block in self._source.blocks():
                 here = slice(block.start, block.start + len(block.depth))
                 self._count(block, self._filled[here] & ~right[here])
-        return Survey(self._filled & ~right, right, self._statistics.result(), self._sample.result())
+        sample = self._sample.result()
+        return Survey(self._filled & ~right, right, self._statistics.result(), sample, self._digest.hexdigest())
 
 
 def survey(source: BlockSource, fraction: float, seed: int, *also: Callable[[Block], None]) -> Survey:

@@ -28,8 +28,8 @@ from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import ModelLike, check_storage, find_model, store_model
 from scbioformers.settings import shows_progress
-from scbioformers.tasks.perturbation import fit_perturbation, read_design, require_head
-from scbioformers.tl._fit_cells import read_cells, read_cells_for
+from scbioformers.tasks.perturbation import Design, fit_perturbation, read_design, require_head
+from scbioformers.tl._fit_cells import Cells, read_cells, read_cells_for
 from scbioformers.training import check_checkpoint_dir, fit_model
 
 _log = logging.getLogger(__name__)
@@ -179,12 +179,7 @@ def fit(
     """
     check_arguments(fit, locals())
     began = time.perf_counter()
-    if feature_map is not None and model is None:
-        raise ConfigError(
-            f"`feature_map` maps to the names of a model, found {type(feature_map).__name__} without `model`. Pass "
-            "`model=` too, or rename adata.var_names."
-        )
-    start = None if model is None else find_model(adata, model)
+    start = _find_start(adata, model, feature_map)
     chosen = _settings(start, config, binning, train, max_epochs, n_models)
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(chosen.config.width)
@@ -197,10 +192,7 @@ def fit(
     else:
         names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
         adata, cells = read_cells_for(start, adata, mask_var, batch_key, phenotype_keys, copy, **names)
-    design = None
-    if task is not None:
-        genes, measured = cells.vocabulary.feature_names(), gene_names(adata, gene_symbols).tolist()
-        design = read_design(adata, task, batch_key, genes, measured=measured, counts=cells.reading.counts)
+    design = None if task is None else _read_design(adata, task, batch_key, gene_symbols, cells)
     n_bytes = network_bytes(chosen.config, len(cells.vocabulary), chosen.binning, cells.batch, cells.phenotypes)
     check_storage(chosen.n_models * n_bytes, save_dir)
     fitted = fit_model(
@@ -241,6 +233,24 @@ def fit(
         raise fitted.unread  # now that the model is stored
     _log_summary(history, time.perf_counter() - began, key_added, perturbs=design is not None)
     return adata if copy else None
+
+
+def _find_start(adata: AnnData, model: ModelLike | None, feature_map: FeatureMap | None) -> BioFormer | None:
+    """The model that the fit starts from."""
+    if feature_map is not None and model is None:
+        raise ConfigError(
+            f"`feature_map` maps to the names of a model, found {type(feature_map).__name__} without `model`. Pass "
+            "`model=` too, or rename adata.var_names."
+        )
+    return None if model is None else find_model(adata, model)
+
+
+def _read_design(
+    adata: AnnData, task: Perturbation, batch_key: str | None, gene_symbols: str | None, cells: Cells
+) -> Design:
+    """Which cells have which perturbation, by the names of the genes of the model."""
+    genes, measured = cells.vocabulary.feature_names(), gene_names(adata, gene_symbols).tolist()
+    return read_design(adata, task, batch_key, genes, measured=measured, counts=cells.reading.counts)
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,7 @@ def pretrain(
     train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
     train = train if max_epochs is None else replace(train, max_epochs=max_epochs)
     train.require_trained_parts(bag=model_config.bag)
-    for name, value in (("n_top_features", n_top_features), ("n_models", n_models), ("min_sources", min_sources)):
-        if value is not None and value < 1:
-            raise ConfigError(f"`{name}` must be at least 1, found {value}.")
+    _check_positive(n_top_features=n_top_features, n_models=n_models, min_sources=min_sources)
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(model_config.width)
     check_checkpoint_dir(train, save_dir)
@@ -211,6 +209,12 @@ def pretrain(
         time.perf_counter() - start, str(save_dir), str(save_dir),
     )  # fmt: skip
     return model
+
+
+def _check_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"`{name}` must be at least 1, found {value}.")
 
 
 def _save(model: BioFormer, save_dir: str | Path) -> None:

@@ -122,7 +122,7 @@ def fit_model(
         (cells.training, cells.validation),
         seed,
         device=device,
-        checkpoints=Checkpoints.of(train, _description(model, binning, parts, seed, source.n_obs)),
+        checkpoints=Checkpoints.of(train, _description(model, binning, cells, seed)),
         progress_bar=progress_bar,
         log_validations=log_validations,
         callbacks=callbacks,
@@ -187,10 +187,14 @@ def _train_members(
     return model.members[: len(histories)], histories, None
 
 
-def _description(model: BioFormer, binning: Binning, parts: list[Block], seed: int, n_cells: int) -> dict[str, Any]:
-    """What determines the result of a fit, besides the parameters of the training."""
+def _description(model: BioFormer, binning: Binning, cells: Survey, seed: int) -> dict[str, Any]:
+    """What determines the result of a fit, besides the parameters of the training.
+
+    The values of the sample are known, which are those of all training cells if these are at most 50,000. Of every
+    cell, the depth, the number of expressed genes and the codes of obs are known.
+    """
     start = model.provenance.get("started_from")
-    columns = hashlib.sha256(b"".join(np.ascontiguousarray(part.fields).tobytes() for part in parts))
+    columns = hashlib.sha256(b"".join(np.ascontiguousarray(part.fields).tobytes() for part in cells.sample))
     return {
         "ModelConfig": model.config.to_dict(),
         "Binning": binning.to_dict() if start is None else model.binnings["rna"].to_dict(),
@@ -199,7 +203,11 @@ def _description(model: BioFormer, binning: Binning, parts: list[Block], seed: i
         "reading": model.reading.to_dict(),
         "rng": seed,
         "n_models": len(model.members),
-        "data": {"n_cells": n_cells, "sha256": model.provenance["data_sha256"]},
+        "data": {
+            "n_cells": len(cells.training),
+            "sha256": model.provenance["data_sha256"],
+            "cells_sha256": cells.cells_sha256,
+        },
         "model": None if start is None else start["hash"],
         "scbioformers": model.provenance["versions"]["scbioformers"],
     }
