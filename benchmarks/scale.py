@@ -25,9 +25,11 @@ import numpy as np
 from scipy import sparse
 
 from benchmarks._common import choice, make_parser, markdown_table, run_once, warm_up, write_json
+from benchmarks._scale_training import processes, resume
 
 CELLS = (10_000, 100_000, 1_000_000)
 COST_CELLS = (2_000, 20_000, 100_000)
+EMBEDDED_CELLS = (697,)  # of the data set that comes with the package; batches of 62 do not divide it
 N_GENES, N_TYPES, DENSITY, BLOCK = 1000, 8, 0.05, 4096
 STEPS = 100
 Numbers = dict[str, float]
@@ -262,13 +264,15 @@ def costs(folder: Path, n_cells: int, verb: str) -> Numbers:
     return found
 
 
-PARTS: dict[str, tuple[Callable[..., Numbers], tuple[int, ...] | None]] = {
+PARTS: dict[str, tuple[Callable[..., Any], tuple[int, ...] | None]] = {
     "disk": (disk, None),
     "batches": (batches, None),
     "fit from disk": (fit, None),
     "fit from memory": (partial(fit, on_disk=False), None),
     "embed": (embed, None),
     **{f"costs of {verb}": (partial(costs, verb=verb), COST_CELLS) for verb in ("fit", "embed", "impute")},
+    "processes": (processes, EMBEDDED_CELLS),
+    "resume": (resume, EMBEDDED_CELLS),
 }
 """Function of each part, and its numbers of cells if they are not those of ``--cells``."""
 
@@ -281,7 +285,7 @@ def _in_own_process(folder: Path, part: str, n_cells: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the parts that have no stored result, then print the table."""
+    """Run the parts that have no stored result, then print the tables."""
     if "--part" in sys.argv:
         parser = argparse.ArgumentParser()
         parser.add_argument("--part")
@@ -299,7 +303,9 @@ def main() -> None:
     jobs = [
         (part, n)
         for part in arguments.parts
-        for n in (arguments.cells if given or PARTS[part][1] is None else PARTS[part][1])
+        for n in (
+            PARTS[part][1] if PARTS[part][1] and (not given or PARTS[part][1] is EMBEDDED_CELLS) else arguments.cells
+        )
         if part != "fit from memory" or n <= COST_CELLS[-1]
     ]
     results = []
@@ -308,16 +314,31 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for part, n_cells in jobs:
             path = arguments.out / "scale" / f"{part.replace(' ', '_')}_{n_cells}.json"
-            if arguments.overwrite or not path.exists():
+            if PARTS[part][1] is not EMBEDDED_CELLS and (arguments.overwrite or not path.exists()):
                 write_cells(folder / f"{n_cells}.zarr", n_cells)
             run = partial(_in_own_process, folder, part, n_cells)
             results.append(run_once(path, run, overwrite=arguments.overwrite))
     write_json(arguments.out / "scale.json", results)
-    rows = [
-        [each["part"], f"{each['cells']:,}", ", ".join(f"{name} {x:,.3g}" for name, x in each["result"].items())]
-        for each in results
-    ]
-    print(markdown_table(["part", "cells", "measured"], rows))
+    print("\n\n".join(_table(part, [each for each in results if each["part"] == part]) for part in arguments.parts))
+
+
+def _table(part: str, results: list[dict[str, Any]]) -> str:
+    """The results of a part as a folded table, with a row for each number of cells."""
+    rows = []
+    for each in results:
+        found = each["result"] if isinstance(each["result"], list) else [each["result"]]
+        rows += [{"cells": each["cells"]} | row for row in found]
+    table = markdown_table(list(rows[0]), [[_text(value) for value in row.values()] for row in rows])
+    return f"<details>\n<summary>Any size: {part}</summary>\n\n{table}\n\n</details>"
+
+
+def _text(value: Any) -> str:
+    """A value in a table: three digits of a number."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 if __name__ == "__main__":
