@@ -29,6 +29,48 @@ STYLES = {
     "pca": ("#1f77b4", "s"),
     "logistic": ("#1f77b4", "s"),
     "scvi": ("#7f7f7f", "^"),
+    "logistic_hvg": ("#1f77b4", "s"),
+    "logistic_pca": ("#aec7e8", "s"),
+    "knn_pca": ("#2ca02c", "v"),
+    "celltypist": ("#9467bd", "P"),
+    "scanvi": ("#7f7f7f", "^"),
+}
+LABELS = (  # title, label, column, and the row of each table
+    (
+        "Labels of other cells",
+        "macro-F1, higher is better",
+        "macro f1",
+        {
+            "20 % of the cells of pbmc3k": "pbmc3k, 20 % labelled",
+            "20 % of the cells of kang_ifnb": "kang_ifnb, 20 % labelled",
+            "20 % of the cells of paul15": "paul15, 20 % labelled",
+            "20 % of the cells of cite_cbmc": "cite_cbmc, 20 % labelled",
+            "half of the donors of onek1k_panel": "onek1k_panel, other donors",
+            "kang_ifnb labels pbmc3k": "kang_ifnb to pbmc3k",
+            "pbmc3k labels kang_ifnb": "pbmc3k to kang_ifnb",
+        },
+    ),
+    (
+        "Cells of a removed label",
+        "AUROC of “unknown”, higher is better",
+        "auroc",
+        {
+            "pbmc3k, NK removed": "pbmc3k, NK",
+            "pbmc3k, CD8 T removed": "pbmc3k, CD8 T",
+            "pbmc3k, Platelet removed": "pbmc3k, platelets",
+            "kang_ifnb, B cells removed": "kang_ifnb, B",
+            "kang_ifnb, CD8 T cells removed": "kang_ifnb, CD8 T",
+        },
+    ),
+)
+LABEL_METHODS = {
+    "ours": "ours",
+    "ours_no_attention": "ours, no attention",
+    "logistic_hvg": "logistic regression, genes",
+    "logistic_pca": "logistic regression, PCA",
+    "knn_pca": "kNN, PCA",
+    "celltypist": "celltypist",
+    "scanvi": "scANVI",
 }
 TRANSFER = {  # label, colour and line of the methods that are drawn by the number of training cells
     "scratch": ("ours, from scratch", "#ff9896", "--"),
@@ -70,7 +112,7 @@ def draw(ax: Axes, tables: dict[str, dict[str, Score]], methods: dict[str, str])
         for i, (method, label) in enumerate(methods.items()):
             mean, low, high = scores[method]
             color, marker = STYLES[method]
-            y = row + 0.17 * (i - 1.5)
+            y = row + 0.68 / len(methods) * (i - (len(methods) - 1) / 2)
             ax.plot([low, high], [y, y], color=color, linewidth=1.5)
             ax.plot(mean, y, marker, color=color, markersize=6, label=label if row == 0 else None)
     ax.set_yticks(range(len(tables)), list(tables))
@@ -122,6 +164,12 @@ def main() -> None:
     draw_transfer(axes, text)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     save(figure, "transfer.png")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), dpi=120, layout="constrained", width_ratios=(3, 2.6))
+    for ax, (title, label, column, rows) in zip(axes, LABELS, strict=True):
+        draw(ax, {row: read_table(text, f"Labels: {part}", column) for part, row in rows.items()}, LABEL_METHODS)
+        ax.set(title=title, xlabel=label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    save(figure, "labels.png")
 
 
 if __name__ == "__main__":
