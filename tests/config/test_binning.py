@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbioformers.config import Binning, bin_rows
-from scbioformers.core import ConfigError, DataError, bin_normalized, bin_segment_dense
+from scbioformers.config import Binning, bin_levels, bin_rows
+from scbioformers.core import ConfigError, DataError, QuantileBins, bin_normalized, bin_segment_dense
 
 # the first example may have to wait for the compiler
 no_deadline = settings(deadline=None)
@@ -103,7 +103,7 @@ def test_inputs_are_not_written():
         pytest.param({"bins_per_doubling": 0}, "`bins_per_doubling` must be a positive", id="b 0"),
         pytest.param({"bins_per_doubling": -1.0}, "`bins_per_doubling` must be a positive", id="b negative"),
         pytest.param({"bins_per_doubling": math.nan}, "found nan", id="b NaN"),
-        pytest.param({"kind": "quantile"}, "must be 'value' or 'segment', found 'quantile'", id="kind"),
+        pytest.param({"kind": "log"}, "must be 'value', 'segment' or 'quantile', found 'log'", id="kind"),
         pytest.param({"normalize": "yes"}, "`Binning.normalize` must be True or False, found 'yes'", id="normalize"),
         pytest.param({"mean_depth": 0.0}, "`mean_depth` must be a positive", id="mean depth"),
         pytest.param({"max_bin": 0}, "`max_bin` must be an integer from 1", id="highest bin"),
@@ -166,3 +166,75 @@ def test_edges_by_hand():
     lower, upper = Binning(cutoff=3, bins_per_doubling=2).freeze(mean_depth=1.0, max_bin=5).edges()
     assert lower == pytest.approx([0, 0, 1.5, 2.5, 3, 3 * 2**0.5])
     assert upper == pytest.approx([0, 1.5, 2.5, 3, 3 * 2**0.5, 6])
+
+
+# --- quantile bins -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quantile() -> Binning:
+    """Two proteins: one with the values 1 to 4, one that is constant."""
+    fitted = QuantileBins.fit([np.arange(1.0, 5), np.full(3, 7.0)], 4)
+    return Binning(kind="quantile", n_bins=4).freeze(mean_depth=20.0, max_bin=99, quantiles=fitted)
+
+
+def test_rows_are_binned_by_feature(quantile):
+    bins = bin_rows(quantile, [2, 7, 4, 0, 8], [0, 2, 5], features=[0, 1, 0, 0, 1])
+    assert bins.dtype == np.int16
+    assert bins.tolist() == [2, 4, 4, 0, 4]
+    assert (quantile.max_bin, quantile.n_values) == (4, 5)
+
+
+def test_quantile_bins_are_stored_in_two_parts(quantile):
+    stored, arrays = json.loads(json.dumps(quantile.to_dict())), quantile.to_arrays()
+    assert {name: (x.dtype, x.shape) for name, x in arrays.items()} == {
+        "edges": (np.float32, (2, 3)),
+        "means": (np.float32, (2, 5)),
+    }
+    restored = Binning.from_dict(stored, arrays)
+    assert restored == quantile
+    assert hash(restored) == hash(quantile)
+    other = QuantileBins.fit([np.arange(1.0, 5), np.full(3, 8.0)], 4)
+    assert Binning.from_dict(stored, {"edges": other.edges, "means": other.means}) != quantile
+    assert Binning.from_dict(stored) != quantile
+
+
+def test_the_other_kinds_are_stored_as_before():
+    for binning in (Binning(), Binning(kind="segment")):
+        assert binning.to_arrays() == {}
+        assert list(binning.to_dict()) == [
+            "kind", "n_bins", "bins_per_doubling", "cutoff", "normalize", "mean_depth", "max_bin"
+        ]  # fmt: skip
+
+
+def test_quantile_bins_are_decoded_by_feature(quantile):
+    size, features = np.array([0.5, 2.0]), np.array([[0, 1], [1, 0]])
+    values = bin_levels(quantile, np.zeros(5), size, "values", features)
+    first, second = [0, 1, 2, 3, 4], [0, 7, 7, 7, 7]
+    assert values.tolist() == [[first, second], [second, first]]
+    assert np.array_equal(bin_levels(quantile, np.zeros(5), size, "counts", features), values)
+    log1p = bin_levels(quantile, np.zeros(5), size, "log1p", features)
+    assert log1p[0, 0] == pytest.approx([math.log(1 + 2 * x) for x in first])
+    assert bin_levels(quantile, np.zeros(5), size, "bins", features).tolist() == [first, first]
+
+
+def test_values_of_counts_are_counts():
+    binning, mean, size = Binning().freeze(mean_depth=9.0, max_bin=9), np.arange(10.0), np.array([1.0, 3.0])
+    counts = bin_levels(binning, mean, size, "counts")
+    assert np.array_equal(bin_levels(binning, mean, size, "values"), counts)
+    with pytest.raises(ConfigError, match="cannot be decoded to 'values'"):
+        bin_levels(Binning(kind="segment"), mean, size, "values")
+
+
+def test_what_quantile_bins_need(quantile):
+    with pytest.raises(ConfigError, match="Pass `features=`"):
+        bin_rows(quantile, [1.0], [0, 1])
+    with pytest.raises(ConfigError, match="Pass `features=`"):
+        bin_levels(quantile, np.zeros(5), np.ones(1), "values")
+    with pytest.raises(ConfigError, match="have no quantiles"):
+        bin_rows(Binning(kind="quantile"), [1.0], [0, 1], features=[0])
+    with pytest.raises(ConfigError, match="other edges for each feature"):
+        quantile.edges()
+    for arguments in ({"n_bins": 3}, {"kind": "segment", "n_bins": 4}):
+        with pytest.raises(ConfigError, match="`quantiles` has 4 bins"):
+            Binning(**{"kind": "quantile"} | arguments, quantiles=quantile.quantiles)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scbioformers.config import Binning
 from scbioformers.core import BioformersWarning, ConfigError, DataError, MissingKeyError
 from scbioformers.data import BlockSource
-from scbioformers.pp import bin_segment, bin_value
+from scbioformers.pp import bin_quantile, bin_segment, bin_value
 from scbioformers.results._slots import params_from_json
 
 N_CELLS, N_GENES = 40, 25
@@ -51,6 +51,11 @@ def slow_segment_layer(values: np.ndarray, n_bins: int, centred: bool = False) -
             if centred or x != 0:
                 bins[i, j] = -(-n_bins * sum(y <= x for y in ranked) // len(ranked))
     return bins
+
+
+def slow_quantile_layer(values: np.ndarray, n_bins: int, centred: bool = False) -> np.ndarray:
+    """The ranks of a feature among the cells are those of a cell among its features, with the axes exchanged."""
+    return slow_segment_layer(values.T, n_bins, centred).T
 
 
 def dense(layer) -> np.ndarray:
@@ -93,7 +98,9 @@ def test_all_formats_give_the_same_bins_in_the_same_format(counts, build, contai
     before = adata.X.copy()
     assert bin_value(adata) is None
     assert bin_segment(adata, n_bins=20) is None
+    assert bin_quantile(adata, n_bins=20) is None
     expected = {"bin_value": slow_value_layer(counts), "bin_segment": slow_segment_layer(counts, 20)}
+    expected["bin_quantile"] = slow_quantile_layer(counts, 20)
     for key, bins in expected.items():
         layer = adata.layers[key]
         assert isinstance(layer, container)
@@ -117,6 +124,8 @@ def test_backed_file_is_not_changed(counts, build, tmp_path):
     backed = ad.read_h5ad(path, backed="r")
     bin_value(backed)
     bin_segment(backed)
+    bin_quantile(backed)
+    assert np.array_equal(dense(backed.layers["bin_quantile"]), slow_quantile_layer(counts, 50))
     assert sp.issparse(backed.layers["bin_value"]) == (build is not np.array)
     assert np.array_equal(dense(backed.layers["bin_value"]), slow_value_layer(counts))
     assert np.array_equal(dense(backed.layers["bin_segment"]), slow_segment_layer(counts, 50))
@@ -144,7 +153,7 @@ def test_permuted_genes_and_cells_give_permuted_bins(counts):
     rng = np.random.default_rng(1)
     cells, genes = rng.permutation(N_CELLS), rng.permutation(N_GENES)
     straight, shuffled = ad.AnnData(sp.csr_matrix(counts)), ad.AnnData(sp.csr_matrix(counts[cells][:, genes]))
-    for verb, key in ((bin_value, "bin_value"), (bin_segment, "bin_segment")):
+    for verb, key in ((bin_value, "bin_value"), (bin_segment, "bin_segment"), (bin_quantile, "bin_quantile")):
         verb(straight)
         verb(shuffled)
         assert np.array_equal(dense(shuffled.layers[key]), dense(straight.layers[key])[cells][:, genes])
@@ -243,7 +252,7 @@ def test_estimated_counts_are_accepted_on_request(counts):
 
 
 @pytest.mark.fault(2, 31)
-@pytest.mark.parametrize("verb", [bin_value, bin_segment])
+@pytest.mark.parametrize("verb", [bin_value, bin_segment, bin_quantile])
 def test_nan_and_a_missing_layer_raise_an_error(verb, counts):
     broken = counts.copy()
     broken[2, 3] = np.nan
@@ -272,6 +281,7 @@ def test_all_zero_data_raises_an_error():
         (bin_value, {"cutoff": 1.5}),
         (bin_value, {"bins_per_doubling": 0}),
         (bin_segment, {"n_bins": 0}),
+        (bin_quantile, {"n_bins": 0}),
     ],
 )
 def test_parameters_out_of_range(verb, arguments, counts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from scbioformers.config._binning import Binning
 from scbioformers.core import SCALES, ConfigError, Scale
@@ -44,32 +44,40 @@ def count_range(binning: Binning, size: NDArray[np.floating]) -> tuple[NDArray[n
 
 
 def bin_levels(
-    binning: Binning, bin_mean: NDArray[np.floating], size: NDArray[np.floating], scale: Scale
+    binning: Binning,
+    bin_mean: NDArray[np.floating],
+    size: NDArray[np.floating],
+    scale: Scale,
+    features: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """The value to which each bin is decoded in each cell.
 
-    Only a few whole counts fall into a bin, and they depend on the depth of the cell. The training mean of the bin is
-    scaled to the depth of the cell. It is then clipped to the range of the counts that fall into the bin in this cell.
+    Value bins: only a few whole counts fall into a bin, and they depend on the depth of the cell. The training mean of
+    the bin is scaled to the depth of the cell. It is then clipped to the range of the counts that fall into the bin in
+    this cell. Quantile bins are decoded to the training mean of the bin of the feature.
 
     Parameters
     ----------
     binning
         Frozen binning. Segment bins are ranks, so they can only be decoded with the scale ``"bins"``.
     bin_mean
-        (V,) mean of the (normalised) counts of the training cells within each bin.
+        (V,) mean of the (normalised) counts of the training cells within each bin. Not used for quantile bins.
     size
         (B,) depth of each cell relative to the mean depth of the training cells.
     scale
-        ``"counts"`` at the depth of the cell, ``"log1p"`` of the counts at the mean depth, or ``"bins"``.
+        ``"counts"`` at the depth of the cell, ``"log1p"`` of the counts at the mean depth, ``"bins"``, or ``"values"``
+        on the scale of the training data. For counts, ``"values"`` are ``"counts"``.
+    features
+        (B, H) features whose predictions are decoded, needed for quantile bins.
 
     Returns
     -------
-    float64 (B, V).
+    float64 (B, V). For quantile bins that are not decoded to ``"bins"``, (B, H, V).
 
     Raises
     ------
     ConfigError
-        If the scale is unknown, or if it is not ``"bins"`` for segment bins.
+        If the scale is unknown, if it is not ``"bins"`` for segment bins, or if features are needed and missing.
 
     Examples
     --------
@@ -86,9 +94,14 @@ def bin_levels(
         raise ConfigError(
             f"Segment bins are ranks and cannot be decoded to {scale!r}. Use 'bins', or fit with value bins."
         )
+    if binning.kind == "quantile":
+        if features is None:
+            raise ConfigError("Quantile bins have levels for each feature. Pass `features=`.")
+        means = binning.require_quantiles().means[np.asarray(features, np.int64)].astype(np.float64)
+        return np.log1p(means / np.asarray(size, np.float64)[:, None, None]) if scale == "log1p" else means
     lowest, highest = count_range(binning, size)
     size = np.asarray(size, np.float64)[:, None]
     levels = bin_mean * size if binning.normalize else np.broadcast_to(bin_mean, lowest.shape)
     levels = np.where(lowest <= highest, np.clip(levels, lowest, highest), levels)
     levels[:, 0] = 0.0
-    return levels if scale == "counts" else np.log1p(levels / size)
+    return np.log1p(levels / size) if scale == "log1p" else levels

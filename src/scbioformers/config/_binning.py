@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scbioformers.core import (
     ConfigError,
     DataError,
+    QuantileBins,
     as_float,
     bin_segment_rows,
     bin_value_rows,
@@ -24,10 +25,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Binning:
-    """How abundances are converted to bins. The last two fields are frozen on the training cells of a model.
+    """How abundances are converted to bins. The last three fields are frozen on the training cells of a model.
 
     Value bins (paper, section 2.1.2, Eqs. 4 and 5) keep small counts as they are and group large counts on a log2
-    scale. Segment bins (Eq. 2) are ranks within the cell.
+    scale. Segment bins (Eq. 2) are ranks within the cell. Quantile bins are ranks of a feature among the training
+    cells. They are for few features, such as proteins, and for values that are not counts: ranks within a cell of 10
+    proteins would lose how much of them there is.
 
     Examples
     --------
@@ -38,10 +41,12 @@ class Binning:
     True
     """
 
-    kind: Literal["value", "segment"] = "value"
-    """``"value"`` for value bins of counts, ``"segment"`` for ranks. Segment bins also accept data on a log scale."""
+    kind: Literal["value", "segment", "quantile"] = "value"
+    """``"value"`` for value bins of counts, ``"segment"`` for ranks within the cell, ``"quantile"`` for ranks among
+    the training cells. The last two also accept data on a log scale, and centred data."""
     n_bins: int = 50
-    """Segment bins only: the number of bins. The highest value of every cell is in the last bin."""
+    """Segment and quantile bins only: the number of bins. The highest value of every cell, or of every feature, is in
+    the last bin."""
     bins_per_doubling: float = 3
     """Value bins only: number of bins per doubling of the count above the cutoff (`b` in the paper)."""
     cutoff: int = 8
@@ -52,6 +57,8 @@ class Binning:
     """Mean depth of the training cells, in counts. `None` until frozen."""
     max_bin: int | None = None
     """Highest bin of the training cells. Higher bins of other data are clipped to it. `None` until frozen."""
+    quantiles: QuantileBins | None = None
+    """Quantile bins only: the edges and means of the bins of each feature. `None` until frozen."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,13 +72,26 @@ class Binning:
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+        bins = self.quantiles
+        if bins is not None and (self.kind, self.n_bins) != ("quantile", bins.n_bins):
+            raise ConfigError(f"`quantiles` has {bins.n_bins} bins, found {self.n_bins} {self.kind} bins.")
 
-    def freeze(self, *, mean_depth: float, max_bin: int) -> "Binning":
-        """Return a copy with the mean depth and highest bin of the training cells.
+    def freeze(self, *, mean_depth: float, max_bin: int, quantiles: QuantileBins | None = None) -> "Binning":
+        """Return a copy with the mean depth, highest bin and (for quantile bins) quantiles of the training cells.
 
-        For segment bins the highest bin is always `n_bins`.
+        For segment and quantile bins the highest bin is always `n_bins`.
         """
-        return replace(self, mean_depth=mean_depth, max_bin=self.n_bins if self.kind == "segment" else max_bin)
+        highest = max_bin if self.kind == "value" else self.n_bins
+        return replace(self, mean_depth=mean_depth, max_bin=highest, quantiles=quantiles)
+
+    def require_quantiles(self) -> QuantileBins:
+        """The edges and means of frozen quantile bins. Other bins raise an error."""
+        if self.quantiles is None:
+            raise ConfigError(
+                f"These {self.kind} bins have no quantiles. Call `Binning(kind='quantile').freeze(mean_depth=..., "
+                "max_bin=..., quantiles=...)` first."
+            )
+        return self.quantiles
 
     @property
     def n_values(self) -> int:
@@ -79,7 +99,7 @@ class Binning:
         return self._highest() + 1
 
     def _highest(self) -> int:
-        if self.kind == "segment":
+        if self.kind != "value":
             return self.n_bins
         if self.max_bin is None:
             raise ConfigError(
@@ -101,7 +121,8 @@ class Binning:
         Raises
         ------
         ConfigError
-            For segment bins, because their edges differ between cells, and for value bins that are not frozen.
+            For segment bins, because their edges differ between cells, for quantile bins, whose edges differ between
+            features, and for value bins that are not frozen.
 
         Examples
         --------
@@ -111,6 +132,8 @@ class Binning:
         """
         if self.kind == "segment":
             raise ConfigError("Segment bins have no fixed edges: they are ranks within each cell.")
+        if self.kind == "quantile":
+            raise ConfigError("Quantile bins have other edges for each feature: use `Binning.quantiles.edges`.")
         bins = np.arange(self._highest() + 1)
         doublings = np.maximum(bins - self.cutoff, 0) / self.bins_per_doubling
         upper = np.where(bins < self.cutoff, bins + 0.5, self.cutoff * 2.0**doublings)
@@ -118,18 +141,26 @@ class Binning:
         return np.concatenate([[0.0], upper[:-1]]), upper
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types, without the quantiles, see :meth:`to_arrays`."""
+        return {name: getattr(self, name) for name in _plain_fields()}
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Arrays by name, to be stored beside :meth:`to_dict`: of frozen quantile bins, else none."""
+        return {} if self.quantiles is None else {"edges": self.quantiles.edges, "means": self.quantiles.means}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Binning":
-        """Inverse of :meth:`to_dict`. Unknown fields and values out of range raise a ``ConfigError``."""
-        unknown = set(stored) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConfigError(
-                f"Unknown fields of a binning: {sorted(unknown)}; expected {[field.name for field in fields(cls)]}."
-            )
-        return cls(**stored)
+    def from_dict(cls, stored: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]] | None = None) -> "Binning":
+        """Inverse of :meth:`to_dict` and :meth:`to_arrays`.
+
+        Unknown fields and values out of range raise a ``ConfigError``.
+        """
+        if unknown := set(stored) - set(_plain_fields()):
+            raise ConfigError(f"Unknown fields of a binning: {sorted(unknown)}; expected {_plain_fields()}.")
+        return cls(**stored, quantiles=QuantileBins(**arrays) if arrays else None)
+
+
+def _plain_fields() -> list[str]:
+    return [field.name for field in fields(Binning) if field.name != "quantiles"]
 
 
 def bin_rows(
@@ -138,6 +169,7 @@ def bin_rows(
     indptr: ArrayLike,
     depth: ArrayLike | None = None,
     mean_depth: float | None = None,
+    features: ArrayLike | None = None,
 ) -> NDArray[np.int16]:
     """Convert the rows of a CSR matrix of counts to bins. A frozen binning clips them to its highest bin.
 
@@ -151,6 +183,8 @@ def bin_rows(
         Depth (n,) of each row in counts, needed for normalised value bins. It must be positive for rows with counts.
     mean_depth
         Depth to which the rows are scaled for normalised value bins. By default that of the binning.
+    features
+        Column (nnz,) of each stored count, needed for quantile bins. They are features of the frozen binning.
 
     Returns
     -------
@@ -159,7 +193,7 @@ def bin_rows(
     Raises
     ------
     ConfigError
-        If depths are needed and missing.
+        If depths, features or quantiles are needed and missing.
     DataError
         If a row has counts but no positive depth.
 
@@ -170,6 +204,10 @@ def bin_rows(
     """
     if binning.kind == "segment":
         return bin_segment_rows(data, indptr, binning.n_bins)
+    if binning.kind == "quantile":
+        if features is None:
+            raise ConfigError("Quantile bins need the feature of each value. Pass `features=`.")
+        return binning.require_quantiles().apply(data, features)
     values, bounds = as_float(data), np.asarray(indptr, dtype=np.int64)
     if binning.normalize:
         target = binning.mean_depth if mean_depth is None else mean_depth

@@ -36,6 +36,7 @@ from scbioformers.core._memory import free_memory
 from scbioformers.core._names import GeneIndex, Names, as_names, describe_unknown, near_names, plain_ensembl
 from scbioformers.core._normalize import log1p_rows
 from scbioformers.core._progress import tqdm
+from scbioformers.core._quantile_bins import QuantileBins
 from scbioformers.core._random import hash_pairs, hash_uniform, seed_from, uniform
 from scbioformers.core._schedule import default_epochs
 from scbioformers.core._shapes import check_shapes
@@ -68,6 +69,7 @@ __all__ = [
     "OutOfMemoryError",
     "ProcessLostError",
     "Profiles",
+    "QuantileBins",
     "ReadError",
     "Scale",
     "StorageError",

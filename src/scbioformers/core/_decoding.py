@@ -1,4 +1,7 @@
-"""Decoding of predicted distributions over bins to expected expression."""
+"""Decoding of predicted distributions over bins to expected expression.
+
+The levels are the values to which bins are decoded: (B, V) for each cell, or (B, H, V) if they differ between features.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Scale = Literal["counts", "log1p", "bins"]
-SCALES = ("counts", "log1p", "bins")
+Scale = Literal["counts", "log1p", "bins", "values"]
+SCALES = ("counts", "log1p", "bins", "values")
 
 
 def expected(probabilities: NDArray[np.floating], levels: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Mean of each predicted distribution: probabilities (B, H, V) over levels (B, V) -> (B, H)."""
-    mean: NDArray[np.float64] = np.einsum("bhv,bv->bh", probabilities, levels)
+    """Mean of each predicted distribution: probabilities (B, H, V) -> (B, H)."""
+    of_cells = levels.ndim == 2
+    mean: NDArray[np.float64] = np.einsum("bhv,bv->bh" if of_cells else "bhv,bhv->bh", probabilities, levels)
     return mean
 
 
 def deviation(probabilities: NDArray[np.floating], levels: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Standard deviation of each predicted distribution: probabilities (B, H, V) over levels (B, V) -> (B, H)."""
+    """Standard deviation of each predicted distribution: probabilities (B, H, V) -> (B, H)."""
     variance = expected(probabilities, levels**2) - expected(probabilities, levels) ** 2
     return np.sqrt(np.maximum(variance, 0.0))
 
@@ -57,7 +61,10 @@ def posterior_mean(
 
 
 def quantile(probabilities: NDArray[np.floating], levels: NDArray[np.floating], q: float) -> NDArray[np.float64]:
-    """Lowest level with a cumulative probability of at least ``q``: (B, H, V) over levels (B, V) -> (B, H)."""
+    """Lowest level with a cumulative probability of at least ``q``: probabilities (B, H, V) -> (B, H)."""
     reached = np.cumsum(probabilities, axis=-1) >= q - 1e-6  # a sum of float32 probabilities can be this far below 1
     at = np.where(reached.any(axis=-1), reached.argmax(axis=-1), probabilities.shape[-1] - 1)
-    return np.take_along_axis(np.asarray(levels, np.float64), at, axis=1)
+    values = np.asarray(levels, np.float64)
+    if values.ndim == 2:
+        return np.take_along_axis(values, at, axis=1)
+    return np.take_along_axis(values, at[..., None], axis=2)[..., 0]

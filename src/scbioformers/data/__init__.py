@@ -41,6 +41,7 @@ from scbioformers.data._joined import (
 )
 from scbioformers.data._labels import Labels
 from scbioformers.data._matrix import get_matrix, layer_key, reads_disk
+from scbioformers.data._modalities import choose_modality, default_binning, open_modality
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import RowReader
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
@@ -77,7 +78,9 @@ __all__ = [
     "check_feature_map",
     "choose_depth_rule",
     "choose_features",
+    "choose_modality",
     "concatenate",
+    "default_binning",
     "describe_data_sets",
     "field_codes",
     "filter_call",
@@ -102,6 +105,7 @@ __all__ = [
     "obs_column",
     "obs_numbers",
     "open_data_sets",
+    "open_modality",
     "own_layers",
     "read_mask",
     "reads_disk",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from scbioformers.data._matrix import canonical, layer_names, to_csr
 
-OWN_LAYERS = ("imputed", "perturbed", "bin_value", "bin_segment")  # default keys: never layers with raw counts
+# default keys of results: never layers with raw counts
+OWN_LAYERS = ("imputed", "perturbed", "bin_value", "bin_segment", "bin_quantile")
 SLOTS = "slots"  # key, in the entry of a result in `uns`, of the list of the other slots of the result
 _VELOCITY_LAYERS = ("spliced", "unspliced", "ambiguous")  # their sum may be the counts
 _HINTS = ("count", "raw", "umi")

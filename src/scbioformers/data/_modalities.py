@@ -1,0 +1,71 @@
+"""The modalities of a MuData: which is meant, and which binning suits its values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from anndata import AnnData
+from mudata import MuData
+
+from scbioformers.core import ConfigError, MissingKeyError
+from scbioformers.data._inspect import Inspection
+
+FEW_FEATURES = 500  # a panel of proteins has 10 to 300
+MOSTLY_MEASURED = 0.5  # share of non-zero counts: 0.9 to 1 in proteins, whose antibodies have background; 0.05 in RNA
+
+
+def choose_modality(mdata: MuData, modality: str | None) -> str:
+    """The modality that an argument means. None means the only one.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such modality.
+    ConfigError
+        If it is None and there are several.
+    """
+    names = list(mdata.mod)
+    if modality is None and len(names) == 1:
+        return names[0]
+    if modality is None:
+        first = f", such as `modality={names[0]!r}`" if names else ""
+        raise ConfigError(f"The MuData has the modalities {names}. Pass one of them as `modality=`{first}.")
+    if modality not in names:
+        raise MissingKeyError(f"Did not find mdata[{modality!r}]. Modalities: {names}.")
+    return modality
+
+
+def open_modality(data: AnnData | MuData, modality: str | None) -> AnnData:
+    """One modality of a MuData, see :func:`choose_modality`, or the AnnData that is passed instead."""
+    if isinstance(data, MuData):
+        part: Any = data.mod[choose_modality(data, modality)]
+        return part
+    if modality is not None:
+        raise ConfigError(f"`modality` names a part of a MuData, found {modality!r} and an AnnData. Leave it out.")
+    return data
+
+
+def default_binning(found: Inspection) -> tuple[Literal["value", "quantile"], str]:
+    """The kind of bins that suits the values of one modality of a MuData, and why.
+
+    Value bins are for counts with many zeros, as of RNA: they keep small counts apart. Quantile bins are for values
+    that have no natural unit (centred, or on a log scale) and for features that nearly every cell has in large numbers,
+    as proteins: what matters is how much of a protein a cell has among all cells. Many features on a log scale get
+    value bins, although these refuse them: such values were computed from counts, which the message helps to find.
+
+    Examples
+    --------
+    >>> import numpy as np, anndata as ad
+    >>> from scbioformers.data import inspect
+    >>> default_binning(inspect(ad.AnnData(np.array([[310.0, 52], [12, 890]]))))
+    ('quantile', 'counts of 2 features, of which nearly no cell has none')
+    """
+    features = f"{found.n_vars:,} feature{'s' * (found.n_vars != 1)}"
+    few = found.n_vars <= FEW_FEATURES
+    if found.kind == "centered":
+        return "quantile", f"centred values of {features}"
+    if found.kind in ("counts", "bool"):
+        if few and found.density >= MOSTLY_MEASURED:
+            return "quantile", f"counts of {features}, of which nearly no cell has none"
+        return "value", f"counts of {features}, {1 - found.density:.0%} of them zero"
+    return ("quantile" if few else "value"), f"values of {features} that are not counts"
