@@ -21,7 +21,9 @@ def write_zarr(adata, path, n_cells=10):
     """In chunks of about ``n_cells`` cells, opened so that rows are read when they are needed."""
     store = zarr.open_group(path, mode="w", zarr_format=3)
     n = int(adata.X.indptr[n_cells]) if sp.issparse(adata.X) else (n_cells, adata.n_vars)
-    ad.io.write_elem(store, "X", adata.X, dataset_kwargs={"chunks": n if isinstance(n, tuple) else (n,)})
+    ad.io.write_elem(
+        store, "X", adata.X, dataset_kwargs={"chunks": n if isinstance(n, tuple) else (n,), "shards": None}
+    )
     stored = zarr.open_group(path, mode="r")["X"]
     X = ad.io.sparse_dataset(stored) if isinstance(stored, zarr.Group) else stored
     return ad.AnnData(X, obs=adata.obs, var=adata.var)

@@ -108,9 +108,9 @@ def test_a_collection_is_one_data_set(simulated, collection, pretrain, monkeypat
 
 def test_a_collection_that_annbatch_writes(simulated, pretrain, tmp_path):
     annbatch = pytest.importorskip("annbatch")
-    simulated.write_h5ad(tmp_path / "a.h5ad")
+    simulated.write_zarr(tmp_path / "a.zarr")
     path = tmp_path / "written.zarr"
-    annbatch.DatasetCollection(path).add_adatas([tmp_path / "a.h5ad"], shuffle=False)
+    annbatch.DatasetCollection(path).add_adatas([tmp_path / "a.zarr"], shuffle=False)
     with open_data_sets([path], None, None, counts=True, allow_non_integer=False) as data_sets:
         found = AnnDataSource(data_sets[0].adata).read(0, 60).counts.toarray()
     np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(simulated.X.toarray(), axis=0))

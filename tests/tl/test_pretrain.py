@@ -292,8 +292,8 @@ def test_damaged_files_are_left_out(sources, pretrain, tmp_path):
     (tmp_path / "cut.h5ad").write_bytes((tmp_path / "good.h5ad").read_bytes()[:5000])
     (tmp_path / "text.h5ad").write_text("no h5ad")
     sources["source_2"].write_zarr(tmp_path / "bad.zarr")
-    for file in (tmp_path / "bad.zarr" / "X" / "data").iterdir():
-        if not file.name.startswith(".") and file.is_file():
+    for file in (tmp_path / "bad.zarr" / "X" / "data").rglob("*"):
+        if file.is_file() and not file.name.startswith((".", "zarr.json")):  # only the chunks
             file.write_bytes(b"abc")
     (tmp_path / "empty.zarr").mkdir()
     with pytest.warns(BioformersWarning, match=r"4 of 5 data sets are left out\. bad: .+ cut: .+ empty: .+ text: "):

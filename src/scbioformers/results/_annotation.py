@@ -56,9 +56,7 @@ def write_annotation(
     """
     unknown = bool((codes < 0).any())
     shown = [*categories, *[UNKNOWN] * unknown]
-    labels = pd.Categorical.from_codes(
-        np.where(codes < 0, len(categories), codes), categories=pd.Index(shown, dtype=object)
-    )
+    labels = pd.Categorical.from_codes(np.where(codes < 0, len(categories), codes), categories=pd.Index(shown))
     slots: dict[str, dict[str, Any]] = {"obs": {key: labels, _probability(key): probability}}
     if probabilities is not None:
         table = pd.DataFrame(probabilities, index=adata.obs_names, columns=list(categories))
