@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from anndata.abc import CSCDataset
+from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, check_arguments
@@ -29,6 +31,7 @@ from scbioformers.data import (
 )
 from scbioformers.pp._costs import BYTES_PER_NONZERO, Cost, Size, embed_cost, fit_cost, impute_cost
 from scbioformers.pp._model_report import ModelReport
+from scbioformers.pp._mudata_report import ModalityReport, MuDataReport, chosen_modalities, samples_report
 
 # Above this number of genes, a selection of highly variable genes is suggested. Most other genes are noise, and each
 # expressed gene adds a token.
@@ -106,26 +109,30 @@ class CheckReport:
 
 
 def check(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
-    layer: str | None = None,
-    mask_var: str | NDArray[np.bool_] | None = "highly_variable",
+    modality: str | Sequence[str] | None = None,
+    layer: str | Mapping[str, str] | None = None,
+    mask_var: str | NDArray[np.bool_] | Mapping[str, Any] | None = "highly_variable",
     model: Any = None,
     gene_symbols: str | None = None,
     feature_map: FeatureMap | None = None,
-) -> CheckReport:
+) -> CheckReport | MuDataReport:
     """Check the data before a fit, or before a model is used. It reads all values and does not change ``adata``.
 
     Parameters
     ----------
     adata
-        AnnData, in memory or backed.
+        AnnData, in memory or backed, or a MuData.
+    modality
+        Modality, or modalities, of a MuData to check. None is all of them.
     layer
         Layer to read. None, and ``"X"``, read ``adata.X``. With ``model``, None reads the layer that the model was
-        fitted on if ``adata`` has it.
+        fitted on if ``adata`` has it. For a MuData, a dict by modality, or one that all modalities have.
     mask_var
         Column of ``adata.var`` that is True for the genes to model, or a bool array (n_vars,). None selects all genes.
-        The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. Only for a fit.
+        The default also selects all genes if ``adata.var`` has no column ``"highly_variable"``. Only for a fit. For a
+        MuData, a dict by modality, or a column that all modalities have.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         The report then says what the verbs with this ``model=`` would read, and how well the model knows such cells.
@@ -138,24 +145,26 @@ def check(
 
     Returns
     -------
-    CheckReport
+    CheckReport or MuDataReport
         Type of the values, names, empty cells and genes, estimates of time, memory and disk, problems, and suggested
         calls.
         With ``model``: the genes of the model that are in the data, how the depth is read, which columns of ``obs`` the
         model uses, and the scores of the cells. Data that cannot be used does not raise an error. The reasons are
         listed in ``problems``. No fields are set.
+        For a MuData: the same of each modality, the bins that suit its values, and which samples it has.
 
     Raises
     ------
     DataError
         If ``adata`` is not an AnnData, has no matrix of numbers, or is a view of a backed AnnData.
     MissingKeyError
-        If the layer, the column or the model does not exist.
+        If the modality, the layer, the column or the model does not exist.
     ModelFormatError
         If the stored model is damaged.
     ConfigError
         If ``model`` has another type, ``feature_map`` is empty or does not hold strings, or one of the last two
-        arguments is passed without ``model``.
+        arguments is passed without ``model``. If ``model`` is passed with a MuData, or ``modality`` or a dict with an
+        AnnData.
 
     Examples
     --------
@@ -170,6 +179,14 @@ def check(
     (15, ('bf.tl.embed(adata, model=model)',))
     """
     check_arguments(check, locals())
+    if isinstance(adata, MuData):
+        if model is not None:
+            raise ConfigError("`model` is compared with one modality. Pass that instead, such as `mdata['rna']`.")
+        return _check_mudata(adata, modality, layer, mask_var)
+    if modality is not None:
+        raise ConfigError(f"`modality` names parts of a MuData, found {modality!r} and an AnnData. Leave it out.")
+    if isinstance(layer, Mapping) or isinstance(mask_var, Mapping):
+        raise ConfigError("A dict by modality is for a MuData, found an AnnData. Pass the value of this modality.")
     get_matrix(adata, layer)  # first, because it checks the type of adata
     if model is not None:
         return _check_with_model(adata, layer, mask_var, model, gene_symbols, feature_map)
@@ -241,6 +258,20 @@ def _check(adata: AnnData, layer: str | None, mask_var: Any) -> CheckReport:
         cautions=tuple(cautions),
         next_calls=tuple(_next_calls(adata, inspection, modelled, mask_var)),
     )
+
+
+def _check_mudata(mdata: MuData, modality: str | Sequence[str] | None, layer: Any, mask_var: Any) -> MuDataReport:
+    names = chosen_modalities(mdata, modality)
+    of: dict[str, ModalityReport] = {}
+    sizes = []
+    for name in names:
+        layers, masks = (x.get(name) if isinstance(x, Mapping) else x for x in (layer, mask_var))
+        masks = DEFAULT_MASK if isinstance(mask_var, Mapping) and name not in mask_var else masks
+        report = _check(mdata.mod[name], layers, masks)
+        of[name] = ModalityReport.of(name, report)
+        found = report.inspection
+        sizes.append(_size(found, int(report.modelled.sum()), report.expressed, on_disk=found.stored == "disk"))
+    return samples_report(mdata, of, sizes)
 
 
 def _size(found: Inspection, n_modelled: int, expressed: float, **options: Any) -> Size:
