@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import anndata as ad
@@ -10,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from hypothesis import settings
+from lightning.fabric.utilities import registry
 
 import scbioformers as bf
 from scbioformers.config import Binning, Masking, ModelConfig
@@ -25,6 +27,7 @@ settings.load_profile("same examples in every run")
 bf.settings.progress_bar = False
 # 11 trainings of 60 steps take most of the time of a fit with perturbations; one test asks what they learn
 N_TOKEN_STEPS, _token.STEPS = _token.STEPS, 3
+registry.entry_points = cache(registry.entry_points)  # each trainer would read the metadata of all packages again
 bf.settings.autoshow = False  # figures return their axes
 FIRST = len(SPECIALS)  # vocabulary id of the first feature
 TINY = ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)

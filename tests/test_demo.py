@@ -178,12 +178,12 @@ def test_many_genes_are_reduced_to_the_highly_variable():
     assert adata.var["highly_variable"].sum() == 2000
 
 
-def test_missing_extra():
+def test_missing_extra(monkeypatch, capsys):
     """Without rich the command says what to install, and exits with 1."""
-    code = "import sys; sys.modules['rich'] = None; from scbioformers.__main__ import main; sys.exit(main(['demo']))"
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert 'pip install "scbioformers[demo]"' in done.stderr
+    monkeypatch.setitem(sys.modules, "rich.box", None)
+    monkeypatch.delitem(sys.modules, "scbioformers._demo")  # so that it is imported again
+    assert run() == 1
+    assert 'pip install "scbioformers[demo]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])

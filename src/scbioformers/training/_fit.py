@@ -8,6 +8,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -272,12 +273,15 @@ def _profiles(model: BioFormer, part: Block) -> NDArray[np.float32]:
     return profiles
 
 
+_version = cache(version)  # it reads and parses a file
+
+
 def _provenance(
     train: TrainConfig, seed: int, parts: list[Block], n_cells: int, start: BioFormer | None
 ) -> dict[str, Any]:
     packages = ("scbioformers", "torch", "lightning", "anndata", "scanpy", "numpy")
     return {
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
         "train": train.to_dict(),
         "seed": seed,
         "data_sha256": _data_hash(parts),
