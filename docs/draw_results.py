@@ -82,6 +82,18 @@ TRANSFER = {  # label, colour and line of the methods that are drawn by the numb
     "scvi_pool": ("scVI, pool, surgery", "#7f7f7f", "-"),
 }
 
+GROWTH = {  # for each panel: part of benchmarks.scale, column of its table, label, colour and line
+    "Reading, rows/s": [("disk", "rows/s", "from disk", "#1f77b4", "-")],
+    "Training, cells/s": [
+        ("fit from disk", "trained cells/s", "from disk", "#1f77b4", "-"),
+        ("fit from memory", "trained cells/s", "from memory", "#d62728", "--"),
+    ],
+    "Peak memory of a fit, MB": [
+        ("fit from disk", "peak RSS MB", "from disk", "#1f77b4", "-"),
+        ("fit from memory", "peak RSS MB", "from memory", "#d62728", "--"),
+    ],
+}
+
 
 def read_table(text: str, heading: str, column: str) -> dict[str, Score]:
     """Mean, lowest and highest of one column of the first table in the folded part with this summary, by method.
@@ -141,6 +153,32 @@ def draw_transfer(axes: Sequence[Axes], text: str) -> None:
     axes[1].set(title="Cell embedding", ylabel="AvgBIO, higher is better")
 
 
+def read_numbers(text: str, heading: str, column: str) -> tuple[list[float], list[float]]:
+    """The first column and another one of the table in the folded part with this summary, which has one number each."""
+    table = _section(text, f"{heading}</summary>").split("\n\n")[1]
+    header, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()]
+    first, other = ([float(row[at].replace(",", "")) for row in rows] for at in (0, header.index(column)))
+    return first, other
+
+
+def draw_growth(axes: Sequence[Axes], text: str) -> None:
+    """Draw speed and peak memory by the number of cells, from disk and from memory."""
+    for ax, (title, lines) in zip(axes, GROWTH.items(), strict=True):
+        for part, column, label, color, line in lines:
+            cells, values = read_numbers(text, f"Any size: {part}", column)
+            ax.plot(cells, values, line, color=color, marker="o", markersize=5, label=label)
+        sizes = sorted({x for curve in ax.lines for x in curve.get_xdata()})
+        highest = max(y for curve in ax.lines for y in curve.get_ydata())
+        ax.set(title=title, xscale="log", xlabel="cells", ylim=(0, 1.1 * highest))
+        ax.set_xticks(sizes, [f"{n:,.0f}" for n in sizes])
+        ax.minorticks_off()
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.grid(axis="y", color="0.9")
+        ax.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            ax.legend(loc="lower right", frameon=False)
+
+
 def save(figure: Figure, name: str) -> None:
     """Write a figure with few colours, so that the file is small."""
     figure.savefig(IMAGES / name)
@@ -170,6 +208,10 @@ def main() -> None:
         ax.set(title=title, xlabel=label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     save(figure, "labels.png")
+    if "<summary>Any size: " in text:
+        figure, axes = plt.subplots(1, 3, figsize=(11, 3.5), dpi=120, layout="constrained")
+        draw_growth(axes, text)
+        save(figure, "growth.png")
 
 
 if __name__ == "__main__":
