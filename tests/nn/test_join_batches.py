@@ -7,7 +7,7 @@ import torch
 
 from scbioformers.config import ModelConfig
 from scbioformers.config._train import PARTS
-from scbioformers.nn import OBJECTIVES, Sizes, Transformer, join_batches
+from scbioformers.nn import OBJECTIVES, Sizes, Transformer, join_batches, join_sizes
 from scbioformers.nn._transformer import PART_OF
 
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2, 4))
@@ -89,6 +89,7 @@ CONFIGS = {
     "no bag": (ModelConfig(width=16, n_heads=2, bag=False), Sizes(20, 9, n_batches=2)),
     "segment": (ModelConfig(width=16, n_heads=2), Sizes(20, 9, counts=False, n_small_counts=0)),
     "lookup": (ModelConfig(width=16, n_heads=2, value_embedding="lookup"), Sizes(20, 9, phenotype_sizes=(3,))),
+    "two modalities": (ModelConfig(width=16, n_heads=2), join_sizes([Sizes(20, 9), Sizes(5, 12)])),
 }
 
 

@@ -11,7 +11,7 @@ from scbioformers.core._bin_kernels import (
     check_positive,
 )
 from scbioformers.core._categories import category_text, find_category, match_category, short_list
-from scbioformers.core._components import Profiles, principal_components
+from scbioformers.core._components import Profiles, measured_mean, principal_components
 from scbioformers.core._decoding import SCALES, Scale, deviation, expected, posterior_mean, quantile
 from scbioformers.core._depth import N_DEPTHS, DepthModel, DepthModels, Draw, LowRankProfile, MaskedRows
 from scbioformers.core._drivers import ColumnRanks, out_strength
@@ -103,6 +103,7 @@ __all__ = [
     "mask_sizes",
     "match",
     "match_category",
+    "measured_mean",
     "near_names",
     "not_anndata",
     "out_strength",

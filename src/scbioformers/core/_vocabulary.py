@@ -76,6 +76,15 @@ class Vocabulary:
     def _positions(self) -> dict[str, int]:
         return {name: position for position, name in enumerate(self.names)}
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in the order of their first feature."""
+        return tuple(dict.fromkeys(name.split(":", 1)[0] for name in self.names))
+
+    def only(self, modality: str) -> "Vocabulary":
+        """The features of one modality."""
+        return Vocabulary(tuple(name for name in self.names if name.startswith(f"{modality}:")))
+
     def __len__(self) -> int:
         """Return the number of features, without special tokens."""
         return len(self.names)

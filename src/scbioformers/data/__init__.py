@@ -42,8 +42,10 @@ from scbioformers.data._joined import (
 from scbioformers.data._labels import Labels
 from scbioformers.data._matrix import get_matrix, layer_key, reads_disk
 from scbioformers.data._modalities import choose_modality, default_binning, open_modality
+from scbioformers.data._mudata import choose_modalities, modality_rows, of_modality, refuse_dicts, warn_of_samples
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import RowReader
+from scbioformers.data._samples import ModalitiesSource
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey
@@ -65,6 +67,7 @@ __all__ = [
     "JoinedSource",
     "Labels",
     "MemorySource",
+    "ModalitiesSource",
     "NameMap",
     "ObsField",
     "RowReader",
@@ -78,6 +81,7 @@ __all__ = [
     "check_feature_map",
     "choose_depth_rule",
     "choose_features",
+    "choose_modalities",
     "choose_modality",
     "concatenate",
     "default_binning",
@@ -102,13 +106,16 @@ __all__ = [
     "match_genes",
     "matching_column",
     "measured_features",
+    "modality_rows",
     "obs_column",
     "obs_numbers",
+    "of_modality",
     "open_data_sets",
     "open_modality",
     "own_layers",
     "read_mask",
     "reads_disk",
+    "refuse_dicts",
     "require_counts",
     "require_scale",
     "require_valid",
@@ -116,5 +123,6 @@ __all__ = [
     "seem_counts",
     "split_call",
     "survey",
+    "warn_of_samples",
     "with_features",
 ]

@@ -35,7 +35,7 @@ class BlockSource(Protocol):
     n_obs: int
     """Number of cells, N."""
     n_features: int
-    """Number of modelled features, M."""
+    """Number of modelled features, M. If there are several modalities, those of the first one."""
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -115,8 +115,15 @@ class MemorySource(BlockSource):
             indptr - indptr[0],
             self.n_features,
         )
-        total, fields = whole.total[start:stop].copy(), whole.fields[start:stop].copy()
-        return replace(whole, start=start, counts=counts, total=total, fields=fields)
+        return replace(
+            whole,
+            start=start,
+            counts=counts,
+            total=whole.total[start:stop].copy(),
+            fields=whole.fields[start:stop].copy(),
+            measured=whole.measured[start:stop].copy(),
+            others=tuple(MemorySource(other).read(start, stop) for other in whole.others),
+        )
 
 
 class AnnDataSource(BlockSource):

@@ -41,6 +41,8 @@ class Statistics:
     """Largest count after normalisation to `mean_depth`."""
     max_count: float
     """Largest count before normalisation."""
+    others: tuple[Statistics, ...] = ()
+    """The statistics of the other modalities. The fields above are those of the first one."""
 
     def at_depth(self, mean_depth: float) -> Statistics:
         """The same statistics for counts that are normalised to another mean depth."""
@@ -66,9 +68,14 @@ class StatisticsTally:
         self._nnz, self._n_measured = np.zeros((2, n_features), np.int64)
         self._n_cells = self._n_filled = 0
         self._depth_sum = self._modelled_sum = self._max_share = self._max_count = 0.0
+        self._others: list[StatisticsTally] = []
 
     def add(self, block: Block, rows: NDArray[np.bool_] | None = None) -> None:
         """Add a block, or the rows of it for which the bool mask ``rows`` (n,) is True."""
+        if len(self._others) < len(block.others):
+            self._others = [StatisticsTally(other.counts.shape[1]) for other in block.others]
+        for tally, other in zip(self._others, block.others, strict=True):
+            tally.add(other, rows)
         counts, depth, n_genes = block.counts, block.depth, self.n_features
         if rows is not None:
             counts, depth = counts[rows], depth[rows]
@@ -111,6 +118,7 @@ class StatisticsTally:
             n_measured=self._n_measured,
             max_normalized=mean_depth * self._max_share,
             max_count=self._max_count,
+            others=tuple(tally.result() for tally in self._others),
         )
 
 

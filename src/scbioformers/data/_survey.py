@@ -71,9 +71,9 @@ class SurveyTally:
     def add(self, block: Block) -> None:
         """Add the block that follows the former one."""
         here = slice(block.start, block.start + len(block.depth))
-        n_expressed = np.diff(block.counts.indptr)
-        self._digest.update(np.column_stack([block.depth, n_expressed, block.fields]).astype(np.float64).tobytes())
-        filled = n_expressed > 0
+        of_parts = [x for part in block.modalities for x in (part.depth, np.diff(part.counts.indptr))]
+        self._digest.update(np.column_stack([*of_parts, block.fields]).astype(np.float64).tobytes())
+        filled = block.n_expressed > 0
         self._filled[here] = filled
         if self._many:
             self._validation[here] &= filled

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import SPECIALS, check_arguments
 from scbioformers.data import FeatureMap, check_feature_map
@@ -14,7 +15,7 @@ from scbioformers.model import BioFormer
 from scbioformers.results import ModelLike, feature_names, find_fit, find_model
 
 
-def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
+def model(adata: AnnData | MuData, *, key: str = "bioformer") -> BioFormer:
     """Fitted model, as stored by :func:`scbioformers.tl.fit` in ``adata.uns[key]``.
 
     Parameters
@@ -48,7 +49,7 @@ def model(adata: AnnData, *, key: str = "bioformer") -> BioFormer:
     return find_model(adata, None, key)
 
 
-def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
+def history(adata: AnnData | MuData, *, key: str = "bioformer") -> pd.DataFrame:
     """Training history of the fit: the mean losses of every epoch.
 
     Parameters
@@ -85,7 +86,7 @@ def history(adata: AnnData, *, key: str = "bioformer") -> pd.DataFrame:
     return find_fit(adata, key)[1]
 
 
-def params(adata: AnnData, *, key: str = "bioformer") -> dict[str, Any]:
+def params(adata: AnnData | MuData, *, key: str = "bioformer") -> dict[str, Any]:
     """Arguments of the fit, including the default values.
 
     Parameters

@@ -1,6 +1,6 @@
 """A fitted model: its state, inference, and storage."""
 
-from scbioformers.model._bioformer import BioFormer, network_bytes, network_sizes
+from scbioformers.model._bioformer import BioFormer
 from scbioformers.model._head import Head
 from scbioformers.model._inference import (
     READ_CHUNK,
@@ -14,6 +14,7 @@ from scbioformers.model._inference import (
     predict_masked,
     run_network,
 )
+from scbioformers.model._parts import Modality, modality_sizes, network_bytes, network_sizes
 from scbioformers.model._scores import score_cells, score_quantiles
 from scbioformers.model._storage import MAX_HEADER, Tensors, check_directory, read_tensors, seal, unseal, write_synced
 
@@ -24,12 +25,14 @@ __all__ = [
     "BioFormer",
     "EmbeddedBlock",
     "Head",
+    "Modality",
     "Tensors",
     "Use",
     "check_directory",
     "embed_blocks",
     "embed_cells",
     "make_batches",
+    "modality_sizes",
     "network_bytes",
     "network_sizes",
     "on_device",

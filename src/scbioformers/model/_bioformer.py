@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
 from scbioformers.core import DepthModels, ModelFormatError, Vocabulary, check_arguments
@@ -20,8 +18,9 @@ from scbioformers.data import ObsField
 from scbioformers.model import _storage
 from scbioformers.model._card import model_card
 from scbioformers.model._head import Head
-from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer
-from scbioformers.tokens import Tokenizer
+from scbioformers.model._parts import Modality, modality_sizes, read_head, read_member, readings, with_additions
+from scbioformers.nn import Transformer
+from scbioformers.tokens import JointTokenizer, Tokenizer
 
 _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share", "bin_mean")
 _HASHED_SCHEMA = 4  # the hash of a network must stay the same when the files get another schema
@@ -49,7 +48,7 @@ class BioFormer:
     vocabulary: Vocabulary
     """Names of the modelled features."""
     binnings: dict[str, Binning]
-    """Binning of each modality. The key is ``"rna"`` if there is only one modality."""
+    """Binning of each modality, in the order of the vocabulary. The key is ``"rna"`` for a model of an AnnData."""
     masking: Masking
     """Which features were masked in training."""
     depth: DepthModels | None
@@ -87,6 +86,8 @@ class BioFormer:
     """Versions of the packages, hash of the training data, and training parameters."""
     heads: dict[str, Head] = field(default_factory=dict)
     """Heads that tasks have added to the model, by name, such as ``"perturbation"``."""
+    others: dict[str, Modality] = field(default_factory=dict)
+    """How the modalities after the first are read, by name. ``reading`` and ``depth`` are those of the first."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
@@ -119,10 +120,57 @@ class BioFormer:
         return n
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self.binnings)
+
+    @property
+    def binning(self) -> Binning:
+        """Binning of the first modality."""
+        return self.binnings[self.modalities[0]]
+
+    def of(self, modality: str) -> BioFormer:
+        """What this modality is read by: the model with its vocabulary, binning and statistics alone.
+
+        Its networks are those of all modalities, so they cannot be applied to one alone.
+        """
+        if not self.others:
+            return self
+        vocabulary = self.vocabulary.only(modality)
+        first = self.vocabulary.names.index(vocabulary.names[0])
+        columns = slice(first, first + len(vocabulary))
+        start = 0
+        for name, binning in self.binnings.items():
+            values = slice(start, start + binning.n_values)
+            if name == modality:
+                break
+            start = values.stop
+        state = self.others.get(modality, Modality(self.reading, self.depth))
+        arrays = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share")
+        return replace(
+            self,
+            vocabulary=vocabulary,
+            binnings={modality: self.binnings[modality]},
+            reading=state.reading,
+            depth=state.depth,
+            bin_mean=self.bin_mean[values],
+            heads={},
+            others={},
+            **{name: getattr(self, name)[columns] for name in arrays},
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer | JointTokenizer:
         """The tokenizer of this model, which converts counts to its input."""
+        if self.others:
+            return JointTokenizer(tuple(self.of(name).first_tokenizer for name in self.modalities))
+        return self.first_tokenizer
+
+    @property
+    def first_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the first modality. In a model of one modality, it is the tokenizer."""
         return Tokenizer(
-            binning=self.binnings["rna"],
+            binning=self.binning,
             n_features=len(self.vocabulary),
             masking=self.masking,
             depth=self.depth,
@@ -190,8 +238,11 @@ class BioFormer:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in (*_ARRAYS, "score_quantiles")}
-        if self.depth is not None:
-            tensors |= {f"depth.{name}": torch.from_numpy(x) for name, x in self.depth.to_arrays().items()}
+        others = enumerate(self.others.values())  # by number, because names may have dots
+        depths = {"depth": self.depth} | {f"others.{i}": other.depth for i, other in others}
+        for prefix, depth in depths.items():
+            if depth is not None:
+                tensors |= {f"{prefix}.{name}": torch.from_numpy(x) for name, x in depth.to_arrays().items()}
         for i, network in enumerate(self.members):
             tensors |= {f"members.{i}.{name}": value for name, value in network.state_dict().items()}
         for name, head in self.heads.items():
@@ -200,7 +251,7 @@ class BioFormer:
 
     def _documents(self) -> dict[str, Any]:
         config = {
-            "schema": _storage.SCHEMA,
+            "schema": _storage.SCHEMA_OF_MODALITIES if self.others else _storage.SCHEMA,
             "model": self.config.to_dict(),
             "binnings": {name: binning.to_dict() for name, binning in self.binnings.items()},
             "masking": self.masking.to_dict(),
@@ -211,6 +262,8 @@ class BioFormer:
             "provenance": self.provenance,
             "heads": {name: head.config for name, head in self.heads.items()},
         }
+        if self.others:
+            config["others"] = {name: other.reading.to_dict() for name, other in self.others.items()}
         return {"config": config, "vocabulary": self.vocabulary.to_dict()}
 
     @classmethod
@@ -221,12 +274,12 @@ class BioFormer:
             vocabulary = Vocabulary.from_dict(documents["vocabulary"])
             batch = None if stored["batch"] is None else ObsField.from_dict(stored["batch"])
             phenotypes = tuple(ObsField.from_dict(value) for value in stored["phenotypes"])
-            binnings = {name: Binning.from_dict(value) for name, value in stored["binnings"].items()}
-            reading = Reading.from_dict(stored["reading"])
-            sizes = network_sizes(len(vocabulary), binnings["rna"], batch, phenotypes, counts=reading.counts)
+            binnings = {name: Binning.from_dict(stored["binnings"][name]) for name in vocabulary.modalities}
+            reading, depth, others = readings(stored, tensors, vocabulary)
+            sizes = modality_sizes(vocabulary, binnings, batch, phenotypes, reading, others)
             if stored["schema"] < 5:
-                tensors = _with_additions(tensors, len(vocabulary))
-            members = tuple(_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
+                tensors = with_additions(tensors, len(vocabulary))
+            members = tuple(read_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             n = len(vocabulary)
             expected = [(n, config.n_components), (n,), (n,), (n,), (n,), (sizes.n_values,)]
@@ -246,71 +299,15 @@ class BioFormer:
                 batch=batch,
                 phenotypes=phenotypes,
                 reading=reading,
-                depth=_depth(tensors, n) if reading.counts else None,
+                depth=depth,
+                others=others,
                 members=members,
                 score_quantiles=quantiles,
                 provenance=dict(stored["provenance"]),
-                heads={name: _head(name, config, tensors) for name, config in stored["heads"].items()},
+                heads={name: read_head(name, config, tensors) for name, config in stored["heads"].items()},
                 **arrays,
             )
         except (KeyError, TypeError, ValueError, RuntimeError, json.JSONDecodeError) as error:
             raise ModelFormatError(
                 f"The stored model is incomplete or inconsistent: {error}. Fit again, or load another copy."
             ) from error
-
-
-def network_sizes(
-    n_features: int, binning: Binning, batch: ObsField | None, phenotypes: Sequence[ObsField], *, counts: bool
-) -> Sizes:
-    """Sizes of a network that depend on the data."""
-    return Sizes(
-        n_features,
-        binning.n_values,
-        n_batches=0 if batch is None else len(batch.categories),
-        phenotype_sizes=tuple(len(phenotype.categories) for phenotype in phenotypes),
-        counts=counts,
-        n_small_counts=0 if binning.kind == "segment" else N_SMALL_COUNTS,
-    )
-
-
-def network_bytes(
-    config: ModelConfig,
-    n_features: int,
-    binning: Binning,
-    batch: ObsField | None = None,
-    phenotypes: Sequence[ObsField] = (),
-) -> int:
-    """Size of the weights of a network in bytes, without allocating them. 100 bins are assumed if it is not frozen."""
-    frozen = binning if binning.max_bin else Binning().freeze(mean_depth=1.0, max_bin=99)
-    with torch.device("meta"):
-        network = Transformer(config, network_sizes(n_features, frozen, batch, phenotypes, counts=True))
-    return sum(p.numel() * p.element_size() for p in network.parameters())
-
-
-def _with_additions(tensors: dict[str, Tensor], n_features: int) -> dict[str, Tensor]:
-    """Tensors of schema 4 with those that schema 5 has added: no scores, and all features are of the first fit."""
-    members = [name.removesuffix("cls") for name in tensors if name.startswith("members.") and name.endswith(".cls")]
-    sizes = {f"{member}bag_size": torch.full((), float(n_features)) for member in members}
-    return {"score_quantiles": torch.zeros(0), **sizes, **tensors}
-
-
-def _depth(tensors: dict[str, Tensor], n_features: int) -> DepthModels:
-    arrays = {name.removeprefix("depth."): x.numpy() for name, x in tensors.items() if name.startswith("depth.")}
-    return DepthModels.from_arrays(arrays, n_features)
-
-
-def _head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
-    # names of arrays have no dot, but names of heads may: "annotation:type" is not "annotation:type.fine"
-    parts = {key: key.rpartition(".") for key in tensors}
-    arrays = {array: tensors[key].numpy() for key, (head, _, array) in parts.items() if head == f"heads.{name}"}
-    return Head(dict(config), arrays)
-
-
-def _member(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tensor], prefix: str) -> Transformer:
-    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    if config.n_layers > len(weights):
-        raise ValueError(f"found {len(weights)} tensors for {config.n_layers} layers")
-    with torch.device("meta"):  # a wrong configuration must fail on the shapes, not run out of memory
-        network = Transformer(config, sizes)
-    network.load_state_dict(weights, assign=True)
-    return network.eval()

@@ -90,7 +90,7 @@ def escape_markdown(text: Any) -> str:
 
 def _facts(model: BioFormer) -> list[tuple[str, str]]:
     names = model.vocabulary.feature_names()
-    reading, binning = model.reading, model.binnings["rna"]
+    reading, binning = model.reading, model.binning
     licence = model.provenance.get("licence", NOT_STATED)
     fields = [("batch", model.batch)] if model.batch is not None else []
     shared = model.n_starts < len(model.members)
@@ -151,7 +151,7 @@ def _settings(model: BioFormer) -> list[tuple[str, str]]:
     stored = model.provenance
     groups = {
         "model": model.config.to_dict(),
-        "binning": model.binnings["rna"].to_dict(),
+        "binning": model.binning.to_dict(),
         "train": stored.get("train"),
         "seed": {"seed": stored["seed"]} if "seed" in stored else None,
     }

@@ -117,7 +117,7 @@ def _embed_blocks(
                         found[each, member][rows] = values
                 bar.update(len(batch))
             joined = [_join([found[each, i] for i in range(len(model.members))], each) for each in uses]
-            yield EmbeddedBlock(block.start, np.hstack(joined), np.diff(block.counts.indptr).astype(np.int64))
+            yield EmbeddedBlock(block.start, np.hstack(joined), block.n_expressed)
 
 
 def _join(members: list[NDArray[np.float32]], use: Use) -> NDArray[np.float32]:
@@ -184,12 +184,14 @@ def predict_masked(
     """
     device = model.members[0].cls.device
     for batch in make_batches(model, block, batch_size, query_mask, drawn=not natural):
-        odds = _odds(model, batch).log().to(device)[:, None, None] if natural else 0.0
+        odds = _odds(model, batch).log().to(device) if natural else None
         batch = batch.to(device)
         mean: Tensor | None = None
         for network in model.members:
             log_probs = network(batch).log_probs
-            log_probs = torch.cat([log_probs[..., :1] - odds, log_probs[..., 1:]], dim=-1)
+            if odds is not None:
+                zeros = np.cumsum([0, *(sizes.n_values for sizes in network.sizes.modalities)])[:-1]
+                log_probs[..., zeros] -= odds[:, None]
             part = log_probs.softmax(dim=-1) / len(model.members)
             mean = part if mean is None else mean + part
         if mean is not None:
@@ -231,12 +233,22 @@ def make_batches(
 
 
 def _odds(model: BioFormer, batch: Batch) -> Tensor:
-    """(B,) odds of the training mask, from the number of expressed features estimated from the known features."""
-    share = model.gene_share.astype(np.float64)
-    # a matrix product would round differently depending on the other cells of the batch
-    known = np.where(batch.known.numpy(), share, 0.0).sum(axis=1)
-    n_expressed = (batch.visible.numpy() > 0).sum(axis=1) / np.maximum(known, 1e-9) * share.sum()
-    return torch.from_numpy(model.masking.odds(n_expressed, len(model.vocabulary))).float()
+    """(B, K) odds of the training mask of each modality.
+
+    They follow from the number of expressed features, which is estimated from the known features. If nothing of a
+    modality is known in a cell, it is that of the mean cell.
+    """
+    columns, odds = model.members[0].sizes.columns, []
+    shares = np.split(model.gene_share.astype(np.float64), np.cumsum(columns)[:-1])
+    parts = (x.split_with_sizes(columns, dim=1) for x in (batch.known, batch.visible))
+    for share, is_known, visible in zip(shares, *parts, strict=True):
+        # a matrix product would round differently depending on the other cells of the batch
+        known = np.where(is_known.numpy(), share, 0.0).sum(axis=1)
+        n_expressed = (visible.numpy() > 0).sum(axis=1) / np.maximum(known, 1e-9) * share.sum()
+        if model.others:
+            n_expressed = np.where(is_known.numpy().any(axis=1), n_expressed, share.sum())
+        odds.append(model.masking.odds(n_expressed, len(share)))
+    return torch.from_numpy(np.stack(odds, axis=1)).float()
 
 
 def on_device(model: BioFormer, device: str) -> BioFormer:

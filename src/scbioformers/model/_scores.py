@@ -50,11 +50,9 @@ def score_cells(model: BioFormer, block: Block, *, batch_size: int = 64) -> NDAr
     for network in model.members:
         for batch in make_batches(model, block, batch_size):
             batch = batch.to(network.cls.device)
-            output = network(batch)
-            score = _count_scores if model.reading.counts else _bin_scores
             rows = batch.rows.cpu().numpy() - block.start
-            scores[rows] += score(network, output.log_rate, batch).cpu().numpy() / len(model.members)
-    n_expressed = np.diff(block.counts.indptr)
+            scores[rows] += _scores(network, network(batch).log_rate, batch).cpu().numpy() / len(model.members)
+    n_expressed = block.n_expressed
     return np.where(n_expressed > 0, scores / np.maximum(n_expressed, 1), np.nan)
 
 
@@ -71,14 +69,27 @@ def score_quantiles(model: BioFormer, blocks: Sequence[Block]) -> NDArray[np.flo
     return np.quantile(scores, np.linspace(0, 1, N_QUANTILES)).astype(np.float32)
 
 
-def _count_scores(network: Transformer, log_rate: Tensor, batch: Batch) -> Tensor:
+def _scores(network: Transformer, log_rate: Tensor, batch: Batch) -> Tensor:
+    """(B,), sum of the scores of all modalities."""
+    columns, sizes = network.sizes.columns, batch.size_factor.view(len(batch), -1)
+    tensors = (log_rate, network.log_dispersion, batch.target_counts, batch.present)
+    scores = log_rate.new_zeros(len(batch))
+    for i, (rate, dispersion, target, present) in enumerate(
+        zip(*(x.split_with_sizes(columns, dim=-1) for x in tensors), strict=True)
+    ):
+        if network.sizes.modalities[i].counts:
+            log_mean = (rate + sizes[:, i : i + 1].log()).clamp(max=MAX_LOG_MEAN)
+            scores = scores + _count_scores(log_mean, dispersion, target, present, batch.rows)
+        else:
+            scores = scores + _bin_scores(rate, target, present)
+    return scores
+
+
+def _count_scores(log_mean: Tensor, dispersion: Tensor, counts: Tensor, present: Tensor, rows: Tensor) -> Tensor:
     """(B,), log-likelihood of the counts minus the mean of that of drawn counts."""
-    log_mean = (log_rate + batch.size_factor.log()[:, None]).clamp(max=MAX_LOG_MEAN)
-    dispersion = network.log_dispersion
-    scores = -count_losses(log_mean, dispersion, batch.target_counts, batch.present)
-    for drawn in _draw(log_mean, dispersion, batch.rows):
-        losses = count_losses(log_mean, dispersion, drawn * batch.present, batch.present)
-        scores = scores + losses / N_DRAWS
+    scores = -count_losses(log_mean, dispersion, counts, present)
+    for drawn in _draw(log_mean, dispersion, rows):
+        scores = scores + count_losses(log_mean, dispersion, drawn * present, present) / N_DRAWS
     return scores
 
 
@@ -93,9 +104,8 @@ def _draw(log_mean: Tensor, log_dispersion: Tensor, rows: Tensor) -> Tensor:
     return torch.from_numpy(drawn).to(log_mean.device)
 
 
-def _bin_scores(network: Transformer, log_rate: Tensor, batch: Batch) -> Tensor:
+def _bin_scores(logits: Tensor, target: Tensor, present: Tensor) -> Tensor:
     """(B,), Kullback-Leibler divergence of the predicted from the measured shares of the highest bin, negative."""
-    target = batch.target_counts
     entropy = torch.special.entr(target) + torch.special.entr(1.0 - target)
-    losses = functional.binary_cross_entropy_with_logits(log_rate, target, reduction="none")
-    return ((entropy - losses) * batch.present).sum(dim=1)
+    losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return ((entropy - losses) * present).sum(dim=1)

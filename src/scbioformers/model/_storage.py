@@ -27,7 +27,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 5
-READABLE = (4, SCHEMA)  # schema 4 has no score quantiles
+SCHEMA_OF_MODALITIES = (
+    6  # of a model of several modalities: others keep their schema, so that former versions read them
+)
+READABLE = (4, SCHEMA, SCHEMA_OF_MODALITIES)  # schema 4 has no score quantiles
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"  # for people: it may be edited or deleted, so it is neither in the manifest nor read
@@ -131,7 +134,8 @@ def save(directory: Path, tensors: Tensors, documents: dict[str, Any], card: str
     files[WEIGHTS] = safetensors.torch.save(tensors)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[CARD] = card.encode()
-    files[MANIFEST] = _to_json({"schema": SCHEMA, "sha256": hashes}).encode()  # written last
+    manifest = {"schema": documents["config"]["schema"], "sha256": hashes}
+    files[MANIFEST] = _to_json(manifest).encode()  # written last
     temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)

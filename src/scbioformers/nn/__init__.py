@@ -1,11 +1,12 @@
 """The transformer network. Its inputs and outputs are tensors."""
 
-from scbioformers.nn._batch import N_SMALL_COUNTS, Batch, join_batches
+from scbioformers.nn._batch import N_SMALL_COUNTS, Batch, join_batches, join_modalities
 from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._device import choose_device
 from scbioformers.nn._init import InitialValues, initialise, random_generator
 from scbioformers.nn._losses import OBJECTIVES, count_losses
-from scbioformers.nn._transformer import Output, Sizes, Transformer
+from scbioformers.nn._sizes import Sizes, join_sizes
+from scbioformers.nn._transformer import Output, Transformer
 
 __all__ = [
     "N_SMALL_COUNTS",
@@ -20,6 +21,8 @@ __all__ = [
     "count_losses",
     "initialise",
     "join_batches",
+    "join_modalities",
+    "join_sizes",
     "random_generator",
     "use_threads",
 ]

@@ -36,7 +36,10 @@ class Batch:
     present: Tensor
     """bool (B, M), whether the feature is measured in the cell. Features that are not measured have no loss."""
     log_depth: Tensor
-    """float32 (B,), log of the estimated depth of the whole cell relative to the training mean."""
+    """float32 (B,), log of the estimated depth of the whole cell relative to the training mean.
+
+    With K modalities (B, K): each has a depth of its own.
+    """
     small_count_bins: Tensor
     """float32 (B, N_SMALL_COUNTS, V), probability of each bin for the counts 1, 2, …, over the likely depths."""
     batch_codes: Tensor
@@ -51,7 +54,7 @@ class Batch:
     target_counts: Tensor
     """float32 (B, M), all counts. If the data are not counts: the bins as shares of the highest bin."""
     size_factor: Tensor
-    """float32 (B,), full depth of the cell relative to the training mean."""
+    """float32 (B,), full depth of the cell relative to the training mean. With K modalities (B, K)."""
     noise: Tensor | None = None
     """float32 (B, L), standard normal noise, which is added to the latent in training.
 
@@ -89,3 +92,34 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
             tensors = [functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors]
         joined[each.name] = None if tensors[0] is None else torch.cat(tensors)
     return Batch(**joined)
+
+
+def join_modalities(batches: Sequence[Batch], n_small_counts: Sequence[int]) -> Batch:
+    """One batch of the same cells from the batches of K modalities.
+
+    Ids and bins of a modality follow those of the one before. A modality has bins for the first ``n_small_counts``
+    counts.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    joined: dict[str, list[Tensor]] = {name: [] for name in (*_PADDING, "visible", "known", "present", "target_counts")}
+    n_features = n_values = 0
+    for batch in batches:
+        ids = {name: getattr(batch, name) for name in ("context_ids", "masked_ids")}
+        for name, value in ids.items():
+            joined[name].append(torch.where(value > 0, value + n_features, 0))
+        joined["context_bins"].append(torch.where(ids["context_ids"] > 0, batch.context_bins + n_values, 0))
+        joined["target_bins"].append(torch.where(batch.target_bins >= 0, batch.target_bins + n_values, -1))
+        for name in ("visible", "known", "present", "target_counts"):
+            joined[name].append(getattr(batch, name))
+        n_features, n_values = n_features + batch.visible.shape[1], n_values + batch.small_count_bins.shape[2]
+    small = batches[0].small_count_bins.new_zeros(len(batches[0]), sum(n_small_counts), n_values)
+    row = column = 0
+    for batch, n in zip(batches, n_small_counts, strict=True):
+        width = batch.small_count_bins.shape[2]
+        small[:, row : row + n, column : column + width] = batch.small_count_bins[:, :n]
+        row, column = row + n, column + width
+    whole: dict[str, Any] = {name: torch.cat(tensors, dim=1) for name, tensors in joined.items()}
+    for name in ("log_depth", "size_factor"):
+        whole[name] = torch.stack([getattr(batch, name) for batch in batches], dim=1)
+    return replace(batches[0], small_count_bins=small, **whole)

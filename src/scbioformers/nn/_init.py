@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ class InitialValues:
     """(M, V + C) log frequency of each bin and of each small count 1 to C of each feature among masked entries.
 
     An entry with a small count is not counted in its bin.
+    """
+    weight: NDArray[np.float32] | None = None
+    """(M,) factor of the profiles before their components are computed, if there are several modalities.
+
+    With it, all modalities have the same variance.
+    """
+    completions: NDArray[np.float32] | None = None
+    """(2^N - 2, K, K), for N modalities and each choice of some but not all of them, counted in binary digits.
+
+    They map the scores of the components over the chosen modalities to those over all modalities.
     """
 
 
@@ -86,22 +97,27 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.feature.weight[0].zero_()
     network.bag_size.fill_(n_features)
     network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
+    weight = torch.ones(n_features) if start.weight is None else torch.from_numpy(start.weight)
+    if network.sizes.parts:
+        network.bag_weight.copy_(weight)
     scores = torch.from_numpy(start.component_scale[:width])[:, None] * (components.T @ embedding)
     spread = float(scores.square().sum(dim=0).mean().sqrt())
     network.bag_scale.fill_(spread if spread > 1e-6 else 1.0)  # the spread of identical cells is 0
     if config.bag:
         if network.sizes.n_batches:
-            shift = torch.from_numpy(start.batch_shift).clone() @ embedding / network.bag_scale
+            shift = (torch.from_numpy(start.batch_shift) * weight).clone() @ embedding / network.bag_scale
             network.batch_shift.copy_(-shift)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_masked.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
+        if network.sizes.parts:
+            _initialise_completions(network, start, svd_init=config.svd_init)
     network.latent_out.weight.mul_(0.1)
     network.linear_rate.weight.mul_(0.1)
     if config.svd_init:
         k = min(config.n_latent, components.shape[1])
         scale = float(np.sqrt(np.square(start.component_scale[:k]).sum() / max(k, 1)))
-        network.linear_rate.weight[:, :k] += scale * components[:, :k]
+        network.linear_rate.weight[:, :k] += scale * components[:, :k] / weight[:, None]
     network.rate.weight.mul_(0.1)
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     if network.sizes.n_batches:
@@ -114,6 +130,16 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.bin_out.weight.mul_(0.1)
     network.bin_bias.weight.zero_()
     network.bin_bias.weight[len(SPECIALS) :] = torch.from_numpy(start.log_bins)
+
+
+def _initialise_completions(network: Transformer, start: InitialValues, *, svd_init: bool) -> None:
+    """The bag of some modalities is mapped to that of all by ridge regression of its components, if it has these."""
+    for i, layer in enumerate(network.complete):
+        weight = cast("nn.Linear", layer).weight
+        weight.copy_(torch.eye(len(weight)))
+        if svd_init and start.completions is not None:
+            k = min(len(weight), start.completions.shape[1])
+            weight[:k, :k] = torch.from_numpy(start.completions[i, :k, :k].T.copy())
 
 
 def random_generator(seed: int, name: str) -> torch.Generator:

@@ -19,8 +19,16 @@ def masked_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
     losses = functional.nll_loss(
         output.log_probs.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1, reduction="none"
     )
-    scored = (batch.target_bins >= 0).sum(dim=1).clamp(min=1)
-    return (losses.view(batch.target_bins.shape).sum(dim=1) / scored).mean()
+    losses, scored = losses.view(batch.target_bins.shape), batch.target_bins >= 0
+    if not network.sizes.parts:
+        return (losses.sum(dim=1) / scored.sum(dim=1).clamp(min=1)).mean()
+    of = functional.one_hot(network.modality_of(batch.masked_ids), len(network.sizes.parts)) * scored[..., None]
+    return _mean_of_modalities((losses[..., None] * of).sum(dim=1) / of.sum(dim=1).clamp(min=1), of.any(dim=1))
+
+
+def _mean_of_modalities(losses: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the modalities of a cell that count (B, K), then over the cells. Few proteins weigh as many genes."""
+    return ((losses * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()
 
 
 def profile_counts(network: Transformer, output: Output, batch: Batch) -> Tensor:
@@ -29,8 +37,12 @@ def profile_counts(network: Transformer, output: Output, batch: Batch) -> Tensor
     The mean count is predicted from ``<cls>`` and scaled by the depth of the cell.
     """
     log_mean = output.log_rate + batch.size_factor.log()[:, None]
-    losses = count_losses(log_mean, network.log_dispersion, batch.target_counts, batch.present)
-    return (losses / (batch.target_counts > 0).sum(dim=1).clamp(min=1)).mean()
+    return _of_counts(log_mean, network.log_dispersion, batch.target_counts, batch.present).mean()
+
+
+def _of_counts(log_mean: Tensor, log_dispersion: Tensor, counts: Tensor, present: Tensor) -> Tensor:
+    """(B,), negative log-likelihood of each cell, per expressed feature."""
+    return count_losses(log_mean, log_dispersion, counts, present) / (counts > 0).sum(dim=1).clamp(min=1)
 
 
 def count_losses(log_mean: Tensor, log_dispersion: Tensor, counts: Tensor, present: Tensor) -> Tensor:
@@ -57,8 +69,36 @@ def profile_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
     A bin is treated as a number of successes out of the highest bin. So one parameter per feature is enough, and the
     order of the bins is used.
     """
-    losses = functional.binary_cross_entropy_with_logits(output.log_rate, batch.target_counts, reduction="none")
-    return ((losses * batch.present).sum(dim=1) / batch.present.sum(dim=1).clamp(min=1)).mean()
+    return _of_bins(output.log_rate, batch.target_counts, batch.present).mean()
 
 
-OBJECTIVES = {"masked_bins": masked_bins, "profile_counts": profile_counts, "profile_bins": profile_bins}
+def _of_bins(logits: Tensor, shares: Tensor, present: Tensor) -> Tensor:
+    """(B,), binomial cross-entropy of each cell, per feature."""
+    losses = functional.binary_cross_entropy_with_logits(logits, shares, reduction="none")
+    return (losses * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+
+
+def profile_modalities(network: Transformer, output: Output, batch: Batch) -> Tensor:
+    """Mean over the modalities of a cell: of each the loss of its counts or, if it has no counts, of its bins."""
+    columns, sizes = network.sizes.columns, batch.size_factor.view(len(batch), -1)
+    rates, targets, present, dispersions = (
+        x.split_with_sizes(columns, dim=-1)
+        for x in (output.log_rate, batch.target_counts, batch.present, network.log_dispersion)
+    )
+    losses = []
+    for i, part in enumerate(network.sizes.modalities):
+        if part.counts:
+            log_mean = rates[i] + sizes[:, i : i + 1].log()
+            losses.append(_of_counts(log_mean, dispersions[i], targets[i], present[i]))
+        else:
+            losses.append(_of_bins(rates[i], targets[i], present[i]))
+    measured = torch.stack([each.any(dim=1) for each in present], dim=1)
+    return _mean_of_modalities(torch.stack(losses, dim=1), measured)
+
+
+OBJECTIVES = {
+    "masked_bins": masked_bins,
+    "profile_counts": profile_counts,
+    "profile_bins": profile_bins,
+    "profile_modalities": profile_modalities,
+}

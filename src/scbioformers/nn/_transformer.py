@@ -1,7 +1,8 @@
 """The transformer: embeddings, blocks and output layers (paper, sections 2.1.4 and 2.2).
 
 Letters in shapes: B cells, C context (visible) tokens, H masked tokens, T = 1 + P + C + H all tokens,
-P phenotypes, M modelled features, D width, L latent, A attention heads, V bin values.
+P phenotypes, M modelled features, D width, L latent, A attention heads, V bin values, K modalities. Features, bins and
+answers of all modalities are on one axis each, one modality after the other.
 """
 
 from __future__ import annotations
@@ -17,36 +18,8 @@ from torch.nn import functional
 
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
-from scbioformers.nn._batch import N_SMALL_COUNTS, Batch
-
-# parameters of each part that can be frozen, by the first part of their names
-PART_OF = {
-    **dict.fromkeys(("feature", "value", "phenotypes", "cls", "mask", "depth"), "embeddings"),
-    **dict.fromkeys(("blocks", "norm"), "blocks"),
-    **dict.fromkeys(("bag_to_cls", "bag_to_masked", "bag_to_latent"), "bag"),
-    **dict.fromkeys(("bin_inner", "bin_out", "bin_bias", "small_counts"), "bins"),
-    **dict.fromkeys(("rate_feature_in", "rate_feature_inner", "rate_feature_out"), "bins"),
-    **dict.fromkeys(("latent_inner", "latent_out", "batch_rate", "from_latent"), "decoder"),
-    **dict.fromkeys(("rate", "linear_rate", "log_dispersion"), "decoder"),
-}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the network that depend on the data."""
-
-    n_features: int
-    """Number of modelled features, M."""
-    n_values: int
-    """Number of bin values, V."""
-    n_batches: int = 0
-    """Number of technical batches, on which the decoder is conditioned. 0 if there is no batch."""
-    phenotype_sizes: tuple[int, ...] = ()
-    """Number of categories of each phenotype."""
-    counts: bool = True
-    """Whether the decoded profile predicts counts (a rate) or bins (a share of the highest bin)."""
-    n_small_counts: int = N_SMALL_COUNTS
-    """Number of small counts that are predicted as counts, C. 0 for segment bins, which are ranks."""
+from scbioformers.nn._batch import Batch
+from scbioformers.nn._sizes import PART_OF, Sizes
 
 
 @dataclass(frozen=True)
@@ -169,6 +142,7 @@ class Transformer(nn.Module):
     bag_scale: Tensor
     bag_size: Tensor
     batch_shift: Tensor
+    bag_weight: Tensor
     temperature: Tensor
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -176,11 +150,18 @@ class Transformer(nn.Module):
         self.config, self.sizes = config, sizes
         width, n_specials = config.width, len(SPECIALS)
         self.feature = nn.Embedding(n_specials + sizes.n_features, width, padding_idx=0)
-        self.value = ValueEmbedding(config.value_embedding, sizes.n_values, width)
+        first, *others = sizes.modalities
+        self.value = ValueEmbedding(config.value_embedding, first.n_values, width)
+        if others:
+            self.other_values = nn.ModuleList(
+                ValueEmbedding(config.value_embedding, part.n_values, width) for part in others
+            )
+            self.modality = nn.Embedding(len(sizes.parts), width)
+            self.register_buffer("bag_weight", torch.ones(sizes.n_features))
         self.phenotypes = nn.ModuleList(nn.Embedding(n, width) for n in sizes.phenotype_sizes)
         self.cls = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
-        self.depth = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
+        self.depth = nn.Sequential(nn.Linear(1 + len(others), width), nn.GELU(), nn.Linear(width, width))
         if config.bag:
             if sizes.n_batches:
                 # not trained: the latent would learn the batch through it
@@ -188,10 +169,14 @@ class Transformer(nn.Module):
             self.bag_to_cls = nn.Linear(width, width, bias=False)
             self.bag_to_masked = nn.Linear(width, width, bias=False)
             self.bag_to_latent = nn.Linear(width, config.n_latent, bias=False)
+            if others:  # for each choice of modalities that are known, but not all
+                n_choices = 2 ** len(sizes.parts) - 2
+                self.complete = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(n_choices))
         self.register_buffer("profile_mean", torch.zeros(sizes.n_features))
         self.register_buffer("bag_scale", torch.ones(width))
         self.register_buffer("bag_size", torch.full((), float(sizes.n_features)))
-        self.register_buffer("temperature", torch.ones(()))  # fitted to validation cells after the training
+        # fitted to validation cells after the training, for each modality
+        self.register_buffer("temperature", torch.ones((len(sizes.parts),) if others else ()))
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
         if sizes.n_small_counts:
@@ -223,10 +208,41 @@ class Transformer(nn.Module):
         they are not measured.
         """
         departure = (batch.visible - self.profile_mean) * batch.known
+        if self.sizes.parts:
+            # of each modality by itself, so that a modality that is not known changes nothing in that of the others
+            known = batch.known.float().split_with_sizes(self.sizes.columns, dim=1)
+            share = [part.mean(dim=1, keepdim=True).clamp(min=0.05).expand_as(part) for part in known]
+            departure = departure * self.bag_weight / torch.cat(share, dim=1)
         # the table may have more rows, for perturbed features that are not measured
         features = self.feature.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_features]
         bag = departure @ features / self.bag_scale
+        if self.sizes.parts:
+            return self._completed(bag, torch.stack([part.any(dim=1) for part in known], dim=1))
         return bag / (batch.known.float().sum(dim=1, keepdim=True) / self.bag_size).clamp(min=0.05)
+
+    def _completed(self, bag: Tensor, known: Tensor) -> Tensor:
+        """Predict the bag of all modalities from that of those which are ``known`` (B, K) in a cell."""
+        choice = (known * 2 ** torch.arange(known.shape[1], device=bag.device)).sum(dim=1)
+        for i, layer in enumerate(self.complete, start=1):
+            bag = torch.where((choice == i)[:, None], layer(bag), bag)
+        return bag
+
+    def modality_of(self, ids: Tensor) -> Tensor:
+        """Number of the modality of each feature, by its vocabulary id. Padding is of the first one."""
+        ends = torch.tensor(self.sizes.columns, device=ids.device).cumsum(0)[:-1]
+        return torch.bucketize(ids - len(SPECIALS), ends, right=True)
+
+    def features(self, ids: Tensor) -> Tensor:
+        """Embedding of each feature, with that of its modality if there are several."""
+        embedded = self.feature(ids)
+        return embedded + self.modality(self.modality_of(ids)) if self.sizes.parts else embedded
+
+    def values(self, bins: Tensor) -> Tensor:
+        """Embedding of each bin."""
+        if not self.sizes.parts:
+            return self.value(bins)
+        tables = [cast("ValueEmbedding", each).values() for each in (self.value, *self.other_values)]
+        return functional.embedding(bins, torch.cat(tables))
 
     def without_batch(self, bag: Tensor, batch: Batch) -> Tensor:
         """Correct the bag for the technical batch of the cell, (B, D) -> (B, D)."""
@@ -241,16 +257,16 @@ class Transformer(nn.Module):
         code, n_values = batch.context_ids * self.sizes.n_values + batch.context_bins, self.sizes.n_values
         if batch.external is None or batch.context_external is None:
             code, which = torch.unique(code, return_inverse=True)
-            return self.feature(code // n_values) + self.value(code % n_values), which
+            return self.features(code // n_values) + self.values(code % n_values), which
         n_external = len(batch.external)
         code, which = torch.unique(code * n_external + batch.context_external, return_inverse=True)
         external, code = batch.external[code % n_external], code // n_external
-        return self.feature(code // n_values) + self.value(code % n_values) + external, which
+        return self.features(code // n_values) + self.values(code % n_values) + external, which
 
     def query_tokens(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of ``<cls>`` and the phenotypes, (B, 1 + P, D), and of the masked features, (B, H, D)."""
-        depth = self.depth(batch.log_depth[:, None])[:, None]
-        masked = self.feature(batch.masked_ids) + self.mask + depth
+        depth = self.depth(batch.log_depth.view(len(batch), -1))[:, None]
+        masked = self.features(batch.masked_ids) + self.mask + depth
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
             cls = cls + self.bag_to_cls(self.without_batch(bag, batch))[:, None]
@@ -337,12 +353,28 @@ class Transformer(nn.Module):
         cell alone, so its probability is divided among its bins at the likely depths.
         """
         logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
+        if self.sizes.parts:
+            logits = logits.masked_fill(self._foreign_answers(batch.masked_ids), -torch.inf)
         log_probs = functional.log_softmax(logits, dim=-1)
         if self.sizes.n_small_counts:
             n_values, probs = self.sizes.n_values, log_probs.exp()
             bins, counts = probs[..., :n_values], probs[..., n_values:]
             log_probs = (bins + counts @ batch.small_count_bins).clamp(min=1e-12).log()
-        return log_probs if self.training else functional.log_softmax(log_probs / self.temperature, dim=-1)
+        if self.training:
+            return log_probs
+        temperature = self.temperature
+        if self.sizes.parts:
+            temperature = temperature[self.modality_of(batch.masked_ids)][..., None]
+        return functional.log_softmax(log_probs / temperature, dim=-1)
+
+    def _foreign_answers(self, ids: Tensor) -> Tensor:
+        """(B, H, V + C), whether an answer is a bin or a small count of another modality than that of the feature."""
+        n_bins, n_counts = (
+            [getattr(part, name) for part in self.sizes.parts] for name in ("n_values", "n_small_counts")
+        )
+        numbers = torch.arange(len(self.sizes.parts), device=ids.device)
+        owner = torch.cat([numbers.repeat_interleave(torch.tensor(n, device=ids.device)) for n in (n_bins, n_counts)])
+        return self.modality_of(ids)[..., None] != owner
 
     def rate_features(self, log_rate: Tensor, batch: Batch) -> Tensor:
         """Embed the rate of each masked feature, predicted from ``<cls>``, and the depth, (B, M) -> (B, H, D).
@@ -353,7 +385,8 @@ class Transformer(nn.Module):
         """
         features = (batch.masked_ids - len(SPECIALS)).clamp(min=0)
         rate = log_rate.gather(1, features)
-        depth = batch.log_depth[:, None].expand_as(rate)
+        depth = batch.log_depth.view(len(batch), -1)
+        depth = depth.gather(1, self.modality_of(batch.masked_ids)) if self.sizes.parts else depth.expand_as(rate)
         h = self.rate_feature_in(torch.stack([rate, rate - self.rate.bias[features], depth], dim=-1))
         if self.sizes.n_small_counts:
             h = h + self.small_counts(batch.small_count_bins.flatten(1))[:, None]
@@ -372,5 +405,6 @@ class Transformer(nn.Module):
 
         The counts are at the mean depth. For data that are not counts: the expected bin as a share of the highest bin.
         """
-        rate = self.decode(latent, None)
-        return functional.softplus(rate) if self.sizes.counts else torch.sigmoid(rate)
+        rates = self.decode(latent, None).split_with_sizes(self.sizes.columns, dim=1)
+        parts = zip(self.sizes.modalities, rates, strict=True)
+        return torch.cat([functional.softplus(x) if part.counts else torch.sigmoid(x) for part, x in parts], dim=1)

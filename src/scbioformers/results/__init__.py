@@ -34,12 +34,14 @@ from scbioformers.results._grn import (
 )
 from scbioformers.results._heads import added_heads, check_head_storage, store_head
 from scbioformers.results._imputed import (
+    Layer,
     check_imputed_key,
     imputed_layers,
     layer_bytes,
     new_layer,
     read_evidence,
     write_imputed,
+    write_modalities,
 )
 from scbioformers.results._model import ModelLike, check_storage, find_fit, find_model, store_model
 from scbioformers.results._perturb import (
@@ -53,6 +55,7 @@ from scbioformers.results._perturb import (
     write_perturb,
 )
 from scbioformers.results._query import Query, feature_names, find_column, open_query
+from scbioformers.results._query_modalities import ModalitiesQuery, open_modalities
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
 from scbioformers.results._store import check_out, open_result, warn_of_memory
@@ -60,6 +63,8 @@ from scbioformers.results._store import check_out, open_result, warn_of_memory
 __all__ = [
     "UNKNOWN",
     "ConditionGRN",
+    "Layer",
+    "ModalitiesQuery",
     "ModelLike",
     "Perturbed",
     "Query",
@@ -84,6 +89,7 @@ __all__ = [
     "imputed_layers",
     "layer_bytes",
     "new_layer",
+    "open_modalities",
     "open_query",
     "open_result",
     "perturb_genes",
@@ -120,6 +126,7 @@ __all__ = [
     "write_gene_programs",
     "write_grn",
     "write_imputed",
+    "write_modalities",
     "write_perturb",
     "write_regulators",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -96,6 +97,11 @@ def write_imputed(
         "obs": {_low_depth(key): low_depth} if low_depth.any() else {},
     }
     write_result(adata, key, {"params": params_to_json(params), "evidence": evidence}, slots)
+
+
+def write_modalities(mdata: Any, key: str, tables: Mapping[str, pd.DataFrame], params: dict[str, Any]) -> None:
+    """Write the predictions of all samples of a MuData, each a table (N, M) by its key in ``obsm``."""
+    write_result(mdata, key, {"params": params_to_json(params)}, {"obsm": tables})
 
 
 def _low_depth(key: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.config import TrainConfig
 from scbioformers.core import ConfigError, MissingKeyError, ModelFormatError, StorageError
@@ -20,7 +21,7 @@ from scbioformers.training import in_one_process
 
 MAX_BYTES_IN_UNS = 32 * 2**20
 HEADS = "heads"  # key of the heads that were added after the fit
-ModelLike: TypeAlias = BioFormer | AnnData | str | Path
+ModelLike: TypeAlias = BioFormer | AnnData | MuData | str | Path
 
 
 def store_model(
@@ -99,7 +100,7 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
         "Run `bf.tl.fit(adata)` first, or pass `model=` (a model, a directory, or the AnnData it was fitted on; "
         "`ad.concat` drops `uns`)."
     )
-    if model is not None and not isinstance(model, AnnData):
+    if model is not None and not isinstance(model, AnnData | MuData):
         raise ConfigError(f"`model` must be a BioFormer, an AnnData or a directory, found {type(model).__name__}.")
     stored = get_slot(adata if model is None else model, "uns", key, hint=hint)
     heads = read_heads(stored, key)

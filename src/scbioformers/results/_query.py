@@ -212,6 +212,11 @@ def open_query(
     if feature_map is not None:
         check_feature_map(feature_map)
     found = on_device(find_model(adata, model, key), device)
+    if found.others:
+        raise DataError(
+            f"The model reads the modalities {list(found.modalities)}. Pass a MuData with at least one of them, such "
+            f"as `MuData({{{found.modalities[0]!r}: adata}})`."
+        )
     use_threads(found.config.width)
     reading = found.reading
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
@@ -300,5 +305,5 @@ def _depth_rule(model: BioFormer, source: AnnDataSource, genes: NDArray[np.objec
     # features that were added to the model were not part of the depth that it learned
     original = np.arange(len(source.present)) < model.n_original_features
     absent = float(model.gene_mean[~source.present & original].sum(dtype=np.float64))
-    absent_share = absent / float(model.binnings["rna"].mean_depth or 1.0)
+    absent_share = absent / float(model.binning.mean_depth or 1.0)
     return choose_depth_rule(total, modelled, modelled_share, absent_share)

@@ -1,5 +1,6 @@
 """Computations of the functions in ``bf.tl`` and ``bf.get``, with a model and a source of cells as input."""
 
+from scbioformers.tasks._cross_modal import predict_modality
 from scbioformers.tasks._gene_programs import (
     Programs,
     Use,
@@ -58,6 +59,7 @@ __all__ = [
     "own_values",
     "positions",
     "posterior_blocks",
+    "predict_modality",
     "rank_drivers",
     "rank_set_regulators",
     "score_cells",

@@ -85,7 +85,7 @@ def low_depth(model: BioFormer, block: Block) -> NDArray[np.bool_]:
     empty = np.diff(block.counts.indptr) == 0
     if not model.reading.counts:
         return empty
-    return empty | (block.depth < LOW_DEPTH * float(model.binnings["rna"].mean_depth or 1.0))
+    return empty | (block.depth < LOW_DEPTH * float(model.binning.mean_depth or 1.0))
 
 
 def beside(plan: Plan, hidden: csr_matrix) -> Plan:
@@ -143,7 +143,7 @@ def impute_blocks(
                     array[np.flatnonzero(nothing)[queried.row], queried.col] = 0
                 low |= nothing
                 if keep_measured:
-                    measured = model.tokenizer.measured(block, scale, query_mask)
+                    measured = model.first_tokenizer.measured(block, scale, query_mask)
                     kept = np.isnan(values["mean"])
                     for name, array in values.items():
                         array[kept] = 0 if name == "std" else measured[kept]
@@ -171,7 +171,7 @@ def posterior_blocks(
 
     The values of a cell of depth 0 are 0. The values are averaged over the members.
     """
-    mean_depth = float(model.binnings["rna"].mean_depth or 1.0)
+    mean_depth = float(model.binning.mean_depth or 1.0)
     with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
         for block in source.blocks(BLOCK_CELLS):
             counts = block.counts.toarray()
@@ -255,7 +255,7 @@ def own_values(
     depth
         (n,) depth of the cells.
     """
-    binning = model.binnings["rna"]
+    binning = model.binning
     if scale == "counts":
         return others.astype(np.float32)
     if scale == "log1p":
@@ -283,7 +283,7 @@ def _decode(
 ) -> None:
     """Decode the predictions of one batch and write them to ``values``."""
     size = np.exp(batch.log_depth.cpu().numpy().astype(np.float64))
-    levels = bin_levels(model.binnings["rna"], model.bin_mean, size, scale)
+    levels = bin_levels(model.binning, model.bin_mean, size, scale)
     ids = batch.masked_ids.cpu().numpy()
     cell, at = np.nonzero(ids)
     rows, genes = batch.rows.cpu().numpy()[cell] - start, ids[cell, at] - len(SPECIALS)

@@ -49,7 +49,7 @@ class Evidence:
         cls, model: BioFormer, *, cells: NDArray[np.bool_] | None = None, hidden: csr_matrix | None = None
     ) -> Evidence:
         """Evidence without any value."""
-        binning = model.binnings["rna"]
+        binning = model.binning
         level = None if binning.kind == "segment" else bin_levels(binning, model.bin_mean, np.ones(1), "counts")[0]
         return cls(np.zeros((binning.n_values, binning.n_values)), cells=cells, level=level, hidden=hidden)
 
@@ -62,7 +62,19 @@ class Evidence:
         if self.hidden is not None:
             features = np.maximum(batch.masked_ids.cpu().numpy() - len(SPECIALS), 0)
             scored &= ~np.take_along_axis(self.hidden[rows].toarray() > 0, features, axis=1)
-        bins, p = target[scored], probabilities[scored].astype(np.float64)
+        self._add(target[scored], probabilities[scored])
+
+    def add_values(
+        self, rows: NDArray[np.int64], target: NDArray[np.int64], probabilities: NDArray[np.float32]
+    ) -> None:
+        """Add predictions (B, H, V) of measured bins (B, H) in the cells ``rows`` (B,). Bins of -1 are not measured."""
+        scored = target >= 0
+        if self.cells is not None:
+            scored &= self.cells[rows][:, None]
+        self._add(target[scored], probabilities[scored])
+
+    def _add(self, bins: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
+        p = probabilities.astype(np.float64)
         for value in np.unique(bins):
             self.joint[value] += p[bins == value].sum(axis=0)
         expressed = 1.0 - p[:, 0]

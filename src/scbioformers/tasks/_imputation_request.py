@@ -42,7 +42,7 @@ def check_method(model: BioFormer, method: ImputeMethod, output: str) -> None:
     ConfigError
         If it cannot. The message has the call that it can do.
     """
-    segment = model.binnings["rna"].kind == "segment"
+    segment = model.binning.kind == "segment"
     if method == "denoise" and not model.reading.counts:
         what = "`output='bins'`" if segment else "`method='held_out'`"
         raise ConfigError(

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, warn
-from scbioformers.data import FeatureMap
+from scbioformers.data import FeatureMap, refuse_dicts
 from scbioformers.model import READ_CHUNK, BioFormer, Use, embed_blocks
 from scbioformers.nn import computes
-from scbioformers.results import ModelLike, check_key_added, check_out, open_query, open_result, write_embedding
+from scbioformers.results import (
+    ModalitiesQuery,
+    ModelLike,
+    Query,
+    check_key_added,
+    check_out,
+    open_modalities,
+    open_query,
+    open_result,
+    write_embedding,
+)
 from scbioformers.settings import shows_progress
 
 
 @computes
 def embed(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
     model: ModelLike | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
+    modalities: Sequence[str] | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
+    gene_symbols: str | Mapping[str, str | None] | None = None,
     feature_map: FeatureMap | None = None,
     use: Use = "profile",
     out: str | Path | None = None,
@@ -33,7 +46,7 @@ def embed(
     key: str = "bioformer",
     key_added: str = "X_bioformer",
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Embed cells with a fitted model (paper, section 2.3).
 
     Pass the result to scanpy with ``sc.pp.neighbors(adata, use_rep="X_bioformer")``. The embedding of a cell does not
@@ -43,10 +56,14 @@ def embed(
     ----------
     adata
         Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
-        that are found must have at least 20 % of the counts that the model's genes have in the training data.
+        that are found must have at least 20 % of the counts that the model's genes have in the training data. Or a
+        MuData, if the model was fitted to one. All samples are embedded, also those that lack a modality.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
+    modalities
+        Modalities of the MuData to read. None reads those of the model. The model reads the others as not measured.
+        ``layer`` and ``gene_symbols`` are dicts by modality.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
         ``"X"`` reads ``adata.X``.
@@ -115,9 +132,13 @@ def embed(
     """
     check_arguments(embed, locals())
     place = check_out(out, copy)
-    query = open_query(
-        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
-    )
+    names: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "key": key, "device": device}
+    query: Query | ModalitiesQuery
+    if isinstance(adata, MuData):
+        query = open_modalities(adata, model, modalities=modalities, feature_map=feature_map, **names)
+    else:
+        refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)
+        query = open_query(adata, model, feature_map=feature_map, **names)
     if place is None:
         check_key_added(adata, key_added, {"obsm": [key_added]})
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.config import Binning, ModelConfig, Perturbation, TrainConfig
@@ -23,30 +24,36 @@ from scbioformers.data import (
     FeatureMap,
     MemorySource,
     gene_names,
+    refuse_dicts,
 )
-from scbioformers.model import BioFormer, network_bytes
+from scbioformers.model import network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import ModelLike, check_storage, find_model, store_model
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import Design, fit_perturbation, read_design, require_head
 from scbioformers.tl._fit_cells import Cells, read_cells, read_cells_for
+from scbioformers.tl._fit_modalities import read_modalities
+from scbioformers.tl._fit_settings import fit_settings
 from scbioformers.training import check_checkpoint_dir, fit_model
 
 _log = logging.getLogger(__name__)
 
+Kind = Literal["value", "segment"]
+
 
 @computes
 def fit(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
     model: ModelLike | None = None,
-    layer: str | None = None,
-    mask_var: str | NDArray[np.bool_] | None = DEFAULT_MASK,
-    gene_symbols: str | None = None,
+    modalities: Sequence[str] | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
+    mask_var: str | NDArray[np.bool_] | Mapping[str, str | NDArray[np.bool_] | None] | None = DEFAULT_MASK,
+    gene_symbols: str | Mapping[str, str | None] | None = None,
     feature_map: FeatureMap | None = None,
     batch_key: str | None = None,
     phenotype_keys: str | Sequence[str] = (),
-    binning: Literal["value", "segment"] | Binning | None = None,
+    binning: Kind | Binning | Mapping[str, Kind | Binning | None] | None = None,
     config: Literal["small", "no_attention", "paper"] | ModelConfig | None = None,
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
@@ -61,7 +68,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Fit a BioFormer model to the cells of ``adata``, without labels (paper, section 2).
 
     All other functions of ``bf.tl`` use the fitted model. A fit takes minutes on a CPU. :func:`scbioformers.pp.check`
@@ -71,10 +78,16 @@ def fit(
     ----------
     adata
         AnnData with raw counts, in memory or backed. With ``binning="segment"``, values on any scale are accepted.
+        Or a MuData, whose modalities are read together. A sample may lack some of them.
     model
         A fitted model to start from (fine-tuning): a model, its directory, or an AnnData with a model, for instance
         from :func:`scbioformers.tl.pretrain`. Its genes keep their meaning. Genes and batches that it does not know are
         appended. Its binning, masks and configuration are used.
+    modalities
+        Modalities of the MuData to read. None reads all. ``layer``, ``mask_var``, ``gene_symbols`` and ``binning`` are
+        then dicts by modality, such as ``layer={"rna": "counts"}``. What they do not name has its default. Each
+        modality has its own bins, depth, masks, tokens and loss. In training, whole modalities are hidden at random, so
+        that one can be predicted from another.
     layer
         Layer to read. None, and ``"X"``, read ``adata.X``.
     mask_var
@@ -99,7 +112,8 @@ def fit(
         predictions change a little.
     binning
         Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2) or a :class:`~scbioformers.Binning`.
-        The default is ``"value"``, or that of ``model``.
+        The default is ``"value"``, or that of ``model``. In a MuData, it is ``"value"`` for counts and ``"segment"``
+        for values on another scale, which is logged.
     config
         Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
         The default is ``"small"``, or that of ``model``.
@@ -180,19 +194,30 @@ def fit(
     check_arguments(fit, locals())
     began = time.perf_counter()
     start = _find_start(adata, model, feature_map)
-    chosen = _settings(start, config, binning, train, max_epochs, n_models)
+    several = isinstance(adata, MuData)
+    given: dict[str, Any] = {"layer": layer, "mask_var": mask_var, "gene_symbols": gene_symbols, "binning": binning}
+    if several:
+        _refuse_modalities(model, feature_map, task)
+    else:
+        refuse_dicts(modalities=modalities, **given)
+    chosen = fit_settings(start, config, None if several else given["binning"], train, max_epochs, n_models)
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(chosen.config.width)
     check_checkpoint_dir(chosen.train, save_dir)
-    seed = seed_from(rng)
-    if start is None:
+    seed, of_modalities = seed_from(rng), None
+    if isinstance(adata, MuData):
+        adata, cells, of_modalities = read_modalities(
+            adata, modalities, given, batch_key, phenotype_keys, allow_non_integer, copy
+        )
+        chosen = replace(chosen, binning=cells.binning or chosen.binning)
+    elif start is None:
         split = None if task is not None else (chosen.train.validation_fraction, seed)
         options = (chosen.binning, batch_key, phenotype_keys, allow_non_integer, copy, split)
-        adata, cells = read_cells(adata, layer, mask_var, gene_symbols, *options)
+        adata, cells = read_cells(adata, given["layer"], given["mask_var"], given["gene_symbols"], *options)
     else:
-        names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
-        adata, cells = read_cells_for(start, adata, mask_var, batch_key, phenotype_keys, copy, **names)
-    design = None if task is None else _read_design(adata, task, batch_key, gene_symbols, cells)
+        known = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+        adata, cells = read_cells_for(start, adata, given["mask_var"], batch_key, phenotype_keys, copy, **known)
+    design = None if task is None else _read_design(adata, task, batch_key, given["gene_symbols"], cells)
     n_bytes = network_bytes(chosen.config, len(cells.vocabulary), chosen.binning, cells.batch, cells.phenotypes)
     check_storage(chosen.n_models * n_bytes, save_dir)
     fitted = fit_model(
@@ -205,6 +230,7 @@ def fit(
         batch=cells.batch,
         phenotypes=cells.phenotypes,
         reading=cells.reading,
+        others=cells.others,
         n_models=chosen.n_models,
         seed=seed,
         surveyed=cells.surveyed,
@@ -218,9 +244,10 @@ def fit(
         result = fit_perturbation(result, cells.source, design, seed=seed, progress_bar=shown)
     history = pd.DataFrame([{"member": i, **row} for i, rows in enumerate(fitted.history) for row in rows])
     params = {
-        "layer": cells.reading.layer,
+        "modalities": of_modalities,
+        "layer": None if several else cells.reading.layer,
         "mask_var": mask_var if isinstance(mask_var, str) else None,
-        "gene_symbols": gene_symbols,
+        "gene_symbols": None if several else gene_symbols,
         "batch_key": batch_key,
         "phenotype_keys": [phenotype.name for phenotype in cells.phenotypes],
         "started_from": None if start is None else start.hash,
@@ -235,7 +262,7 @@ def fit(
     return adata if copy else None
 
 
-def _find_start(adata: AnnData, model: ModelLike | None, feature_map: FeatureMap | None) -> BioFormer | None:
+def _find_start(adata: Any, model: ModelLike | None, feature_map: FeatureMap | None) -> BioFormer | None:
     """The model that the fit starts from."""
     if feature_map is not None and model is None:
         raise ConfigError(
@@ -246,85 +273,21 @@ def _find_start(adata: AnnData, model: ModelLike | None, feature_map: FeatureMap
 
 
 def _read_design(
-    adata: AnnData, task: Perturbation, batch_key: str | None, gene_symbols: str | None, cells: Cells
+    adata: Any, task: Perturbation, batch_key: str | None, gene_symbols: str | None, cells: Cells
 ) -> Design:
     """Which cells have which perturbation, by the names of the genes of the model."""
     genes, measured = cells.vocabulary.feature_names(), gene_names(adata, gene_symbols).tolist()
     return read_design(adata, task, batch_key, genes, measured=measured, counts=cells.reading.counts)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """Parameters of a fit: as given, those of the model that it starts from, or the defaults."""
-
-    binning: Binning
-    config: ModelConfig
-    train: TrainConfig
-    n_models: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        parts = {"binning": self.binning.to_dict(), "config": self.config.to_dict(), "train": self.train.to_dict()}
-        return parts | {"n_models": self.n_models}
-
-
-def _settings(
-    start: BioFormer | None,
-    config: str | ModelConfig | None,
-    binning: str | Binning | None,
-    train: TrainConfig | None,
-    max_epochs: int | None,
-    n_models: int | None,
-) -> _Settings:
-    """Check the parameters of the fit, alone and against the model that it starts from."""
-    given = ModelConfig.preset(config) if isinstance(config, str) else config
-    kind = Binning(kind=binning) if isinstance(binning, str) else binning  # type: ignore[arg-type]
-    if start is None:
-        given, kind = given or ModelConfig.small(), kind or Binning()
-        train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
-    else:
-        kind, train = _frozen_binning(start, kind), train or TrainConfig.fine_tuning()
-        if given is not None and replace(given, n_components=start.config.n_components) != start.config:
-            raise ConfigError("`config` must be that of the model that is fine-tuned. Leave out `config`.")
-        if train.masking != start.masking:
+def _refuse_modalities(model: Any, feature_map: Any, task: Any) -> None:
+    """Check that a fit of a MuData has no argument that is for one AnnData."""
+    for name, value in {"model": model, "feature_map": feature_map, "task": task}.items():
+        if value is not None:
             raise ConfigError(
-                f"`TrainConfig.masking` must be that of the model that is fine-tuned, expected {start.masking}, found "
-                f"{train.masking}."
+                f"`{name}` is for an AnnData, found a MuData. Leave it out, or pass one modality, such as "
+                "`bf.tl.fit(mdata['rna'], ...)`."
             )
-        given = start.config
-    train = train if max_epochs is None else replace(train, max_epochs=max_epochs)
-    train.require_trained_parts(bag=given.bag)
-    return _Settings(kind, given, train, _n_members(start, n_models, train))
-
-
-def _frozen_binning(start: BioFormer, kind: Binning | None) -> Binning:
-    """The binning of the model. Another one that is given must be the same."""
-    frozen = start.binnings["rna"]
-    if kind is not None and kind.mean_depth is None:
-        kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1)
-    if kind not in (None, frozen):
-        raise ConfigError(f"`binning` must be that of the model that is fine-tuned, {frozen}. Leave out `binning`.")
-    return frozen
-
-
-def _n_members(start: BioFormer | None, n_models: int | None, train: TrainConfig) -> int:
-    """Number of members: by default 1, or as many as the model has from which the fit starts."""
-    known = 1 if start is None else len(start.members)
-    n_models = known if n_models is None else n_models
-    if n_models < 1:
-        raise ConfigError(f"`n_models` must be at least 1, found {n_models}.")
-    if n_models < known:
-        _log.warning(
-            "`model` has %d members. With `n_models=%d`, the first are trained further and the others are left out. "
-            "Without `n_models`, all are kept.",
-            known, n_models,
-        )  # fmt: skip
-    if start is not None and n_models > known and train.max_steps == 0:
-        raise ConfigError(
-            f"`n_models={n_models}` adds members to a model that has {known}. Their output layers are new, so they "
-            "predict nothing before they are trained. Leave out `n_models`, or train with `max_steps` above 0."
-        )
-    return n_models
 
 
 def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool) -> None:

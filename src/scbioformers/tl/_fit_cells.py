@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scbioformers.core import ConfigError, DataError, Vocabulary, short_list, wa
 from scbioformers.data import (
     DEFAULT_MASK,
     AnnDataSource,
+    BlockSource,
     DepthRule,
     ObsField,
     Survey,
@@ -43,13 +45,17 @@ logger = logging.getLogger(__name__)
 class Cells:
     """What a fit reads: the cells, over the genes to model, and how they are read."""
 
-    source: AnnDataSource
+    source: BlockSource
     vocabulary: Vocabulary
     batch: ObsField | None
     phenotypes: tuple[ObsField, ...]
     reading: Reading
     surveyed: Survey | None = None
     """The survey of the cells, if they were read from disk and are not to be read again."""
+    binning: Binning | None = None
+    """Binning of the first modality of a MuData."""
+    others: Mapping[str, tuple[Binning, Reading]] = MappingProxyType({})
+    """Binning and reading of the modalities after the first."""
 
 
 def read_cells(
@@ -95,7 +101,7 @@ def read_cells(
     estimated_counts = allow_non_integer and not inspection.n_negative
     scale = "counts" if estimated_counts else inspection.scale
     reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
-    _warn_of_single_cells(adata, (*(() if batch is None else (batch,)), *phenotypes))
+    warn_of_single_cells(adata, (*(() if batch is None else (batch,)), *phenotypes))
     return adata, Cells(source, vocabulary, batch, phenotypes, reading, None if tally is None else tally.result())
 
 
@@ -103,10 +109,17 @@ def _source(
     adata: AnnData, layer: str | None, genes: NDArray[np.bool_], batch_key: str | None, keys: Sequence[str]
 ) -> tuple[AnnDataSource, ObsField | None, tuple[ObsField, ...]]:
     """The cells over the genes to model, the batch and the phenotypes."""
-    batch = _batch_field(adata, batch_key)
-    phenotypes = tuple(ObsField.register(adata, name) for name in keys)
+    batch, phenotypes = obs_fields(adata, batch_key, keys)
     codes = field_codes((*(() if batch is None else (batch,)), *phenotypes), adata)
     return AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=codes), batch, phenotypes
+
+
+def obs_fields(
+    adata: Any, batch_key: str | None, phenotype_keys: str | Sequence[str]
+) -> tuple[ObsField | None, tuple[ObsField, ...]]:
+    """The batch and the phenotypes, which are columns of ``adata.obs``."""
+    keys = _check_keys(batch_key, phenotype_keys)
+    return _batch_field(adata, batch_key), tuple(ObsField.register(adata, name) for name in keys)
 
 
 def _adds(tally: SurveyTally, source: AnnDataSource) -> Callable[[int, Any], None]:
@@ -119,7 +132,7 @@ def _adds(tally: SurveyTally, source: AnnDataSource) -> Callable[[int, Any], Non
     return add
 
 
-def _batch_field(adata: AnnData, batch_key: str | None, former: ObsField | None = None) -> ObsField | None:
+def _batch_field(adata: Any, batch_key: str | None, former: ObsField | None = None) -> ObsField | None:
     """The technical batch. A column with one category is used only if a model knows ``former`` batches."""
     field = None if batch_key is None else ObsField.register(adata, batch_key)
     if field is None or former is not None or len(field.categories) > 1:
@@ -195,7 +208,7 @@ def read_cells_for(
         int(query.measured.sum()), len(start.vocabulary), len(new),
     )  # fmt: skip
     reading = replace(start.reading, layer=query.layer, gene_symbols=query.matched_by)
-    _warn_of_single_cells(adata, [field for field in fields if field.name in (batch_key, *keys)])
+    warn_of_single_cells(adata, [field for field in fields if field.name in (batch_key, *keys)])
     return adata, Cells(source, vocabulary, batch, phenotypes, reading)
 
 
@@ -209,7 +222,7 @@ def _depth_rule(query: Query, new: NDArray[np.int64]) -> DepthRule:
     return replace(rule, share=rule.share * float(1 + more / known))
 
 
-def _warn_of_single_cells(adata: AnnData, fields: Sequence[ObsField]) -> None:
+def warn_of_single_cells(adata: Any, fields: Sequence[ObsField]) -> None:
     """Warn of categories with one cell, which cannot be told from the cell itself."""
     for field in fields:
         size = np.bincount(field.transfer(adata), minlength=len(field.categories))

@@ -177,7 +177,7 @@ def gene_programs(
     label[clustered] = programs.label
     label_of_var = np.full(adata.n_vars, -1)
     label_of_var[query.columns[clustered]] = programs.label
-    mean_depth = fitted.binnings["rna"].mean_depth if fitted.reading.counts else None
+    mean_depth = fitted.binning.mean_depth if fitted.reading.counts else None
     names = np.array(query.stored_names, dtype=object)[clustered]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "min_count": min_count, "n_cells": len(rows)}

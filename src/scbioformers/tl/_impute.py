@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from mudata import MuData
+from numpy.typing import ArrayLike
 
 from scbioformers.core import Names, Scale, check_arguments, free_memory
-from scbioformers.data import AnnDataSource, Block, BlockSource, FeatureMap, HiddenSource, read_mask
+from scbioformers.data import FeatureMap, read_mask, refuse_dicts
 from scbioformers.nn import computes
 from scbioformers.results import (
     ModelLike,
-    Query,
     check_imputed_key,
     check_out,
     imputed_layers,
     layer_bytes,
     new_layer,
+    open_modalities,
     open_query,
     open_result,
     warn_of_memory,
@@ -42,18 +42,18 @@ from scbioformers.tasks import (
     find_evidence_cells,
     folds,
     impute_blocks,
-    own_values,
     positions,
     posterior_blocks,
 )
-
-logger = logging.getLogger(__name__)
+from scbioformers.tl._impute_cells import ImputedCells
+from scbioformers.tl._impute_modalities import Request, impute_modalities, refuse_arguments
 
 
 @computes
 def impute(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modalities: Sequence[str] | None = None,
     method: ImputeMethod | None = None,
     mask: ArrayLike | sp.spmatrix | sp.sparray | None = None,
     genes: Names | None = None,
@@ -62,8 +62,8 @@ def impute(
     quantiles: Sequence[float] = (),
     out: str | Path | None = None,
     model: ModelLike | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
+    gene_symbols: str | Mapping[str, str | None] | None = None,
     feature_map: FeatureMap | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -71,7 +71,7 @@ def impute(
     key: str = "bioformer",
     key_added: str = "imputed",
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Denoise the expression of cells, or predict values from the other genes (paper, section 3.2).
 
     There are two methods, for two different questions.
@@ -91,11 +91,18 @@ def impute(
 
     :func:`scbioformers.get.imputed` predicts genes that were not measured.
 
+    In a MuData, each modality is predicted from the *other* modalities of a sample, such as proteins from RNA. Nothing
+    of the modality itself is read. So all samples are predicted in the same way, also those that lack it.
+
     Parameters
     ----------
     adata
         Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
-        that are found must have at least 20 % of the counts that the model's genes have in the training data.
+        that are found must have at least 20 % of the counts that the model's genes have in the training data. Or a
+        MuData, if the model was fitted to one.
+    modalities
+        Modalities of the MuData to predict. None predicts all modalities of the model. ``layer`` and ``gene_symbols``
+        are dicts by modality. ``method``, ``mask``, ``genes``, ``feature_map`` and ``out`` are for an AnnData.
     method
         ``"denoise"`` or ``"held_out"``. By default ``"held_out"`` if ``mask``, ``std``, ``quantiles`` or
         ``output="bins"`` is given, which only this method can do, else ``"denoise"``.
@@ -112,7 +119,8 @@ def impute(
     output
         Unit of the values. ``"counts"``: mean counts at the depth of the cell. ``"log1p"``: ``log1p`` of the counts at
         the mean depth of the training cells. ``"bins"``: bins of the model. With ``mask``, the depth of a cell is
-        estimated from the values that are not masked.
+        estimated from the values that are not masked. In a MuData, counts are at the mean depth of the training cells,
+        and a modality with segment bins is predicted in bins.
     std
         Also store the standard deviation of the predicted distribution. It is that of a new measurement, not the
         standard error of the mean. It is 0 for values that are kept.
@@ -160,6 +168,9 @@ def impute(
     ``adata.layers[f"{key_added}_std"]``, ``adata.layers[f"{key_added}_q10"]`` : as ``adata.layers[key_added]``
         Standard deviation, and quantiles (``_q10`` is the quantile 0.1), in the unit of ``output``. Only with ``std``
         and ``quantiles``.
+    ``mdata.obsm[f"{key_added}_{modality}"]``, with ``std`` ``mdata.obsm[f"{key_added}_{modality}_std"]``, … : DataFrame
+        float32 (n_obs, n_features), only in a MuData: predictions of all samples. NaN in samples without any other
+        modality. The fields of ``adata`` are set in each modality, for the samples that it has.
     ``adata.var[key_added]`` : bool (n_vars,)
         Whether the gene is imputed.
     ``adata.obs[f"{key_added}_low_depth"]`` : bool (n_obs,)
@@ -208,15 +219,20 @@ def impute(
     """
     check_arguments(impute, locals())
     check_request(output, quantiles, batch_size)
+    names_of: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+    if isinstance(adata, MuData):
+        refuse_arguments(adata, method=method, mask=mask, genes=genes, out=out)
+        samples = open_modalities(adata, model, key=key, device=device, **names_of)
+        asked = Request(output, std, tuple(quantiles), batch_size, shows_progress(progress_bar))
+        return impute_modalities(adata, samples, modalities, asked, key_added, copy)
+    refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)
     place = check_out(out, copy)
     method = choose_method(method, output, masked=mask is not None, std=std, quantiles=quantiles)
     hidden = None if mask is None else read_mask(mask, adata)
     query = open_query(
         adata,
         model,
-        layer=layer,
-        gene_symbols=gene_symbols,
-        feature_map=feature_map,
+        **names_of,
         key=key,
         device=device,
         hidden=hidden,
@@ -227,7 +243,7 @@ def impute(
     if place is None:
         check_imputed_key(adata, key_added, names.values(), query.layer)
         warn_of_memory(len(names) * layer_bytes(adata.shape, wanted.size), free_memory())
-    cells = _Cells(query, query.columns[wanted], hidden)
+    cells = ImputedCells(query, query.columns[wanted], hidden)
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
     rows, n_validation = find_evidence_cells(query.model, cells.source, masked=hidden is not None)
     evidence = Evidence.empty(query.model, cells=np.isin(np.arange(adata.n_obs), rows))
@@ -263,55 +279,3 @@ def impute(
             evidence=evidence.to_dict(),
         )
     return result.data if copy else None
-
-
-class _Cells:
-    """The cells of a query with all genes of the data: those to impute, and the others, which keep their values.
-
-    ``imputed`` (K,) are the columns to impute. ``hidden`` (N, n_vars) are the masked positions, None if there are none.
-    """
-
-    def __init__(self, query: Query, imputed: NDArray[np.int64], hidden: sp.csr_matrix | None) -> None:
-        self.query, self.imputed = query, imputed
-        self.source: BlockSource = query.source
-        self.mask: sp.csr_matrix | None = None
-        """(N, M), the masked positions of the genes of the model, also of those that are not imputed."""
-        n_vars = query.data.n_vars
-        self._others = np.setdiff1d(np.arange(n_vars), imputed)
-        self._values = AnnDataSource(query.data, layer=query.layer, columns=self._others)
-        self._hidden: sp.csr_matrix | None = None
-        if hidden is None:
-            return
-        measured = query.measured
-        place = (np.ones(measured.sum(), bool), (query.columns[measured], np.flatnonzero(measured)))
-        self.mask = (hidden @ sp.csr_matrix(place, shape=(n_vars, len(measured)))).astype(bool)
-        self._hidden = hidden[:, self._others]
-        if self._hidden.nnz:
-            logger.info(
-                "%d masked values are in genes that are not modelled or not requested. They are NaN.", self._hidden.nnz
-            )
-        unmodelled = np.setdiff1d(np.arange(n_vars), query.columns)
-        if query.model.reading.counts and hidden[:, unmodelled].nnz:
-            rest = AnnDataSource(query.data, layer=query.layer, columns=unmodelled)
-            self.source = HiddenSource(query.source, rest, hidden[:, unmodelled])
-
-    def own(self, block: Block, scale: Scale) -> sp.csr_matrix:
-        """(n, n_vars), values of the genes that are not imputed, of the cells of a block."""
-        model, n = self.query.model, len(block.depth)
-        if not self._others.size:
-            return sp.csr_matrix((n, self.query.data.n_vars), dtype=np.float32)
-        start, stop = block.start, block.start + n
-        others = self._values.read(start, stop).counts
-        mask = None if self.mask is None else self.mask[start:stop]
-        own = own_values(model, block, others, scale, model.tokenizer.whole_depth(block, mask))
-        if self._hidden is not None:
-            unknown = self._hidden[start:stop].astype(np.float32)
-            unknown.data[:] = np.nan
-            own = own + unknown
-        return sp.csr_matrix((own.data, self._others[own.indices], own.indptr), shape=(n, self.query.data.n_vars))
-
-    def assemble(self, values: NDArray[np.float32], own: sp.csr_matrix) -> sp.csr_matrix:
-        """(n, n_vars), imputed values (n, K) beside those of the other genes."""
-        n, k = values.shape
-        indptr = np.arange(n + 1) * k
-        return sp.csr_matrix((values.ravel(), np.tile(self.imputed, n), indptr), shape=own.shape) + own

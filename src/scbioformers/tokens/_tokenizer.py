@@ -14,6 +14,7 @@ from scbioformers.config import Binning, Masking, bin_rows
 from scbioformers.core import N_DEPTHS, SPECIALS, DepthModels, MaskedRows, Scale, log1p_rows, uniform
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch
+from scbioformers.tokens._context import Context, split_queried
 from scbioformers.tokens._rows import Rows, fill_highest, fill_random
 
 Floats = NDArray[np.float64]
@@ -54,6 +55,11 @@ class Tokenizer:
     n_noise: int = 0
     """Width of the noise on the latent in training."""
 
+    @property
+    def modalities(self) -> tuple[Tokenizer, ...]:
+        """The tokenizer of each modality: of one, itself."""
+        return (self,)
+
     def training_batch(
         self,
         block: Block,
@@ -64,6 +70,7 @@ class Tokenizer:
         n_context: int,
         n_masked: int,
         bag_dropout: float = 0.0,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> Batch:
         """Mask features, then choose at most ``n_context`` visible and at most ``n_masked`` masked features per cell.
 
@@ -77,13 +84,15 @@ class Tokenizer:
             int64 (B,), row of each cell in its source.
         bag_dropout
             Maximum share of the features that are left out of the bag. The share is drawn for each cell.
+        hidden
+            bool (B,), cells of which nothing is visible, not even their depth. Their masked features are predicted.
         """
         full = self._rows(block)
         masked, zero_indptr, zero_features = self.masking.choose(
             full.indptr, full.features, rows, block.present, seed=seed, epoch=epoch
         )
         zeros = Rows(zero_indptr, zero_features, np.zeros(zero_features.size))
-        scored, context, target_bins = self._mask(block, full, masked, zeros, drawn=True)
+        scored, context, target_bins = self._mask(block, full, masked, zeros, drawn=True, hidden=hidden)
         widest = min(int(np.diff(scored.indptr).max(initial=0)), n_masked)
         masked_ids = np.zeros((len(rows), widest), np.int64)
         masked_bins = np.full((len(rows), widest), -1, np.int64)
@@ -125,7 +134,13 @@ class Tokenizer:
         return replace(batch, noise=torch.from_numpy(ndtri(np.maximum(draws, 2.0**-53)).astype(np.float32)))
 
     def inference_batch(
-        self, block: Block, rows: NDArray[np.int64], query_mask: csr_matrix | None = None, *, drawn: bool = False
+        self,
+        block: Block,
+        rows: NDArray[np.int64],
+        query_mask: csr_matrix | None = None,
+        *,
+        drawn: bool = False,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> Batch:
         """Use every expressed feature, at most the ``max_tokens`` highest by (count, id). Nothing is drawn at random.
 
@@ -139,11 +154,13 @@ class Tokenizer:
             (B, M), non-zero at the features to mask and predict. By default none.
         drawn
             Whether they were drawn by the masking rule of the training, which favours expressed features.
+        hidden
+            bool (B,), cells of which nothing is visible, not even their depth.
         """
         full = self._rows(block)
         query_mask = csr_matrix(block.counts.shape, dtype=bool) if query_mask is None else query_mask
-        masked, zeros = _split(full, query_mask)
-        scored, context, target_bins = self._mask(block, full, masked, zeros, drawn=drawn)
+        masked, zeros = split_queried(full, query_mask)
+        scored, context, target_bins = self._mask(block, full, masked, zeros, drawn=drawn, hidden=hidden)
         tokens = context.tokens
         widest = min(int(np.diff(tokens.indptr).max(initial=0)), self.max_tokens)
         ids, bins = np.zeros((len(rows), widest), np.int64), np.zeros((len(rows), widest), np.int64)
@@ -180,7 +197,7 @@ class Tokenizer:
         float32 (B, M), NaN for queried features and for features that are not measured.
         """
         full = self._rows(block)
-        masked, zeros = _split(full, query_mask)
+        masked, zeros = split_queried(full, query_mask)
         _, context, _ = self._mask(block, full, masked, zeros, drawn=False)
         if scale == "log1p":
             dense = context.profile
@@ -197,7 +214,7 @@ class Tokenizer:
         if query_mask is None:
             return block.depth
         full = self._rows(block)
-        masked, zeros = _split(full, query_mask)
+        masked, zeros = split_queried(full, query_mask)
         _, context, _ = self._mask(block, full, masked, zeros, drawn=False)
         return context.depth
 
@@ -216,8 +233,15 @@ class Tokenizer:
         return Rows(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float64))
 
     def _mask(
-        self, block: Block, full: Rows, masked: NDArray[np.bool_], zeros: Rows, *, drawn: bool
-    ) -> tuple[Rows, _Context, NDArray[np.float64]]:
+        self,
+        block: Block,
+        full: Rows,
+        masked: NDArray[np.bool_],
+        zeros: Rows,
+        *,
+        drawn: bool,
+        hidden: NDArray[np.bool_] | None = None,
+    ) -> tuple[Rows, Context, NDArray[np.float64]]:
         """The masked entries with their bins, the visible part of the cells, and the bins of all entries."""
         target_bins = self._bins(full, block.depth)
         scored = Rows(full.indptr, full.features, target_bins).keep(masked).merge(zeros)
@@ -225,8 +249,12 @@ class Tokenizer:
         known[scored.cells, scored.features] = False
         known[:, ~block.present] = False
         masked_depth = np.bincount(full.cells[masked], weights=full.values[masked], minlength=len(block.depth))
-        kept = full.keep(~masked)
-        depth, depths = self._whole_depth(block, kept, scored, block.total - masked_depth, drawn)
+        visible, total = ~masked, block.total - masked_depth
+        if hidden is not None:  # a cell without counts is read at the mean depth
+            visible, total = visible & ~hidden[full.cells], np.where(hidden, 0.0, total)
+            known[hidden] = False
+        kept = full.keep(visible)
+        depth, depths = self._whole_depth(block, kept, scored, total, drawn)
         return scored, self._context(kept, depth, depths, known), target_bins
 
     def _whole_depth(
@@ -287,7 +315,7 @@ class Tokenizer:
         number = np.bincount((cell * N_SMALL_COUNTS + count) * n_values + bins, minlength=int(np.prod(shape)))
         return (number.reshape(shape) / n_depths).astype(np.float32)
 
-    def _context(self, visible: Rows, depth: Floats, depths: Floats, known: NDArray[np.bool_]) -> _Context:
+    def _context(self, visible: Rows, depth: Floats, depths: Floats, known: NDArray[np.bool_]) -> Context:
         bins = self._bins(visible, depth)
         tokens, order = Rows(visible.indptr, visible.features, bins), visible.values
         if self.tokens == "all":
@@ -300,13 +328,13 @@ class Tokenizer:
         profile = np.zeros(known.shape, np.float32)
         profile[visible.cells, visible.features] = self._levels(visible, depth)
         log_depth = np.log(self._size(depth))
-        return _Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depths), depth)
+        return Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depths), depth)
 
     def _batch(
         self,
         block: Block,
         rows: NDArray[np.int64],
-        context: _Context,
+        context: Context,
         visible: tuple[NDArray[np.int64], NDArray[np.int64]],
         masked: tuple[NDArray[np.int64], NDArray[np.int64]],
         full: tuple[Rows, NDArray[np.float64]],
@@ -323,7 +351,9 @@ class Tokenizer:
             masked_ids=torch.from_numpy(masked[0]),
             visible=_aligned(context.profile),
             known=torch.from_numpy(context.known),
-            present=torch.from_numpy(block.present).expand(len(rows), -1),
+            present=torch.from_numpy(block.present & block.measured[:, None])
+            if not block.measured.all()
+            else torch.from_numpy(block.present).expand(len(rows), -1),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
             small_count_bins=_aligned(context.small_count_bins),
             batch_codes=torch.from_numpy(fields[:, 0].copy() if self.has_batches else np.zeros(len(rows), np.int64)),
@@ -332,26 +362,3 @@ class Tokenizer:
             target_counts=_aligned(profile),
             size_factor=torch.from_numpy(self._size(block.depth).astype(np.float32)),
         )
-
-
-@dataclass(frozen=True)
-class _Context:
-    """The visible part of B cells: tokens, counts that rank them, bins, profile for the bag, and estimated depth."""
-
-    tokens: Rows
-    order: NDArray[np.float64]
-    visible_bins: NDArray[np.float64]
-    profile: NDArray[np.float32]
-    known: NDArray[np.bool_]
-    log_depth: NDArray[np.float64]
-    small_count_bins: NDArray[np.float32]
-    depth: NDArray[np.float64]
-
-
-def _split(full: Rows, query_mask: csr_matrix) -> tuple[NDArray[np.bool_], Rows]:
-    """Whether each entry is queried, and the queried zeros."""
-    queried = query_mask.astype(bool).toarray()  # a stored False is not queried
-    masked = queried[full.cells, full.features]
-    queried[full.cells, full.features] = False  # only zeros remain
-    features = np.nonzero(queried)[1].astype(np.int32)
-    return masked, Rows(np.concatenate(([0], np.cumsum(queried.sum(axis=1)))), features, np.zeros(features.size))

@@ -18,7 +18,7 @@ from scbioformers.config import TrainConfig
 from scbioformers.core import ReadError, hash_uniform
 from scbioformers.data import Block, BlockSource, concatenate
 from scbioformers.nn import Batch, join_batches
-from scbioformers.tokens import Sampler, Tokenizer
+from scbioformers.tokens import JointTokenizer, Sampler, Tokenizer
 
 _LENGTH_STREAM = 0x1E46
 EVALUATION_EPOCH = 2**32 - 1  # fixed, so that validation masks are constant and differ from those of training epochs
@@ -30,7 +30,7 @@ class BatchDataset(IterableDataset[Batch | None]):
     def __init__(
         self,
         source: BlockSource,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | JointTokenizer,
         sampler: Sampler,
         config: TrainConfig,
         epoch: int,
@@ -132,7 +132,7 @@ class TrainingData(L.LightningDataModule):
     def __init__(
         self,
         source: BlockSource,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | JointTokenizer,
         config: TrainConfig,
         training: NDArray[np.bool_],
         validation: NDArray[np.bool_],

@@ -72,9 +72,9 @@ def extend_model(
         Seed of what is drawn.
     """
     known = len(model.vocabulary)
-    binning = model.binnings["rna"]
+    binning = model.binning
     depth = depth_models(parts, model.masking, binning, seed) if model.reading.counts else None
-    tokenizer = replace(model.tokenizer, n_features=len(vocabulary), depth=depth)
+    tokenizer = replace(model.first_tokenizer, n_features=len(vocabulary), depth=depth)
     profiles = [Profiles(tokenizer.profiles(part), part.present) for part in parts]
     loadings, _, _ = principal_components(profiles, N_COMPONENTS, seed)
     measured = np.any([part.present for part in parts], axis=0)[:known]

@@ -6,10 +6,11 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -27,6 +28,7 @@ from scbioformers.nn import Transformer
 from scbioformers.training._checkpoint import Checkpoints, MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._extend import extend_model
+from scbioformers.training._initial_values import variance_weights
 from scbioformers.training._processes import warn_if_alone
 from scbioformers.training._run import run_training
 from scbioformers.training._start import new_model, thin
@@ -61,6 +63,7 @@ def fit_model(
     batch: ObsField | None = None,
     phenotypes: Sequence[ObsField] = (),
     reading: Reading | None = None,
+    others: Mapping[str, tuple[Binning, Reading]] = MappingProxyType({}),
     n_models: int = 1,
     seed: int = 0,
     surveyed: Survey | None = None,
@@ -75,6 +78,7 @@ def fit_model(
     With ``start`` the networks are those of a fitted model, with the features of ``vocabulary`` and the categories of
     the obs fields appended. Its binning, masking and configuration are used. Without ``surveyed``, the survey of these
     cells with this seed, they are read once before the first step.
+    ``binning`` and ``reading`` are those of the first modality of the vocabulary, ``others`` those of the others.
     ``callbacks`` and ``lightning_logger`` are passed to the trainer of Lightning.
 
     Raises
@@ -93,7 +97,7 @@ def fit_model(
     cells = surveyed or survey(source, train.validation_fraction, seed)
     _check_filled(cells)
     statistics, parts = cells.statistics, cells.sample
-    frozen = binning if start is None else start.binnings["rna"]
+    frozen = binning if start is None else start.binning
     if frozen.mean_depth is not None:  # of the cells of another fit, at whose depth rates and means are
         statistics = statistics.at_depth(frozen.mean_depth)
     _log_masked_shares(train.masking, parts)
@@ -108,6 +112,7 @@ def fit_model(
             batch=batch,
             phenotypes=tuple(phenotypes),
             reading=reading,
+            others=others,
             n_models=n_models,
             seed=seed,
         )
@@ -123,7 +128,7 @@ def fit_model(
         (cells.training, cells.validation),
         seed,
         device=device,
-        checkpoints=Checkpoints.of(train, _description(model, binning, cells, seed)),
+        checkpoints=Checkpoints.of(train, _description(model, binning, others, cells, seed)),
         progress_bar=progress_bar,
         log_validations=log_validations,
         callbacks=callbacks,
@@ -188,17 +193,20 @@ def _train_members(
     return model.members[: len(histories)], histories, None
 
 
-def _description(model: BioFormer, binning: Binning, cells: Survey, seed: int) -> dict[str, Any]:
+def _description(
+    model: BioFormer, binning: Binning, others: Mapping[str, tuple[Binning, Reading]], cells: Survey, seed: int
+) -> dict[str, Any]:
     """What determines the result of a fit, besides the parameters of the training.
 
     The values of the sample are known, which are those of all training cells if these are at most 50,000. Of every
     cell, the depth, the number of expressed genes and the codes of obs are known.
     """
+    modalities = {name: [part.to_dict() for part in how] for name, how in others.items()}
     start = model.provenance.get("started_from")
     columns = hashlib.sha256(b"".join(np.ascontiguousarray(part.fields).tobytes() for part in cells.sample))
     return {
         "ModelConfig": model.config.to_dict(),
-        "Binning": binning.to_dict() if start is None else model.binnings["rna"].to_dict(),
+        "Binning": binning.to_dict() if start is None else model.binning.to_dict(),
         "genes": {"number": len(model.vocabulary), "sha256": _text_hash(model.vocabulary.to_dict())},
         "obs": {"columns": [column.to_dict() for column in model.fields], "sha256": columns.hexdigest()},
         "reading": model.reading.to_dict(),
@@ -211,6 +219,7 @@ def _description(model: BioFormer, binning: Binning, cells: Survey, seed: int) -
         },
         "model": None if start is None else start["hash"],
         "scbioformers": model.provenance["versions"]["scbioformers"],
+        **({"others": modalities} if modalities else {}),
     }
 
 
@@ -238,7 +247,10 @@ def _check_filled(cells: Survey) -> None:
 
 
 def _log_masked_shares(masking: Masking, parts: list[Block]) -> None:
-    """Log the shares of the expressed features and of the zeros that are masked, over these cells."""
+    """Log the shares of the expressed features and of the zeros that are masked, over these cells.
+
+    If there are several modalities, they are those of the first one.
+    """
     n_expressed = np.concatenate([np.diff(part.counts.indptr) for part in parts])
     n_measured = np.repeat([part.present.sum() for part in parts], [len(part.depth) for part in parts])
     expressed, zeros = masking.shares(n_expressed, round(n_measured.mean()))
@@ -256,12 +268,14 @@ def _fit_axes(model: BioFormer, parts: list[Block], seed: int) -> tuple[NDArray[
     profiles = np.concatenate([_profiles(model, part) for part in parts])
     if len(profiles) < 2 or not np.ptp(profiles, axis=0).any():  # components of equal cells are rounding errors
         return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)
+    # modalities of equal variance: few proteins weigh as much as many genes
+    weight = variance_weights(profiles.var(axis=0), model.members[0].sizes.columns).astype(np.float32)
     n_components = min(model.config.n_components, *profiles.shape)
     with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal
-        pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
+        pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles * weight)
     axes = np.zeros((profiles.shape[1], model.config.n_components), np.float32)  # few cells have fewer components
     axes[:, :n_components] = pca.components_.T
-    return axes, pca.mean_.astype(np.float32)
+    return axes * weight[:, None], (pca.mean_ / weight).astype(np.float32)  # for profiles without weights
 
 
 def _profiles(model: BioFormer, part: Block) -> NDArray[np.float32]:
@@ -279,13 +293,14 @@ _version = cache(version)  # it reads and parses a file
 def _provenance(
     train: TrainConfig, seed: int, parts: list[Block], n_cells: int, start: BioFormer | None
 ) -> dict[str, Any]:
+    n_features = sum(int(each.present.sum()) for each in parts[0].modalities)
     packages = ("scbioformers", "torch", "lightning", "anndata", "scanpy", "numpy")
     return {
         "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
         "train": train.to_dict(),
         "seed": seed,
         "data_sha256": _data_hash(parts),
-        "sources": [{"name": "the fitted data", "n_cells": n_cells, "n_features": int(parts[0].present.sum())}],
+        "sources": [{"name": "the fitted data", "n_cells": n_cells, "n_features": n_features}],
         **({} if start is None else {"started_from": {"hash": start.hash, **start.provenance}}),
     }
 
@@ -296,7 +311,7 @@ def _text_hash(document: dict[str, Any]) -> str:
 
 def _data_hash(parts: list[Block]) -> str:
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (block for each in parts for block in each.modalities):
         for array in (part.counts.data, part.counts.indices, part.counts.indptr, part.depth):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
+from scipy.sparse import diags
+from sklearn.linear_model import RidgeCV
 
 from scbioformers.config import bin_rows
-from scbioformers.core import Profiles, principal_components
+from scbioformers.core import Profiles, measured_mean, principal_components
 from scbioformers.data import Block, Statistics
 from scbioformers.nn import N_SMALL_COUNTS, InitialValues
-from scbioformers.tokens import Tokenizer
+from scbioformers.tokens import JointTokenizer, Tokenizer
 from scbioformers.training._batch_effects import batch_effects, compared_cells
 
 N_COMPONENTS = 50
+MIN_COMPLETE = 50  # cells with all modalities, from which the scores of one are regressed on those of the others
+RIDGE = np.logspace(-4, 1, 11)  # penalties that are compared, relative to the variance of the scores
 
 
 def compute_initial_values(
-    parts: Sequence[Block], statistics: Statistics, tokenizer: Tokenizer, n_batches: int, seed: int
+    parts: Sequence[Block], statistics: Statistics, tokenizer: Tokenizer | JointTokenizer, n_batches: int, seed: int
 ) -> InitialValues:
     """Compute components, means, dispersions and bin histograms of the training cells.
 
@@ -35,25 +42,117 @@ def compute_initial_values(
     seed
         Seed of the PCA.
     """
-    profiles = [Profiles(tokenizer.profiles(part), part.present) for part in parts]
-    components, variance, mean = principal_components(profiles, N_COMPONENTS, seed)
+    tokenizers, parts = tokenizer.modalities, by_measured(parts)
+    profiles = [Profiles(tokenizer.profiles(part), _present(part)) for part in parts]
+    weight = _weights(profiles, [each.n_features for each in tokenizers]) if len(tokenizers) > 1 else None
+    weighted = profiles if weight is None else [replace(x, values=x.values @ diags(weight)) for x in profiles]
+    components, variance, mean = principal_components(weighted, N_COMPONENTS, seed)
+    mean = mean if weight is None else mean / weight
+    means = np.split(mean, np.cumsum([each.n_features for each in tokenizers])[:-1])
+    rates = [_rates(*each) for each in zip((statistics, *statistics.others), tokenizers, means, strict=True)]
+    batch_shift, batch_rate = _batch_effects(parts, profiles, mean, components, tokenizers, n_batches, seed)
+    return InitialValues(
+        components=components.astype(np.float32),
+        profile_mean=np.asarray(mean, np.float32),
+        component_scale=np.sqrt(variance).astype(np.float32),
+        rate=np.concatenate([rate for rate, _ in rates]).astype(np.float32),
+        log_dispersion=np.concatenate([dispersion for _, dispersion in rates]).astype(np.float32),
+        batch_shift=batch_shift,
+        batch_rate=batch_rate,
+        log_bins=_join_answers(
+            [_log_bins([part.modalities[i] for part in parts], each) for i, each in enumerate(tokenizers)],
+            [each.binning.n_values for each in tokenizers],
+        ).astype(np.float32),
+        weight=None if weight is None else weight.astype(np.float32),
+        completions=None if weight is None else _completions(weighted, components, mean * weight, tokenizers),
+    )
+
+
+def by_measured(parts: Sequence[Block]) -> list[Block]:
+    """The cells of each part, in groups that were measured in the same modalities.
+
+    The features of a modality that a group lacks are not ``present`` in it.
+    """
+    groups = []
+    for part in parts:
+        measured = np.stack([each.measured for each in part.modalities], axis=1)
+        for choice in np.unique(measured, axis=0):
+            rows = np.flatnonzero((measured == choice).all(axis=1))
+            own = part if len(rows) == len(measured) else part.take(rows)
+            if not choice.all():
+                first, *others = [
+                    each if is_measured else replace(each, present=np.zeros_like(each.present))
+                    for each, is_measured in zip(own.modalities, choice, strict=True)
+                ]
+                own = replace(first, others=tuple(others))
+            groups.append(own)
+    return groups
+
+
+def _present(part: Block) -> NDArray[np.bool_]:
+    """(M,), whether each feature of all modalities is measured."""
+    return np.concatenate([each.present for each in part.modalities])
+
+
+def variance_weights(variance: NDArray[np.floating], columns: Sequence[int]) -> NDArray[np.float64]:
+    """(M,), factors that give the features of each modality the same summed variance as those of the first one.
+
+    ``variance`` (M,) is that of each feature, ``columns`` are the numbers of features of the modalities.
+    """
+    sums = np.array([own.sum() for own in np.split(variance, np.cumsum(columns)[:-1])], np.float64)
+    return np.repeat(np.sqrt(np.where(sums > 1e-9, sums[0] / np.maximum(sums, 1e-9), 1.0)), columns)
+
+
+def _weights(profiles: Sequence[Profiles], columns: Sequence[int]) -> NDArray[np.float64]:
+    mean = measured_mean(profiles)
+    squares = measured_mean([replace(x, values=x.values.multiply(x.values).tocsr()) for x in profiles])
+    return variance_weights(np.maximum(squares - mean**2, 0.0), columns)
+
+
+def _completions(
+    profiles: Sequence[Profiles],
+    components: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    tokenizers: Sequence[Tokenizer],
+) -> NDArray[np.float32] | None:
+    """(2^N - 2, K, K), maps from the scores over some modalities to those over all, by ridge regression.
+
+    They are fitted to the cells that have all modalities. None if there are fewer than 50 such cells.
+    """
+    ends = np.cumsum([0, *(each.n_features for each in tokenizers)])
+    columns = [slice(start, stop) for start, stop in pairwise(ends)]
+    whole = [part for part in profiles if all(part.present[own].any() for own in columns)]
+    if sum(part.values.shape[0] for part in whole) < MIN_COMPLETE:
+        return None
+    scores = [
+        np.concatenate([part.values[:, own] @ components[own] - mean[own] @ components[own] for part in whole])
+        for own in columns
+    ]
+    maps = []
+    for choice in range(1, 2 ** len(columns) - 1):
+        known = np.sum([part for i, part in enumerate(scores) if choice >> i & 1], axis=0)
+        alphas = np.square(known).sum() / known.shape[1] * RIDGE
+        maps.append(RidgeCV(alphas, fit_intercept=False).fit(known, np.sum(scores, axis=0)).coef_.T)
+    return np.array(maps, np.float32)
+
+
+def _rates(
+    statistics: Statistics, tokenizer: Tokenizer, mean: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(M,) rates and log dispersions of one modality. ``mean`` is its mean profile."""
     gene_mean = np.maximum(statistics.gene_mean, 0.5 / max(statistics.n_cells, 1))
     rate = np.log(gene_mean)
     if not tokenizer.counts:
         share = np.clip(mean, 1e-3, 1 - 1e-3)
         rate = np.log(share / (1 - share))
-    batch_shift, batch_rate = _batch_effects(parts, profiles, mean, components, tokenizer, n_batches, seed)
     excess = np.maximum(statistics.gene_var - gene_mean, 1e-8)
-    return InitialValues(
-        components=components.astype(np.float32),
-        profile_mean=np.asarray(mean, np.float32),
-        component_scale=np.sqrt(variance).astype(np.float32),
-        rate=rate.astype(np.float32),
-        log_dispersion=np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2)).astype(np.float32),
-        batch_shift=batch_shift,
-        batch_rate=batch_rate,
-        log_bins=_log_bins(parts, tokenizer).astype(np.float32),
-    )
+    return rate, np.log(np.clip(gene_mean**2 / excess, 1e-2, 1e2))
+
+
+def _join_answers(parts: Sequence[NDArray[np.float64]], n_values: Sequence[int]) -> NDArray[np.float64]:
+    """(M, V + C), answers of all modalities: first the bins of each, then the small counts of each. Others are 0."""
+    bins = block_diag(*(part[:, :n] for part, n in zip(parts, n_values, strict=True)))
+    return np.hstack([bins, block_diag(*(part[:, n:] for part, n in zip(parts, n_values, strict=True)))])
 
 
 def bin_means(parts: Sequence[Block], tokenizer: Tokenizer) -> NDArray[np.float64]:
@@ -82,7 +181,7 @@ def _batch_effects(
     profiles: Sequence[Profiles],
     mean: NDArray[np.float64],
     components: NDArray[np.float64],
-    tokenizer: Tokenizer,
+    tokenizers: Sequence[Tokenizer],
     n_batches: int,
     seed: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -103,11 +202,16 @@ def _batch_effects(
     for part, profile, first, end in zip(parts, profiles, ends, ends[1:], strict=False):
         at = (rows >= first) & (rows < end)
         own = part.take(rows[at] - first)
-        levels[at] = np.where(part.present, profile.values[rows[at] - first].toarray(), mean)
-        if tokenizer.counts:
-            scale = (float(tokenizer.binning.mean_depth or 1.0) / own.depth)[:, None]
-            rates[at] = np.where(part.present, own.counts.toarray() * scale, np.expm1(mean))
-        measured[np.unique(own.fields[:, 0])] |= part.present
+        levels[at] = np.where(profile.present, profile.values[rows[at] - first].toarray(), mean)
+        start = 0
+        for tokenizer, block in zip(tokenizers, own.modalities, strict=True):
+            columns = slice(start, start := start + tokenizer.n_features)
+            if tokenizer.counts:
+                depth = np.where(block.depth > 0, block.depth, 1.0)
+                scale = (float(tokenizer.binning.mean_depth or 1.0) / depth)[:, None]
+                usual = np.expm1(mean[columns])
+                rates[at, columns] = np.where(block.present, block.counts.toarray() * scale, usual)
+        measured[np.unique(own.fields[:, 0])] |= profile.present
     shift, log_factor = batch_effects(levels, rates, components, codes[rows], n_batches)
     return (shift * measured).astype(np.float32), (log_factor * measured).astype(np.float32)
 

@@ -70,6 +70,7 @@ def run_training(
     if steps == 0:
         return [], False
     profile = "profile_counts" if counts else "profile_bins"
+    profile = "profile_modalities" if network.sizes.parts else profile
     objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
     network.freeze(config.freeze)
     module = TrainingModule(network, config, steps, objectives)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
-from scbioformers.core import DepthModels, Vocabulary, bin_normalized
+from scbioformers.core import DataError, DepthModels, Vocabulary, bin_normalized
 from scbioformers.data import Block, ObsField, Statistics
-from scbioformers.model import BioFormer, network_sizes
+from scbioformers.model import BioFormer, Modality, modality_sizes
 from scbioformers.nn import Sizes, Transformer, initialise
-from scbioformers.tokens import Tokenizer
+from scbioformers.tokens import JointTokenizer, Tokenizer
 from scbioformers.training._depth import fit_depth_models
 from scbioformers.training._initial_values import bin_means, compute_initial_values
 from scbioformers.training._isolation import isolated
@@ -34,6 +36,7 @@ def new_model(
     batch: ObsField | None,
     phenotypes: tuple[ObsField, ...],
     reading: Reading,
+    others: Mapping[str, tuple[Binning, Reading]] = MappingProxyType({}),
     n_models: int,
     seed: int,
 ) -> BioFormer:
@@ -47,14 +50,73 @@ def new_model(
         Statistics of all training cells.
     binning
         Binning, which is frozen on these cells unless it is frozen already.
+    others
+        Binning and reading of the modalities after the first.
     """
-    frozen = _freeze(binning, statistics)
     n_features, n_cells = len(vocabulary), sum(len(part.depth) for part in parts)
     config = replace(config, n_components=max(1, min(config.n_components, n_features, n_cells - 1)))
+    first, *names = vocabulary.modalities
+    how, states = {first: (binning, reading), **others}, []
+    for i, name in enumerate((first, *names)):
+        own = _filled(parts, i)
+        if not own:
+            raise DataError(f"No training cell has a count in the modelled features of {name!r}. Leave it out.")
+        known = statistics if i == 0 else statistics.others[i - 1]
+        named = vocabulary if not names else vocabulary.only(name)
+        fields: dict[str, Any] = {"batch": batch, "phenotypes": phenotypes, "seed": seed}
+        states.append(_read_state(own, known, named, *how[name], config, masking, **fields))
+    model = _join_states(states)
+    tokenizer = model.tokenizer
+    sizes = modality_sizes(vocabulary, model.binnings, batch, phenotypes, reading, model.others)
+    members = [_new_network(config, sizes, parts, statistics, tokenizer, (seed + i) % 2**63) for i in range(n_models)]
+    return replace(model, members=tuple(members))
+
+
+def _filled(parts: Sequence[Block], number: int) -> list[Block]:
+    """The cells that have counts in a modality, as cells of this modality alone."""
+    found = []
+    for part in parts:
+        own = replace(part.modalities[number], others=())
+        rows = np.diff(own.counts.indptr) > 0
+        found.append(own if rows.all() else own.take(np.flatnonzero(rows)))
+    return [own for own in found if len(own.depth)]
+
+
+def _join_states(states: Sequence[BioFormer]) -> BioFormer:
+    """The state of a model of several modalities."""
+    first, *others = states
+    if not others:
+        return first
+    arrays = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share", "bin_mean")
+    joined: dict[str, Any] = {name: np.concatenate([getattr(state, name) for state in states]) for name in arrays}
+    return replace(
+        first,
+        vocabulary=Vocabulary(tuple(name for state in states for name in state.vocabulary.names)),
+        binnings={name: binning for state in states for name, binning in state.binnings.items()},
+        others={state.modalities[0]: Modality(state.reading, state.depth) for state in others},
+        **joined,
+    )
+
+
+def _read_state(
+    parts: Sequence[Block],
+    statistics: Statistics,
+    vocabulary: Vocabulary,
+    binning: Binning,
+    reading: Reading,
+    config: ModelConfig,
+    masking: Masking,
+    *,
+    batch: ObsField | None,
+    phenotypes: tuple[ObsField, ...],
+    seed: int,
+) -> BioFormer:
+    """What one modality is read by: a model without networks."""
+    frozen, n_features = _freeze(binning, statistics), len(vocabulary)
     model = BioFormer(
         config=config,
         vocabulary=vocabulary,
-        binnings={"rna": frozen},
+        binnings={vocabulary.modalities[0]: frozen},
         masking=masking,
         depth=depth_models(parts, masking, frozen, seed) if reading.counts else None,
         batch=batch,
@@ -68,10 +130,7 @@ def new_model(
         axes=np.zeros((n_features, config.n_components), np.float32),
         axes_mean=np.zeros(n_features, np.float32),
     )
-    tokenizer = model.tokenizer
-    sizes = network_sizes(n_features, frozen, batch, phenotypes, counts=reading.counts)
-    members = [_new_network(config, sizes, parts, statistics, tokenizer, (seed + i) % 2**63) for i in range(n_models)]
-    return replace(model, bin_mean=bin_means(parts, tokenizer).astype(np.float32), members=tuple(members))
+    return replace(model, bin_mean=bin_means(parts, model.first_tokenizer).astype(np.float32))
 
 
 def _new_network(
@@ -79,7 +138,7 @@ def _new_network(
     sizes: Sizes,
     parts: Sequence[Block],
     statistics: Statistics,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | JointTokenizer,
     seed: int,
 ) -> Transformer:
     with isolated(seed):  # torch layers draw random weights, which `initialise` replaces

@@ -17,23 +17,29 @@ MAX_SCORED = 200_000  # maximum number of masked features that are scored, which
 def fit_temperature(network: Transformer, batches: Iterable[Batch]) -> None:
     """Divide the log probabilities of the network by the number that gives validation cells the lowest loss.
 
-    A network is more certain than it should be, because the training cells were seen many times (Guo et al. 2017).
+    Each modality has a number of its own. A network is more certain than it should be, because the training cells were
+    seen many times (Guo et al. 2017).
     """
     network.eval().temperature.fill_(1.0)
     scored: list[Tensor] = []
     targets: list[Tensor] = []
+    modalities: list[Tensor] = []
     for batch in batches:
         batch = batch.to(network.cls.device)
         masked = batch.target_bins >= 0
         scored.append(network(batch).log_probs[masked].cpu().double())
         targets.append(batch.target_bins[masked].cpu())
+        modalities.append(network.modality_of(batch.masked_ids[masked]).cpu())
         if sum(map(len, targets)) >= MAX_SCORED:
             break
     if not sum(map(len, targets)):
         return
-    log_probs, target = torch.cat(scored), torch.cat(targets)
+    log_probs, target, modality = torch.cat(scored), torch.cat(targets), torch.cat(modalities)
 
     def loss(temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(log_probs / temperature, target))
+        return float(torch.nn.functional.cross_entropy(log_probs[own] / temperature, target[own]))
 
-    network.temperature.fill_(minimize_scalar(loss, bounds=(0.5, 2.0), method="bounded").x)
+    for i, place in enumerate(network.temperature.view(-1)):
+        own = modality == i
+        if own.any():
+            place.fill_(minimize_scalar(loss, bounds=(0.5, 2.0), method="bounded").x)

@@ -36,7 +36,7 @@ def fit_perturbation(
     The rest of the model was fitted to control cells only and is not changed.
     """
     task, dose = design.task, design.dose
-    depth = model.tokenizer.binning.mean_depth or 1.0
+    depth = model.first_tokenizer.binning.mean_depth or 1.0
 
     def rows() -> Iterator[sp.csr_matrix]:
         for block in source.blocks():

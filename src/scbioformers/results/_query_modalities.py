@@ -1,0 +1,115 @@
+"""A query of several modalities: the samples of a MuData, with the features of a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scbioformers.core import ConfigError, DataError, warn
+from scbioformers.data import (
+    AnnDataSource,
+    BlockSource,
+    ModalitiesSource,
+    choose_modalities,
+    field_codes,
+    modality_rows,
+    of_modality,
+    warn_of_samples,
+)
+from scbioformers.model import BioFormer, on_device
+from scbioformers.nn import choose_device, use_threads
+from scbioformers.results._model import ModelLike, find_model
+from scbioformers.results._query import Query, open_query
+
+
+@dataclass(frozen=True, eq=False)
+class ModalitiesQuery:
+    """A model and N samples with the features of all of its modalities."""
+
+    model: BioFormer
+    """The fitted model, on the device of the query."""
+    source: BlockSource
+    """The samples."""
+    queries: dict[str, Query]
+    """The cells of each modality that is read, by its name."""
+    rows: dict[str, NDArray[np.int64]]
+    """(N,) for each modality of the model: row of each sample in it, -1 if it is not measured or not read."""
+
+    @property
+    def layer(self) -> dict[str, str | None]:
+        """Layer that is read of each modality."""
+        return {name: query.layer for name, query in self.queries.items()}
+
+
+def open_modalities(
+    mdata: MuData,
+    model: ModelLike | None,
+    *,
+    modalities: Sequence[str] | None = None,
+    layer: Any = None,
+    gene_symbols: Any = None,
+    feature_map: Any = None,
+    key: str = "bioformer",
+    device: str = "cpu",
+) -> ModalitiesQuery:
+    """Find the model, and what it needs in each modality of ``mdata``. Each is read as :func:`open_query` reads it.
+
+    Parameters
+    ----------
+    mdata
+        The samples. A modality of the model that they lack is read as not measured.
+    model, key, device
+        As in :func:`open_query`.
+    modalities
+        Modalities to read. None reads those of the model.
+    layer, gene_symbols
+        Dicts by modality.
+
+    Raises
+    ------
+    DataError
+        If the data have no modality of the model.
+    MissingKeyError, ConfigError
+        If a modality that is named does not exist.
+    """
+    if feature_map is not None:
+        raise ConfigError(
+            "`feature_map` is for an AnnData, found a MuData. Rename `var_names` of the modality, or pass a column "
+            "with the names of the model as `gene_symbols={modality: column}`."
+        )
+    device = choose_device(device)
+    found = on_device(find_model(mdata, model, key), device)
+    use_threads(found.config.width)
+    known = [name for name in found.modalities if name in mdata.mod]
+    if not known:
+        raise DataError(
+            f"The model reads the modalities {list(found.modalities)}, and the MuData has {list(mdata.mod)}. Make a "
+            f"MuData with these names, such as `MuData({{{found.modalities[0]!r}: adata}})`."
+        )
+    names = choose_modalities(mdata, known if modalities is None else modalities)
+    if other := [name for name in names if name not in found.modalities]:
+        raise DataError(f"The model reads the modalities {list(found.modalities)}, and not {other[0]!r}.")
+    if modalities is None and (lacking := [name for name in found.modalities if name not in known]):
+        warn(f"The MuData has no modality {lacking}. The model reads them as not measured.")
+    layers, symbols = of_modality("layer", layer, names), of_modality("gene_symbols", gene_symbols, names)
+    rows = {name: modality_rows(mdata, name) for name in names}
+    warn_of_samples(rows, mdata)
+    queries, sources = {}, []
+    for name in found.modalities:
+        own = replace(found.of(name), batch=None, phenotypes=())
+        if name in names:
+            queries[name] = open_query(mdata[name], own, layer=layers[name], gene_symbols=symbols[name], device=device)
+            sources.append(queries[name].source)
+        else:
+            rows[name] = np.full(mdata.n_obs, -1)
+            sources.append(AnnDataSource(AnnData(csr_matrix((1, len(own.vocabulary)), dtype=np.float32))))
+    in_order = {name: rows[name] for name in found.modalities}
+    codes = field_codes(found.fields, mdata, batch=found.batch)
+    return ModalitiesQuery(found, ModalitiesSource(sources, list(in_order.values()), codes), queries, in_order)

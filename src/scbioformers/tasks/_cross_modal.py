@@ -1,0 +1,109 @@
+"""Prediction of one modality from the others: all of its features are hidden, predicted and decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scbioformers.config import bin_levels
+from scbioformers.core import Scale, deviation, expected, quantile, tqdm
+from scbioformers.data import Block, BlockSource
+from scbioformers.model import BioFormer, predict_masked
+from scbioformers.tasks._imputation import BLOCK_CELLS
+from scbioformers.tasks._imputation_evidence import Evidence
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a modality is among all: first feature, number of features, first bin, number of bins."""
+
+    feature: int
+    n_features: int
+    value: int
+    n_values: int
+
+    @classmethod
+    def of(cls, model: BioFormer, modality: str) -> _Place:
+        at = model.modalities.index(modality)
+        parts = model.members[0].sizes.modalities
+        before, own = parts[:at], parts[at]
+        return cls(sum(x.n_features for x in before), own.n_features, sum(x.n_values for x in before), own.n_values)
+
+
+def predict_modality(
+    model: BioFormer,
+    source: BlockSource,
+    modality: str,
+    *,
+    scale: Scale,
+    std: bool = False,
+    quantiles: Sequence[float] = (),
+    evidence: Evidence | None = None,
+    batch_size: int = 64,
+    progress_bar: bool = False,
+) -> dict[str, NDArray[np.float32]]:
+    """Predict all features of a modality from the other modalities of each sample.
+
+    Nothing of the modality itself is read, not even its depth. So samples that were measured in it are predicted in the
+    same way as samples that lack it, and their values are at the mean depth of the training cells.
+
+    Parameters
+    ----------
+    source
+        N samples with all modalities of the model.
+    scale
+        Unit of the values, see :func:`~scbioformers.config.bin_levels`.
+    std, quantiles
+        Whether the standard deviation, and which quantiles of the predicted distributions are returned as well.
+    evidence
+        To which the predictions of measured values are added.
+
+    Returns
+    -------
+    Arrays (N, M) of the M features of the modality: ``"mean"``, ``"std"`` and each quantile, with the number as its
+    name. NaN for samples without any other modality.
+    """
+    place, own = _Place.of(model, modality), model.of(modality)
+    names = ["mean", *(["std"] if std else []), *(str(q) for q in quantiles)]
+    values = {name: np.full((source.n_obs, place.n_features), np.nan, np.float32) for name in names}
+    with tqdm(total=source.n_obs, desc=f"Predicting {modality}", unit="cell", disable=not progress_bar) as bar:
+        for block in source.blocks(BLOCK_CELLS):
+            for rows, probabilities, targets in _predictions(model, block, place, modality, batch_size):
+                levels = bin_levels(own.binning, own.bin_mean, np.ones(len(rows)), scale)
+                for name, array in values.items():
+                    array[rows] = _decode(name, probabilities, levels)
+                if evidence is not None:
+                    evidence.add_values(rows, targets, probabilities)
+            bar.update(len(block.depth))
+    return values
+
+
+def _predictions(
+    model: BioFormer, block: Block, place: _Place, modality: str, batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
+    """Rows (B,), probabilities (B, M, V) and measured bins (B, M), -1 where not measured, of batches of samples."""
+    at = model.modalities.index(modality)
+    others = [part.measured for i, part in enumerate(block.modalities) if i != at]
+    kept = np.flatnonzero(np.any(others, axis=0))
+    some = block.take(kept)
+    features = np.tile(np.arange(place.feature, place.feature + place.n_features), len(kept))
+    indptr = np.arange(len(kept) + 1) * place.n_features
+    mask = csr_matrix((np.ones(features.size, bool), features, indptr), shape=(len(kept), len(model.vocabulary)))
+    measured = some.modalities[at].measured[:, None] & some.modalities[at].present
+    bins = slice(place.value, place.value + place.n_values)
+    for batch, probabilities in predict_masked(model, some, mask, batch_size):
+        local = batch.rows.cpu().numpy()
+        # every feature is asked, so the tokens are the features in their order
+        own = probabilities[..., bins] / probabilities[..., bins].sum(axis=-1, keepdims=True)
+        targets = batch.target_bins.cpu().numpy() - place.value
+        yield block.start + kept[local], own, np.where(measured[local], targets, -1)
+
+
+def _decode(name: str, probabilities: NDArray[np.float32], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    if name == "mean":
+        return expected(probabilities, levels)
+    return deviation(probabilities, levels) if name == "std" else quantile(probabilities, levels, float(name))

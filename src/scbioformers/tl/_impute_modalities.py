@@ -1,0 +1,154 @@
+"""``bf.tl.impute`` of a MuData: each modality is predicted from the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from numpy.typing import NDArray
+
+from scbioformers.core import ConfigError, Scale
+from scbioformers.results import (
+    Layer,
+    ModalitiesQuery,
+    check_imputed_key,
+    check_key_added,
+    imputed_layers,
+    target,
+    write_imputed,
+    write_modalities,
+)
+from scbioformers.tasks import BLOCK_CELLS, Evidence, choose_evidence_cells, predict_modality
+from scbioformers.tl._impute_cells import ImputedCells
+from scbioformers.training import find_validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for of each modality: see the arguments of :func:`scbioformers.tl.impute`."""
+
+    output: Scale
+    std: bool
+    quantiles: tuple[float, ...]
+    batch_size: int
+    progress_bar: bool
+
+
+def refuse_arguments(mdata: MuData, **given: Any) -> None:
+    """Check that no argument is given that is for one AnnData."""
+    for name, value in given.items():
+        if value is not None and (name, value) != ("method", "held_out"):
+            first = next(iter(mdata.mod))
+            raise ConfigError(
+                f"`{name}` is for an AnnData. In a MuData, each modality is predicted from the others, by "
+                f"`method='held_out'`. Leave out `{name}`, or fit and impute one modality, such as `mdata[{first!r}]`."
+            )
+
+
+def impute_modalities(
+    mdata: MuData,
+    query: ModalitiesQuery,
+    modalities: Sequence[str] | None,
+    request: Request,
+    key_added: str,
+    copy: bool,
+) -> MuData | None:
+    """Predict modalities from the others and store the predictions in the MuData and in each modality."""
+    model = query.model
+    if len(model.modalities) < 2:
+        raise ConfigError(
+            f"The model reads one modality, {model.modalities[0]!r}, which cannot be predicted from another. Call "
+            f"`bf.tl.impute(mdata[{model.modalities[0]!r}], model=mdata)`, or fit a model to several modalities."
+        )
+    names = list(model.modalities) if modalities is None else list(modalities)
+    if other := [name for name in names if name not in model.modalities]:
+        raise ConfigError(f"The model has no modality {other[0]!r}. It predicts {list(model.modalities)}.")
+    slots = {name: imputed_layers(f"{key_added}_{name}", request.std, request.quantiles) for name in names}
+    layers = imputed_layers(key_added, request.std, request.quantiles)
+    check_key_added(mdata, key_added, {"obsm": [key for each in slots.values() for key in each.values()]})
+    for name in names:
+        if name in query.queries:
+            check_imputed_key(mdata[name], key_added, layers.values(), query.queries[name].layer)
+    result = target(mdata, copy)
+    tables: dict[str, pd.DataFrame] = {}
+    known = find_validation(model, query.source)
+    for name in names:
+        values, evidence, params = _predict(query, name, known, request)
+        own = query.queries.get(name)
+        features = model.of(name).vocabulary.feature_names() if own is None else own.stored_names
+        for each, key in slots[name].items():
+            tables[key] = pd.DataFrame(values[each], index=mdata.obs_names, columns=features)
+        if own is not None:
+            _write_modality(result[name], query, name, values, layers, evidence, params, key_added)
+    params = {"model_hash": model.hash, "method": "held_out", "output": request.output, "modalities": names}
+    write_modalities(result, key_added, tables, params)
+    return result if copy else None
+
+
+def _predict(
+    query: ModalitiesQuery, name: str, known: NDArray[np.bool_], request: Request
+) -> tuple[dict[str, NDArray[np.float32]], Evidence, dict[str, Any]]:
+    """Predictions for all samples (N, M), how well measured values were predicted, and the parameters of the result."""
+    state = query.model.of(name)
+    measured = {other: rows >= 0 for other, rows in query.rows.items()}
+    from_others = np.any([rows for other, rows in measured.items() if other != name], axis=0)
+    if n := int((~from_others).sum()):
+        logger.warning("%d of %d samples have no modality but %r. Their predictions are NaN.", n, len(known), name)
+    scale: Scale = request.output if state.binning.kind == "value" else "bins"
+    cells = choose_evidence_cells(measured[name] & from_others, known, len(state.vocabulary))
+    evidence = Evidence.empty(state, cells=np.isin(np.arange(len(known)), cells))
+    values = predict_modality(
+        query.model,
+        query.source,
+        name,
+        scale=scale,
+        std=request.std,
+        quantiles=request.quantiles,
+        evidence=evidence,
+        batch_size=request.batch_size,
+        progress_bar=request.progress_bar,
+    )
+    params: dict[str, Any] = {"model_hash": query.model.hash, "method": "held_out", "output": scale, "masked": False}
+    params |= {"n_evidence_cells": len(cells), "n_validation_cells": int(known[cells].sum())}
+    return values, evidence, params | {"layer": query.queries[name].layer if name in query.queries else None}
+
+
+def _write_modality(
+    adata: Any,
+    query: ModalitiesQuery,
+    name: str,
+    values: dict[str, NDArray[np.float32]],
+    layers: dict[str, str],
+    evidence: Evidence,
+    params: dict[str, Any],
+    key_added: str,
+) -> None:
+    """Write the predictions of the samples that a modality has, in its own order, beside features not modelled."""
+    own, rows = query.queries[name], query.rows[name]
+    measured = np.flatnonzero(own.measured)
+    cells = ImputedCells(own, own.columns[measured], None)
+    samples = np.empty(own.data.n_obs, np.int64)
+    samples[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    written = {layer: Layer(own.data.shape, measured.size) for layer in layers.values()}
+    for block in own.source.blocks(BLOCK_CELLS):
+        others = cells.own(block, params["output"])
+        at = samples[block.start : block.start + len(block.depth)]
+        for each, layer in layers.items():
+            predicted = values[each][at][:, measured]
+            written[layer].add(block.start, cells.assemble(predicted, 0 * others if each == "std" else others))
+    write_imputed(
+        adata,
+        key_added,
+        written,
+        imputed=np.isin(np.arange(own.data.n_vars), cells.imputed),
+        low_depth=np.zeros(own.data.n_obs, bool),
+        params=params,
+        evidence=evidence.to_dict(),
+    )

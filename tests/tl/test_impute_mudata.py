@@ -1,0 +1,159 @@
+"""``bf.tl.impute`` of a MuData: proteins from RNA and RNA from proteins, for all samples, without reading them."""
+
+import mudata
+import numpy as np
+import pytest
+
+import scbioformers as bf
+from scbioformers.core import ConfigError, log1p_rows
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:mudata"),
+    pytest.mark.filterwarnings("ignore::UserWarning:mudata"),
+]
+CONFIG = bf.ModelConfig(width=64, n_layers=1, n_heads=2, n_latent=32, n_components=8)
+N, LACK_PROT, LACK_RNA = 200, slice(160, None), slice(0, 20)
+
+
+def simulated() -> mudata.MuData:
+    return bf.datasets.simulate(N, 40, n_regulators=5, n_types=4, n_proteins=10, rng=2)
+
+
+def incomplete() -> mudata.MuData:
+    """Samples 0 to 19 lack RNA, 160 to 199 lack proteins."""
+    whole = simulated()
+    return mudata.MuData({"rna": whole["rna"][20:].copy(), "prot": whole["prot"][:160].copy()})
+
+
+@pytest.fixture(scope="module")
+def _imputed() -> mudata.MuData:
+    mdata = incomplete()
+    bf.tl.fit(mdata, config=CONFIG, train=bf.TrainConfig(max_steps=100, batch_size=32))
+    bf.tl.impute(mdata, output="log1p", std=True, quantiles=[0.1, 0.9])
+    return mdata
+
+
+@pytest.fixture
+def imputed(_imputed):
+    return _imputed.copy()
+
+
+def measured(mdata, name, model) -> np.ndarray:
+    """log1p of the counts at the mean depth of the training cells."""
+    counts = mdata[name].X
+    depth = np.asarray(counts.sum(axis=1)).ravel()
+    return log1p_rows(counts.tocsr(), depth, model.of(name).binning.mean_depth).toarray()
+
+
+@pytest.mark.parametrize(("name", "lacking", "low"), [("prot", LACK_PROT, 0.4), ("rna", LACK_RNA, 0.25)])
+def test_what_a_sample_lacks_is_predicted_from_what_it_has(imputed, name, lacking, low):
+    whole = simulated()
+    cells = whole.obs_names[lacking]
+    predicted = imputed.obsm[f"imputed_{name}"].loc[cells]
+    true = measured(whole, name, bf.get.model(imputed))[lacking]
+    assert list(predicted.columns) == list(whole[name].var_names)
+    varying = true.std(axis=0) > 0.3
+    if name == "prot":
+        varying &= ~whole["prot"].var["isotype_control"].to_numpy()
+    assert varying.sum() >= 5
+    each = [np.corrcoef(predicted.to_numpy()[:, j], true[:, j])[0, 1] for j in np.flatnonzero(varying)]
+    assert np.mean(each) > low
+    error, spread = np.abs(predicted.to_numpy() - true)[:, varying], np.abs(true - true.mean(axis=0))[:, varying]
+    assert error.mean() < spread.mean()
+
+
+def test_standard_deviations_and_quantiles_are_those_of_the_errors(imputed):
+    whole, model = simulated(), bf.get.model(imputed)
+    cells = whole.obs_names[LACK_PROT]
+    true = measured(whole, "prot", model)[LACK_PROT]
+    table = {each: imputed.obsm[f"imputed_prot{each}"].loc[cells].to_numpy() for each in ("", "_std", "_q10", "_q90")}
+    z = (true - table[""]) / table["_std"]
+    assert 0.7 < np.sqrt((z**2).mean()) < 1.4
+    assert 0.6 < ((true >= table["_q10"]) & (true <= table["_q90"])).mean() <= 0.97
+
+
+def test_samples_with_another_modality_have_values_and_the_layer_has_those_of_its_own_samples(imputed):
+    for name in ("rna", "prot"):
+        table, layer = imputed.obsm[f"imputed_{name}"], imputed[name].layers["imputed"]
+        assert table.shape == (N, imputed[name].n_vars)
+        assert list(table.index) == list(imputed.obs_names)
+        alone = ~table.index.isin(imputed["rna" if name == "prot" else "prot"].obs_names)
+        assert table.isna().all(axis=1).tolist() == table.isna().any(axis=1).tolist() == alone.tolist()
+        np.testing.assert_array_equal(np.asarray(layer), table.loc[imputed[name].obs_names].to_numpy())
+        std = imputed[name].layers["imputed_std"]
+        np.testing.assert_array_equal(
+            np.asarray(std), imputed.obsm[f"imputed_{name}_std"].loc[imputed[name].obs_names].to_numpy()
+        )
+        assert imputed[name].var["imputed"].all()
+
+
+@pytest.mark.parametrize("name", ["rna", "prot"])
+def test_the_values_of_a_modality_are_not_read_for_its_own_prediction(imputed, name):
+    """Other values in it, of other depth, give the same predictions, bit for bit."""
+    other = incomplete()
+    other[name].X = other[name].X.toarray()[:, ::-1] * 5 + 3
+    bf.tl.impute(other, model=imputed, modalities=[name], output="log1p")
+    np.testing.assert_array_equal(other.obsm[f"imputed_{name}"], imputed.obsm[f"imputed_{name}"])
+    assert f"imputed_{'rna' if name == 'prot' else 'prot'}" not in other.obsm
+
+
+def test_proteins_are_predicted_for_data_without_any(imputed):
+    whole = simulated()
+    alone = mudata.MuData({"rna": whole["rna"].copy()})
+    with pytest.warns(bf.core.BioformersWarning, match="no modality"):
+        bf.tl.impute(alone, model=imputed, modalities=["prot"], output="log1p")
+    found = alone.obsm["imputed_prot"].loc[imputed["rna"].obs_names]
+    expected = imputed.obsm["imputed_prot"].loc[imputed["rna"].obs_names]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert "imputed" not in alone["rna"].layers
+
+
+def test_counts_and_bins_of_the_same_prediction(imputed):
+    tables = {}
+    for output in ("counts", "bins"):
+        mdata = incomplete()
+        bf.tl.impute(mdata, model=imputed, modalities=["prot"], output=output)
+        tables[output] = mdata.obsm["imputed_prot"].to_numpy()
+    model = bf.get.model(imputed).of("prot")
+    assert np.nanmax(tables["bins"]) <= model.binning.n_values - 1
+    # Jensen: the mean of log1p is at most log1p of the mean
+    log1p = imputed.obsm["imputed_prot"].to_numpy()
+    known = np.isfinite(log1p)
+    assert (log1p[known] <= np.log1p(tables["counts"][known]) + 1e-5).all()
+
+
+def test_the_evidence_of_a_modality_is_read_and_drawn(imputed):
+    evidence = bf.get.imputation_evidence(imputed["prot"])
+    assert evidence["bins"]["n"].sum() > 100
+    axes = bf.pl.imputation(imputed["prot"], show=False)
+    assert axes.get_xlabel()
+
+
+def test_the_result_is_equal_after_write_and_read(imputed, tmp_path):
+    imputed.write_h5mu(tmp_path / "cells.h5mu")
+    read = mudata.read_h5mu(tmp_path / "cells.h5mu")
+    np.testing.assert_array_equal(read.obsm["imputed_prot"], imputed.obsm["imputed_prot"])
+    np.testing.assert_array_equal(read["prot"].layers["imputed"], imputed["prot"].layers["imputed"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"modalities": ["atac"]}, r"no modality 'atac'. It predicts \['rna', 'prot'\]"),
+        ({"method": "denoise"}, "`method` is for an AnnData. In a MuData, each modality is predicted from the others"),
+        ({"genes": ["G1"]}, "`genes` is for an AnnData"),
+        ({"key_added": "bioformer"}, "holds a fitted model"),
+    ],
+)
+def test_arguments_that_do_not_fit(imputed, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        bf.tl.impute(imputed, **arguments)
+
+
+def test_a_model_of_one_modality_predicts_no_other():
+    mdata = mudata.MuData({"rna": simulated()["rna"].copy()})
+    bf.tl.fit(mdata, config=CONFIG, train=bf.TrainConfig(max_steps=2))
+    with pytest.raises(ConfigError, match=r"reads one modality, 'rna'.*impute\(mdata\['rna'\], model=mdata\)"):
+        bf.tl.impute(mdata)
+    bf.tl.impute(mdata["rna"], model=mdata)  # the call that the message names
+    assert np.isfinite(mdata["rna"].layers["imputed"]).all()
