@@ -226,7 +226,7 @@ def test_a_sample_without_any_modality():
         ({"layer": {"adt": "counts"}}, ConfigError, r"`layer` has the modality 'adt'; the modalities are \['rna'"),
         ({"layer": "counts"}, ConfigError, r"`layer` must say what it means for each .* `layer=\{'rna': ...\}`"),
         ({"binning": "value"}, ConfigError, r"`binning` must say what it means for each"),
-        ({"binning": {"prot": "ranks"}}, ConfigError, "`binning` must be .*'segment'"),
+        ({"binning": {"prot": "ranks"}}, ConfigError, "Binning.kind must be .*'segment'"),
         ({"task": bf.Perturbation("perturbation", "control")}, ConfigError, "`task` is for an AnnData, found a MuData"),
         ({"batch_key": "donor"}, MissingKeyError, r"obs\['donor'\]"),
     ],

@@ -26,7 +26,7 @@ from scbioformers.data import (
     gene_names,
     refuse_dicts,
 )
-from scbioformers.model import network_bytes
+from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import ModelLike, check_storage, find_model, store_model
 from scbioformers.settings import shows_progress
@@ -38,8 +38,6 @@ from scbioformers.training import check_checkpoint_dir, fit_model
 
 _log = logging.getLogger(__name__)
 
-Kind = Literal["value", "segment"]
-
 
 @computes
 def fit(
@@ -47,13 +45,13 @@ def fit(
     *,
     model: ModelLike | None = None,
     modalities: Sequence[str] | None = None,
-    layer: str | Mapping[str, str | None] | None = None,
-    mask_var: str | NDArray[np.bool_] | Mapping[str, str | NDArray[np.bool_] | None] | None = DEFAULT_MASK,
-    gene_symbols: str | Mapping[str, str | None] | None = None,
+    layer: str | Mapping[str, Any] | None = None,
+    mask_var: str | NDArray[np.bool_] | Mapping[str, Any] | None = DEFAULT_MASK,
+    gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
     batch_key: str | None = None,
     phenotype_keys: str | Sequence[str] = (),
-    binning: Kind | Binning | Mapping[str, Kind | Binning | None] | None = None,
+    binning: Literal["value", "segment"] | Binning | Mapping[str, Any] | None = None,
     config: Literal["small", "no_attention", "paper"] | ModelConfig | None = None,
     train: TrainConfig | None = None,
     task: Perturbation | None = None,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Cells:
     """The survey of the cells, if they were read from disk and are not to be read again."""
     binning: Binning | None = None
     """Binning of the first modality of a MuData."""
-    others: Mapping[str, tuple[Binning, Reading]] = MappingProxyType({})
+    others: Mapping[str, tuple[Binning, Reading]] = dataclasses.field(default_factory=dict)
     """Binning and reading of the modalities after the first."""
 
 

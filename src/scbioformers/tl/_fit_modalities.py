@@ -37,8 +37,8 @@ def read_modalities(
 ) -> tuple[MuData, Cells, dict[str, Any]]:
     """Check the modalities, and read the samples of the object that the model will be written to.
 
-    ``given`` has the arguments ``layer``, ``mask_var``, ``gene_symbols`` and ``binning``. Returns the object, its cells,
-    and these arguments of each modality.
+    ``given`` has the arguments ``layer``, ``mask_var``, ``gene_symbols`` and ``binning``. Returns the object, its
+    cells, and these arguments of each modality.
     """
     names = choose_modalities(mdata, modalities)
     layers, symbols, kinds = (of_modality(key, given[key], names) for key in ("layer", "gene_symbols", "binning"))
