@@ -67,7 +67,7 @@ def test_names_are_qualified_and_modalities_are_stored(fitted):
     assert means[0] != means[1]
     params = bf.get.params(fitted)["modalities"]
     assert list(params) == ["rna", "prot"]
-    assert params["prot"]["binning"]["kind"] == "value"
+    assert [params[name]["binning"]["kind"] for name in params] == ["value", "quantile"]  # as their values suggest
 
 
 def test_a_model_in_a_mudata_is_equal_after_write_and_read(fitted, tmp_path):
@@ -226,7 +226,7 @@ def test_a_sample_without_any_modality():
         ({"layer": {"adt": "counts"}}, ConfigError, r"`layer` has the modality 'adt'; the modalities are \['rna'"),
         ({"layer": "counts"}, ConfigError, r"`layer` must say what it means for each .* `layer=\{'rna': ...\}`"),
         ({"binning": "value"}, ConfigError, r"`binning` must say what it means for each"),
-        ({"binning": {"prot": "ranks"}}, ConfigError, "Binning.kind must be .*'segment'"),
+        ({"binning": {"prot": "ranks"}}, ConfigError, "Binning.kind. must be .*'segment'"),
         ({"task": bf.Perturbation("perturbation", "control")}, ConfigError, "`task` is for an AnnData, found a MuData"),
         ({"batch_key": "donor"}, MissingKeyError, r"obs\['donor'\]"),
     ],

@@ -28,7 +28,8 @@ def incomplete() -> mudata.MuData:
 @pytest.fixture(scope="module")
 def _imputed() -> mudata.MuData:
     mdata = incomplete()
-    bf.tl.fit(mdata, config=CONFIG, train=bf.TrainConfig(max_steps=100, batch_size=32))
+    train = bf.TrainConfig(max_steps=100, batch_size=32)
+    bf.tl.fit(mdata, binning={"prot": "value"}, config=CONFIG, train=train)
     bf.tl.impute(mdata, output="log1p", std=True, quantiles=[0.1, 0.9])
     return mdata
 
@@ -120,6 +121,31 @@ def test_counts_and_bins_of_the_same_prediction(imputed):
     log1p = imputed.obsm["imputed_prot"].to_numpy()
     known = np.isfinite(log1p)
     assert (log1p[known] <= np.log1p(tables["counts"][known]) + 1e-5).all()
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_quantile_bins_are_decoded_on_the_scale_of_the_data(centred):
+    """Proteins by quantiles: counts, or centred values, of which some are negative."""
+    whole = simulated()
+    values = whole["prot"].X.toarray()
+    if centred:
+        values = np.log1p(values) - np.log1p(values).mean(axis=1, keepdims=True)
+    whole["prot"].X = values.astype(np.float32)
+    mdata = mudata.MuData({"rna": whole["rna"].copy(), "prot": whole["prot"][:160].copy()})
+    train = bf.TrainConfig(max_steps=60, batch_size=32)
+    bf.tl.fit(mdata, binning={"prot": bf.Binning("quantile", n_bins=10)}, config=CONFIG, train=train)
+    model = bf.get.model(mdata)
+    assert model.of("prot").binning.n_values == 11
+    assert model.of("prot").reading.counts == (not centred)
+    bf.tl.impute(mdata, modalities=["prot"], std=True)
+    predicted, true = mdata.obsm["imputed_prot"].to_numpy(), mdata["prot"].X
+    seen = mdata.obs_names.get_indexer(mdata["prot"].obs_names)
+    lowest, highest = true.min(axis=0), true.max(axis=0)
+    assert ((predicted >= np.minimum(lowest, 0) - 1e-4) & (predicted <= highest + 1e-4)).all()
+    each = [np.corrcoef(predicted[seen, j], true[:, j])[0, 1] for j in range(10)]
+    assert np.mean(each) > 0.3
+    again = bf.BioFormer.from_bytes(model.to_bytes())
+    assert (again.hash, again.binnings) == (model.hash, model.binnings)
 
 
 def test_the_evidence_of_a_modality_is_read_and_drawn(imputed):

@@ -18,7 +18,15 @@ from scbioformers.data import ObsField
 from scbioformers.model import _storage
 from scbioformers.model._card import model_card
 from scbioformers.model._head import Head
-from scbioformers.model._parts import Modality, modality_sizes, read_head, read_member, readings, with_additions
+from scbioformers.model._parts import (
+    Modality,
+    modality_sizes,
+    read_binnings,
+    read_head,
+    read_member,
+    readings,
+    with_additions,
+)
 from scbioformers.nn import Transformer
 from scbioformers.tokens import JointTokenizer, Tokenizer
 
@@ -238,6 +246,8 @@ class BioFormer:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in (*_ARRAYS, "score_quantiles")}
+        for i, binning in enumerate(self.binnings.values()):
+            tensors |= {f"binnings.{i}.{name}": torch.from_numpy(x) for name, x in binning.to_arrays().items()}
         others = enumerate(self.others.values())  # by number, because names may have dots
         depths = {"depth": self.depth} | {f"others.{i}": other.depth for i, other in others}
         for prefix, depth in depths.items():
@@ -249,9 +259,14 @@ class BioFormer:
             tensors |= {f"heads.{name}.{key}": torch.from_numpy(array) for key, array in head.arrays.items()}
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
+    @property
+    def _schema(self) -> int:
+        quantiles = any(binning.kind == "quantile" for binning in self.binnings.values())
+        return _storage.SCHEMA_OF_MODALITIES if self.others or quantiles else _storage.SCHEMA
+
     def _documents(self) -> dict[str, Any]:
         config = {
-            "schema": _storage.SCHEMA_OF_MODALITIES if self.others else _storage.SCHEMA,
+            "schema": self._schema,
             "model": self.config.to_dict(),
             "binnings": {name: binning.to_dict() for name, binning in self.binnings.items()},
             "masking": self.masking.to_dict(),
@@ -274,7 +289,7 @@ class BioFormer:
             vocabulary = Vocabulary.from_dict(documents["vocabulary"])
             batch = None if stored["batch"] is None else ObsField.from_dict(stored["batch"])
             phenotypes = tuple(ObsField.from_dict(value) for value in stored["phenotypes"])
-            binnings = {name: Binning.from_dict(stored["binnings"][name]) for name in vocabulary.modalities}
+            binnings = read_binnings(stored["binnings"], vocabulary.modalities, tensors)
             reading, depth, others = readings(stored, tensors, vocabulary)
             sizes = modality_sizes(vocabulary, binnings, batch, phenotypes, reading, others)
             if stored["schema"] < 5:

@@ -36,7 +36,7 @@ def network_sizes(
         n_batches=0 if batch is None else len(batch.categories),
         phenotype_sizes=tuple(len(phenotype.categories) for phenotype in phenotypes),
         counts=counts,
-        n_small_counts=0 if binning.kind == "segment" else N_SMALL_COUNTS,
+        n_small_counts=N_SMALL_COUNTS if binning.kind == "value" else 0,
     )
 
 
@@ -95,6 +95,16 @@ def _read_depth(tensors: dict[str, Tensor], prefix: str, n_features: int, readin
         return None
     arrays = {name.removeprefix(prefix): x.numpy() for name, x in tensors.items() if name.startswith(prefix)}
     return DepthModels.from_arrays(arrays, n_features)
+
+
+def read_binnings(stored: dict[str, Any], modalities: Sequence[str], tensors: dict[str, Tensor]) -> dict[str, Binning]:
+    """The binning of each modality, in this order."""
+    found = {}
+    for i, name in enumerate(modalities):
+        prefix = f"binnings.{i}."
+        arrays = {key.removeprefix(prefix): x.numpy() for key, x in tensors.items() if key.startswith(prefix)}
+        found[name] = Binning.from_dict(stored[name], arrays)
+    return found
 
 
 def read_head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:

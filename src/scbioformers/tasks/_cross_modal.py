@@ -73,7 +73,8 @@ def predict_modality(
     with tqdm(total=source.n_obs, desc=f"Predicting {modality}", unit="cell", disable=not progress_bar) as bar:
         for block in source.blocks(BLOCK_CELLS):
             for rows, probabilities, targets in _predictions(model, block, place, modality, batch_size):
-                levels = bin_levels(own.binning, own.bin_mean, np.ones(len(rows)), scale)
+                features = np.tile(np.arange(place.n_features), (len(rows), 1))
+                levels = bin_levels(own.binning, own.bin_mean, np.ones(len(rows)), scale, features)
                 for name, array in values.items():
                     array[rows] = _decode(name, probabilities, levels)
                 if evidence is not None:

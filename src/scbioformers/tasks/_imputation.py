@@ -256,7 +256,7 @@ def own_values(
         (n,) depth of the cells.
     """
     binning = model.binning
-    if scale == "counts":
+    if scale in ("counts", "values"):
         return others.astype(np.float32)
     if scale == "log1p":
         return log1p_rows(others, depth, float(binning.mean_depth or 1.0)).astype(np.float32)
@@ -264,6 +264,8 @@ def own_values(
         has_depth = depth > 0
         counts = np.where(np.repeat(has_depth, np.diff(others.indptr)), others.data, 0)
         bins = bin_rows(binning, counts, others.indptr, np.where(has_depth, depth, 1.0)).astype(np.float32)
+    elif binning.kind == "quantile":  # of a feature that is not modelled, no quantiles are known
+        bins = np.full(others.nnz, np.nan, np.float32)
     else:
         bins = np.zeros(others.nnz, np.float32)
         for i, (start, stop) in enumerate(zip(others.indptr[:-1], others.indptr[1:], strict=True)):

@@ -40,7 +40,7 @@ class Evidence:
     cells: NDArray[np.bool_] | None = None
     """(N,) cells of the source whose predictions are added. None means all."""
     level: NDArray[np.float64] | None = None
-    """(V,) count at the mean depth that each bin stands for, None for segment bins."""
+    """(V,) count at the mean depth that each bin stands for, None for bins that are ranks."""
     hidden: csr_matrix | None = None
     """(N, M), non-zero at positions that are not measured values, so they are not added. None means none."""
 
@@ -50,7 +50,7 @@ class Evidence:
     ) -> Evidence:
         """Evidence without any value."""
         binning = model.binning
-        level = None if binning.kind == "segment" else bin_levels(binning, model.bin_mean, np.ones(1), "counts")[0]
+        level = bin_levels(binning, model.bin_mean, np.ones(1), "counts")[0] if binning.kind == "value" else None
         return cls(np.zeros((binning.n_values, binning.n_values)), cells=cells, level=level, hidden=hidden)
 
     def add(self, batch: Batch, probabilities: NDArray[np.float32]) -> None:

@@ -42,17 +42,17 @@ def check_method(model: BioFormer, method: ImputeMethod, output: str) -> None:
     ConfigError
         If it cannot. The message has the call that it can do.
     """
-    segment = model.binning.kind == "segment"
+    ranks = model.binning.kind != "value"
     if method == "denoise" and not model.reading.counts:
-        what = "`output='bins'`" if segment else "`method='held_out'`"
+        what = "`output='bins'`" if ranks else "`method='held_out'`"
         raise ConfigError(
             f"The model was fitted to values that are not counts, so it cannot predict {output!r} with "
             f"`method='denoise'`. Pass {what}: it predicts each value from the other genes."
         )
-    if method == "held_out" and segment and output != "bins":
+    if method == "held_out" and ranks and output != "bins":
         raise ConfigError(
-            f"The model has segment bins, which are ranks, so it cannot predict {output!r}. Pass `output='bins'`, or "
-            "fit a model with `binning='value'`."
+            f"The model has {model.binning.kind} bins, which are ranks, so it cannot predict {output!r}. Pass "
+            "`output='bins'`, or fit a model with `binning='value'`."
         )
 
 

@@ -51,7 +51,7 @@ def fit(
     feature_map: FeatureMap | None = None,
     batch_key: str | None = None,
     phenotype_keys: str | Sequence[str] = (),
-    binning: Literal["value", "segment"] | Binning | Mapping[str, Any] | None = None,
+    binning: Literal["value", "segment", "quantile"] | Binning | Mapping[str, Any] | None = None,
     config: Literal["small", "no_attention", "paper"] | ModelConfig | None = None,
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
@@ -75,7 +75,8 @@ def fit(
     Parameters
     ----------
     adata
-        AnnData with raw counts, in memory or backed. With ``binning="segment"``, values on any scale are accepted.
+        AnnData with raw counts, in memory or backed. With ``binning="segment"`` or
+        ``"quantile"``, values on any scale are accepted.
         Or a MuData, whose modalities are read together. A sample may lack some of them.
     model
         A fitted model to start from (fine-tuning): a model, its directory, or an AnnData with a model, for instance
@@ -109,9 +110,9 @@ def fit(
         phenotype that it does not have is one more token that attention reads, so even without a step of training its
         predictions change a little.
     binning
-        Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2) or a :class:`~scbioformers.Binning`.
-        The default is ``"value"``, or that of ``model``. In a MuData, it is ``"value"`` for counts and ``"segment"``
-        for values on another scale, which is logged.
+        Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2), ``"quantile"`` (ranks of a feature
+        among the training cells, for few features) or a :class:`~scbioformers.Binning`. The default is ``"value"``,
+        or that of ``model``. In a MuData, the default is chosen by the values of each modality, which is logged.
     config
         Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
         The default is ``"small"``, or that of ``model``.

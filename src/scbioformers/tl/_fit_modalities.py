@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from mudata import MuData
 
@@ -14,6 +14,7 @@ from scbioformers.data import (
     DEFAULT_MASK,
     ModalitiesSource,
     choose_modalities,
+    default_binning,
     field_codes,
     inspect,
     modality_rows,
@@ -82,9 +83,8 @@ def read_modalities(
     return mdata, read, params
 
 
-def _default_binning(mdata: MuData, name: str, layer: str | None) -> Literal["value", "segment"]:
-    """Value bins for counts, and segment bins for values on another scale, which is logged."""
-    inspection = inspect(mdata[name], layer)
-    kind: Literal["value", "segment"] = "value" if inspection.scale == "counts" else "segment"
-    logger.info("Modality %r: %d features, %s, read as %s bins.", name, inspection.n_vars, inspection.scale, kind)
-    return kind
+def _default_binning(mdata: MuData, name: str, layer: str | None) -> Binning:
+    """The binning that suits the values of a modality, which is logged."""
+    kind, why = default_binning(inspect(mdata[name], layer))
+    logger.info("Modality %r: %s, read as %s bins.", name, why, kind)
+    return Binning(kind=kind)

@@ -61,7 +61,7 @@ def _frozen_binning(start: BioFormer, kind: Binning | None) -> Binning:
     """The binning of the model. Another one that is given must be the same."""
     frozen = start.binning
     if kind is not None and kind.mean_depth is None:
-        kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1)
+        kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1, quantiles=frozen.quantiles)
     if kind not in (None, frozen):
         raise ConfigError(f"`binning` must be that of the model that is fine-tuned, {frozen}. Leave out `binning`.")
     return frozen

@@ -203,7 +203,7 @@ class Tokenizer:
             dense = context.profile
         else:
             visible = full.keep(~masked)
-            values = visible.values if scale == "counts" else context.visible_bins
+            values = context.visible_bins if scale == "bins" else visible.values
             dense = np.zeros(block.counts.shape, np.float32)
             dense[visible.cells, visible.features] = values
         dense[~context.known] = np.nan
@@ -287,7 +287,8 @@ class Tokenizer:
         return np.where(depth > 0, depth, mean_depth) / mean_depth if self.counts else np.ones_like(depth)
 
     def _bins(self, rows: Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
-        bins = bin_rows(self.binning, rows.values, rows.indptr, depth, float(self.binning.mean_depth or 1.0))
+        mean_depth = float(self.binning.mean_depth or 1.0)
+        bins = bin_rows(self.binning, rows.values, rows.indptr, depth, mean_depth, rows.features)
         return bins.astype(np.float64)
 
     def _levels(self, rows: Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -304,7 +305,7 @@ class Tokenizer:
         """
         (n_cells, n_depths), n_values = depths.shape, self.binning.n_values
         shape = (n_cells, N_SMALL_COUNTS, n_values)
-        if self.binning.kind == "segment":
+        if self.binning.kind != "value":
             return np.zeros(shape, np.float32)
         depth = np.repeat(depths.ravel(), N_SMALL_COUNTS)  # every count is a row of its own
         counts = np.tile(np.arange(1.0, N_SMALL_COUNTS + 1), depths.size)

@@ -73,6 +73,11 @@ def extend_model(
     """
     known = len(model.vocabulary)
     binning = model.binning
+    if binning.kind == "quantile" and len(vocabulary) > known:
+        raise DataError(
+            f"The model has quantile bins of its {known} features, found {len(vocabulary) - known} others. Pass "
+            "`mask_var=` of the model's features, or fit a model to these data."
+        )
     depth = depth_models(parts, model.masking, binning, seed) if model.reading.counts else None
     tokenizer = replace(model.first_tokenizer, n_features=len(vocabulary), depth=depth)
     profiles = [Profiles(tokenizer.profiles(part), part.present) for part in parts]

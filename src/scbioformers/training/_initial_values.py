@@ -156,12 +156,12 @@ def _join_answers(parts: Sequence[NDArray[np.float64]], n_values: Sequence[int])
 
 
 def bin_means(parts: Sequence[Block], tokenizer: Tokenizer) -> NDArray[np.float64]:
-    """(V,), mean of the (normalised) counts in each value bin. For segment bins it is the number of the bin.
+    """(V,), mean of the (normalised) counts in each value bin. For other bins it is the number of the bin.
 
     For bins without counts in these cells, it is the centre between the edges.
     """
     binning = tokenizer.binning
-    if binning.kind == "segment":
+    if binning.kind != "value":
         return np.arange(binning.n_values, dtype=np.float64)
     number, total = np.zeros((2, binning.n_values))
     for part in parts:
@@ -219,11 +219,13 @@ def _batch_effects(
 def _log_bins(parts: Sequence[Block], tokenizer: Tokenizer) -> NDArray[np.float64]:
     """(M, V + C), log frequency of each bin and small count among *masked* entries, shrunk towards the mean feature."""
     binning = tokenizer.binning
-    n_values, n_counts = binning.n_values, 0 if binning.kind == "segment" else N_SMALL_COUNTS
+    n_values, n_counts = binning.n_values, N_SMALL_COUNTS if binning.kind == "value" else 0
     histogram = np.zeros((tokenizer.n_features, n_values + n_counts))
     for part in parts:
         counts = part.counts
-        answers = bin_rows(binning, counts.data, counts.indptr, part.depth, binning.mean_depth).astype(np.int64)
+        answers = bin_rows(binning, counts.data, counts.indptr, part.depth, binning.mean_depth, counts.indices).astype(
+            np.int64
+        )
         small = (counts.data <= n_counts) & (counts.data == np.rint(counts.data))
         answers[small] = n_values - 1 + counts.data[small].astype(np.int64)
         np.add.at(histogram, (counts.indices, answers), 1.0)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import vstack
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
-from scbioformers.core import DataError, DepthModels, Vocabulary, bin_normalized
+from scbioformers.core import DataError, DepthModels, QuantileBins, Vocabulary, bin_normalized
 from scbioformers.data import Block, ObsField, Statistics
 from scbioformers.model import BioFormer, Modality, modality_sizes
 from scbioformers.nn import Sizes, Transformer, initialise
@@ -112,7 +113,7 @@ def _read_state(
     seed: int,
 ) -> BioFormer:
     """What one modality is read by: a model without networks."""
-    frozen, n_features = _freeze(binning, statistics), len(vocabulary)
+    frozen, n_features = _freeze(binning, statistics, parts), len(vocabulary)
     model = BioFormer(
         config=config,
         vocabulary=vocabulary,
@@ -164,16 +165,23 @@ def thin(parts: Sequence[Block], size: int) -> list[Block]:
     return [part.take(rows) for part, rows in zip(parts, own, strict=True) if rows.size]
 
 
-def _freeze(binning: Binning, statistics: Statistics) -> Binning:
+def _freeze(binning: Binning, statistics: Statistics, parts: Sequence[Block]) -> Binning:
     if binning.mean_depth is not None:
         return binning
-    if binning.kind == "segment":
-        # centred data may have no positive depth, and segment bins do not need it
+    if binning.kind != "value":
+        # centred data may have no positive depth, and ranks do not need it
         depth = statistics.mean_depth if statistics.mean_depth > 0 else 1.0
-        return binning.freeze(mean_depth=depth, max_bin=binning.n_bins)
+        quantiles = None if binning.kind == "segment" else _quantiles(parts, binning.n_bins)
+        return binning.freeze(mean_depth=depth, max_bin=binning.n_bins, quantiles=quantiles)
     highest = statistics.max_normalized if binning.normalize else statistics.max_count
     max_bin = int(bin_normalized([highest], binning.cutoff, binning.bins_per_doubling)[0])
     return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
+
+
+def _quantiles(parts: Sequence[Block], n_bins: int) -> QuantileBins:
+    """Quantiles of the values of each feature, without zeros."""
+    values = vstack([part.counts for part in parts], format="csc")
+    return QuantileBins.fit(np.split(values.data, values.indptr[1:-1]), n_bins)
 
 
 def _depth_share(statistics: Statistics, reading: Reading) -> NDArray[np.float32]:
