@@ -135,7 +135,10 @@ def test_every_field_of_every_configuration(config, name, annotation):
         ({"max_epochs": 1.0}, "`max_epochs` must be an integer or None, found 1.0 (float)."),
         ({"batch_key": ["a", "b"]}, "`batch_key` must be a string or None, found ['a', 'b'] (list)."),
         ({"train": {"lr": 1}}, "`train` must be a TrainConfig or None, found {'lr': 1} (dict)."),
-        ({"binning": "rank"}, "`binning` must be 'value', 'segment', 'quantile', a Binning, a dict or None, found 'rank'."),
+        (
+            {"binning": "rank"},
+            "`binning` must be 'value', 'segment', 'quantile', a Binning, a dict or None, found 'rank'.",
+        ),
         ({"n_models": True}, "`n_models` must be an integer or None, found True (bool)."),
         ({"mask_var": [1, 0]}, "`mask_var` must be a string, a bool array, a dict or None, found [1, 0] (list)."),
         ({"phenotype_keys": {"a": 1}}, "`phenotype_keys` must be a string or a list of strings, found {'a': 1}"),

@@ -56,6 +56,7 @@ def test_one_modality_gives_the_model_of_its_anndata():
     np.testing.assert_array_equal(alone.obsm["X_bioformer"], adata.obsm["X_bioformer"])
 
 
+@pytest.mark.fault("modality-names")
 def test_names_are_qualified_and_modalities_are_stored(fitted):
     model = bf.get.model(fitted)
     assert model.modalities == ("rna", "prot")
@@ -173,6 +174,7 @@ def test_training_lowers_the_loss_of_both_modalities():
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("modality-apart")
 def test_no_sample_has_two_modalities():
     mdata = simulated()
     prot = mdata["prot"].copy()
@@ -182,6 +184,7 @@ def test_no_sample_has_two_modalities():
         bf.tl.fit(apart, config=CONFIG, train=TRAIN)
 
 
+@pytest.mark.fault("modality-lacking")
 def test_a_modality_that_is_lacking_at_query(fitted):
     rna = of(simulated(), rna=slice(None))
     with pytest.warns(BioformersWarning, match=r"no modality \['prot'\]. The model reads them as not measured"):
@@ -191,12 +194,14 @@ def test_a_modality_that_is_lacking_at_query(fitted):
     np.testing.assert_array_equal(rna.obsm["X_bioformer"], whole.obsm["X_bioformer"])
 
 
+@pytest.mark.fault("modality-lacking")
 def test_no_modality_of_the_model_at_query(fitted):
     other = mudata.MuData({"gex": simulated()["rna"].copy()})
     with pytest.raises(DataError, match=r"reads the modalities \['rna', 'prot'\], and the MuData has \['gex'\]"):
         bf.tl.embed(other, model=fitted)
 
 
+@pytest.mark.fault("modality-anndata")
 def test_an_anndata_for_a_model_of_several_modalities(fitted):
     with pytest.raises(DataError, match=r"modalities \['rna', 'prot'\]. Pass a MuData.*MuData\(\{'rna': adata\}\)"):
         bf.tl.embed(simulated()["rna"].copy(), model=fitted)
@@ -205,6 +210,7 @@ def test_an_anndata_for_a_model_of_several_modalities(fitted):
         bf.tl.embed(called, model=fitted)
 
 
+@pytest.mark.fault("modality-none")
 def test_a_sample_without_any_modality():
     mdata = simulated()
     part = mudata.MuData({"rna": mdata["rna"][10:].copy(), "prot": mdata["prot"].copy()})
@@ -244,6 +250,7 @@ def test_arguments_of_modalities_with_an_anndata(arguments):
         bf.tl.fit(simulated()["rna"].copy(), config=CONFIG, train=TRAIN, **arguments)
 
 
+@pytest.mark.fault("modality-obs")
 def test_names_of_samples_that_occur_twice_in_a_modality():
     mdata = simulated()
     mdata["prot"].obs_names = ["cell_1", "cell_1", *mdata["prot"].obs_names[2:]]
@@ -251,6 +258,7 @@ def test_names_of_samples_that_occur_twice_in_a_modality():
         bf.tl.fit(mdata, config=CONFIG, train=TRAIN)
 
 
+@pytest.mark.fault("modality-one-feature")
 def test_a_modality_of_one_feature_is_trained():
     mdata = simulated()
     one = mudata.MuData({"rna": mdata["rna"].copy(), "prot": mdata["prot"][:, :1].copy()})
@@ -259,6 +267,7 @@ def test_a_modality_of_one_feature_is_trained():
     assert np.isfinite(one.obsm["X_bioformer"]).all()
 
 
+@pytest.mark.fault("modality-large")
 @pytest.mark.parametrize("factor", [1, 1000])
 def test_no_modality_drowns_the_other(factor):
     """Samples differ in the embedding as they differ in each modality, also if one has 1,000 times the counts."""

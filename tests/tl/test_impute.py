@@ -337,7 +337,9 @@ def test_segment_bins(segment, mask):
         pytest.param({"genes": ["G100"]}, DataError, r"1 absent from the data: 'G100' \(near 'G100': G10", id="gene"),
         pytest.param({"genes": ["tf2"]}, DataError, r"0 of 1 name can be used.*near 'tf2': TF2", id="case"),
         pytest.param({"genes": []}, ConfigError, "`genes` is empty", id="no-gene"),
-        pytest.param({"output": "tpm"}, ConfigError, "`output` must be 'counts', 'log1p' or 'bins'", id="output"),
+        pytest.param(
+            {"output": "tpm"}, ConfigError, "`output` must be 'counts', 'log1p', 'bins' or 'values'", id="output"
+        ),
         pytest.param({"quantiles": (0.5, 95)}, ConfigError, r"strictly between 0 and 1, found \[95\]", id="quantile"),
         pytest.param({"batch_size": 0}, ConfigError, "`batch_size` must be at least 1", id="batch-size"),
         pytest.param({"device": "cuda:x"}, ConfigError, "'cuda:x' is not available", id="device"),

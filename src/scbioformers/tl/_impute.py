@@ -118,9 +118,10 @@ def impute(
         Genes to predict. By default, all genes of the model that are in ``adata``. The others keep their own values.
     output
         Unit of the values. ``"counts"``: mean counts at the depth of the cell. ``"log1p"``: ``log1p`` of the counts at
-        the mean depth of the training cells. ``"bins"``: bins of the model. With ``mask``, the depth of a cell is
-        estimated from the values that are not masked. In a MuData, counts are at the mean depth of the training cells,
-        a modality with segment bins is predicted in bins, and values that are not counts on their own scale.
+        the mean depth of the training cells. ``"bins"``: bins of the model. ``"values"``: the
+        scale of the training data, for counts the same as ``"counts"``. With ``mask``, the depth of a cell is estimated
+        from the values that are not masked. In a MuData, counts are at the mean depth of the training cells, a modality
+        with segment bins is predicted in bins, and values that are not counts on their own scale.
     std
         Also store the standard deviation of the predicted distribution. It is that of a new measurement, not the
         standard error of the mean. It is 0 for values that are kept.
