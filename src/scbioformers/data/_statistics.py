@@ -79,7 +79,7 @@ class StatisticsTally:
         counts, depth, n_genes = block.counts, block.depth, self.n_features
         if rows is not None:
             counts, depth = counts[rows], depth[rows]
-        self._n_cells += len(depth)
+        self._n_cells += int(np.count_nonzero(block.measured if rows is None else block.measured[rows]))
         if counts.nnz == 0:
             return
         per_row = np.diff(counts.indptr)
