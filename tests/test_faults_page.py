@@ -13,6 +13,8 @@ NAMES = [
     *("kill-9", "sigterm", "checkpoint-dir", "checkpoint-disk-full", "checkpoint-damaged", "checkpoint-other-fit"),
     *("disk-full", "truncation", "byte-flip", "pickle", "header", "sigint", "two-fits", "random-state"),
     *("memory-backed-zarr", "lost-rank", "read", "fuzzing", "disk-full-result", "out-exists"),
+    *("modality-lacking", "modality-none", "modality-names", "modality-apart", "modality-one-feature"),
+    *("modality-centred", "modality-large", "modality-anndata", "modality-obs"),
 ]
 
 
