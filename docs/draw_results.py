@@ -52,7 +52,7 @@ LABELS = (  # title, label, column, and the row of each table
     ),
     (
         "Cells of a removed label",
-        "AUROC of “unknown”, higher is better",
+        "AUROC, higher is better",
         "auroc",
         {
             "pbmc3k, NK removed": "pbmc3k, NK",
