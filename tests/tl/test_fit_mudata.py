@@ -122,6 +122,19 @@ def test_the_same_seed_gives_the_same_bits():
     assert models[0].to_bytes() == models[1].to_bytes()
 
 
+def test_a_backed_mudata_gives_the_same_model(fitted, tmp_path):
+    mdata = of(simulated(), rna=slice(8, None), prot=slice(0, 50))
+    mdata.write_h5mu(tmp_path / "cells.h5mu")
+    backed = mudata.read_h5mu(tmp_path / "cells.h5mu", backed="r")
+    assert backed["rna"].isbacked
+    bf.tl.fit(backed, config=CONFIG, train=TRAIN)
+    bf.tl.embed(backed)
+    assert bf.get.model(backed).to_bytes() == bf.get.model(fitted).to_bytes()
+    names = fitted.obs_names
+    np.testing.assert_allclose(embedding(backed, names), embedding(fitted, names), atol=1e-5)
+    backed.file.close()
+
+
 def test_arguments_of_each_modality():
     mdata = simulated()
     mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
