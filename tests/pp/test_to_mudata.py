@@ -76,7 +76,7 @@ def test_one_type_is_not_several(adata):
     adata.var["feature_types"] = "Gene Expression"
     with pytest.raises(DataError, match=r"Found neither several types.*`protein_key=`; it has \[\]"):
         to_mudata(adata)
-    adata.obsm["protein_expression"] = frame(adata)
+    adata.obsm["protein_expression"] = frame(adata) + 1
     assert list(to_mudata(adata).mod) == ["rna", "prot"]
 
 
