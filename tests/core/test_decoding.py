@@ -80,7 +80,7 @@ def test_segment_bins_have_no_counts(scale):
 
 
 def test_unknown_scale():
-    with pytest.raises(ConfigError, match=r"one of \('counts', 'log1p', 'bins'\), found 'tpm'"):
+    with pytest.raises(ConfigError, match=r"one of \('counts', 'log1p', 'bins', 'values'\), found 'tpm'"):
         levels(1.0, "tpm")
 
 

@@ -103,7 +103,7 @@ def test_errors(simulated, query, fitted, model):
         bf.get.imputed(fitted, genes=["G300"])
     with pytest.raises(ConfigError, match="`genes` is empty"):
         bf.get.imputed(fitted, genes=[])
-    with pytest.raises(ConfigError, match="`output` must be 'counts', 'log1p' or 'bins', found"):
+    with pytest.raises(ConfigError, match="`output` must be 'counts', 'log1p', 'bins' or 'values', found"):
         bf.get.imputed(fitted, output="tpm")
     with pytest.raises(ConfigError, match="`batch_size`"):
         bf.get.imputed(fitted, batch_size=0)

@@ -117,9 +117,10 @@ def test_arguments_by_modality():
         bf.pp.check(mdata, modality=["rna", "protein"])
     with pytest.raises(ConfigError, match=r"`model` is compared with one modality"):
         bf.pp.check(mdata, model="somewhere")
-    for arguments in ({"modality": "rna"}, {"layer": {"rna": "counts"}}):
-        with pytest.raises(ConfigError, match=r"a MuData, found .*AnnData"):
-            bf.pp.check(rna, **arguments)
+    with pytest.raises(ConfigError, match=r"`modality` names parts of a MuData, found 'rna' and an AnnData"):
+        bf.pp.check(rna, modality="rna")
+    with pytest.raises(ConfigError, match="`layer` is a dict of modalities, found with an AnnData"):
+        bf.pp.check(rna, layer={"rna": "counts"})
     with pytest.raises(DataError, match="Expected an AnnData"):
         bf.pp.check(COUNTS)
 

@@ -27,6 +27,7 @@ from scbioformers.data import (
     gene_mask,
     get_matrix,
     inspect,
+    refuse_dicts,
     split_call,
 )
 from scbioformers.pp._costs import BYTES_PER_NONZERO, Cost, Size, embed_cost, fit_cost, impute_cost
@@ -185,8 +186,7 @@ def check(
         return _check_mudata(adata, modality, layer, mask_var)
     if modality is not None:
         raise ConfigError(f"`modality` names parts of a MuData, found {modality!r} and an AnnData. Leave it out.")
-    if isinstance(layer, Mapping) or isinstance(mask_var, Mapping):
-        raise ConfigError("A dict by modality is for a MuData, found an AnnData. Pass the value of this modality.")
+    refuse_dicts(layer=layer, mask_var=mask_var)
     get_matrix(adata, layer)  # first, because it checks the type of adata
     if model is not None:
         return _check_with_model(adata, layer, mask_var, model, gene_symbols, feature_map)
