@@ -186,14 +186,15 @@ def check(
         return _check_mudata(adata, modality, layer, mask_var)
     if modality is not None:
         raise ConfigError(f"`modality` names parts of a MuData, found {modality!r} and an AnnData. Leave it out.")
-    refuse_dicts(layer=layer, mask_var=mask_var)
-    get_matrix(adata, layer)  # first, because it checks the type of adata
+    given: dict[str, Any] = {"layer": layer, "mask_var": mask_var}
+    refuse_dicts(**given)
+    get_matrix(adata, given["layer"])  # first, because it checks the type of adata
     if model is not None:
-        return _check_with_model(adata, layer, mask_var, model, gene_symbols, feature_map)
+        return _check_with_model(adata, **given, model=model, gene_symbols=gene_symbols, feature_map=feature_map)
     for name, value in {"gene_symbols": gene_symbols, "feature_map": feature_map}.items():
         if value is not None:
             raise ConfigError(f"`{name}` names the genes of a model, but found no `model=`. Pass the model as well.")
-    return _check(adata, layer, mask_var)
+    return _check(adata, **given)
 
 
 def _check_with_model(
