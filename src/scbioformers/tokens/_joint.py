@@ -22,7 +22,7 @@ _MODALITY_STREAM, _DROP_STREAM = 0x3D0DA117, 0xD209
 
 @dataclass(frozen=True)
 class JointTokenizer:
-    """Has the methods of a :class:`Tokenizer`, for cells of several modalities.
+    """Has the methods of a :class:`scbioformers.tokens.Tokenizer`, for cells of several modalities.
 
     The input of a modality is computed from its own block alone. So nothing of a hidden modality can reach the input.
     """
@@ -60,7 +60,7 @@ class JointTokenizer:
     def inference_batch(
         self, block: Block, rows: NDArray[np.int64], query_mask: csr_matrix | None = None, *, drawn: bool = False
     ) -> Batch:
-        """As :meth:`Tokenizer.inference_batch`. ``query_mask`` (B, M) is over the features of all modalities.
+        """As the method of a tokenizer. ``query_mask`` (B, M) is over the features of all modalities.
 
         Where all measured features of a modality are queried, nothing of it is read, not even the depth of a cell from
         features that are not modelled.
