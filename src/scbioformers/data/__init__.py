@@ -28,7 +28,7 @@ from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._data_sets import choose_features, measured_features, open_data_sets
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
-from scbioformers.data._fields import ObsField, field_codes, obs_column, obs_numbers
+from scbioformers.data._fields import ObsField, field_codes, in_modality, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
@@ -99,6 +99,7 @@ __all__ = [
     "get_matrix",
     "hash_genes",
     "hide",
+    "in_modality",
     "inspect",
     "join_data_sets",
     "layer_key",

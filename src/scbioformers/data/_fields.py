@@ -193,7 +193,8 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
     """
     if key not in adata.obs:
         raise MissingKeyError(
-            f"Did not find adata.obs[{key!r}]. {hint} Available: {short_list([str(k) for k in adata.obs])}."
+            f"Did not find adata.obs[{key!r}].{in_modality(adata, key)} {hint} Available: "
+            f"{short_list([str(k) for k in adata.obs])}."
         )
     column: Any = adata.obs[key]
     if isinstance(column, pd.DataFrame):
@@ -208,6 +209,12 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
             "adata.var.to_memory()`. The matrix stays on disk."
         )
     return column
+
+
+def in_modality(adata: Any, key: str) -> str:
+    """Advice to copy a column of ``obs`` from a modality of a MuData that has it, to the MuData. Else empty."""
+    own = [name for name, part in getattr(adata, "mod", {}).items() if key in part.obs]
+    return f" Copy it: `mdata.obs[{key!r}] = mdata[{own[0]!r}].obs[{key!r}]`." if own else ""
 
 
 def obs_numbers(adata: Any, key: str) -> NDArray[np.float64]:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import check_arguments
 from scbioformers.results import UNKNOWN, read_annotation, read_annotation_evidence
 
 
-def annotation(adata: AnnData, label_key: str, *, key: str | None = None) -> pd.DataFrame:
+def annotation(adata: AnnData | MuData, label_key: str, *, key: str | None = None) -> pd.DataFrame:
     """Labels of the cells, their probabilities and, if they are stored, the probabilities of all labels.
 
     Parameters
@@ -50,7 +51,7 @@ def annotation(adata: AnnData, label_key: str, *, key: str | None = None) -> pd.
     return read_annotation(adata, label_key, key)
 
 
-def annotation_evidence(adata: AnnData, label_key: str, *, key: str | None = None) -> dict[str, Any]:
+def annotation_evidence(adata: AnnData | MuData, label_key: str, *, key: str | None = None) -> dict[str, Any]:
     """How well the labels agree with given labels, and whether their probabilities are right.
 
     If the labels were learned in these cells, or come from a model that learned them elsewhere, the evidence is that of

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from mudata import MuData
 
 from scbioformers import get
 from scbioformers.core import check_arguments
@@ -25,7 +26,7 @@ MAX_CELL_TEXTS = 12  # with more labels, numbers in the cells of the table would
 
 @figure
 def annotation(
-    adata: AnnData,
+    adata: AnnData | MuData,
     label_key: str,
     *,
     key: str | None = None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import ConfigError
 from scbioformers.model import BioFormer, Head
@@ -67,7 +68,7 @@ def store_head(adata: Any, key: str, model: BioFormer, given: ModelLike | None, 
                 _write(adata, key, other, value)
         else:
             write_result(adata, key, {"model_dir": directory, **entry}, new_model=True)
-            if isinstance(given, AnnData):  # those in the directory itself are found there
+            if isinstance(given, AnnData | MuData):  # those in the directory itself are found there
                 for other, value in added_heads(given, key, model).items():
                     _write(adata, key, other, value)
     _write(adata, key, name, head)
@@ -89,7 +90,7 @@ def _directory(given: ModelLike, key: str) -> str | None:
     """The directory in which the given model lies, None if it is in memory."""
     if isinstance(given, str | Path):
         return str(Path(given).resolve())
-    stored = _entry(given, key) if isinstance(given, AnnData) else {}
+    stored = _entry(given, key) if isinstance(given, AnnData | MuData) else {}
     return str(stored["model_dir"]) if "model_dir" in stored else None
 
 

@@ -21,6 +21,7 @@ from scbioformers.data import (
     field_codes,
     modality_rows,
     of_modality,
+    refuse_dicts,
     warn_of_samples,
 )
 from scbioformers.model import BioFormer, on_device
@@ -41,6 +42,8 @@ class ModalitiesQuery:
     """The cells of each modality that is read, by its name."""
     rows: dict[str, NDArray[np.int64]]
     """(N,) for each modality of the model: row of each sample in it, -1 if it is not measured or not read."""
+    model_given: bool = False
+    """Whether the model was passed as an argument."""
 
     @property
     def layer(self) -> dict[str, str | None]:
@@ -112,4 +115,24 @@ def open_modalities(
             sources.append(AnnDataSource(AnnData(csr_matrix((1, len(own.vocabulary)), dtype=np.float32))))
     in_order = {name: rows[name] for name in found.modalities}
     codes = field_codes(found.fields, mdata, batch=found.batch)
-    return ModalitiesQuery(found, ModalitiesSource(sources, list(in_order.values()), codes), queries, in_order)
+    source = ModalitiesSource(sources, list(in_order.values()), codes)
+    return ModalitiesQuery(found, source, queries, in_order, model is not None)
+
+
+def open_data(
+    adata: AnnData | MuData,
+    model: ModelLike | None,
+    *,
+    modalities: Sequence[str] | None,
+    layer: Any,
+    gene_symbols: Any,
+    feature_map: Any,
+    key: str,
+    device: str,
+) -> Query | ModalitiesQuery:
+    """The query of an AnnData (:func:`open_query`) or of a MuData (:func:`open_modalities`)."""
+    names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map, "key": key, "device": device}
+    if isinstance(adata, MuData):
+        return open_modalities(adata, model, modalities=modalities, **names)
+    refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)
+    return open_query(adata, model, **names)

@@ -266,6 +266,9 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
     if escape(key) not in mapping:
         # anndata 0.13 lists X among the layers as None
         keys = [unescape(str(name)) for name in mapping if name is not None]
+        own = [name for name, part in getattr(adata, "mod", {}).items() if escape(key) in getattr(part, slot)]
+        if own:
+            hint = f"mdata[{own[0]!r}] has it: pass `mdata[{own[0]!r}]` instead of the MuData."
         raise MissingKeyError(f"Did not find adata.{slot}[{key!r}]. {hint}{' ' if hint else ''}Available: {keys}.")
     return _rename(mapping[escape(key)], unescape)
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 
-from scbioformers.core import DataError, MissingKeyError, check_arguments, seed_from, short_list, warn
+from scbioformers.core import check_arguments, seed_from
 from scbioformers.data import FeatureMap, Labels
 from scbioformers.model import embed_blocks
 from scbioformers.nn import computes
 from scbioformers.results import (
+    ModalitiesQuery,
     ModelLike,
     Query,
-    added_heads,
     annotation_key,
     check_annotation_key,
     check_head_storage,
-    open_query,
+    open_data,
     read_label_colours,
     store_head,
     target,
@@ -40,20 +41,20 @@ from scbioformers.tasks.annotation import (
     fit_annotation,
     head_name,
 )
+from scbioformers.tl._annotate_labels import check_labels, choose_labels
 
 logger = logging.getLogger(__name__)
-
-FEW_CELLS = 5  # a label with fewer cells is named in a warning: one of its cells in each fold needs five
 
 
 @computes
 def annotate(
-    adata: AnnData,
+    adata: AnnData | MuData,
     label_key: str,
     *,
     model: ModelLike | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
+    modalities: Sequence[str] | None = None,
+    layer: str | Mapping[str, Any] | None = None,
+    gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
     probabilities: bool = False,
     device: str = "auto",
@@ -62,7 +63,7 @@ def annotate(
     key_added: str | None = None,
     rng: int | np.random.Generator | None = 0,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Label cells: from some labelled cells to the others, or from a reference to a query.
 
     Any categorical column of ``adata.obs`` can be learned: cell types, stages, conditions. There are three cases.
@@ -85,13 +86,18 @@ def annotate(
     ----------
     adata
         Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
-        that are found must have at least 20 % of the counts that the model's genes have in the training data.
+        that are found must have at least 20 % of the counts that the model's genes have in the training data. Or a
+        MuData, if the model was fitted to one. Its samples are labelled by all modalities that they have, and all
+        columns and results are those of the MuData.
     label_key
         Column of ``adata.obs`` with the labels. Cells with a missing value, ``""``, ``"unassigned"``, ``"unknown"`` or
         ``"nan"`` (in any case) have no label.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
+    modalities
+        Modalities of the MuData to read. None reads those of the model. The model reads the others as not measured.
+        ``layer`` and ``gene_symbols`` are dicts by modality.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
         ``"X"`` reads ``adata.X``.
@@ -184,15 +190,22 @@ def annotate(
     """
     check_arguments(annotate, locals())
     key_added, seed = annotation_key(label_key, key_added), seed_from(rng)
-    query = open_query(
-        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    query = open_data(
+        adata,
+        model,
+        modalities=modalities,
+        layer=layer,
+        gene_symbols=gene_symbols,
+        feature_map=feature_map,
+        key=key,
+        device=device,
     )
     check_annotation_key(adata, key_added, label_key)
-    head, labels = _choose(adata, label_key, query, key)
-    empty = np.concatenate([np.diff(block.counts.indptr) for block in query.source.blocks()]) == 0
+    head, labels = choose_labels(adata, label_key, query, key)
+    empty = np.concatenate([block.n_expressed for block in query.source.blocks()]) == 0
     learned_from = np.flatnonzero((labels.codes >= 0) & ~empty)
     if head is None:
-        _check_labels(labels, learned_from, label_key)
+        check_labels(labels, learned_from, label_key)
         check_head_storage(adata, key, query.model, model)
     adata = target(adata, copy)
     use, shown = USE if head is None else head.use, shows_progress(progress_bar)
@@ -238,61 +251,9 @@ def annotate(
     return adata if copy else None
 
 
-def _choose(adata: AnnData, label_key: str, query: Query, key: str) -> tuple[AnnotationHead | None, Labels]:
-    """The head to use, None if it is to be learned, and the given labels of the cells."""
-    name, model = head_name(label_key), query.model
-    if query.model_given and name in model.heads:
-        return AnnotationHead.from_head(model.heads[name], label_key, model.hash), _truth(adata, label_key)
-    if label_key in adata.obs:
-        labels = Labels.read(adata, label_key)
-        if labels.categories:
-            return None, labels
-    heads = model.heads if not query.model_given else added_heads(adata, key, model)
-    if name in heads:
-        return AnnotationHead.from_head(heads[name], label_key, model.hash), Labels.none(adata.n_obs)
-    known = [each.removeprefix(head_name("")) for each in model.heads if each.startswith(head_name(""))]
-    hint = f" It has one for {short_list(known)}." if known else ""
-    if label_key in adata.obs:
-        raise DataError(
-            f"No cell has a label in adata.obs[{label_key!r}], and the model has no head for it.{hint} Set the labels "
-            "of some cells, or pass as `model=` the AnnData in which they were learned."
-        )
-    raise MissingKeyError(
-        f"Did not find adata.obs[{label_key!r}], and the model has no head for it.{hint} Pass the name of a column "
-        "with labels, or as `model=` the AnnData in which they were learned. Available: "
-        f"{short_list([str(column) for column in adata.obs])}."
-    )
-
-
-def _truth(adata: AnnData, label_key: str) -> Labels:
-    """The labels in a query, with which predictions are compared. A column of another kind is not used."""
-    if label_key not in adata.obs:
-        return Labels.none(adata.n_obs)
-    try:
-        return Labels.read(adata, label_key)
-    except DataError as error:
-        logger.warning("The predictions are not compared with adata.obs[%r]: %s", label_key, error)
-        return Labels.none(adata.n_obs)
-
-
-def _check_labels(labels: Labels, rows: NDArray[np.int64], label_key: str) -> None:
-    """Raise an error if there is nothing to learn, and warn of labels of few cells. ``rows`` are the usable cells."""
-    counts = np.bincount(labels.codes[rows], minlength=len(labels.categories))
-    if (counts > 0).sum() < 2:
-        only = [name for name, n in zip(labels.categories, counts, strict=True) if n]
-        raise DataError(
-            f"adata.obs[{label_key!r}] has {len(only)} different label{'s' * (len(only) != 1)} {only} in {len(rows):,} "
-            "cells with counts, expected at least two. Label cells of other kinds, or pass another column."
-        )
-    if few := [f"{name} ({n})" for name, n in zip(labels.categories, counts, strict=True) if n < FEW_CELLS]:
-        warn(
-            f"{len(few)} of {len(counts)} labels in adata.obs[{label_key!r}] have fewer than {FEW_CELLS} cells with "
-            f"counts: {short_list(few)}. They are learned, but hardly known. Label more cells, or join them with "
-            "others."
-        )
-
-
-def _batches(adata: AnnData, query: Query, rows: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+def _batches(
+    adata: AnnData | MuData, query: Query | ModalitiesQuery, rows: NDArray[np.int64]
+) -> dict[str, NDArray[np.bool_]]:
     """Which of the cells ``rows`` belong to each batch of the model. Empty if it has none, or the data have not."""
     batch = query.model.batch
     if batch is None or batch.name not in adata.obs:
@@ -302,7 +263,11 @@ def _batches(adata: AnnData, query: Query, rows: NDArray[np.int64]) -> dict[str,
 
 
 def _compare(
-    adata: AnnData, query: Query, head: AnnotationHead, found: LabelledCells, labels: Labels
+    adata: AnnData | MuData,
+    query: Query | ModalitiesQuery,
+    head: AnnotationHead,
+    found: LabelledCells,
+    labels: Labels,
 ) -> Mapping[str, Any]:
     """The evidence for labels of other cells: how they agree with given ones, else that of the reference."""
     rows = np.flatnonzero(labels.codes >= 0)

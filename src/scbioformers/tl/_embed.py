@@ -12,17 +12,14 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, warn
-from scbioformers.data import FeatureMap, refuse_dicts
+from scbioformers.data import FeatureMap
 from scbioformers.model import READ_CHUNK, BioFormer, Use, embed_blocks
 from scbioformers.nn import computes
 from scbioformers.results import (
-    ModalitiesQuery,
     ModelLike,
-    Query,
     check_key_added,
     check_out,
-    open_modalities,
-    open_query,
+    open_data,
     open_result,
     write_embedding,
 )
@@ -132,13 +129,16 @@ def embed(
     """
     check_arguments(embed, locals())
     place = check_out(out, copy)
-    names: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "key": key, "device": device}
-    query: Query | ModalitiesQuery
-    if isinstance(adata, MuData):
-        query = open_modalities(adata, model, modalities=modalities, feature_map=feature_map, **names)
-    else:
-        refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)
-        query = open_query(adata, model, feature_map=feature_map, **names)
+    query = open_data(
+        adata,
+        model,
+        modalities=modalities,
+        layer=layer,
+        gene_symbols=gene_symbols,
+        feature_map=feature_map,
+        key=key,
+        device=device,
+    )
     if place is None:
         check_key_added(adata, key_added, {"obsm": [key_added]})
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
