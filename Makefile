@@ -3,6 +3,7 @@
 #   make demo                                           embedded data
 #   make demo DATA=cells.h5ad LABEL=cell_type           your own; also BATCH=, EPOCHS=, OUT=
 #   make test      make lint      make docs
+#   make coverage                                       make test, with the share of the code that tests run
 #   make bench DATA=DIR                                 the tables of docs/benchmarks.md
 #   make clean
 
@@ -13,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt
 BENCHMARKS ?= embedding masked perturbation grn transfer annotation speed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench no-data docs clean
+.PHONY: help demo test coverage lint bench no-data docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -23,7 +24,10 @@ demo: $(VENV)/.installed
 	  $(if $(BATCH),--batch-key "$(BATCH)") $(if $(EPOCHS),--max-epochs "$(EPOCHS)") $(if $(OUT),--out "$(OUT)")
 
 test: $(VENV)/.installed
-	$(PY) -m pytest -n 2 --dist loadfile --cov=scbioformers --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+
+coverage: PYTEST = --cov=scbioformers --cov-report=term-missing:skip-covered --cov-fail-under=90
+coverage: test
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check

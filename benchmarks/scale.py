@@ -4,11 +4,15 @@ Run ``python -m benchmarks.scale --data DIR``. The cells are simulated, so DIR i
 by block, to sharded zarr stores in a temporary folder, or in ``--folder`` where they stay for the next run. Each part
 runs in a process of its own with one thread, so that its peak memory is its own. CPU time (user and system) is given
 beside wall time: on a quiet machine they are nearly the same, and on a busy one only the first can be compared.
+
+The parts ``… (annbatch)`` read the same cells from a collection that annbatch has shuffled. Without annbatch, which
+needs Python 3.12 or newer, they are left out, and this is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -17,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,9 @@ CELLS = (10_000, 100_000, 1_000_000)
 COST_CELLS = (2_000, 20_000, 100_000)
 EMBEDDED_CELLS = (697,)  # of the data set that comes with the package; batches of 62 do not divide it
 N_GENES, N_TYPES, DENSITY, BLOCK = 1000, 8, 0.05, 4096
-STEPS = 100
+STEPS = 2048  # two buffers of 65,536 cells, so that reading them is part of the time
+TIMED_BATCHES = 100
+MANY = 1000  # epochs: more than the steps need
 Numbers = dict[str, float]
 
 
@@ -90,11 +97,23 @@ def write_cells(path: Path, n_cells: int) -> None:
     temporary.rename(path)
 
 
+def write_collection(path: Path, store: Path) -> None:
+    """Write the cells of a store to a collection, shuffled by annbatch."""
+    import annbatch
+
+    if not path.exists():
+        annbatch.DatasetCollection(path).add_adatas([store])
+
+
 def open_cells(path: Path) -> Any:
     """The cells as an AnnData whose matrix stays on disk."""
     import anndata as ad
     import zarr
 
+    from scbioformers.data._rows import CollectionReader, RowData, is_collection
+
+    if is_collection(path):
+        return RowData(CollectionReader(path))
     group: Any = zarr.open_group(str(path), mode="r")
     obs, var = (ad.io.read_elem(group[name]) for name in ("obs", "var"))
     return ad.AnnData(ad.io.sparse_dataset(group["X"]), obs=obs, var=var)
@@ -151,11 +170,11 @@ def _in_memory(adata: Any, n_cells: int) -> Any:
 # the parts
 
 
-def disk(folder: Path, n_cells: int) -> Numbers:
+def disk(folder: Path, n_cells: int, subfolder: str = "") -> Numbers:
     """Rows per second of a pass over all cells, converted to blocks."""
     from scbioformers.data import AnnDataSource
 
-    source = AnnDataSource(open_cells(folder / f"{n_cells}.zarr"))
+    source = AnnDataSource(open_cells(folder / subfolder / f"{n_cells}.zarr"))
     read = 0
 
     def run() -> None:
@@ -167,7 +186,7 @@ def disk(folder: Path, n_cells: int) -> Numbers:
     return {"rows/CPU s": read / cpu, "rows/s": read / wall}
 
 
-def batches(folder: Path, n_cells: int) -> Numbers:
+def batches(folder: Path, n_cells: int, subfolder: str = "") -> Numbers:
     """Masked batches per second from disk, against training steps per second on batches that are ready."""
     import torch
 
@@ -178,7 +197,7 @@ def batches(folder: Path, n_cells: int) -> Numbers:
 
     torch.set_num_threads(1)
     model, train = _model(folder), bf.TrainConfig()
-    source = AnnDataSource(open_cells(folder / f"{n_cells}.zarr"))
+    source = AnnDataSource(open_cells(folder / subfolder / f"{n_cells}.zarr"))
     sampler = Sampler(np.ones(source.n_obs, bool), train.batch_size, 0)
     stream = iter(BatchDataset(source, model.tokenizer, sampler, train, 0, True))
     ready: list[Any] = [next(stream)]
@@ -191,32 +210,39 @@ def batches(folder: Path, n_cells: int) -> Numbers:
     module.log_dict = module.log = lambda *args, **kwargs: None
 
     def steps() -> None:
-        for batch in ready[-STEPS:]:
+        for batch in ready[-TIMED_BATCHES:]:
             optimizer.zero_grad()
             module.training_step(batch, 0).backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), train.gradient_clip)
             optimizer.step()
 
     step_cpu, _ = _seconds(steps)
-    rates = {"batches/CPU s": wanted / cpu, "steps/CPU s": len(ready[-STEPS:]) / step_cpu}
+    rates = {"batches/CPU s": wanted / cpu, "steps/CPU s": len(ready[-TIMED_BATCHES:]) / step_cpu}
     return rates | {"batches a step": rates["batches/CPU s"] / rates["steps/CPU s"]}
 
 
-def fit(folder: Path, n_cells: int, *, on_disk: bool = True) -> Numbers:
-    """Training cells per second, after the set-up, and the peak memory of a fit of 100 steps."""
+def fit(folder: Path, n_cells: int, subfolder: str = "", *, on_disk: bool = True) -> Numbers:
+    """Training cells per second, after the set-up and without validations, and the peak memory.
+
+    Memory before the fit is that of the libraries and of the opened data, such as the names of the cells.
+    """
     import scbioformers as bf
 
     warm_up()
-    adata = open_cells(folder / f"{n_cells}.zarr")
+    adata = open_cells(folder / subfolder / f"{n_cells}.zarr")
     if not on_disk:
         adata = _in_memory(adata, n_cells)
-    first = _seconds(lambda: bf.tl.fit(adata, train=bf.TrainConfig(max_steps=1)))
-    cpu, wall = _seconds(lambda: bf.tl.fit(adata, train=bf.TrainConfig(max_steps=STEPS + 1)))
+    _reset_peak()
+    before = _peak()
+    train = bf.TrainConfig(max_epochs=MANY, max_steps=1, validation_fraction=0.0)
+    first = _seconds(lambda: bf.tl.fit(adata, train=train))
+    cpu, wall = _seconds(lambda: bf.tl.fit(adata, train=replace(train, max_steps=STEPS + 1)))
     n_trained = STEPS * bf.TrainConfig().batch_size
     return {
         "set-up CPU s": first[0],
         "trained cells/CPU s": n_trained / max(cpu - first[0], 1e-9),
         "trained cells/s": n_trained / max(wall - first[1], 1e-9),
+        "RSS before MB": before,
         "peak RSS MB": _peak(),
     }
 
@@ -237,6 +263,27 @@ def embed(folder: Path, n_cells: int) -> Numbers:
         "result MB": result,
         "RSS beyond it MB": _peak() - before - result,
     }
+
+
+def annotate(folder: Path, n_cells: int) -> Numbers:
+    """Cells per second that a reference labels from disk, and that its head labels once they are embedded."""
+    from sklearn.cluster import KMeans
+
+    import scbioformers as bf
+    from scbioformers.tasks.annotation import AnnotationHead, head_name
+
+    model, adata = _model(folder), open_cells(folder / f"{n_cells}.zarr")
+    reference = _in_memory(open_cells(folder / f"{_smallest(folder)}.zarr"), 2000)
+    bf.tl.embed(reference, model=model)
+    clusters = KMeans(N_TYPES, random_state=0).fit_predict(reference.obsm["X_bioformer"])
+    reference.obs["cluster"] = [f"type {i}" for i in clusters]
+    bf.tl.annotate(reference, "cluster", model=model)
+    cpu, wall = _seconds(lambda: bf.tl.annotate(adata, "cluster", model=reference))
+    found = bf.get.model(reference)
+    head = AnnotationHead.from_head(found.heads[head_name("cluster")], "cluster", found.hash)
+    features = np.random.default_rng(0).normal(head.mean, head.scale, (n_cells, head.mean.size)).astype(np.float32)
+    head_cpu, _ = _seconds(lambda: head.predict(features))
+    return {"cells/CPU s": n_cells / cpu, "cells/s": n_cells / wall, "of the head, cells/CPU s": n_cells / head_cpu}
 
 
 def costs(folder: Path, n_cells: int, verb: str) -> Numbers:
@@ -270,6 +317,11 @@ PARTS: dict[str, tuple[Callable[..., Any], tuple[int, ...] | None]] = {
     "fit from disk": (fit, None),
     "fit from memory": (partial(fit, on_disk=False), None),
     "embed": (embed, None),
+    "annotate": (annotate, CELLS[:2]),
+    **{
+        f"{name} (annbatch)": (partial(run, subfolder="annbatch"), None)
+        for name, run in (("disk", disk), ("batches", batches), ("fit from disk", fit))
+    },
     **{f"costs of {verb}": (partial(costs, verb=verb), COST_CELLS) for verb in ("fit", "embed", "impute")},
     "processes": (processes, EMBEDDED_CELLS),
     "resume": (resume, EMBEDDED_CELLS),
@@ -299,6 +351,9 @@ def main() -> None:
     parser.add_argument("--parts", type=choice(list(PARTS)), default=list(PARTS), help="some of the parts")
     parser.add_argument("--folder", type=Path, help="folder for the simulated cells, which then stay there")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("annbatch") is None:
+        print("The parts with annbatch are left out: it is not installed.", file=sys.stderr)
+        arguments.parts = [part for part in arguments.parts if "annbatch" not in part]
     given = arguments.cells != list(CELLS)
     jobs = [
         (part, n)
@@ -306,7 +361,6 @@ def main() -> None:
         for n in (
             PARTS[part][1] if PARTS[part][1] and (not given or PARTS[part][1] is EMBEDDED_CELLS) else arguments.cells
         )
-        if part != "fit from memory" or n <= COST_CELLS[-1]
     ]
     results = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -316,6 +370,8 @@ def main() -> None:
             path = arguments.out / "scale" / f"{part.replace(' ', '_')}_{n_cells}.json"
             if PARTS[part][1] is not EMBEDDED_CELLS and (arguments.overwrite or not path.exists()):
                 write_cells(folder / f"{n_cells}.zarr", n_cells)
+                if "annbatch" in part:
+                    write_collection(folder / "annbatch" / f"{n_cells}.zarr", folder / f"{n_cells}.zarr")
             run = partial(_in_own_process, folder, part, n_cells)
             results.append(run_once(path, run, overwrite=arguments.overwrite))
     write_json(arguments.out / "scale.json", results)
