@@ -20,103 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from benchmarks._common import choice, make_parser, markdown_table, run_once, warm_up, write_json
+from benchmarks._scale_cells import N_TYPES, in_memory, open_cells, write_cells, write_collection
 from benchmarks._scale_training import processes, resume
 
 CELLS = (10_000, 100_000, 1_000_000)
 COST_CELLS = (2_000, 20_000, 100_000)
 EMBEDDED_CELLS = (697,)  # of the data set that comes with the package; batches of 62 do not divide it
-N_GENES, N_TYPES, DENSITY, BLOCK = 1000, 8, 0.05, 4096
 STEPS = 2048  # two buffers of 65,536 cells, so that reading them is part of the time
 TIMED_BATCHES = 100
 MANY = 1000  # epochs: more than the steps need
 Numbers = dict[str, float]
-
-
-# the cells
-
-
-def simulate_blocks(n_cells: int, n_genes: int, seed: int = 0) -> Iterator[sparse.csr_matrix]:
-    """Counts of cells of eight types, in blocks. The blocks do not depend on the number of cells."""
-    rng = np.random.default_rng(seed)
-    mean = rng.gamma(0.5, 1.0, n_genes)
-    rates = 1.3 * DENSITY * mean / mean.mean() * rng.gamma(4.0, 0.25, (N_TYPES, n_genes))
-    for start in range(0, n_cells, BLOCK):
-        rng = np.random.default_rng([seed, start])
-        kind, depth = rng.integers(0, N_TYPES, BLOCK), rng.lognormal(0.0, 0.3, (BLOCK, 1))
-        counts = rng.poisson(rates[kind] * depth)[: n_cells - start]
-        yield sparse.csr_matrix(counts.astype(np.float32))
-
-
-def write_cells(path: Path, n_cells: int) -> None:
-    """Write simulated cells to a sharded zarr store that :func:`anndata.read_zarr` reads, block by block."""
-    import anndata as ad
-    import pandas as pd
-    import zarr
-
-    if path.exists():
-        return
-    temporary = path.with_suffix(".part")
-    group: Any = zarr.open_group(str(temporary), mode="w", zarr_format=3)
-    obs, var = (pd.DataFrame(index=[f"{x}{i}" for i in range(n)]) for x, n in (("cell", n_cells), ("G", N_GENES)))
-    ad.io.write_elem(group, "/", ad.AnnData(obs=obs, var=var), dataset_kwargs={"shards": None})
-    matrix = group.create_group("X", overwrite=True)
-    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, N_GENES]})
-    chunk, shard = 2**16, 2**20
-    arrays = {
-        name: matrix.create_array(name, shape=(0,), dtype=dtype, chunks=(chunk,), shards=(shard,))
-        for name, dtype in (("data", "float32"), ("indices", "int32"))
-    }
-    waiting: dict[str, list[np.ndarray]] = {name: [] for name in arrays}
-    ends = [np.zeros(1, np.int64)]
-
-    def flush(least: int) -> None:
-        for name, array in arrays.items():
-            values = np.concatenate([np.zeros(0, array.dtype), *waiting[name]])
-            whole = len(values) if least == 0 else len(values) // shard * shard  # a shard is written once
-            if whole:
-                array.append(values[:whole])
-            waiting[name] = [values[whole:]]
-
-    for block in simulate_blocks(n_cells, N_GENES):
-        ends.append(ends[-1][-1] + block.indptr[1:].astype(np.int64))
-        waiting["data"].append(block.data)
-        waiting["indices"].append(block.indices.astype(np.int32))
-        flush(shard)
-    flush(0)
-    matrix.create_array("indptr", data=np.concatenate(ends), chunks=(chunk,))
-    temporary.rename(path)
-
-
-def write_collection(path: Path, store: Path) -> None:
-    """Write the cells of a store to a collection, shuffled by annbatch."""
-    import annbatch
-
-    if not path.exists():
-        annbatch.DatasetCollection(path).add_adatas([store])
-
-
-def open_cells(path: Path) -> Any:
-    """The cells as an AnnData whose matrix stays on disk."""
-    import anndata as ad
-    import zarr
-
-    from scbioformers.data._rows import CollectionReader, RowData, is_collection
-
-    if is_collection(path):
-        return RowData(CollectionReader(path))
-    group: Any = zarr.open_group(str(path), mode="r")
-    obs, var = (ad.io.read_elem(group[name]) for name in ("obs", "var"))
-    return ad.AnnData(ad.io.sparse_dataset(group["X"]), obs=obs, var=var)
 
 
 # measuring
@@ -150,7 +72,7 @@ def _model(folder: Path) -> Any:
 
     path = folder / "model"
     if not path.exists():
-        adata = _in_memory(open_cells(folder / f"{_smallest(folder)}.zarr"), 2000)
+        adata = in_memory(open_cells(folder / f"{_smallest(folder)}.zarr"), 2000)
         bf.tl.fit(adata, train=bf.TrainConfig(max_steps=20))
         bf.get.model(adata).save(path)
     return bf.BioFormer.load(path)
@@ -158,13 +80,6 @@ def _model(folder: Path) -> Any:
 
 def _smallest(folder: Path) -> int:
     return min(int(path.stem) for path in folder.glob("*.zarr"))
-
-
-def _in_memory(adata: Any, n_cells: int) -> Any:
-    import anndata as ad
-
-    n = min(n_cells, adata.n_obs)
-    return ad.AnnData(adata.X[:n], obs=adata.obs.iloc[:n].copy(), var=adata.var.copy())
 
 
 # the parts
@@ -231,7 +146,7 @@ def fit(folder: Path, n_cells: int, subfolder: str = "", *, on_disk: bool = True
     warm_up()
     adata = open_cells(folder / subfolder / f"{n_cells}.zarr")
     if not on_disk:
-        adata = _in_memory(adata, n_cells)
+        adata = in_memory(adata, n_cells)
     _reset_peak()
     before = _peak()
     train = bf.TrainConfig(max_epochs=MANY, max_steps=1, validation_fraction=0.0)
@@ -252,7 +167,7 @@ def embed(folder: Path, n_cells: int) -> Numbers:
     import scbioformers as bf
 
     model, adata = _model(folder), open_cells(folder / f"{n_cells}.zarr")
-    bf.tl.embed(_in_memory(adata, 2000), model=model)
+    bf.tl.embed(in_memory(adata, 2000), model=model)
     _reset_peak()
     before = _peak()
     cpu, wall = _seconds(lambda: bf.tl.embed(adata, model=model))
@@ -273,7 +188,7 @@ def annotate(folder: Path, n_cells: int) -> Numbers:
     from scbioformers.tasks.annotation import AnnotationHead, head_name
 
     model, adata = _model(folder), open_cells(folder / f"{n_cells}.zarr")
-    reference = _in_memory(open_cells(folder / f"{_smallest(folder)}.zarr"), 2000)
+    reference = in_memory(open_cells(folder / f"{_smallest(folder)}.zarr"), 2000)
     bf.tl.embed(reference, model=model)
     clusters = KMeans(N_TYPES, random_state=0).fit_predict(reference.obsm["X_bioformer"])
     reference.obs["cluster"] = [f"type {i}" for i in clusters]
@@ -291,7 +206,7 @@ def costs(folder: Path, n_cells: int, verb: str) -> Numbers:
     import scbioformers as bf
 
     model = None if verb == "fit" else _model(folder)
-    adata = _in_memory(open_cells(folder / f"{n_cells}.zarr"), n_cells)
+    adata = in_memory(open_cells(folder / f"{n_cells}.zarr"), n_cells)
     adata.uns.clear()
     # the process has imported and compiled already: both belong to the estimate, so the CPU time of the process counts
     estimate = bf.pp.check(adata).costs[verb]
@@ -300,7 +215,7 @@ def costs(folder: Path, n_cells: int, verb: str) -> Numbers:
     minutes = time.process_time() / 60
     with tempfile.TemporaryDirectory() as place:
         empty, full = Path(place) / "a.h5ad", Path(place) / "b.h5ad"
-        _in_memory(adata, n_cells).write_h5ad(empty)
+        in_memory(adata, n_cells).write_h5ad(empty)
         adata.write_h5ad(full)
         stored = (full.stat().st_size - empty.stat().st_size) / 1e9
     measured = {"minutes": minutes, "gigabytes": _peak() * 2**20 / 1e9, "disk": stored}

@@ -4,7 +4,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from benchmarks import scale
+from benchmarks import _scale_cells as scale
 
 
 def test_cells_on_disk_are_the_simulated_ones(tmp_path, monkeypatch):
