@@ -14,7 +14,7 @@ NAMES = [
     *("disk-full", "truncation", "byte-flip", "pickle", "header", "sigint", "two-fits", "random-state"),
     *("memory-backed-zarr", "lost-rank", "read", "fuzzing", "disk-full-result", "out-exists"),
     *("modality-lacking", "modality-none", "modality-names", "modality-apart", "modality-one-feature"),
-    *("modality-centred", "modality-large", "modality-anndata", "modality-obs", "modality-column"),
+    *("modality-centred", "modality-large", "modality-anndata", "modality-obs", "modality-column", "modality-which"),
 ]
 
 

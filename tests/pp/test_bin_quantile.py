@@ -105,7 +105,7 @@ def test_the_only_modality_needs_no_name(proteins):
 def test_which_modality_must_be_said(mdata, proteins):
     with pytest.raises(ConfigError, match=r"modalities \['rna', 'prot'\].*such as `modality='rna'`"):
         bin_quantile(mdata)
-    with pytest.raises(MissingKeyError, match=r"mdata\['protein'\]\. Modalities: \['rna', 'prot'\]"):
+    with pytest.raises(MissingKeyError, match=r"no modality 'protein'\. It has \['rna', 'prot'\]"):
         bin_value(mdata, modality="protein")
     with pytest.raises(ConfigError, match="found 'prot' and an AnnData"):
         bin_segment(proteins, modality="prot")

@@ -41,8 +41,15 @@ from scbioformers.data._joined import (
 )
 from scbioformers.data._labels import Labels
 from scbioformers.data._matrix import get_matrix, layer_key, reads_disk
-from scbioformers.data._modalities import choose_modality, default_binning, open_modality
-from scbioformers.data._mudata import choose_modalities, modality_rows, of_modality, refuse_dicts, warn_of_samples
+from scbioformers.data._modalities import default_binning
+from scbioformers.data._mudata import (
+    choose_modalities,
+    modality_rows,
+    of_modality,
+    open_modality,
+    refuse_dicts,
+    warn_of_samples,
+)
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import RowReader
 from scbioformers.data._samples import ModalitiesSource
@@ -82,7 +89,6 @@ __all__ = [
     "choose_depth_rule",
     "choose_features",
     "choose_modalities",
-    "choose_modality",
     "concatenate",
     "default_binning",
     "describe_data_sets",

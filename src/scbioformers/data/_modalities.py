@@ -1,48 +1,13 @@
-"""The modalities of a MuData: which is meant, and which binning suits its values."""
+"""Which binning suits the values of a modality."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from anndata import AnnData
-from mudata import MuData
-
-from scbioformers.core import ConfigError, MissingKeyError
 from scbioformers.data._inspect import Inspection
 
 FEW_FEATURES = 500  # a panel of proteins has 10 to 300
 MOSTLY_MEASURED = 0.5  # share of non-zero counts: 0.9 to 1 in proteins, whose antibodies have background; 0.05 in RNA
-
-
-def choose_modality(mdata: MuData, modality: str | None) -> str:
-    """The modality that an argument means. None means the only one.
-
-    Raises
-    ------
-    MissingKeyError
-        If there is no such modality.
-    ConfigError
-        If it is None and there are several.
-    """
-    names = list(mdata.mod)
-    if modality is None and len(names) == 1:
-        return names[0]
-    if modality is None:
-        first = f", such as `modality={names[0]!r}`" if names else ""
-        raise ConfigError(f"The MuData has the modalities {names}. Pass one of them as `modality=`{first}.")
-    if modality not in names:
-        raise MissingKeyError(f"Did not find mdata[{modality!r}]. Modalities: {names}.")
-    return modality
-
-
-def open_modality(data: AnnData | MuData, modality: str | None) -> AnnData:
-    """One modality of a MuData, see :func:`choose_modality`, or the AnnData that is passed instead."""
-    if isinstance(data, MuData):
-        part: Any = data.mod[choose_modality(data, modality)]
-        return part
-    if modality is not None:
-        raise ConfigError(f"`modality` names a part of a MuData, found {modality!r} and an AnnData. Leave it out.")
-    return data
 
 
 def default_binning(found: Inspection) -> tuple[Literal["value", "quantile"], str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
@@ -41,6 +42,29 @@ def choose_modalities(mdata: MuData, given: Sequence[str] | None = None) -> list
             f"`MuData({{'name': mdata[{wrong[0]!r}], ...}})`."
         )
     return names
+
+
+def open_modality(data: AnnData | MuData, modality: str | None) -> AnnData:
+    """One modality of a MuData, or the AnnData that is passed instead. None means the only modality.
+
+    Raises
+    ------
+    ConfigError
+        If there are several modalities and none is named, or one is named and the data are an AnnData.
+    MissingKeyError
+        If there is no such modality.
+    """
+    if not isinstance(data, MuData):
+        if modality is not None:
+            raise ConfigError(f"`modality` names a part of a MuData, found {modality!r} and an AnnData. Leave it out.")
+        return data
+    names = list(data.mod)
+    if modality is None and len(names) != 1:
+        first = f", such as `modality={names[0]!r}`" if names else ""
+        raise ConfigError(f"The MuData has the modalities {names}. Pass one of them as `modality=`{first}.")
+    (name,) = choose_modalities(data, None if modality is None else [modality])
+    part: Any = data.mod[name]
+    return part
 
 
 def modality_rows(mdata: MuData, name: str) -> NDArray[np.int64]:
@@ -87,8 +111,8 @@ def refuse_dicts(**arguments: Any) -> None:
         If ``modalities`` is given, or an argument is a dict.
     """
     for name, value in arguments.items():
-        if name == "modalities" and value is not None:
-            raise ConfigError(f"`modalities` is for a MuData, found {value!r} with an AnnData. Leave it out.")
+        if name in ("modalities", "modality") and value is not None:
+            raise ConfigError(f"`{name}` is for a MuData, found {value!r} with an AnnData. Leave it out.")
         if isinstance(value, Mapping):
             raise ConfigError(
                 f"`{name}` is a dict of modalities, found with an AnnData. Pass the MuData, or the value of this "

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
+from scbioformers.data import open_modality
 from scbioformers.results import read_program_genes, read_program_scores, result_genes, show_genes
 
 
 def gene_programs(
-    adata: AnnData, *, program: Category | None = None, gene_symbols: str | None = None, key: str = "gene_program"
+    adata: AnnData | MuData,
+    *,
+    modality: str | None = None,
+    program: Category | None = None,
+    gene_symbols: str | None = None,
+    key: str = "gene_program",
 ) -> pd.DataFrame:
     """Genes of each program, as found by :func:`scbioformers.tl.gene_programs` (paper, section 3.4).
 
@@ -18,6 +25,8 @@ def gene_programs(
     ----------
     adata
         Data after :func:`scbioformers.tl.gene_programs`. Genes that were removed since then are not returned.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     program
         Program to return, ``"1"``, ``"2"``, …. None returns all.
     gene_symbols
@@ -52,6 +61,7 @@ def gene_programs(
     ['program', 'gene', 'weight', 'support']
     """
     check_arguments(gene_programs, locals())
+    adata = open_modality(adata, modality)
     table = read_program_genes(adata, key)
     if program is not None:
         available, place = table["program"].unique().tolist(), "the programs of this result"
@@ -62,13 +72,17 @@ def gene_programs(
     return show_genes(table, genes, ["gene"])
 
 
-def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.DataFrame:
+def gene_program_scores(
+    adata: AnnData | MuData, *, modality: str | None = None, key: str = "gene_program"
+) -> pd.DataFrame:
     """Score of each cell for each program, as computed by :func:`scbioformers.tl.gene_programs`.
 
     Parameters
     ----------
     adata
         Data after :func:`scbioformers.tl.gene_programs`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.gene_programs`.
 
@@ -95,4 +109,5 @@ def gene_program_scores(adata: AnnData, *, key: str = "gene_program") -> pd.Data
     200
     """
     check_arguments(gene_program_scores, locals())
+    adata = open_modality(adata, modality)
     return read_program_scores(adata, key)

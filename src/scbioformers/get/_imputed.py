@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
-from scbioformers.core import DataError, Names, Scale, check_arguments
-from scbioformers.data import FeatureMap
+from scbioformers.core import DataError, GeneIndex, Names, Scale, as_names, check_arguments, describe_unknown
+from scbioformers.data import FeatureMap, open_modality, refuse_dicts
 from scbioformers.nn import computes
-from scbioformers.results import ModelLike, open_query, read_evidence
+from scbioformers.results import ModalitiesQuery, ModelLike, open_modalities, open_query, read_evidence
 from scbioformers.settings import shows_progress
-from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks
+from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks, modality_scale, predict_modality
 
 
 @computes
 def imputed(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     genes: Names | None = None,
     output: Scale = "counts",
     model: ModelLike | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
+    layer: str | Mapping[str, Any] | None = None,
+    gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -37,14 +40,18 @@ def imputed(
     ----------
     adata
         Cells with values on the same scale as the training data. The genes that are found must have at least 20 % of
-        the counts that the model's genes have in the training data. They are matched by name.
+        the counts that the model's genes have in the training data. They are matched by name. Or a MuData, if the
+        model was fitted to one.
+    modality
+        Only for a MuData: the modality to predict from the others, for all samples. Nothing of it is read, so the data
+        need not have it. ``layer`` and ``gene_symbols`` are dicts by modality.
     genes
-        Genes to predict. By default, all genes of the model that are not in ``adata``. A gene of ``adata`` can be named
-        as well. It is then predicted from the other genes.
+        Genes to predict. By default, all genes of the model that are not in ``adata``, or all features of the modality.
+        A gene of ``adata`` can be named as well. It is then predicted from the other genes.
     output
         Unit of the predictions. ``"counts"``: counts at the depth of the cell. ``"log1p"``: ``log1p`` of the counts at
         the mean depth of the training cells. ``"bins"``: bins of the model. All are means of the predicted
-        distribution.
+        distribution. A modality is predicted at the mean depth. If it has no counts, the unit is that of its data.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
@@ -72,7 +79,7 @@ def imputed(
     -------
     AnnData
         New object with the cells and ``obs`` of ``adata``. ``X`` is float32 (n_obs, n_genes), in the unit of
-        ``output``.
+        ``output``. Samples that have no other modality than the predicted one are NaN.
 
     Raises
     ------
@@ -95,9 +102,12 @@ def imputed(
     """
     check_arguments(imputed, locals())
     check_request(output, (), batch_size)
-    query = open_query(
-        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
-    )
+    names_of: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+    if isinstance(adata, MuData):
+        samples = open_modalities(adata, model, key=key, device=device, **names_of)
+        return _imputed_modality(adata, samples, modality, genes, output, batch_size, shows_progress(progress_bar))
+    refuse_dicts(modality=modality, layer=layer, gene_symbols=gene_symbols)
+    query = open_query(adata, model, key=key, device=device, **names_of)
     requested = np.flatnonzero(~query.measured) if genes is None else query.positions(genes, measured=False)
     if not requested.size:
         raise DataError(
@@ -119,7 +129,36 @@ def imputed(
     return AnnData(x, obs=adata.obs.copy(), var=pd.DataFrame(index=names))
 
 
-def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, Any]:
+def _imputed_modality(
+    mdata: MuData,
+    query: ModalitiesQuery,
+    modality: str | None,
+    genes: Names | None,
+    output: Scale,
+    batch_size: int,
+    progress_bar: bool,
+) -> AnnData:
+    """Features of one modality, predicted from the others."""
+    name = query.choose(modality)
+    state, own = query.model.of(name), query.queries.get(name)
+    names = state.vocabulary.feature_names() if own is None else list(own.names)
+    at = np.arange(len(names))
+    if genes is not None and own is not None:
+        at = own.positions(genes, measured=False)
+    elif genes is not None:
+        wanted = list(dict.fromkeys(as_names(genes, "genes")))
+        at = GeneIndex(names).positions(wanted)
+        if unknown := [gene for gene, i in zip(wanted, at, strict=True) if i < 0]:
+            raise DataError(f"`genes`: not among the features of {name!r}: {describe_unknown(unknown, names)}.")
+    scale = modality_scale(state, output)
+    options: dict[str, Any] = {"scale": scale, "batch_size": batch_size, "progress_bar": progress_bar}
+    values = predict_modality(query.model, query.source, name, **options)["mean"]
+    return AnnData(values[:, at], obs=mdata.obs.copy(), var=pd.DataFrame(index=np.array(names)[at]))
+
+
+def imputation_evidence(
+    adata: AnnData | MuData, *, modality: str | None = None, key: str = "imputed"
+) -> dict[str, Any]:
     """How accurately measured values were predicted after they were masked (paper, section 3.2).
 
     :func:`scbioformers.tl.impute` masks the values of at most 2,000 cells for it, a seventh of the genes at a time. If
@@ -131,6 +170,8 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     ----------
     adata
         Data after :func:`scbioformers.tl.impute`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
 
@@ -161,6 +202,7 @@ def imputation_evidence(adata: AnnData, *, key: str = "imputed") -> dict[str, An
     np.True_
     """
     check_arguments(imputation_evidence, locals())
+    adata = open_modality(adata, modality)
     evidence, params = read_evidence(adata, key)
     joint, count = evidence["joint"], evidence["count"]
     filled = np.maximum(count, 1)

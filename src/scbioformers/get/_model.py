@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from scbioformers.core import SPECIALS, check_arguments
-from scbioformers.data import FeatureMap, check_feature_map
+from scbioformers.core import SPECIALS, MissingKeyError, check_arguments
+from scbioformers.data import FeatureMap, check_feature_map, refuse_dicts
 from scbioformers.model import BioFormer
-from scbioformers.results import ModelLike, feature_names, find_fit, find_model
+from scbioformers.results import ModelLike, feature_names, find_fit, find_model, modality_feature_names
 
 
 def model(adata: AnnData | MuData, *, key: str = "bioformer") -> BioFormer:
@@ -119,10 +120,11 @@ def params(adata: AnnData | MuData, *, key: str = "bioformer") -> dict[str, Any]
 
 
 def gene_embeddings(
-    adata: AnnData | None = None,
+    adata: AnnData | MuData | None = None,
     *,
+    modality: str | None = None,
     model: ModelLike | None = None,
-    gene_symbols: str | None = None,
+    gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
     key: str = "bioformer",
 ) -> pd.DataFrame:
@@ -133,6 +135,9 @@ def gene_embeddings(
     adata
         Data after :func:`scbioformers.tl.fit`, or other data. The genes are named as in these data. Not required if
         ``model`` is given; the names are then those of the training data.
+    modality
+        Modality whose features are returned, if the model has several. By default all, with qualified names such as
+        ``"rna:CD4"``. ``gene_symbols`` is a dict by modality.
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
@@ -157,7 +162,9 @@ def gene_embeddings(
     MissingKeyError
         If no model is stored under ``key``, or the column of ``adata.var`` does not exist.
     DataError
-        If neither ``adata`` nor ``model`` is given.
+        If neither ``adata`` nor ``model`` is given, or an AnnData for a model of several modalities.
+    ConfigError
+        If ``feature_map`` cannot be used.
 
     Examples
     --------
@@ -172,5 +179,15 @@ def gene_embeddings(
         check_feature_map(feature_map)
     fitted = find_model(adata, model, key)
     tables = [network.feature.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
-    names = feature_names(fitted, adata, gene_symbols, feature_map)
-    return pd.DataFrame(np.concatenate(tables, axis=1), index=names)
+    values = np.concatenate(tables, axis=1)
+    if not (fitted.others or isinstance(adata, MuData)):
+        refuse_dicts(modality=modality, gene_symbols=gene_symbols)
+        symbols: Any = gene_symbols
+        return pd.DataFrame(values, index=feature_names(fitted, adata, symbols, feature_map))
+    names = modality_feature_names(fitted, adata, gene_symbols, feature_map)
+    if modality is not None:
+        if modality not in names:
+            raise MissingKeyError(f"The model has no modality {modality!r}. It has {list(names)}.")
+        return pd.DataFrame(values[fitted.columns(modality)], index=names[modality])
+    qualified = [f"{name}:{feature}" for name, features in names.items() for feature in features]
+    return pd.DataFrame(values, index=qualified if fitted.others else next(iter(names.values())))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
+from scbioformers.data import open_modality
 from scbioformers.results import read_enrichment, read_regulators, result_genes, show_genes
 
 _HINT = "Run `bf.tl.regulators(adata)` first."
 
 
 def regulators(
-    adata: AnnData, *, condition: Category | None = None, gene_symbols: str | None = None, key: str = "regulators"
+    adata: AnnData | MuData,
+    *,
+    modality: str | None = None,
+    condition: Category | None = None,
+    gene_symbols: str | None = None,
+    key: str = "regulators",
 ) -> pd.DataFrame:
     """Key drivers: the regulators of a network, sorted by strength (paper, section 3.4).
 
@@ -20,6 +27,8 @@ def regulators(
     ----------
     adata
         Data after :func:`scbioformers.tl.regulators`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     condition
         Condition to return. None returns all.
     gene_symbols
@@ -51,12 +60,14 @@ def regulators(
     See :func:`scbioformers.tl.regulators`.
     """
     check_arguments(regulators, locals())
+    adata = open_modality(adata, modality)
     return _read(adata, key, "drivers", condition, gene_symbols, _HINT)
 
 
 def set_regulators(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     gene_set: Category | None = None,
     condition: Category | None = None,
     gene_symbols: str | None = None,
@@ -71,6 +82,8 @@ def set_regulators(
     ----------
     adata
         Data after :func:`scbioformers.tl.regulators` with ``gene_sets``.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     gene_set
         Gene set to return. None returns all. A list of genes has the name ``"genes"``.
     condition
@@ -113,12 +126,18 @@ def set_regulators(
     [3, 3]
     """
     check_arguments(set_regulators, locals())
+    adata = open_modality(adata, modality)
     table = _read(adata, key, "sets", condition, gene_symbols, "Run `bf.tl.regulators` with `gene_sets=` first.")
     return table if gene_set is None else _only(table, "gene_set", gene_set)
 
 
 def known_targets(
-    adata: AnnData, *, condition: Category | None = None, gene_symbols: str | None = None, key: str = "regulators"
+    adata: AnnData | MuData,
+    *,
+    modality: str | None = None,
+    condition: Category | None = None,
+    gene_symbols: str | None = None,
+    key: str = "regulators",
 ) -> pd.DataFrame:
     """Number of known targets among the strongest targets of each regulator.
 
@@ -126,6 +145,8 @@ def known_targets(
     ----------
     adata
         Data after :func:`scbioformers.tl.regulators` with ``known``.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     condition
         Condition to return. None returns all.
     gene_symbols
@@ -156,11 +177,17 @@ def known_targets(
     ['TF1', 'TF2']
     """
     check_arguments(known_targets, locals())
+    adata = open_modality(adata, modality)
     return _read(adata, key, "known", condition, gene_symbols, "Run `bf.tl.regulators` with `known=` first.")
 
 
 def program_enrichment(
-    adata: AnnData, *, program: Category | None = None, gene_symbols: str | None = None, key: str = "program_enrichment"
+    adata: AnnData | MuData,
+    *,
+    modality: str | None = None,
+    program: Category | None = None,
+    gene_symbols: str | None = None,
+    key: str = "program_enrichment",
 ) -> pd.DataFrame:
     """Overlap of gene programs with gene sets, as tested by :func:`scbioformers.tl.program_enrichment`.
 
@@ -168,6 +195,8 @@ def program_enrichment(
     ----------
     adata
         Data after :func:`scbioformers.tl.program_enrichment`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     program
         Program to return, ``"1"``, ``"2"``, …. None returns all.
     gene_symbols
@@ -201,6 +230,7 @@ def program_enrichment(
     See :func:`scbioformers.tl.program_enrichment`.
     """
     check_arguments(program_enrichment, locals())
+    adata = open_modality(adata, modality)
     table = _show(adata, read_enrichment(adata, key), key, gene_symbols)
     return table.reset_index(drop=True) if program is None else _only(table, "program", program)
 

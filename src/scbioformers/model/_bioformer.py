@@ -137,6 +137,14 @@ class BioFormer:
         """Binning of the first modality."""
         return self.binnings[self.modalities[0]]
 
+    def columns(self, modality: str) -> slice:
+        """Positions of the features of a modality among all M features."""
+        if not self.others:
+            return slice(0, len(self.vocabulary))
+        names = self.vocabulary.only(modality).names
+        first = self.vocabulary.names.index(names[0])
+        return slice(first, first + len(names))
+
     def of(self, modality: str) -> BioFormer:
         """What this modality is read by: the model with its vocabulary, binning and statistics alone.
 
@@ -144,9 +152,7 @@ class BioFormer:
         """
         if not self.others:
             return self
-        vocabulary = self.vocabulary.only(modality)
-        first = self.vocabulary.names.index(vocabulary.names[0])
-        columns = slice(first, first + len(vocabulary))
+        vocabulary, columns = self.vocabulary.only(modality), self.columns(modality)
         start = 0
         for name, binning in self.binnings.items():
             values = slice(start, start + binning.n_values)

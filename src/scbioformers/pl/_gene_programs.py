@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from mudata import MuData
 
 from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
-from scbioformers.data import obs_column
+from scbioformers.data import obs_column, open_modality
 from scbioformers.pl._show import figure
 from scbioformers.results import (
     has_program_genes,
@@ -29,8 +30,9 @@ _MAX_LIMIT = 3.0  # upper bound of the colour scale, so that a few outlier cells
 
 @figure
 def gene_programs(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     groupby: str | None = None,
     n_programs: int | None = 30,
     programs: Category | Sequence[Category] | None = None,
@@ -50,6 +52,8 @@ def gene_programs(
     ----------
     adata
         Data after :func:`scbioformers.tl.gene_programs`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     groupby
         Column of ``adata.obs``. The figure shows the mean score of each category. Cells without a value are left out.
         By default, each cell is one column, and the cells are sorted by their highest program.
@@ -88,6 +92,7 @@ def gene_programs(
     See :func:`scbioformers.tl.gene_programs`.
     """
     check_arguments(gene_programs, locals())
+    adata = open_modality(adata, modality)
     labels = read_program_labels(adata, key)
     shown_names = result_genes(adata, key, gene_symbols).shown_by_stored(labels.index)
     scores = _standardised(read_program_scores(adata, key))

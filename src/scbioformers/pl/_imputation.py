@@ -9,10 +9,12 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers import get
 from scbioformers.core import DataError, check_arguments
+from scbioformers.data import open_modality
 from scbioformers.pl._show import figure
 
 MIN_VALUES = 20  # bins with fewer values are not drawn
@@ -21,8 +23,9 @@ MEAN_COLOR = "#c44e52"
 
 @figure
 def imputation(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     key: str = "imputed",
     ax: Axes | None = None,
     show: bool | None = None,
@@ -40,6 +43,8 @@ def imputation(
     ----------
     adata
         Data after :func:`scbioformers.tl.impute`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
@@ -68,6 +73,7 @@ def imputation(
     'predicted count at mean depth'
     """
     check_arguments(imputation, locals())
+    adata = open_modality(adata, modality)
     evidence = get.imputation_evidence(adata, key=key)
     table = evidence["bins"]
     n_values = table.pop("n").to_numpy()
@@ -118,8 +124,9 @@ def _count_ticks(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], list
 
 @figure
 def calibration(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     key: str = "imputed",
     ax: Axes | None = None,
     show: bool | None = None,
@@ -136,6 +143,8 @@ def calibration(
     ----------
     adata
         Data after :func:`scbioformers.tl.impute`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     key
         Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
     ax
@@ -162,6 +171,7 @@ def calibration(
     'observed share'
     """
     check_arguments(calibration, locals())
+    adata = open_modality(adata, modality)
     table = get.imputation_evidence(adata, key=key)["calibration"]
     error = float((table["n"] * (table["predicted"] - table["observed"]).abs()).sum() / table["n"].sum())
     if ax is None:

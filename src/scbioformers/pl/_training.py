@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from mudata import MuData
 
 from scbioformers import get
 from scbioformers.core import DataError, check_arguments
@@ -18,13 +19,14 @@ _TITLES = {
     "masked_bins": ("masked genes", "cross-entropy\n(nats per masked gene)"),
     "profile_counts": ("profile from <cls>", "negative log-likelihood\n(nats per expressed gene)"),
     "profile_bins": ("profile from <cls>", "cross-entropy\n(nats per gene)"),
+    "profile_modalities": ("profile from <cls>", "mean loss of the modalities\n(nats per feature)"),
 }
 _COLOURS = ("C0", "C1", "0.35", "#8ecae6", "#8c2d04")  # distinct also without red and green
 
 
 @figure
 def training(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
     key: str = "bioformer",
     axes: Sequence[Axes] | None = None,
@@ -77,6 +79,7 @@ def training(
         _, grid = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), layout="constrained", squeeze=False)
         axes = list(grid[0])
     check_number(axes, [_TITLES[name][0] for name in names])
+    several = "profile_modalities" in names
     for ax, name in zip(axes, names, strict=True):
         for i, (member, rows) in enumerate(table.groupby("member")):
             single = table["member"].nunique() == 1
@@ -89,7 +92,7 @@ def training(
                 colour = _COLOURS[1] if single else colour
                 x, y = held_out["epoch"], held_out[f"val_{name}"]
                 ax.plot(x, y, "o--", ms=3.5, lw=1, color=colour, label=f"held-out cells{suffix}")
-        title, unit = _TITLES[name]
+        title, unit = (text.replace("gene", "feature") if several else text for text in _TITLES[name])
         ax.set(title=title, xlabel="epoch", ylabel=unit)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)

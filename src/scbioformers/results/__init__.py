@@ -55,7 +55,7 @@ from scbioformers.results._perturb import (
     write_perturb,
 )
 from scbioformers.results._query import Query, feature_names, find_column, open_query
-from scbioformers.results._query_modalities import ModalitiesQuery, open_data, open_modalities
+from scbioformers.results._query_modalities import ModalitiesQuery, modality_feature_names, open_data, open_modalities
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
 from scbioformers.results._store import check_out, open_result, warn_of_memory
@@ -88,6 +88,7 @@ __all__ = [
     "has_program_genes",
     "imputed_layers",
     "layer_bytes",
+    "modality_feature_names",
     "new_layer",
     "open_data",
     "open_modalities",

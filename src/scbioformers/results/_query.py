@@ -71,6 +71,8 @@ class Query:
     """Whether the model was passed as an argument."""
     map_given: bool = False
     """Whether a map of names was passed as an argument."""
+    modality: str | None = None
+    """Which modality of a MuData the data are, None for an AnnData."""
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -133,7 +135,7 @@ class Query:
         if unmeasured:
             parts.append(
                 f"{len(unmeasured):,} modelled but not measured, such as {unmeasured[:3]}: "
-                f"`bf.get.imputed(adata, genes={unmeasured[:3]}{self._given})` predicts such genes."
+                f"`bf.get.imputed({self._data}, genes={unmeasured[:3]}{self._given})` predicts such genes."
             )
         if unknown:
             hint = self.genes.column_hint(unknown, int(usable.sum()))
@@ -143,8 +145,17 @@ class Query:
     def _fit_call(self, unmodelled: list[str], argument: str) -> str:
         """The call that fits a model of these genes and of those in ``argument``. A given model is trained further."""
         column = self.genes.gene_symbols
-        names = "adata.var_names.astype(str)" if column is None else f"adata.var[{column!r}]"
+        data = "adata" if self.modality is None else f"mdata[{self.modality!r}]"
+        names = f"{data}.var_names.astype(str)" if column is None else f"{data}.var[{column!r}]"
         added = str(unmodelled)[1:-1] if len(unmodelled) <= 3 else f"*{argument}"
+        if self.modality is not None:
+            symbols, layer, matched_by = (
+                {} if value is None else {self.modality: value} for value in (column, self.layer, self.matched_by)
+            )
+            modelled = f"*bf.get.gene_embeddings({self._data}{self._given}{_argument('gene_symbols', symbols)}).index"
+            mask = f"{{{self.modality!r}: np.asarray({names}.isin([{modelled}, {added}]))}}"
+            others = _argument("layer", layer) + _argument("gene_symbols", matched_by)
+            return f"bf.tl.fit(mdata, mask_var={mask}{others})"
         others = _argument("layer", self.layer) + _argument("gene_symbols", self.matched_by)
         if self.model_given:
             return f"bf.tl.fit(adata{self._given}, mask_var=np.asarray({names}.isin([{added}])){others})"
@@ -152,14 +163,19 @@ class Query:
         return f"bf.tl.fit(adata, mask_var=np.asarray({names}.isin([{modelled}, {added}])){others})"
 
     @property
+    def _data(self) -> str:
+        """The data as arguments of a suggested call."""
+        return "adata" if self.modality is None else f"mdata, modality={self.modality!r}"
+
+    @property
     def _given(self) -> str:
         """The arguments of this call that a suggested call needs as well."""
         return ", model=model" * self.model_given + ", feature_map=feature_map" * self.map_given
 
 
-def _argument(name: str, value: str | None) -> str:
-    """Text of an argument in a suggested call, empty if it is None."""
-    return "" if value is None else f", {name}={value!r}"
+def _argument(name: str, value: str | dict[str, str] | None) -> str:
+    """Text of an argument in a suggested call, empty if it is None or an empty dict."""
+    return f", {name}={value!r}" if value else ""
 
 
 def open_query(
@@ -213,10 +229,7 @@ def open_query(
         check_feature_map(feature_map)
     found = on_device(find_model(adata, model, key), device)
     if found.others:
-        raise DataError(
-            f"The model reads the modalities {list(found.modalities)}. Pass a MuData with at least one of them, such "
-            f"as `MuData({{{found.modalities[0]!r}: adata}})`."
-        )
+        raise several_modalities(found)
     use_threads(found.config.width)
     reading = found.reading
     if layer is None and isinstance(adata, AnnData) and reading.layer in adata.layers:
@@ -247,8 +260,16 @@ def open_query(
         source = AnnDataSource(adata, **options, rule=rule)
     genes = GeneNames.of(adata, gene_symbols or column)
     names = _spelled(matched, genes)
-    given = {"model_given": model is not None, "map_given": feature_map is not None}
+    given: dict[str, Any] = {"model_given": model is not None, "map_given": feature_map is not None}
     return Query(found, source, layer, matched.columns, names, genes, adata, inspection.gene_nnz, column, rule, **given)
+
+
+def several_modalities(model: BioFormer) -> DataError:
+    """The error for an AnnData where a model of several modalities needs a MuData."""
+    return DataError(
+        f"The model reads the modalities {list(model.modalities)}. Pass a MuData with at least one of them, such as "
+        f"`MuData({{{model.modalities[0]!r}: adata}})`."
+    )
 
 
 def feature_names(

@@ -12,7 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scbioformers.core import ConfigError, DataError, warn
+from scbioformers.core import ConfigError, DataError, MissingKeyError, warn
 from scbioformers.data import (
     AnnDataSource,
     BlockSource,
@@ -27,7 +27,12 @@ from scbioformers.data import (
 from scbioformers.model import BioFormer, on_device
 from scbioformers.nn import choose_device, use_threads
 from scbioformers.results._model import ModelLike, find_model
-from scbioformers.results._query import Query, open_query
+from scbioformers.results._query import Query, feature_names, open_query, several_modalities
+
+_NO_MAP = (
+    "`feature_map` is for an AnnData, found a MuData. Rename `var_names` of the modality, or pass a column with the "
+    "names of the model as `gene_symbols={modality: column}`."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,24 @@ class ModalitiesQuery:
     """(N,) for each modality of the model: row of each sample in it, -1 if it is not measured or not read."""
     model_given: bool = False
     """Whether the model was passed as an argument."""
+
+    def choose(self, modality: str | None) -> str:
+        """The modality of the model that is meant. None means the only one.
+
+        Raises
+        ------
+        ConfigError, MissingKeyError
+            If there are several and none is named, or there is no such modality.
+        """
+        names = self.model.modalities
+        if modality is None and len(names) > 1:
+            raise ConfigError(
+                f"The model has the modalities {list(names)}. Pass one of them as `modality=`, such as "
+                f"`modality={names[0]!r}`."
+            )
+        if modality is not None and modality not in names:
+            raise MissingKeyError(f"The model has no modality {modality!r}. It has {list(names)}.")
+        return names[0] if modality is None else modality
 
     @property
     def layer(self) -> dict[str, str | None]:
@@ -83,10 +106,7 @@ def open_modalities(
         If a modality that is named does not exist.
     """
     if feature_map is not None:
-        raise ConfigError(
-            "`feature_map` is for an AnnData, found a MuData. Rename `var_names` of the modality, or pass a column "
-            "with the names of the model as `gene_symbols={modality: column}`."
-        )
+        raise ConfigError(_NO_MAP)
     device = choose_device(device)
     found = on_device(find_model(mdata, model, key), device)
     use_threads(found.config.width)
@@ -108,7 +128,8 @@ def open_modalities(
     for name in found.modalities:
         own = replace(found.of(name), batch=None, phenotypes=())
         if name in names:
-            queries[name] = open_query(mdata[name], own, layer=layers[name], gene_symbols=symbols[name], device=device)
+            read = open_query(mdata[name], own, layer=layers[name], gene_symbols=symbols[name], device=device)
+            queries[name] = replace(read, modality=name, model_given=model is not None)
             sources.append(queries[name].source)
         else:
             rows[name] = np.full(mdata.n_obs, -1)
@@ -117,6 +138,27 @@ def open_modalities(
     codes = field_codes(found.fields, mdata, batch=found.batch)
     source = ModalitiesSource(sources, list(in_order.values()), codes)
     return ModalitiesQuery(found, source, queries, in_order, model is not None)
+
+
+def modality_feature_names(
+    model: BioFormer, data: AnnData | MuData | None, gene_symbols: Any = None, feature_map: Any = None
+) -> dict[str, list[str]]:
+    """Names of the features of each modality, as :func:`feature_names` spells those of a model of one.
+
+    Raises
+    ------
+    DataError
+        If ``data`` is an AnnData.
+    ConfigError
+        If ``feature_map`` is given.
+    """
+    if data is not None and not isinstance(data, MuData):
+        raise several_modalities(model)
+    if feature_map is not None:
+        raise ConfigError(_NO_MAP)
+    symbols = of_modality("gene_symbols", gene_symbols, model.modalities)
+    own = {name: None if data is None or name not in data.mod else data[name] for name in model.modalities}
+    return {name: feature_names(model.of(name), own[name], symbols[name]) for name in model.modalities}
 
 
 def open_data(

@@ -1,6 +1,6 @@
 """Computations of the functions in ``bf.tl`` and ``bf.get``, with a model and a source of cells as input."""
 
-from scbioformers.tasks._cross_modal import predict_modality
+from scbioformers.tasks._cross_modal import modality_scale, predict_modality
 from scbioformers.tasks._gene_programs import (
     Programs,
     Use,
@@ -56,6 +56,7 @@ __all__ = [
     "folds",
     "impute_blocks",
     "infer_grn",
+    "modality_scale",
     "own_values",
     "positions",
     "posterior_blocks",

@@ -34,6 +34,16 @@ class _Place:
         return cls(sum(x.n_features for x in before), own.n_features, sum(x.n_values for x in before), own.n_values)
 
 
+def modality_scale(state: BioFormer, output: Scale) -> Scale:
+    """The unit in which a modality can be predicted: that which is asked for, if its bins have it.
+
+    ``state`` is the model of this modality alone, see :meth:`BioFormer.of`.
+    """
+    if state.binning.kind == "segment" or output == "bins":
+        return "bins"
+    return output if state.reading.counts else "values"
+
+
 def predict_modality(
     model: BioFormer,
     source: BlockSource,

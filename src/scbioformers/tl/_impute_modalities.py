@@ -13,7 +13,6 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, Scale
-from scbioformers.model import BioFormer
 from scbioformers.results import (
     Layer,
     ModalitiesQuery,
@@ -24,7 +23,7 @@ from scbioformers.results import (
     write_imputed,
     write_modalities,
 )
-from scbioformers.tasks import BLOCK_CELLS, Evidence, choose_evidence_cells, predict_modality
+from scbioformers.tasks import BLOCK_CELLS, Evidence, choose_evidence_cells, modality_scale, predict_modality
 from scbioformers.tl._impute_cells import ImputedCells
 from scbioformers.training import find_validation
 
@@ -102,7 +101,7 @@ def _predict(
     from_others = np.any([rows for other, rows in measured.items() if other != name], axis=0)
     if n := int((~from_others).sum()):
         logger.warning("%d of %d samples have no modality but %r. Their predictions are NaN.", n, len(known), name)
-    scale = _scale(state, request.output)
+    scale = modality_scale(state, request.output)
     cells = choose_evidence_cells(measured[name] & from_others, known, len(state.vocabulary))
     evidence = Evidence.empty(state, cells=np.isin(np.arange(len(known)), cells))
     values = predict_modality(
@@ -119,13 +118,6 @@ def _predict(
     params: dict[str, Any] = {"model_hash": query.model.hash, "method": "held_out", "output": scale, "masked": False}
     params |= {"n_evidence_cells": len(cells), "n_validation_cells": int(known[cells].sum())}
     return values, evidence, params | {"layer": query.queries[name].layer if name in query.queries else None}
-
-
-def _scale(state: BioFormer, output: Scale) -> Scale:
-    """The unit in which a modality can be predicted: that which is asked for, if its bins have it."""
-    if state.binning.kind == "segment" or output == "bins":
-        return "bins"
-    return output if state.reading.counts else "values"
 
 
 def _write_modality(

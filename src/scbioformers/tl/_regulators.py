@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import Category, ConfigError, DataError, check_arguments
+from scbioformers.data import open_modality
 from scbioformers.metrics import enrichment
 from scbioformers.results import (
     check_key_added,
@@ -28,8 +30,9 @@ from scbioformers.tl._gene_sets import GeneSets, read_gene_sets
 
 
 def regulators(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     gene_sets: GeneSets | None = None,
     condition: Category | None = None,
     known: pd.DataFrame | None = None,
@@ -39,7 +42,7 @@ def regulators(
     grn_key: str = "grn",
     key_added: str = "regulators",
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Rank the regulators of a network (key drivers) and the regulators of gene sets (paper, section 3.4).
 
     For networks with ``method="attention"``, the key drivers are the regulators that receive the most attention. For
@@ -54,6 +57,8 @@ def regulators(
     ----------
     adata
         Data after :func:`scbioformers.tl.grn`.
+    modality
+        The modality of a MuData that has the input of this function and gets its result. None is the only one.
     gene_sets
         Gene sets whose regulators are ranked: a list of genes, a dict of lists, a DataFrame with the columns ``source``
         (name of the set) and ``target`` (gene), or a column of ``adata.var``, such as ``"gene_program"``. Genes that
@@ -107,6 +112,7 @@ def regulators(
     [1, 2, 3]
     """
     check_arguments(regulators, locals())
+    whole, adata = adata, open_modality(adata, modality)
     params = read_grn_params(adata, grn_key)
     check_key_added(adata, key_added, inputs=[grn_key])
     if condition is not None:
@@ -125,25 +131,26 @@ def regulators(
                 results["known"] = count_known_targets(network, stored_edges(known, genes, network.genes), k)
             for kind, table in results.items():
                 tables.setdefault(kind, []).append(table.assign(condition=name))
-    adata = target(adata, copy)
+    whole = target(whole, copy)
     settings = {"condition": condition, "k": np.atleast_1d(k).tolist(), "top_k": top_k, "grn_key": grn_key}
     settings |= {"gene_symbols": genes.gene_symbols}
     joined = {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
-    write_regulators(adata, key_added, joined, settings | {"model_hash": params["model_hash"]})
-    return adata if copy else None
+    write_regulators(open_modality(whole, modality), key_added, joined, settings | {"model_hash": params["model_hash"]})
+    return whole if copy else None
 
 
 def program_enrichment(
-    adata: AnnData,
+    adata: AnnData | MuData,
     gene_sets: GeneSets,
     *,
+    modality: str | None = None,
     min_genes: int = 5,
     max_genes: int | None = 500,
     gene_symbols: str | None = None,
     program_key: str = "gene_program",
     key_added: str = "program_enrichment",
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Test the overlap of gene programs with gene sets, such as those of the Gene Ontology (paper, section 3.4).
 
     Parameters
@@ -154,6 +161,8 @@ def program_enrichment(
         Gene sets to test: a list of genes, a dict of lists, a DataFrame with the columns ``source`` (name of the set)
         and ``target`` (gene), or a column of ``adata.var``. Genes that are not modelled are ignored, and counted in
         a log message.
+    modality
+        The modality of a MuData that has the input of this function and gets its result. None is the only one.
     min_genes, max_genes
         Minimum and maximum number of modelled genes of a set. Other sets are not tested. None means no maximum.
     gene_symbols
@@ -195,6 +204,7 @@ def program_enrichment(
     ['program', 'gene_set', 'size', 'set_size', 'hits']
     """
     check_arguments(program_enrichment, locals())
+    whole, adata = adata, open_modality(adata, modality)
     background = read_program_background(adata, program_key)
     check_key_added(adata, key_added, inputs=[program_key])
     if min_genes < 1 or (max_genes is not None and max_genes < min_genes):
@@ -217,8 +227,8 @@ def program_enrichment(
     pairs = zip(table["program"], table["gene_set"], strict=True)
     shared = [", ".join(sorted(set(groups[program]).intersection(kept[name]))) for program, name in pairs]
     table["genes"] = np.array(shared, object)
-    adata = target(adata, copy)
+    whole = target(whole, copy)
     settings = {"min_genes": min_genes, "max_genes": max_genes, "program_key": program_key}
     settings |= {"gene_symbols": names.gene_symbols}
-    write_enrichment(adata, key_added, table, settings)
-    return adata if copy else None
+    write_enrichment(open_modality(whole, modality), key_added, table, settings)
+    return whole if copy else None
