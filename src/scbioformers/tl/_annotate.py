@@ -167,16 +167,16 @@ def annotate(
 
     Notes
     -----
-    The label comes from a multinomial logistic regression on the ``<cls>`` vector and the components of the decoded
-    profile. In five folds over the labelled cells, each cell is predicted by a regression without it. These predictions
-    give the evidence, and a *temperature*, by which all logits are divided so that the probabilities are right.
+    The label comes from a multinomial logistic regression on the latent and the ``<cls>`` vector. The second has less
+    weight, because it differs more between data sets. In five folds over the labelled cells, each cell is predicted by
+    a regression without it. These predictions give the evidence, and a *temperature*, by which all logits are divided
+    so that the probabilities are right.
 
     A cell is ``"unknown"`` if it is further from the labelled cells than 99 % of these are when they are left out. So 1
     in 100 cells of the known types is expected to be called unknown. Two numbers are added for it, each in standard
-    deviations of the labelled cells: the Mahalanobis distance to the nearest label in the components of the profile,
-    and how badly all labels fit (the energy, ``-logsumexp`` of the logits). Cells of a type that the model has not seen
-    in its fit can be near to a known type, so not all of them are found. Cells without a count are always
-    ``"unknown"``.
+    deviations of the labelled cells: the Mahalanobis distance to the nearest label in the latent, and how badly all
+    labels fit (the energy, ``-logsumexp`` of the logits). Cells of a type that the model has not seen in its fit can be
+    near to a known type, so not all of them are found. Cells without a count are always ``"unknown"``.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def annotate(
             features.take(learned_from),
             labels.codes[learned_from],
             labels.categories,
-            n_compared=query.model.config.n_components,
+            n_latent=query.model.config.n_latent * len(query.model.members),
             label_key=label_key,
             network=query.model.hash,
             colours=read_label_colours(adata, label_key),

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from scbioformers.model import Use
 from scbioformers.tasks.annotation._classifier import (
     N_FOLDS,
+    Array,
     Codes,
     draw_folds,
     draw_training,
@@ -22,7 +23,8 @@ from scbioformers.tasks.annotation._evidence import collect_evidence
 from scbioformers.tasks.annotation._head import AnnotationHead
 from scbioformers.tasks.annotation._known_cells import distance, energy, fit_classes, standards, unlikeness
 
-USE: tuple[Use, ...] = ("cls", "profile")  # experiment 79
+USE: tuple[Use, ...] = ("cls", "latent")  # experiment 83
+CLS_WEIGHT = 0.3  # standard deviation of `<cls>`, relative to that of the latent: it moves more between data sets
 MAX_CELLS = 20_000  # number of labelled cells that are learned from
 UNLIKE = 0.01  # share of the labelled cells that are above the threshold when they are left out
 
@@ -42,7 +44,7 @@ def fit_annotation(
     codes: Codes,
     categories: Sequence[str],
     *,
-    n_compared: int,
+    n_latent: int,
     label_key: str,
     network: str,
     colours: Mapping[str, str] | None = None,
@@ -59,8 +61,9 @@ def fit_annotation(
         (N,), position of the label of each cell in ``categories``. At least two labels have cells.
     categories
         The K labels.
-    n_compared
-        Number of columns of ``features``, from the last, in which cells are compared with the labelled ones.
+    n_latent
+        Number of columns of ``features``, from the last, that are the latent. The distance to the labelled cells is
+        measured in them.
     label_key
         The column of labels.
     network
@@ -75,8 +78,8 @@ def fit_annotation(
     k = len(categories)
     rows = draw_training(codes, k, MAX_CELLS, seed)
     X, y = features[rows].astype(np.float64), codes[rows]
-    mean, scale = X.mean(axis=0), np.sqrt(X.var(axis=0).mean(keepdims=True))
-    X = (X - mean) / np.maximum(scale, 1e-12)
+    mean, scale = X.mean(axis=0), _scales(X, n_latent)
+    X = (X - mean) / scale
     folds = draw_folds(y, k, seed)
     logits, distances = np.empty((len(y), k)), np.empty(len(y))
     learnable = np.zeros(len(y), dtype=bool)  # cells whose label has a cell in another fold
@@ -84,7 +87,7 @@ def fit_annotation(
         test = folds == fold
         weights, intercepts = fit_linear(X[~test], y[~test], k)
         logits[test] = X[test] @ weights.T + intercepts
-        distances[test] = distance(X[test, -n_compared:], *fit_classes(X[~test, -n_compared:], y[~test]))
+        distances[test] = distance(X[test, -n_latent:], *fit_classes(X[~test, -n_latent:], y[~test]))
         learnable[test] = np.isin(y[test], y[~test])
     temperature = fit_temperature(logits[learnable], y[learnable])
     probabilities = softmax(logits / temperature, axis=1)
@@ -93,7 +96,7 @@ def fit_annotation(
         y, probabilities.argmax(axis=1), probabilities.max(axis=1), categories, categories, batches=in_rows
     )
     weights, intercepts = fit_linear(X, y, k)
-    means, axes = fit_classes(X[:, -n_compared:], y)
+    means, axes = fit_classes(X[:, -n_latent:], y)
     standard = standards(distances, energy(logits))
     head = AnnotationHead(
         label_key=label_key,
@@ -101,7 +104,7 @@ def fit_annotation(
         network=network,
         use=USE,
         mean=mean.astype(np.float32),
-        scale=np.maximum(scale, 1e-12).astype(np.float32),
+        scale=scale.astype(np.float32),
         weights=weights.astype(np.float32),
         intercepts=intercepts.astype(np.float32),
         temperature=temperature,
@@ -116,3 +119,12 @@ def fit_annotation(
     own = probabilities[np.arange(len(y)), y]
     probability[rows] = np.where(learnable, own, np.nan)
     return FittedLabels(head, probability)
+
+
+def _scales(X: Array, n_latent: int) -> Array:
+    """(D,), one unit for the columns of `<cls>`, one for those of the latent: root mean squares of their deviations."""
+    variance = X.var(axis=0)
+    scale = np.empty(len(variance))
+    scale[:-n_latent] = np.sqrt(variance[:-n_latent].mean()) / CLS_WEIGHT
+    scale[-n_latent:] = np.sqrt(variance[-n_latent:].mean())
+    return np.maximum(scale, 1e-12)

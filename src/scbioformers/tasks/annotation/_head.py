@@ -45,7 +45,7 @@ class AnnotationHead:
     mean: NDArray[np.float32]
     """(D,), mean of the embedding over the labelled cells."""
     scale: NDArray[np.float32]
-    """(1,), root mean square of its standard deviations, which is the same unit for all dimensions."""
+    """(D,), unit of each column. It is the same for all columns of ``<cls>``, and for all of the latent."""
     weights: NDArray[np.float32]
     """(K, D), weights of the logistic regression."""
     intercepts: NDArray[np.float32]
@@ -134,13 +134,13 @@ class AnnotationHead:
         temperature, threshold = float(stored["temperature"]), float(stored["threshold"])
         k, d = len(categories), arrays["mean"].size
         c, p = arrays["class_means"].shape
-        shapes = {"mean": (d,), "scale": (1,), "weights": (k, d), "intercepts": (k,), "class_axes": (p, p)}
+        shapes = {"mean": (d,), "scale": (d,), "weights": (k, d), "intercepts": (k,), "class_axes": (p, p)}
         shapes["standard"] = (2, 2)
         if wrong := [name for name, shape in shapes.items() if arrays[name].shape != shape]:
             raise ValueError(f"{wrong} have other shapes than expected, {shapes}")
         if k < 2 or len(set(categories)) < k or not 0 < c <= k or not 0 < p <= d or set(use) - set(USES):
             raise ValueError(f"found the labels {categories}, {c} means of {p} in {d} columns, and {use}")
-        positive = [temperature, float(arrays["scale"][0]), *map(float, arrays["standard"][:, 1])]
+        positive = [temperature, float(arrays["scale"].min()), *map(float, arrays["standard"][:, 1])]
         if not (
             min(positive) > 0
             and np.isfinite([temperature, threshold, *(array.sum() for array in arrays.values())]).all()
