@@ -120,8 +120,9 @@ def impute(
         Unit of the values. ``"counts"``: mean counts at the depth of the cell. ``"log1p"``: ``log1p`` of the counts at
         the mean depth of the training cells. ``"bins"``: bins of the model. ``"values"``: the
         scale of the training data, for counts the same as ``"counts"``. With ``mask``, the depth of a cell is estimated
-        from the values that are not masked. In a MuData, counts are at the mean depth of the training cells, a modality
-        with segment bins is predicted in bins, and values that are not counts on their own scale.
+        from the values that are not masked. In a MuData, counts with value bins are at the mean depth of the training
+        cells. A modality with quantile bins is predicted on the scale of the training data, without a correction for
+        depth, and one with segment bins in bins.
     std
         Also store the standard deviation of the predicted distribution. It is that of a new measurement, not the
         standard error of the mean. It is 0 for values that are kept.
