@@ -61,8 +61,8 @@ def test_adata_comes_first(function):
 def test_few_positional_arguments(function):
     parameters = inspect.signature(function).parameters.values()
     assert sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) <= 3
-    # `pl.perturbation(adata, observed)`: what is drawn comes second, also since it may be left out
-    plain = ("adata", "observed", "sources")
+    # `pl.perturbation(adata, observed)`: what is drawn comes second, also if it may be left out
+    plain = ("adata", "observed", "sources", "regulator")
     assert all(p.default is p.empty or p.kind is p.KEYWORD_ONLY for p in parameters if p.name not in plain)
 
 

@@ -185,6 +185,6 @@ def test_a_list_of_bools_is_a_mask():
 def test_the_modalities_of_a_mudata_are_named():
     message = r"found mudata.*MuData\. Pass one of its modalities \['gex', 'prot'\], such as `mdata\['gex'\]`"
     both = mudata.MuData({"gex": CELLS, "prot": CELLS.copy()})
-    for verb in (bf.tl.grn, bf.tl.gene_programs, bf.tl.perturb):
+    for verb in (bf.tl.perturb, bf.get.perturb, bf.pl.perturbation_screen):
         with pytest.raises(DataError, match=message):
             verb(both, "all") if verb is bf.tl.perturb else verb(both)

@@ -58,19 +58,16 @@ def modality_functions() -> dict:
     return {name: each for name, each in found.items() if "modality" in inspect.signature(each).parameters}
 
 
-REQUIRED = {"pl.attention_heatmap": ("G1",)}
-
-
 @pytest.mark.fault("modality-which")
 @pytest.mark.parametrize("name", [name for name in modality_functions() if name != "get.gene_embeddings"])
 def test_the_modality_must_be_named_if_there_are_several(fitted, name):
-    function, given = modality_functions()[name], REQUIRED.get(name, ())
+    function = modality_functions()[name]
     with pytest.raises(ConfigError, match=r"\['rna', 'prot'\]. Pass one of them as `modality=`, such as .*'rna'`"):
-        function(fitted, *given)
+        function(fitted)
     with pytest.raises(MissingKeyError, match=r"no modality 'atac'. It has \['rna', 'prot'\]"):
-        function(fitted, *given, modality="atac")
+        function(fitted, modality="atac")
     with pytest.raises(ConfigError, match=r"found 'rna'.* AnnData. Leave it out"):
-        function(fitted["rna"], *given, modality="rna")
+        function(fitted["rna"], modality="rna")
 
 
 def test_results_of_a_modality_are_those_of_its_anndata(fitted):

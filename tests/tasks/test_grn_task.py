@@ -283,7 +283,7 @@ def test_without_counts_the_share_of_the_regulator_alone_counts():
     bf.tl.fit(adata, binning="segment", config=CONFIGS["one layer"], train=TRAIN)
     model, cells = bf.get.model(adata), AnnDataSource(adata).read(0, 30)
     rates = regulation.log_rates(model, model.members[0], cells, tqdm(disable=True))
-    share = regulation.explained_share(model, cells, rates)
+    share = regulation.explained_share(regulation.Features.of(model), cells, rates)
     cosine = weigh(ask(model, "embedding"), cells).weight / np.sqrt(share)
     np.testing.assert_allclose(cosine, cosine.T, atol=1e-5)
     assert np.nanmax(np.abs(cosine)) <= 1 + 1e-6 and np.ptp(share) > 0.01
@@ -311,9 +311,9 @@ def test_no_batch_size_matters(fit, method, monkeypatch):
     model, cells = fit
     expected = weigh(ask(model, method), cells)
     for batch, chunk, n_pairs in ((1, 1, 1), (7, 40, 1000), (128, int(expected.count.max(axis=0).sum()), 2**21)):
-        monkeypatch.setattr(regulation, "_BATCH", batch)
+        monkeypatch.setattr("scbioformers.tasks._gene_signals._BATCH", batch)
         monkeypatch.setattr(regulation, "_CHUNK", chunk)  # the last: filled by the last regulator
-        monkeypatch.setattr(regulation, "_MAX_PAIRS", n_pairs)
+        monkeypatch.setattr("scbioformers.tasks._gene_signals._MAX_PAIRS", n_pairs)
         found = weigh(ask(model, method), cells)
         np.testing.assert_allclose(found.weight, expected.weight, atol=2e-5)
         assert np.array_equal(found.count, expected.count)

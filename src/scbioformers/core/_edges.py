@@ -34,15 +34,20 @@ def average_product_correction(weight: NDArray[np.float64]) -> NDArray[np.float6
     return np.where(seen, filled - expected, np.nan)
 
 
-def cosine_similarity(embedding: NDArray[np.float64]) -> NDArray[np.float64]:
+def cosine_similarity(embedding: NDArray[np.float64], other: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Cosine similarity (G, G) between the rows of ``embedding`` (G, D), after subtraction of the mean row.
 
-    A row that is equal to the mean has the similarity 0 to every row.
+    With ``other`` (R, D), that between the rows of both, (G, R), each after subtraction of its own mean row. A row that
+    is equal to the mean has the similarity 0 to every row.
     """
+    unit = _unit_rows(embedding)
+    return unit @ (unit if other is None else _unit_rows(other)).T
+
+
+def _unit_rows(embedding: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = embedding - embedding.mean(axis=0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
-    return unit @ unit.T
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
 
 
 def rank_pairs(strength: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -75,11 +75,15 @@ class Block:
             others=tuple(other.take(rows) for other in self.others),
         )
 
-    def scaled(self, features: NDArray[np.int64], factor: float) -> Block:
+    def scaled(self, features: NDArray[np.int64], factor: float, modality: int = 0) -> Block:
         """Copy of the block in which the count of one feature per cell is multiplied by a factor.
 
-        ``features`` (n,) is the feature of each cell, -1 for none.
+        ``features`` (n,) is the feature of each cell in the modality with this number, -1 for none.
         """
+        if modality:
+            others = list(self.others)
+            others[modality - 1] = others[modality - 1].scaled(features, factor)
+            return replace(self, others=tuple(others))
         counts = self.counts.copy()
         counts.data[counts.indices == np.repeat(features, np.diff(counts.indptr))] *= factor
         counts.eliminate_zeros()

@@ -2,7 +2,8 @@
 
 from scbioformers.get._annotation import annotation, annotation_evidence
 from scbioformers.get._gene_programs import gene_program_scores, gene_programs
-from scbioformers.get._grn import grn, grn_graph, grn_matrix
+from scbioformers.get._grn import grn, grn_matrix
+from scbioformers.get._grn_graph import grn_graph
 from scbioformers.get._imputed import imputation_evidence, imputed
 from scbioformers.get._model import gene_embeddings, history, model, params
 from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells

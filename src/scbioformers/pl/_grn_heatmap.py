@@ -11,22 +11,24 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from mudata import MuData
 
 from scbioformers import get
 from scbioformers.core import Category, ConfigError, DataError, check_arguments, near_names, short_list
 from scbioformers.data import GeneNames
 from scbioformers.pl._grn_words import condition_label, is_signed, weight_label
 from scbioformers.pl._show import check_number, figure
-from scbioformers.results import find_condition, read_grn_params, result_genes
+from scbioformers.results import ModalityPair, find_condition, open_grn, read_grn_params, result_genes
 
 _MISSING = "0.82"
 
 
 @figure
 def attention_heatmap(
-    adata: AnnData,
-    regulator: str | int,
+    adata: AnnData | MuData,
+    regulator: str | int | None = None,
     *,
+    modality: ModalityPair | None = None,
     n_top: int = 10,
     conditions: Category | Sequence[Category] | None = None,
     gene_symbols: str | None = None,
@@ -36,6 +38,9 @@ def attention_heatmap(
     save: bool | str | Path | None = None,
 ) -> list[Axes]:
     """Heat map of the strongest targets of one regulator in each condition (paper, section 3.4 and Fig. 2).
+
+    Without ``regulator``, it shows the regulators with the highest weights (columns) and their strongest targets (rows)
+    in one condition.
 
     The figure works with every method of :func:`scbioformers.tl.grn`, not only with attention. The label of the colour
     bar says which weights are shown, and what a positive weight means. Positive weights are red: the regulator
@@ -48,12 +53,15 @@ def attention_heatmap(
     adata
         Data after :func:`scbioformers.tl.grn`.
     regulator
-        Name of the regulator, a gene.
+        Name of the regulator, a gene. By default, the ``n_top`` regulators with the highest weights.
+    modality
+        The modality of a MuData that has the network, or the two modalities of a network between them, such as
+        ``("rna", "prot")``. None is the only one.
     n_top
         Number of targets. They are sorted by their largest weight over the conditions (by the absolute weight if
         weights are signed).
     conditions
-        Conditions to show. By default, all.
+        Conditions to show. By default, all. Without ``regulator``, the one to show.
     gene_symbols
         Column of ``adata.var`` with the names of the genes. By default, the column of the call that stored the result,
         else ``adata.var_names``.
@@ -74,7 +82,8 @@ def attention_heatmap(
     MissingKeyError
         If no network is stored under ``key``, or none for a condition.
     ConfigError
-        If ``n_top`` is less than 1, ``conditions`` is empty, or the number of axes is wrong.
+        If ``n_top`` is less than 1, ``conditions`` is empty, the number of axes is wrong, or there are several
+        conditions and no ``regulator``.
     DataError
         If the regulator is not a gene of the data (the message suggests similar names), or has no weights.
 
@@ -88,12 +97,15 @@ def attention_heatmap(
     ['targets of TF1', 'difference from type_1']
     """
     check_arguments(attention_heatmap, locals())
+    adata = open_grn(adata, modality, key)
     params = read_grn_params(adata, key)
     shown = _conditions(params, conditions)
     if n_top < 1:
         raise ConfigError(f"`n_top` must be at least 1, found {n_top}.")
     signed, reference = is_signed(params), params["reference"]
     genes = result_genes(adata, key, gene_symbols)
+    if regulator is None:
+        return _strongest(adata, params, shown, n_top, genes, key, axes)
     name, weight = _column(adata, str(regulator), shown, key, genes)
     strength = (weight.abs() if signed else weight).max(axis=1).dropna()
     weight = weight.loc[strength.sort_values(ascending=False, kind="stable").index[:n_top]]
@@ -113,6 +125,40 @@ def attention_heatmap(
         _heat(ax, table, title, label, diverging)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
+    return list(axes)
+
+
+def _strongest(
+    adata: AnnData,
+    params: dict[str, Any],
+    conditions: list[str],
+    n_top: int,
+    genes: GeneNames,
+    key: str,
+    axes: Sequence[Axes] | None,
+) -> list[Axes]:
+    """The regulators with the highest weights in one condition, and their strongest targets."""
+    if len(conditions) > 1:
+        raise ConfigError(
+            f"There are several conditions, {short_list(conditions)}. Pass one of them as `conditions=`, or a "
+            "regulator to compare them."
+        )
+    condition = conditions[0] if params["groupby"] is not None else None
+    weight = get.grn_matrix(adata, condition=condition, gene_symbols=genes.gene_symbols, key=key)
+    strength = weight.abs() if is_signed(params) else weight
+    columns = strength.max().sort_values(ascending=False, kind="stable").index[:n_top]
+    rows = strength[columns].max(axis=1).dropna().sort_values(ascending=False, kind="stable").index[:n_top]
+    table = weight.loc[rows, columns]
+    if axes is None:
+        size = (2.6 + 0.32 * table.shape[1], 1.9 + 0.26 * len(table))
+        axes = [plt.subplots(figsize=size, layout="constrained")[1]]
+    check_number(axes, ["weights"])
+    title = "highest weights" if condition is None else f"highest weights in {condition_label(condition)}"
+    missing = "\n(grey: no weight)" if table.isna().any(axis=None) else ""
+    diverging = is_signed(params) or bool((table < 0).any(axis=None))
+    _heat(axes[0], table, title, weight_label(params) + missing, diverging)
+    if params["directed"]:
+        axes[0].set(xlabel="regulator", ylabel="target")
     return list(axes)
 
 

@@ -14,6 +14,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
+from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers import get
@@ -21,7 +22,7 @@ from scbioformers.core import Category, DataError, Names, as_names, check_argume
 from scbioformers.pl._grn_words import WEIGHTS, condition_label, is_signed
 from scbioformers.pl._layout import GAP, border, boxes, place, unit_normals
 from scbioformers.pl._show import figure
-from scbioformers.results import find_condition, read_grn_params, result_genes
+from scbioformers.results import ModalityPair, find_condition, open_grn, read_grn_params, result_genes
 
 _ACTIVATION, _REPRESSION, _UNSIGNED, _KNOWN = "#b2182b", "#2166ac", "0.35", "#ffd54a"
 _REGULATOR, _TARGET = "#3b4252", "#eceff4"
@@ -32,8 +33,9 @@ _SIDE = 3.5  # distance of an edge from the middle if there is one in each direc
 
 @figure
 def grn_network(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: ModalityPair | None = None,
     regulators: Names | None = None,
     n_top: int = 20,
     condition: Category | None = None,
@@ -56,6 +58,9 @@ def grn_network(
     ----------
     adata
         Data after :func:`scbioformers.tl.grn`.
+    modality
+        The modality of a MuData that has the network, or the two modalities of a network between them, such as
+        ``("rna", "prot")``. None is the only one.
     regulators
         Regulators whose edges are drawn. By default, all. In a network without directions, these are the genes whose
         edges are drawn.
@@ -109,6 +114,7 @@ def grn_network(
     '10 strongest edges'
     """
     check_arguments(grn_network, locals())
+    adata = open_grn(adata, modality, key)
     options: dict[str, Any] = {"condition": condition, "mutual": mutual, "gene_symbols": gene_symbols, "key": key}
     graph = get.grn_graph(adata, regulators=regulators, n_top=n_top, known=known, **options)
     params = read_grn_params(adata, key)

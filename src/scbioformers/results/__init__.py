@@ -32,6 +32,7 @@ from scbioformers.results._grn import (
     read_mutual_pairs,
     write_grn,
 )
+from scbioformers.results._grn_between import open_grn, write_grn_between
 from scbioformers.results._heads import added_heads, check_head_storage, store_head
 from scbioformers.results._imputed import (
     Layer,
@@ -56,6 +57,7 @@ from scbioformers.results._perturb import (
 )
 from scbioformers.results._query import Query, feature_names, find_column, open_query
 from scbioformers.results._query_modalities import ModalitiesQuery, modality_feature_names, open_data, open_modalities
+from scbioformers.results._query_parts import ModalityPair, Part, open_parts
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
 from scbioformers.results._store import check_out, open_result, warn_of_memory
@@ -65,7 +67,9 @@ __all__ = [
     "ConditionGRN",
     "Layer",
     "ModalitiesQuery",
+    "ModalityPair",
     "ModelLike",
+    "Part",
     "Perturbed",
     "Query",
     "WeightTable",
@@ -91,7 +95,9 @@ __all__ = [
     "modality_feature_names",
     "new_layer",
     "open_data",
+    "open_grn",
     "open_modalities",
+    "open_parts",
     "open_query",
     "open_result",
     "perturb_genes",
@@ -127,6 +133,7 @@ __all__ = [
     "write_enrichment",
     "write_gene_programs",
     "write_grn",
+    "write_grn_between",
     "write_imputed",
     "write_modalities",
     "write_perturb",

@@ -10,6 +10,7 @@ from scbioformers.tasks._gene_programs import (
     score_cells,
     similarity,
 )
+from scbioformers.tasks._gene_signals import Features
 from scbioformers.tasks._grn import EdgeScorer, Method, draw_conditions, infer_grn
 from scbioformers.tasks._grn_edges import ConsensusGRN, edge_table
 from scbioformers.tasks._imputation import (
@@ -35,6 +36,7 @@ __all__ = [
     "ConsensusGRN",
     "EdgeScorer",
     "Evidence",
+    "Features",
     "ImputeMethod",
     "ImputedBlock",
     "Method",

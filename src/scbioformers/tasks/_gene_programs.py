@@ -22,7 +22,8 @@ from scbioformers.core import ConfigError, cosine_similarity, leiden, log1p_rows
 from scbioformers.data import Block, BlockSource, MemorySource
 from scbioformers.model import BioFormer
 from scbioformers.nn import Transformer
-from scbioformers.tasks._grn import EdgeScorer, contextual_embedding
+from scbioformers.tasks._gene_signals import Features, contextual_embedding
+from scbioformers.tasks._grn import EdgeScorer
 
 Use = Literal["embedding", "attention"]
 USES = ("embedding", "attention")
@@ -224,18 +225,28 @@ def support(label: NDArray[np.int64], views: Sequence[NDArray[np.int64]]) -> NDA
 
 
 def similarity(
-    model: BioFormer, network: Transformer, cells: Block, use: Use, seed: int, bar: tqdm
+    model: BioFormer,
+    network: Transformer,
+    cells: Block,
+    use: Use,
+    seed: int,
+    bar: tqdm,
+    modality: str | None = None,
 ) -> NDArray[np.float64]:
     """(M, M), cosine similarity of genes in the given cells by one member of the model.
+
+    In a model of several modalities, these are the features of the modality.
 
     ``"embedding"`` compares the mean-centred contextual embeddings of genes. ``"attention"`` compares the attention of
     genes to other genes, after the average product correction.
     """
     if use == "embedding":
-        cosine = cosine_similarity(contextual_embedding(model, network, cells, bar))
+        embedding = contextual_embedding(model, network, cells, bar)
+        cosine = cosine_similarity(embedding[Features.of(model, modality).columns])
         np.fill_diagonal(cosine, 1.0)
         return cosine
-    scorer = EdgeScorer(model, use, np.arange(len(model.vocabulary)))
+    columns = Features.of(model, modality).columns
+    scorer = EdgeScorer(model, use, np.arange(columns.stop - columns.start), modality=modality)
     weight = np.nan_to_num(scorer.score(network, MemorySource(cells), seed, bar).weight)
     length = np.linalg.norm(weight, axis=1, keepdims=True)
     unit = np.divide(weight, length, out=np.zeros_like(weight), where=length > 0)

@@ -1,22 +1,20 @@
 """Gene regulatory networks from a fitted model: attention, gene embeddings or in-silico knock-outs (section 3.4).
 
-In all matrices rows are target genes and columns are regulators. Both are among the M modelled genes.
+In all matrices rows are target genes and columns are regulators. Both are among the M modelled genes. In a model of
+several modalities, targets are the T features of one modality, and regulators are features of the same one or another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.special import expit
-from torch.nn import functional
 
 from scbioformers.core import (
-    SPECIALS,
     ConfigError,
     Consensus,
     average_product_correction,
@@ -25,8 +23,17 @@ from scbioformers.core import (
     uniform,
 )
 from scbioformers.data import Block, BlockSource, ChosenCells, MemorySource, concatenate
-from scbioformers.model import BioFormer, make_batches, run_network
+from scbioformers.model import BioFormer
 from scbioformers.nn import Transformer
+from scbioformers.tasks._gene_signals import (
+    STREAM_CELLS,
+    Features,
+    contextual_embedding,
+    explained_share,
+    input_embedding,
+    log_rates,
+    sum_attention,
+)
 from scbioformers.tasks._grn_edges import ConsensusGRN
 
 Method = Literal["knockout", "embedding", "attention"]
@@ -35,11 +42,6 @@ N_PROBES = 32  # maximum number of cells in which a regulator is knocked out, ch
 MAX_HELD = 0.1  # maximum share of the pairs that count as edges of a member
 PRIOR_COUNT = 10  # attention: number of cells at which the weight of a pair is shrunk to half
 _CHUNK = 1024  # cells with a knock-out that are processed together
-_BATCH = 128
-STREAM_CELLS = (
-    16_384  # attention in more cells is summed over blocks of this size, which need not be in memory together
-)
-_MAX_PAIRS = 2**21  # maximum number of attention weights per head in memory
 _PROBE_STREAM = 0x6124
 
 
@@ -48,12 +50,12 @@ class EdgeWeights:
     """Weights of all pairs of target and regulator by one member of a model."""
 
     weight: NDArray[np.float64]
-    """(M, R), positive means that the regulator activates the target: without the regulator, the target is lower.
+    """(T, R), positive means that the regulator activates the target: without the regulator, the target is lower.
 
     NaN for pairs with too few cells and for pairs of a gene with itself.
     """
     count: NDArray[np.int64]
-    """(M, R), number of cells from which each weight was computed, at most the number that express the rarer gene."""
+    """(T, R), number of cells from which each weight was computed, at most the number that express the rarer gene."""
     signed: bool
     """Whether pairs are ranked by the absolute weight, so that a negative weight means repression."""
     received: NDArray[np.float64] | None = None
@@ -61,7 +63,7 @@ class EdgeWeights:
 
     @property
     def strength(self) -> NDArray[np.float64]:
-        """(M, R), values by which pairs are ranked."""
+        """(T, R), values by which pairs are ranked."""
         return np.abs(self.weight) if self.signed else self.weight
 
 
@@ -74,7 +76,7 @@ class EdgeScorer:
     method: Method
     """``"knockout"``, ``"embedding"`` or ``"attention"``."""
     regulators: NDArray[np.int64]
-    """(R,), positions of the regulators among the genes."""
+    """(R,), positions of the regulators among the genes of their modality."""
     layers: tuple[int, ...] | None = None
     """Only for attention: blocks to average over. None uses all blocks."""
     heads: tuple[int, ...] | None = None
@@ -85,6 +87,25 @@ class EdgeScorer:
     """Only for embedding: if not, a weight is the mean over both directions of the pair, and a pair is one edge."""
     min_count: int = 1
     """Minimum number of cells of a weight."""
+    modality: str | None = None
+    """Modality of the targets. None is the only one."""
+    regulator_modality: str | None = None
+    """Modality of the regulators. None is that of the targets."""
+
+    @cached_property
+    def targets(self) -> Features:
+        """The features that can be targets."""
+        return Features.of(self.model, self.modality)
+
+    @cached_property
+    def sources(self) -> Features:
+        """The features that can be regulators."""
+        return self.targets if self.within else Features.of(self.model, self.regulator_modality)
+
+    @property
+    def within(self) -> bool:
+        """Whether targets and regulators are of one modality."""
+        return self.regulator_modality in (None, self.modality)
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -108,23 +129,27 @@ class EdgeScorer:
         else:
             pairs = self._knockout(network, cells.read(0, cells.n_obs), seed, bar)
         # an embedding or a rate is computed in all cells, but a gene that one cell expresses was learnt from that cell
-        expressing = _n_expressing(cells)
-        count = np.minimum(pairs.count, np.minimum.outer(expressing, expressing[self.regulators]))
+        expressing = self.targets.n_expressing(cells)
+        regulating = expressing if self.within else self.sources.n_expressing(cells)
+        count = np.minimum(pairs.count, np.minimum.outer(expressing, regulating[self.regulators]))
         weight = np.where(count >= self.min_count, pairs.weight, np.nan)
-        weight[self.regulators, np.arange(len(self.regulators))] = np.nan
+        if self.within:
+            weight[self.regulators, np.arange(len(self.regulators))] = np.nan
         return replace(pairs, weight=weight, count=count)
 
     def n_steps(self, cells: BlockSource) -> int:
         """Number of steps of the progress bar in :meth:`score`: the cells that the network reads."""
         n = cells.n_obs
         if self.method == "knockout":
-            return n + int(np.minimum(_n_expressing(cells)[self.regulators], N_PROBES).sum())
+            return n + int(np.minimum(self.sources.n_expressing(cells)[self.regulators], N_PROBES).sum())
         return n if self.method == "attention" else 2 * n * self.contextual
 
     def _attention(self, network: Transformer, cells: BlockSource, bar: tqdm) -> EdgeWeights:
         blocks = cells.blocks(STREAM_CELLS)
         total, count = sum_attention(self.model, network, blocks, self.layers, self.heads, bar)
         np.fill_diagonal(count, 0)
+        block = self.targets.columns, self.sources.columns
+        total, count = total[block], count[block]
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
         # the mean over a few cells is unreliable, so it is shrunk towards 0
         corrected = average_product_correction(mean) * (count / (count + PRIOR_COUNT))
@@ -132,61 +157,62 @@ class EdgeScorer:
         return EdgeWeights(corrected[:, self.regulators], count[:, self.regulators], signed=False, received=received)
 
     def _embedding(self, network: Transformer, cells: Block, bar: tqdm) -> EdgeWeights:
+        rows, columns = self.targets.columns, self.sources.columns
+        embedding = (
+            contextual_embedding(self.model, network, cells, bar) if self.contextual else input_embedding(network)
+        )
+        similarity = cosine_similarity(embedding[rows], None if self.within else embedding[columns])
         if self.contextual:
-            similarity = cosine_similarity(contextual_embedding(self.model, network, cells, bar))
-            share = np.sqrt(explained_share(self.model, cells, log_rates(self.model, network, cells, bar)))
-            similarity *= share
+            rates = log_rates(self.model, network, cells, bar)
+            share = np.sqrt(explained_share(self.targets, cells, rates))
+            similarity *= share if self.within else np.sqrt(explained_share(self.sources, cells, rates))
             # for data that are not counts, the share of the target gave no improvement (dev/experiments.md, 61)
-            if self.model.reading.counts:
+            if self.targets.state.reading.counts:
                 similarity *= share[:, None]
-        else:
-            similarity = cosine_similarity(input_embedding(network))
         if not self.directed:
             similarity = (similarity + similarity.T) / 2
         similarity = similarity[:, self.regulators]
         return EdgeWeights(similarity, np.full(similarity.shape, len(cells.depth)), signed=True)
 
     def _knockout(self, network: Transformer, cells: Block, seed: int, bar: tqdm) -> EdgeWeights:
-        effect = np.zeros((len(self.model.vocabulary), len(self.regulators)))
+        targets = self.targets.columns
+        effect = np.zeros((targets.stop - targets.start, len(self.regulators)))
         count = np.zeros(effect.shape, np.int64)
-        before = log_rates(self.model, network, cells, bar)
+        rates = log_rates(self.model, network, cells, bar)
+        before = rates[:, targets]
         waiting: list[tuple[int, NDArray[np.int64], Block]] = []
 
         def process_waiting() -> None:
             after = log_rates(self.model, network, concatenate([block for _, _, block in waiting]), bar)
+            after = after[:, targets]
             start = 0
             for at, rows, _ in waiting:
                 effect[:, at] = (before[rows] - after[start : start + rows.size]).mean(axis=0)
                 start += rows.size
             waiting.clear()
 
-        expressed = cells.counts.tocsc()
+        expressed = self.sources.cells(cells).counts.tocsc()
         for at, gene in enumerate(self.regulators):
             rows = expressed.indices[expressed.indptr[gene] : expressed.indptr[gene + 1]].astype(np.int64)
             rows = np.sort(rows[np.argsort(uniform(seed ^ _PROBE_STREAM, gene, rows), kind="stable")[:N_PROBES]])
             count[:, at] = rows.size
             if not rows.size:
                 continue
-            waiting.append((at, rows, cells.take(rows).scaled(np.full(rows.size, gene), 0)))
+            knocked_out = cells.take(rows).scaled(np.full(rows.size, gene), 0, self.sources.number)
+            waiting.append((at, rows, knocked_out))
             if sum(len(block.depth) for _, _, block in waiting) >= _CHUNK:
                 process_waiting()
         if waiting:
             process_waiting()
-        effect[self.regulators, np.arange(len(self.regulators))] = 0.0
-        share = explained_share(self.model, cells, before)
+        if self.within:
+            effect[self.regulators, np.arange(len(self.regulators))] = 0.0
+        share = explained_share(self.targets, cells, rates)
         effect *= share[:, None]
         length = np.linalg.norm(effect, axis=0)
         unit = np.divide(effect, length, out=np.zeros_like(effect), where=length > 0)
         # with equal lengths, regulators that few cells express would rank as high as others; so scale by their share
+        share = share if self.within else explained_share(self.sources, cells, rates)
         return EdgeWeights(unit * share[self.regulators], count, signed=True)
-
-
-def _n_expressing(cells: BlockSource) -> NDArray[np.int64]:
-    """(M,), number of cells that express each gene."""
-    number = np.zeros(cells.n_features, np.int64)
-    for block in cells.blocks(STREAM_CELLS):
-        number += block.counts.getnnz(axis=0)
-    return number
 
 
 def infer_grn(
@@ -209,7 +235,7 @@ def infer_grn(
     source, rows
         Cells, and the rows of those of the condition in ascending order.
     measured
-        (M,), whether each target is measured in the data. Pairs with other targets have no weight.
+        (T,), whether each target is measured in the data. Pairs with other targets have no weight.
     top_k
         Number of pairs that count as edges of a member, at most a tenth of all pairs. Without a direction, both orders
         of two genes are one pair.
@@ -235,92 +261,6 @@ def infer_grn(
             if pairs.received is not None:
                 received.append(pairs.received)
     return ConsensusGRN(consensus, pairs.count, np.mean(received, axis=0) if received else None)
-
-
-@torch.no_grad()
-def sum_attention(
-    model: BioFormer,
-    network: Transformer,
-    blocks: Iterable[Block],
-    layers: Sequence[int] | None,
-    heads: Sequence[int] | None,
-    bar: tqdm,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Attention of each visible gene (row) to the other genes, summed over cells, and the number of cells of each pair.
-
-    Attention weights after the softmax are averaged over the chosen layers and heads. An array of the size
-    cells x heads x M x M is never created.
-    """
-    n = len(model.vocabulary)
-    total, count = np.zeros((n, n)), np.zeros((n, n), np.int64)
-    chosen = range(model.config.n_layers) if layers is None else layers
-    network = network.eval()
-    device = network.cls.device
-    for cells in blocks:
-        longest = int(np.diff(cells.counts.indptr).max(initial=1)) if model.config.tokens == "expressed" else n
-        size = max(1, min(_BATCH, _MAX_PAIRS // min(longest, model.config.max_tokens) ** 2))
-        for batch in make_batches(model, cells, size):
-            bar.update(len(batch))
-            if not batch.context_ids.shape[1]:  # all cells are empty
-                continue
-            weights = torch.zeros((), device=device)
-            for layer in network.attend(batch.to(device), chosen):
-                weights = weights + (layer if heads is None else layer[:, list(heads)]).mean(dim=1) / len(chosen)
-            for ids, weight in zip(batch.context_ids.numpy(), weights.cpu().numpy(), strict=True):
-                here = ids[ids > 0] - len(SPECIALS)
-                pairs = np.ix_(here, here)
-                total[pairs] += weight[: here.size, : here.size]
-                count[pairs] += 1
-    return total, count
-
-
-def input_embedding(network: Transformer) -> NDArray[np.float64]:
-    """(M, width), input embedding of each gene."""
-    return network.feature.weight[len(SPECIALS) :].detach().cpu().double().numpy()
-
-
-@torch.no_grad()
-def contextual_embedding(model: BioFormer, network: Transformer, cells: Block, bar: tqdm) -> NDArray[np.float64]:
-    """(M, L), Jacobian of the predicted log rate of each gene with respect to the latent, averaged over the cells.
-
-    The decoder has a single non-linear activation. So its mean Jacobian is computed from the mean slope of the
-    activation.
-    """
-    decoder = cast("torch.nn.Linear", network.from_latent[0])
-    slope, n = torch.zeros(decoder.out_features, dtype=torch.float64), 0
-    for _, output in run_network(model, network, [cells], _BATCH):
-        with torch.enable_grad():
-            inner = decoder(output.latent).detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(functional.gelu(inner).sum(), inner)
-        slope += gradient.cpu().double().sum(dim=0)
-        n += len(gradient)
-        bar.update(len(gradient))
-    rate, linear, first = (x.weight.cpu().double() for x in (network.rate, network.linear_rate, decoder))
-    return ((rate * (slope / max(n, 1))) @ first + linear).numpy()
-
-
-def log_rates(model: BioFormer, network: Transformer, cells: Block, bar: tqdm) -> NDArray[np.float32]:
-    """(N, M), log of the expected count of every gene at the mean depth. If there are no counts: logit of the bin."""
-    rates = np.empty(cells.counts.shape, np.float32)
-    for batch, output in run_network(model, network, [cells], _BATCH):
-        rates[batch.rows.cpu().numpy()] = output.log_rate.cpu().numpy()
-        bar.update(len(batch))
-    return rates
-
-
-def explained_share(model: BioFormer, cells: Block, rates: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(M,), standard deviation over cells of the predicted profile divided by that of the measured profile, at most 1.
-
-    A low share means that the model does not predict how the gene varies between cells. Predicted changes of such a
-    gene are not reliable.
-    """
-    measured = model.tokenizer.profiles(cells)
-    mean = np.asarray(measured.mean(axis=0)).ravel()
-    variance = np.asarray(measured.multiply(measured).mean(axis=0)).ravel() - mean**2
-    predicted = (np.logaddexp(0.0, rates) if model.reading.counts else expit(rates)).std(axis=0, dtype=np.float64)
-    spread = np.sqrt(np.maximum(variance, 0.0))
-    share = np.divide(predicted, spread, out=np.zeros_like(spread), where=spread > 0)
-    return np.minimum(share, 1.0)
 
 
 def draw_conditions(

@@ -17,21 +17,24 @@ class ConsensusGRN:
     """Consensus of the members of a model in the cells of one condition."""
 
     consensus: Consensus
-    """Weights, ranks and support of all pairs (M, R)."""
+    """Weights, ranks and support of all pairs (T, R)."""
     count: NDArray[np.int64]
-    """(M, R), number of cells from which the weight of each pair was computed."""
+    """(T, R), number of cells from which the weight of each pair was computed."""
     received: NDArray[np.float64] | None
     """(R,), attention that each regulator receives, averaged over the members. None for other methods."""
 
 
-def edge_table(found: ConsensusGRN, genes: Sequence[str], regulators: NDArray[np.int64], top_k: int) -> pd.DataFrame:
-    """Table of the strongest ``top_k`` edges with source, target, weight, rank, support and count."""
-    rank, names = found.consensus.rank, np.array(genes, dtype=object)
+def edge_table(found: ConsensusGRN, targets: Sequence[str], regulators: Sequence[str], top_k: int) -> pd.DataFrame:
+    """Table of the strongest ``top_k`` edges with source, target, weight, rank, support and count.
+
+    ``targets`` (T,) and ``regulators`` (R,) are the names of the rows and of the columns of the weights.
+    """
+    rank = found.consensus.rank
     target, regulator = np.nonzero((rank > 0) & (rank <= top_k))
     table = pd.DataFrame(
         {
-            "source": names[regulators][regulator],
-            "target": names[target],
+            "source": np.array(regulators, dtype=object)[regulator],
+            "target": np.array(targets, dtype=object)[target],
             "weight": found.consensus.weight[target, regulator],
             "rank": rank[target, regulator],
             "support": found.consensus.support[target, regulator],

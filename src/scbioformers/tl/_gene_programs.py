@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, check_arguments, seed_from, tqdm, warn
 from scbioformers.data import FeatureMap
 from scbioformers.nn import computes
-from scbioformers.results import ModelLike, check_key_added, open_query, target, write_gene_programs
+from scbioformers.results import ModelLike, check_key_added, open_parts, target, write_gene_programs
 from scbioformers.settings import shows_progress
-from scbioformers.tasks import Programs, Use, check_use, draw_conditions, find_programs, score_cells, similarity
+from scbioformers.tasks import (
+    Features,
+    Programs,
+    Use,
+    check_use,
+    draw_conditions,
+    find_programs,
+    score_cells,
+    similarity,
+)
 from scbioformers.tl._support import log_shared_starts
 
 logger = logging.getLogger(__name__)
@@ -23,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 @computes
 def gene_programs(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     use: Use = "embedding",
     resolution: float | None = None,
     min_genes: int = 5,
@@ -32,8 +44,8 @@ def gene_programs(
     n_cells: int | None = 1000,
     min_count: int = 3,
     model: ModelLike | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
+    layer: str | Mapping[str, Any] | None = None,
+    gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
     key: str = "bioformer",
     key_added: str = "gene_program",
@@ -41,7 +53,7 @@ def gene_programs(
     device: str = "auto",
     progress_bar: bool | None = None,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Find gene programs and score them in each cell (paper, section 3.4 and Fig. 2).
 
     A gene program is a group of genes with similar embeddings or similar attention in the model. Two genes are
@@ -58,7 +70,11 @@ def gene_programs(
     ----------
     adata
         Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
-        that are found must have at least 20 % of the counts that the model's genes have in the training data.
+        that are found must have at least 20 % of the counts that the model's genes have in the training data. Or a
+        MuData, if the model was fitted to one.
+    modality
+        Only for a MuData: the modality whose features are clustered, in which the results are stored. The model reads
+        the other modalities of the samples, too. ``layer`` and ``gene_symbols`` are dicts by modality.
     use
         Similarity between genes. ``"embedding"``: cosine of the mean-centred contextual embeddings. The contextual
         embedding of a gene is the derivative of its predicted log rate with respect to the latent vector, averaged over
@@ -143,26 +159,34 @@ def gene_programs(
     True
     """
     check_arguments(gene_programs, locals())
-    query = open_query(
-        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    (part,) = open_parts(
+        adata,
+        model,
+        modality,
+        layer=layer,
+        gene_symbols=gene_symbols,
+        feature_map=feature_map,
+        key=key,
+        device=device,
     )
-    check_key_added(adata, key_added, {"var": [key_added]})
-    fitted = query.model
+    query, fitted = part.own, part.model
+    check_key_added(query.data, key_added, {"var": [key_added]})
     check_use(fitted, use)
     _check_sizes(resolution, min_genes, n_neighbors, n_cells, min_count)
-    if adata.n_obs < 2:
-        raise DataError(f"Gene programs require at least 2 cells, found {adata.n_obs}.")
+    if part.measured.sum() < 2:
+        raise DataError(f"Gene programs require at least 2 cells, found {part.measured.sum()}.")
     log_shared_starts(fitted)
     seed = seed_from(rng)
     adata = target(adata, copy)
-    (rows,) = draw_conditions(np.zeros(adata.n_obs, np.int64), n_cells, seed)
-    cells = query.source.rows(rows)
-    clustered = np.flatnonzero(query.measured & (np.diff(cells.counts.tocsc().indptr) >= min_count))
+    (rows,) = draw_conditions(np.where(part.measured, 0, -1), n_cells, seed)
+    cells, features = part.source.rows(rows), Features.of(fitted, part.modality)
+    n_expressing = np.diff(features.cells(cells).counts.tocsc().indptr)
+    clustered = np.flatnonzero(query.measured & (n_expressing >= min_count))
     _report_clustered(clustered.size, int(query.measured.sum()), len(rows), min_count)
     steps = len(rows) * len(fitted.members)
     with tqdm(total=steps, desc="Gene programs", unit="cell", disable=not shows_progress(progress_bar)) as bar:
         similarities = [
-            similarity(fitted, network, cells, use, seed, bar)[np.ix_(clustered, clustered)]
+            similarity(fitted, network, cells, use, seed, bar, part.modality)[np.ix_(clustered, clustered)]
             for network in fitted.members
         ]
     programs = find_programs(
@@ -175,16 +199,17 @@ def gene_programs(
         )
     label = np.full(len(query.columns), -1)
     label[clustered] = programs.label
-    label_of_var = np.full(adata.n_vars, -1)
+    label_of_var = np.full(query.data.n_vars, -1)
     label_of_var[query.columns[clustered]] = programs.label
-    mean_depth = fitted.binning.mean_depth if fitted.reading.counts else None
+    state = features.state
+    mean_depth = state.binning.mean_depth if state.reading.counts else None
     names = np.array(query.stored_names, dtype=object)[clustered]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
     params |= {"n_neighbors": n_neighbors, "min_count": min_count, "n_cells": len(rows)}
     params |= {"n_members": len(fitted.members), "n_starts": fitted.n_starts, "model_hash": fitted.hash}
     params |= {"layer": query.layer, "gene_symbols": query.genes.gene_symbols}
     write_gene_programs(
-        adata,
+        adata[part.modality] if isinstance(adata, MuData) else adata,
         key_added,
         label_of_var,
         score_cells(query.source, label, mean_depth),

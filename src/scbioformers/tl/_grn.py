@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,44 +11,37 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 
-from scbioformers.core import (
-    Category,
-    ConfigError,
-    DataError,
-    Names,
-    check_arguments,
-    find_category,
-    seed_from,
-    short_list,
-    warn,
-)
-from scbioformers.data import FeatureMap, ObsField
+from scbioformers.core import Category, Names, check_arguments, seed_from, short_list, warn
+from scbioformers.data import FeatureMap
 from scbioformers.nn import computes
 from scbioformers.results import (
     ConditionGRN,
+    ModalityPair,
     ModelLike,
-    Query,
+    Part,
     check_key_added,
     grn_slots,
-    open_query,
+    open_parts,
     target,
     write_grn,
+    write_grn_between,
 )
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import ConsensusGRN, EdgeScorer, Method, draw_conditions, edge_table, infer_grn
+from scbioformers.tl._grn_conditions import check_sizes, read_conditions, warn_of_limit
 from scbioformers.tl._support import log_shared_starts
 
 logger = logging.getLogger(__name__)
 
-ALL_CELLS = "all cells"
-
 
 @computes
 def grn(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: ModalityPair | None = None,
     method: Method = "embedding",
     groupby: str | None = None,
     reference: Category | None = None,
@@ -61,8 +54,8 @@ def grn(
     heads: Sequence[int] | None = None,
     contextual: bool = True,
     model: ModelLike | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
+    layer: str | Mapping[str, Any] | None = None,
+    gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
     key: str = "bioformer",
     key_added: str = "grn",
@@ -70,7 +63,7 @@ def grn(
     device: str = "auto",
     progress_bar: bool | None = None,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Infer a gene regulatory network for each condition (paper, section 3.4 and Fig. 2).
 
     Fit an ensemble first: ``bf.tl.fit(adata, n_models=5, config=bf.ModelConfig(svd_init=False))``. With
@@ -86,7 +79,13 @@ def grn(
     ----------
     adata
         Cells with values on the same scale as the training data. Genes are matched by name, in any order. The genes
-        that are found must have at least 20 % of the counts that the model's genes have in the training data.
+        that are found must have at least 20 % of the counts that the model's genes have in the training data. Or a
+        MuData, if the model was fitted to one.
+    modality
+        Only for a MuData: the modality whose features the network is of, such as ``"rna"``. The model reads the other
+        modalities of the samples, too. Two of them, such as ``("rna", "prot")``, give a network between them: features
+        of the first are regulators, those of the second are targets. Cells are the samples that are measured in these
+        modalities, and ``groupby`` is a column of ``mdata.obs``. ``layer`` and ``gene_symbols`` are dicts by modality.
     method
         How edges are weighted.
 
@@ -186,6 +185,10 @@ def grn(
         :func:`scbioformers.get.grn`, which explains the columns. ``params`` (JSON string). All networks of an earlier
         call with the same ``key_added`` are removed.
 
+    In a MuData, these are fields of the modality. A network between two modalities is in
+    ``mdata.uns[key_added]``: the table ``edges`` with qualified names, such as ``"rna:CD4"`` and ``"prot:CD4"``,
+    ``params``, and what would be in ``varp`` and ``var``. Read it with ``bf.get.grn(mdata, modality=("rna", "prot"))``.
+
     Raises
     ------
     MissingKeyError
@@ -214,113 +217,68 @@ def grn(
     ['TF1', 'TF2']
     """
     check_arguments(grn, locals())
-    query = open_query(
-        adata, model, layer=layer, gene_symbols=gene_symbols, feature_map=feature_map, key=key, device=device
+    parts = open_parts(
+        adata,
+        model,
+        modality,
+        layer=layer,
+        gene_symbols=gene_symbols,
+        feature_map=feature_map,
+        key=key,
+        device=device,
     )
-    _check_sizes(top_k, n_cells, min_cells, min_count)
-    measured = query.measured
+    sources, targets = parts[0], parts[-1]
+    fitted, between = targets.model, len(parts) > 1
+    check_sizes(top_k, n_cells, min_cells, min_count)
     # unique, because duplicate entries of a sparse matrix are added up
     chosen = (
-        np.flatnonzero(measured)
+        np.flatnonzero(sources.own.measured)
         if regulators is None
-        else np.unique(query.positions(regulators, argument="regulators"))
+        else np.unique(sources.own.positions(regulators, argument="regulators"))
     )
-    conditions = _conditions(adata, groupby, reference, min_cells)
-    log_shared_starts(query.model)
-    check_key_added(adata, key_added, grn_slots(key_added, groupby, conditions.names))
-    directed = regulators is not None or method != "embedding"
+    conditions = read_conditions(adata, groupby, reference, min_cells, sources.measured & targets.measured)
+    log_shared_starts(fitted)
+    if between:
+        check_key_added(adata, key_added)
+    else:
+        check_key_added(targets.own.data, key_added, grn_slots(key_added, groupby, conditions.names))
+    directed = regulators is not None or method != "embedding" or between
     options: dict[str, Any] = {"contextual": contextual, "directed": directed, "min_count": min_count}
-    scorer = EdgeScorer(query.model, method, chosen, _as_tuple(layers), _as_tuple(heads), **options)
+    options |= {"modality": targets.modality, "regulator_modality": sources.modality}
+    scorer = EdgeScorer(fitted, method, chosen, _as_tuple(layers), _as_tuple(heads), **options)
     if conditions.reference is not None:
-        _warn_of_limit(conditions, groupby, n_cells)
+        warn_of_limit(conditions, groupby, n_cells)
     seed = seed_from(rng)
     adata = target(adata, copy)
+    axis = _Axis.of(parts, chosen)
     networks, tables = {}, []
     drawn = list(draw_conditions(conditions.codes, n_cells, seed, equal=conditions.reference is not None))
     for name, rows in zip(conditions.names, drawn, strict=True):
         shown = name if shows_progress(progress_bar) else None
-        inferred = infer_grn(scorer, query.source, rows, measured, top_k, seed, shown)
-        networks[name] = _to_var_order(inferred, query, chosen, adata.n_vars)
-        table = edge_table(inferred, query.stored_names, chosen, top_k)
+        inferred = infer_grn(scorer, targets.source, rows, targets.own.measured, top_k, seed, shown)
+        networks[name] = _to_var_order(inferred, axis)
+        table = edge_table(inferred, axis.target_names, axis.regulator_names, top_k)
         tables.append(table.assign(condition=name))
     _report_missing(networks, len(chosen), min_count)
     params: dict[str, Any] = {"method": method, "directed": directed, "groupby": groupby}
     params |= {"reference": conditions.reference, "conditions": conditions.names}
-    params |= {"n_cells": dict(zip(conditions.names, map(len, drawn), strict=True)), "layer": query.layer}
-    params |= {"gene_symbols": query.genes.gene_symbols}
+    params |= {"n_cells": dict(zip(conditions.names, map(len, drawn), strict=True)), "layer": targets.own.layer}
+    params |= {"gene_symbols": None if between else targets.own.genes.gene_symbols}
     params |= {"top_k": top_k, "min_cells": min_cells, "min_count": min_count}
-    params |= {"n_members": len(query.model.members), "n_starts": query.model.n_starts}
-    params |= {"model_hash": query.model.hash}
-    write_grn(adata, key_added, networks, pd.concat(tables, ignore_index=True), params)
+    params |= {"n_members": len(fitted.members), "n_starts": fitted.n_starts}
+    params |= {"model_hash": fitted.hash}
+    edges = pd.concat(tables, ignore_index=True)
+    if isinstance(adata, MuData) and between:
+        params |= {"modalities": [part.modality for part in parts]}
+        write_grn_between(adata, key_added, axis.names, networks, edges, params)
+    else:
+        part = adata[targets.modality] if isinstance(adata, MuData) else adata
+        write_grn(part, key_added, networks, edges, params)
     return adata if copy else None
 
 
 def _as_tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if numbers is None else tuple(numbers)
-
-
-def _check_sizes(top_k: int, n_cells: int | None, min_cells: int, min_count: int) -> None:
-    if top_k < 1 or min_count < 1 or min_cells < 2:
-        raise ConfigError(
-            "`top_k` and `min_count` must be at least 1 and `min_cells` at least 2, found "
-            f"{top_k}, {min_count} and {min_cells}."
-        )
-    if n_cells is not None and n_cells < min_cells:
-        raise ConfigError(f"`n_cells` must be at least `min_cells` ({min_cells}), found {n_cells}.")
-
-
-@dataclass(frozen=True)
-class _Conditions:
-    names: list[str]
-    codes: NDArray[np.int64]
-    """(n_obs,), position of the condition of each cell in ``names``, -1 for cells without a condition."""
-    reference: str | None
-
-
-def _conditions(adata: AnnData, groupby: str | None, reference: Category | None, min_cells: int) -> _Conditions:
-    if groupby is None:
-        if reference is not None:
-            raise ConfigError("`reference` requires `groupby`. Pass the column of the conditions as `groupby=`.")
-        if adata.n_obs < min_cells:
-            raise DataError(
-                f"A network requires at least {min_cells} cells (`min_cells`), found {adata.n_obs}. Pass more cells."
-            )
-        return _Conditions([ALL_CELLS], np.zeros(adata.n_obs, np.int64), None)
-    field = ObsField.register(adata, groupby, allow_missing=True)
-    codes = field.transfer(adata, allow_missing=True).astype(np.int64)
-    sizes = np.bincount(codes[codes >= 0], minlength=len(field.categories))
-    if reference is not None:
-        place = f"the categories of adata.obs[{groupby!r}]"
-        reference = find_category(reference, field.categories, argument="reference", place=place)
-    small = {name: int(n) for name, n in zip(field.categories, sizes, strict=True) if n < min_cells}
-    kept = [i for i, name in enumerate(field.categories) if name not in small]
-    if not kept or reference in small:
-        raise DataError(
-            f"A network requires at least {min_cells} cells of a condition (`min_cells`). These conditions of "
-            f"adata.obs[{groupby!r}] have fewer: {small}. Pass another `groupby=` or `reference=`."
-        )
-    if small:
-        warn(f"Conditions with fewer than {min_cells} cells (`min_cells`) are skipped: {small}.")
-    new_codes = np.full(len(field.categories) + 1, -1)  # the last entry is for cells without a value (code -1)
-    new_codes[kept] = np.arange(len(kept))
-    return _Conditions([field.categories[i] for i in kept], new_codes[codes], reference)
-
-
-def _warn_of_limit(conditions: _Conditions, groupby: str | None, n_cells: int | None) -> None:
-    """Warn if the smallest condition leaves less than half of the cells that another condition would have."""
-    sizes = np.bincount(conditions.codes[conditions.codes >= 0])
-    usable = sizes if n_cells is None else np.minimum(sizes, n_cells)
-    smallest = int(sizes.argmin())
-    if 2 * usable[smallest] >= usable.max():
-        return
-    name, size = conditions.names[smallest], int(sizes[smallest])
-    hint = f"Pass `min_cells={size + 1}` to leave it out, or no `reference=`."
-    if name == conditions.reference:
-        hint = f"It is the reference. Pass another `reference=` with `min_cells={size + 1}`, or none."
-    warn(
-        f"All networks are computed from {size} cells, because {name!r} of adata.obs[{groupby!r}] has no more and a "
-        f"`reference` requires equal numbers. The largest condition has {int(sizes.max())} cells. {hint}"
-    )
 
 
 def _report_missing(networks: dict[str, ConditionGRN], n_regulators: int, min_count: int) -> None:
@@ -341,22 +299,54 @@ def _report_missing(networks: dict[str, ConditionGRN], n_regulators: int, min_co
         )
 
 
-def _to_var_order(inferred: ConsensusGRN, query: Query, regulators: NDArray[np.int64], n_vars: int) -> ConditionGRN:
-    """Change the order of the genes from that of the model to that of ``adata.var``."""
-    measured = np.flatnonzero(query.measured)
-    rows, columns = query.columns[measured], query.columns[regulators]
-    weight, count = inferred.consensus.weight[measured], inferred.count[measured]
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """The genes that rows and columns of a stored network stand for."""
+
+    names: list[str]
+    """Names of all G genes."""
+    measured: NDArray[np.int64]
+    """Positions of the targets that are measured, among those of the model."""
+    rows: NDArray[np.int64]
+    """Place of each of them among the G genes."""
+    columns: NDArray[np.int64]
+    """(R,) place of each regulator."""
+    target_names: list[str]
+    """(T,) name of each target, measured or not."""
+    regulator_names: list[str]
+    """(R,) name of each regulator."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], chosen: NDArray[np.int64]) -> _Axis:
+        """All genes of the data, or of two modalities the measured ones of the model, by their qualified names."""
+        sources, targets = parts[0].own, parts[-1].own
+        measured = np.flatnonzero(targets.measured)
+        if len(parts) == 1:
+            names, stored = targets.genes.var_names.tolist(), targets.stored_names
+            rows, columns = targets.columns[measured], targets.columns[chosen]
+            return cls(names, measured, rows, columns, stored, [stored[i] for i in chosen])
+        regulators, stored = ([f"{part.modality}:{name}" for name in part.own.names] for part in parts)
+        known = np.flatnonzero(sources.measured)
+        names = [*(regulators[i] for i in known), *(stored[i] for i in measured)]
+        rows, columns = len(known) + np.arange(len(measured)), np.searchsorted(known, chosen)
+        return cls(names, measured, rows, columns, stored, [regulators[i] for i in chosen])
+
+
+def _to_var_order(inferred: ConsensusGRN, axis: _Axis) -> ConditionGRN:
+    """Change the order of the genes from that of the model to that of the stored network."""
+    rows, columns, n = axis.rows, axis.columns, len(axis.names)
+    weight, count = inferred.consensus.weight[axis.measured], inferred.count[axis.measured]
     # a weight of 0 is stored, because a pair that is not stored has no weight; pairs of a gene with itself are not
     seen = (count > 0) & (rows[:, None] != columns)
 
     def sparse(values: NDArray[Any], stored: NDArray[np.bool_], dtype: type) -> sp.csr_matrix:
         target, regulator = np.nonzero(stored)
         entries: NDArray[Any] = values[stored].astype(dtype)
-        return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n_vars, n_vars))
+        return sp.csr_matrix((entries, (rows[target], columns[regulator])), shape=(n, n))
 
     attention = None
     if inferred.received is not None:
-        attention = np.full(n_vars, np.nan, np.float32)
+        attention = np.full(n, np.nan, np.float32)
         attention[columns] = inferred.received
     return ConditionGRN(
         sparse(weight, seen & np.isfinite(weight), np.float32), sparse(count, seen, np.int32), attention
