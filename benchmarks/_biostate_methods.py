@@ -167,7 +167,7 @@ def ridge_candidates(given: str, seed: int) -> Candidates:
 
 def mlp_candidates(given: str, seed: int) -> Candidates:
     """One hidden layer on each input, which stops when the error of a tenth of the samples does not fall."""
-    regression = MLPRegressor((128,), alpha=1e-3, early_stopping=True, random_state=seed)
+    regression = MLPRegressor(hidden_layer_sizes=(128,), alpha=1e-3, early_stopping=True, random_state=seed)
     return [(name, regression) for name in ("components", "genes", "proteins")]
 
 
