@@ -77,7 +77,7 @@ def open_cells(path: Path) -> Any:
     import anndata as ad
     import zarr
 
-    from scbioformers.data._rows import CollectionReader, RowData, is_collection
+    from scbioformers.data import CollectionReader, RowData, is_collection
 
     if is_collection(path):
         return RowData(CollectionReader(path))

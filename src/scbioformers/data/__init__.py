@@ -51,7 +51,7 @@ from scbioformers.data._mudata import (
     warn_of_samples,
 )
 from scbioformers.data._query_scale import require_scale
-from scbioformers.data._rows import RowReader
+from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
 from scbioformers.data._samples import ModalitiesSource
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
@@ -65,6 +65,7 @@ __all__ = [
     "Block",
     "BlockSource",
     "ChosenCells",
+    "CollectionReader",
     "CountsSlot",
     "DepthRule",
     "FeatureMap",
@@ -77,6 +78,7 @@ __all__ = [
     "ModalitiesSource",
     "NameMap",
     "ObsField",
+    "RowData",
     "RowReader",
     "SharedCells",
     "Statistics",
@@ -107,6 +109,7 @@ __all__ = [
     "hide",
     "in_modality",
     "inspect",
+    "is_collection",
     "join_data_sets",
     "layer_key",
     "match_features",

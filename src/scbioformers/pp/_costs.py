@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from scbioformers.core import default_epochs
 
-# Measured with the default model on x86-64, as CPU seconds of one thread (benchmarks/scale.py, parts `costs`)
-FIXED_SECONDS = 10.0  # imports and compilation
-READ_SECONDS = 6e-8  # one pass over a non-zero value: read, check, convert
-SETUP_SECONDS = (2.2e-3, 4.5e-7)  # of a fit, for each gene, and for each gene of a cell of the sample: components
-TRAINING_SECONDS = (4e-4, 1.05e-5, 1e-7)  # of a cell in a step, of each of its tokens, and of each gene
-EMBEDDING_SECONDS = (1.8e-4, 1e-6, 5e-8)  # the same, of a cell that is embedded
-DECODING_SECONDS = 1e-7  # of each gene of a cell that is imputed
-EVIDENCE_SECONDS = 1.9e-6  # of each gene of a cell whose measured values are predicted, for each group of genes
+# CPU seconds of one thread with the default model (benchmarks/scale.py, parts `costs`), between those of two x86-64
+# machines, of which one is nearly twice as fast as the other
+FIXED_SECONDS = 7.3  # imports and compilation
+READ_SECONDS = 4.4e-8  # one pass over a non-zero value: read, check, convert
+SETUP_SECONDS = (1.6e-3, 3.3e-7)  # of a fit, for each gene, and for each gene of a cell of the sample: components
+TRAINING_SECONDS = (2.9e-4, 7.7e-6, 7.3e-8)  # of a cell in a step, of each of its tokens, and of each gene
+EMBEDDING_SECONDS = (9e-5, 5e-7, 2.5e-8)  # the same, of a cell that is embedded
+DECODING_SECONDS = 6e-8  # of each gene of a cell that is imputed
+EVIDENCE_SECONDS = 1.4e-6  # of each gene of a cell whose measured values are predicted, for each group of genes
 MEAN_CONTEXT, MAX_MASKED = 58, 16  # tokens of a cell in a training step
 MASKED_PER_EXPRESSED = 0.3  # masked expressed genes and masked zeros, per expressed gene
 BATCH_SIZE = 64
