@@ -15,9 +15,9 @@ LARGE = Size(100_000, 2000, 2000, 200.0, 30_000_000, on_disk=True)
 def test_a_fit():
     cost = fit_cost(SMALL)
     # 24 epochs of 2,000 cells; 58 visible tokens, 16 masked ones and <cls>
-    steps = 48_000 * (0.00029 + 75 * 0.0000077 + 1000 * 0.000000073)
-    assert steps == pytest.approx(45.144)
-    assert cost.minutes == pytest.approx((7.3 + 1.6 + 0.66 + steps + 0.02112) / 60)
+    steps = 48_000 * (0.00025 + 75 * 0.0000065 + 1000 * 0.000000062)
+    assert steps == pytest.approx(38.376)
+    assert cost.minutes == pytest.approx((5.5 + 1.4 + 0.56 + steps + 0.0192) / 60)
     # the process, activations, the sample, and the values of the data and of the modelled genes
     assert cost.gigabytes == pytest.approx(0.680 + 0.140 + 0.016 + 0.00192)
     assert cost.disk == pytest.approx(0.003)
@@ -25,24 +25,24 @@ def test_a_fit():
 
 def test_a_fit_from_disk_reads_the_file_in_every_epoch_and_holds_a_sample():
     cost = fit_cost(LARGE)
-    assert cost.minutes == pytest.approx((7.3 + 3.2 + 33 + 200_000 * 1.0135e-3 + 6 * 1.32) / 60)  # 2 epochs
+    assert cost.minutes == pytest.approx((5.5 + 2.8 + 28 + 200_000 * 8.615e-4 + 6 * 1.2) / 60)  # 2 epochs
     assert cost.gigabytes == pytest.approx(0.680 + 0.280 + 0.8)
 
 
 def test_an_embedding():
     cost = embed_cost(LARGE)
-    assert cost.minutes == pytest.approx((7.3 + 24.05 + 2.64) / 60)
+    assert cost.minutes == pytest.approx((5.5 + 17.937 + 2.4) / 60)
     assert (cost.gigabytes, cost.disk) == pytest.approx((0.6928, 0.0128))
 
 
 def test_imputed_values():
     cost = impute_cost(LARGE)
-    assert cost.minutes == pytest.approx((7.3 + 24.05 + 2.64 + 12 + 3.96 + 9.8) / 60)  # the evidence is of 500 cells
+    assert cost.minutes == pytest.approx((5.5 + 17.937 + 2.4 + 12 + 3.6 + 8.4) / 60)  # the evidence is of 500 cells
     assert (cost.gigabytes, cost.disk) == pytest.approx((1.68, 0.8))
     few_of_many = impute_cost(Size(100_000, 20_000, 2000, 200.0, 30_000_000, on_disk=True))
     assert (few_of_many.gigabytes, few_of_many.disk) == pytest.approx((4.08, 1.6))  # sparse, in parts and joined
     of_others = impute_cost(Size(2000, 1000, 1000, 60.0, 120_000, on_disk=False, fitted=False))
-    assert of_others.minutes - impute_cost(SMALL).minutes == pytest.approx(7 * 800 * 1000 * 1.4e-6 / 60)
+    assert of_others.minutes - impute_cost(SMALL).minutes == pytest.approx(7 * 800 * 1000 * 1.2e-6 / 60)
 
 
 def test_the_report(fitted):

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from scbioformers.core import default_epochs
 
-# CPU seconds of one thread with the default model (benchmarks/scale.py, parts `costs`), between those of two x86-64
-# machines, of which one is nearly twice as fast as the other
-FIXED_SECONDS = 7.3  # imports and compilation
-READ_SECONDS = 4.4e-8  # one pass over a non-zero value: read, check, convert
-SETUP_SECONDS = (1.6e-3, 3.3e-7)  # of a fit, for each gene, and for each gene of a cell of the sample: components
-TRAINING_SECONDS = (2.9e-4, 7.7e-6, 7.3e-8)  # of a cell in a step, of each of its tokens, and of each gene
-EMBEDDING_SECONDS = (9e-5, 5e-7, 2.5e-8)  # the same, of a cell that is embedded
+# CPU seconds of one thread with the default model, a third above those of a fast x86-64 core (115 GFLOP/s in matrix
+# products; benchmarks/scale.py, parts `costs`), because many are slower
+FIXED_SECONDS = 5.5  # imports and compilation
+READ_SECONDS = 4e-8  # one pass over a non-zero value: read, check, convert
+SETUP_SECONDS = (1.4e-3, 2.8e-7)  # of a fit, for each gene, and for each gene of a cell of the sample: components
+TRAINING_SECONDS = (2.5e-4, 6.5e-6, 6.2e-8)  # of a cell in a step, of each of its tokens, and of each gene
+EMBEDDING_SECONDS = (6.7e-5, 3.7e-7, 1.9e-8)  # the same, of a cell that is embedded
 DECODING_SECONDS = 6e-8  # of each gene of a cell that is imputed
-EVIDENCE_SECONDS = 1.4e-6  # of each gene of a cell whose measured values are predicted, for each group of genes
+EVIDENCE_SECONDS = 1.2e-6  # of each gene of a cell whose measured values are predicted, for each group of genes
 MEAN_CONTEXT, MAX_MASKED = 58, 16  # tokens of a cell in a training step
 MASKED_PER_EXPRESSED = 0.3  # masked expressed genes and masked zeros, per expressed gene
 BATCH_SIZE = 64
