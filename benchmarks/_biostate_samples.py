@@ -19,7 +19,7 @@ import scbioformers as bf
 from benchmarks._common import select_genes
 
 Values = NDArray[np.floating]
-# counts of a protein from which on a cell of cite_malt has it: between the two modes of each protein
+# A cell of cite_malt has a protein if its count is above this number, which lies between the two modes of the protein.
 HIGH = {"CD3": 300, "CD4": 300, "CD8a": 300, "CD19": 80}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import multiprocessing
@@ -10,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -131,6 +132,30 @@ def run_groups(groups: Iterable[list[StoredRun]], *, overwrite: bool, n_workers:
     with ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn")) as pool:
         for done in [pool.submit(_run_group, group, overwrite) for group in wanted]:
             done.result()
+
+
+def run_jobs(
+    arguments: argparse.Namespace, name: str, jobs: Iterable[tuple[str, str, Callable[[], dict[str, Any]]]]
+) -> list[dict[str, Any]]:
+    """Run jobs (group, name, function) as :func:`run_groups` does. Return all results, which are also in one file."""
+    groups: dict[str, list[StoredRun]] = {}
+    for group, job, run in jobs:
+        groups.setdefault(group, []).append((arguments.out / name / f"{job}.json", run))
+    run_groups(groups.values(), overwrite=arguments.overwrite, n_workers=arguments.workers)
+    results = [json.loads(path.read_text()) for group in groups.values() for path, _ in group]
+    write_json(arguments.out / f"{name}.json", results)
+    return results
+
+
+def installed(methods: Sequence[str], needs: Mapping[str, str]) -> list[str]:
+    """The methods whose package (``needs``, by method) is installed. The others are printed."""
+    found = []
+    for method in methods:
+        if method in needs and importlib.util.find_spec(needs[method]) is None:
+            print(f"{method} is left out: {needs[method]} is not installed.", file=sys.stderr)
+        else:
+            found.append(method)
+    return found
 
 
 def write_json(path: Path, content: Any) -> None:

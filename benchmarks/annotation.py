@@ -12,9 +12,6 @@ among the test cells). celltypist and scANVI are left out, which is printed, if 
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,16 +32,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import scbioformers as bf
 from benchmarks._common import (
-    StoredRun,
     choice,
     fit_scvi,
+    installed,
     make_parser,
     markdown_table,
     mean_and_range,
-    run_groups,
+    run_jobs,
     select_genes,
     warm_up,
-    write_json,
 )
 from benchmarks.embedding import load
 from scbioformers.model import embed_cells
@@ -282,20 +278,9 @@ def main() -> None:
     parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--workers", type=int, default=1, help="number of processes, each with one thread")
     arguments = parser.parse_args()
-    methods = []
-    for method in arguments.methods:
-        if method in NEEDS and importlib.util.find_spec(NEEDS[method]) is None:
-            print(f"{method} is left out: {NEEDS[method]} is not installed.", file=sys.stderr)
-        else:
-            methods.append(method)
-    folder: Path = arguments.out / "annotation"
-    groups: list[list[StoredRun]] = [
-        [(folder / f"{name}.json", once)]
-        for name, once in jobs(arguments.data, arguments.parts, arguments.sets, methods, arguments.seeds)
-    ]
-    run_groups(groups, overwrite=arguments.overwrite, n_workers=arguments.workers)
-    results = [json.loads(path.read_text()) for group in groups for path, _ in group]
-    write_json(arguments.out / "annotation.json", results)
+    methods = installed(arguments.methods, NEEDS)
+    found = jobs(arguments.data, arguments.parts, arguments.sets, methods, arguments.seeds)
+    results = run_jobs(arguments, "annotation", ((name, name, once) for name, once in found))
     print("\n\n".join(["", *show(pd.DataFrame(results))]))
 
 

@@ -13,11 +13,8 @@ not installed.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -48,14 +45,13 @@ from benchmarks._biostate_methods import (
 )
 from benchmarks._biostate_samples import Samples, Values, as_mudata, leave_out, read_samples, split
 from benchmarks._common import (
-    StoredRun,
     choice,
+    installed,
     make_parser,
     markdown_table,
     mean_and_range,
-    run_groups,
+    run_jobs,
     warm_up,
-    write_json,
 )
 from scbioformers.core import leiden
 
@@ -211,18 +207,9 @@ def main() -> None:
     parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--workers", type=int, default=1, help="number of processes, each with one thread")
     arguments = parser.parse_args()
-    methods = arguments.methods
-    if "wnn" in methods and importlib.util.find_spec("muon") is None:
-        print("wnn is left out: muon is not installed.", file=sys.stderr)
-        methods = [method for method in methods if method != "wnn"]
-    folder: Path = arguments.out / "biostate"
-    groups: list[list[StoredRun]] = [
-        [(folder / f"{name}.json", once)]
-        for name, once in jobs(arguments.data, arguments.parts, arguments.sets, methods, arguments.seeds)
-    ]
-    run_groups(groups, overwrite=arguments.overwrite, n_workers=arguments.workers)
-    results = [json.loads(path.read_text()) for group in groups for path, _ in group]
-    write_json(arguments.out / "biostate.json", results)
+    methods = installed(arguments.methods, {"wnn": "muon"})
+    found = jobs(arguments.data, arguments.parts, arguments.sets, methods, arguments.seeds)
+    results = run_jobs(arguments, "biostate", ((name, name, once) for name, once in found))
     print("\n\n".join(["", *show(pd.DataFrame(results))]))
 
 

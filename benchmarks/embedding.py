@@ -9,7 +9,6 @@ scores (Leiden, k-means, folds). Therefore untrained methods have a range, too.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +30,9 @@ from benchmarks._common import (
     markdown_table,
     mean_and_range,
     read_counts,
-    run_groups,
+    run_jobs,
     select_genes,
     warm_up,
-    write_json,
 )
 
 # Data sets, and their batch column. It is passed to scVI and to our model.
@@ -198,18 +196,16 @@ def main() -> None:
     parser = make_parser(__doc__, list(SETS | SEEN), list(METHODS))
     parser.add_argument("--workers", type=int, default=2, help="number of processes; 1 runs all jobs in this process")
     arguments = parser.parse_args()
-    folder: Path = arguments.out / "embedding"
-    groups = [
-        [
-            (folder / f"{name}-{method}-{seed}.json", partial(run, arguments.data, name, method, seed))
+    results = run_jobs(
+        arguments,
+        "embedding",
+        (
+            (f"{name}-{seed}", f"{name}-{method}-{seed}", partial(run, arguments.data, name, method, seed))
+            for name in arguments.sets
+            for seed in range(arguments.seeds)
             for method in arguments.methods
-        ]
-        for name in arguments.sets
-        for seed in range(arguments.seeds)
-    ]
-    run_groups(groups, overwrite=arguments.overwrite, n_workers=arguments.workers)
-    results = [json.loads(path.read_text()) for group in groups for path, _ in group]
-    write_json(arguments.out / "embedding.json", results)
+        ),
+    )
     table = pd.DataFrame([result | result["scores"] for result in results])
     for name, of_set in table.groupby("set", sort=False):
         print(f"\n### {name!s} ({of_set['n_cells'].iloc[0]} cells, {of_set['n_genes'].iloc[0]} genes)\n")

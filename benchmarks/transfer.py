@@ -14,7 +14,6 @@ the model of human blood).
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,14 +27,12 @@ from anndata import AnnData
 
 import scbioformers as bf
 from benchmarks._common import (
-    StoredRun,
     choice,
     make_parser,
     markdown_table,
     mean_and_range,
-    run_groups,
+    run_jobs,
     warm_up,
-    write_json,
 )
 from benchmarks._transfer_methods import Run, Transfer, read_data, read_set
 from benchmarks.embedding import selected_counts
@@ -202,14 +199,8 @@ def main() -> None:
     parser.add_argument("--parts", type=choice(list(SIZES)), default=list(SIZES), help=f"some of {','.join(SIZES)}")
     parser.add_argument("--workers", type=int, default=2, help="number of processes; 1 runs all jobs in this process")
     arguments = parser.parse_args()
-    folder: Path = arguments.out / "transfer"
-    groups: dict[str, list[StoredRun]] = {}
     chosen = arguments.parts, arguments.sets, arguments.methods, arguments.seeds
-    for group, name, once in jobs(arguments.data, *chosen):
-        groups.setdefault(group, []).append((folder / f"{name}.json", once))
-    run_groups(groups.values(), overwrite=arguments.overwrite, n_workers=arguments.workers)
-    results = [json.loads(path.read_text()) for group in groups.values() for path, _ in group]
-    write_json(arguments.out / "transfer.json", results)
+    results = run_jobs(arguments, "transfer", jobs(arguments.data, *chosen))
     print("\n\n".join(["", *show(pd.DataFrame(results))]))
 
 

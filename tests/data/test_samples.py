@@ -24,7 +24,7 @@ def source():
     return ModalitiesSource(sources, [RNA_ROWS, PROT_ROWS], FIELDS)
 
 
-def check(block, samples):
+def assert_samples(block, samples):
     rna, prot = block.modalities
     np.testing.assert_array_equal(rna.counts.toarray(), dense(RNA, RNA_ROWS)[samples][:, [0, 2]])
     np.testing.assert_array_equal(prot.counts.toarray(), dense(PROT, PROT_ROWS)[samples])
@@ -37,15 +37,15 @@ def check(block, samples):
 
 @pytest.mark.parametrize("span", [(0, 5), (1, 4), (2, 3), (3, 3), (4, 99)])
 def test_samples_are_read_in_their_order(source, span):
-    check(source.read(*span), np.arange(*span)[: max(5 - span[0], 0)])
+    assert_samples(source.read(*span), np.arange(*span)[: max(5 - span[0], 0)])
 
 
 def test_blocks_in_memory_keep_all_modalities(source):
     samples = np.array([4, 0, 3])
-    check(source.read(0, 5).take(samples), samples)
-    check(concatenate([source.read(0, 2), source.read(2, 5)]), np.arange(5))
-    check(MemorySource(source.read(0, 5)).read(1, 4), np.arange(1, 4))
-    check(source.rows(np.array([0, 3])), np.array([0, 3]))
+    assert_samples(source.read(0, 5).take(samples), samples)
+    assert_samples(concatenate([source.read(0, 2), source.read(2, 5)]), np.arange(5))
+    assert_samples(MemorySource(source.read(0, 5)).read(1, 4), np.arange(1, 4))
+    assert_samples(source.rows(np.array([0, 3])), np.array([0, 3]))
 
 
 def test_features_that_a_sample_expresses_are_counted_over_all_modalities(source):

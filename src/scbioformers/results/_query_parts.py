@@ -40,6 +40,18 @@ class Part:
     measured: NDArray[np.bool_]
     """(N,) whether each sample is measured in this modality."""
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which model and values a result was computed from, for its stored parameters."""
+        model, own = self.model, self.own
+        return {
+            "layer": own.layer,
+            "gene_symbols": own.genes.gene_symbols,
+            "n_members": len(model.members),
+            "n_starts": model.n_starts,
+            "model_hash": model.hash,
+        }
+
 
 def open_parts(
     adata: AnnData | MuData,

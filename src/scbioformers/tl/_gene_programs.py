@@ -205,9 +205,7 @@ def gene_programs(
     mean_depth = state.binning.mean_depth if state.reading.counts else None
     names = np.array(query.stored_names, dtype=object)[clustered]
     params: dict[str, Any] = {"use": use, "resolution": programs.resolution, "min_genes": min_genes}
-    params |= {"n_neighbors": n_neighbors, "min_count": min_count, "n_cells": len(rows)}
-    params |= {"n_members": len(fitted.members), "n_starts": fitted.n_starts, "model_hash": fitted.hash}
-    params |= {"layer": query.layer, "gene_symbols": query.genes.gene_symbols}
+    params |= {"n_neighbors": n_neighbors, "min_count": min_count, "n_cells": len(rows), **part.provenance}
     write_gene_programs(
         adata[part.modality] if isinstance(adata, MuData) else adata,
         key_added,

@@ -262,14 +262,11 @@ def grn(
     _report_missing(networks, len(chosen), min_count)
     params: dict[str, Any] = {"method": method, "directed": directed, "groupby": groupby}
     params |= {"reference": conditions.reference, "conditions": conditions.names}
-    params |= {"n_cells": dict(zip(conditions.names, map(len, drawn), strict=True)), "layer": targets.own.layer}
-    params |= {"gene_symbols": None if between else targets.own.genes.gene_symbols}
-    params |= {"top_k": top_k, "min_cells": min_cells, "min_count": min_count}
-    params |= {"n_members": len(fitted.members), "n_starts": fitted.n_starts}
-    params |= {"model_hash": fitted.hash}
+    params |= {"n_cells": dict(zip(conditions.names, map(len, drawn), strict=True))}
+    params |= {"top_k": top_k, "min_cells": min_cells, "min_count": min_count, **targets.provenance}
     edges = pd.concat(tables, ignore_index=True)
     if isinstance(adata, MuData) and between:
-        params |= {"modalities": [part.modality for part in parts]}
+        params |= {"modalities": [part.modality for part in parts], "gene_symbols": None}  # names are qualified ones
         write_grn_between(adata, key_added, axis.names, networks, edges, params)
     else:
         part = adata[targets.modality] if isinstance(adata, MuData) else adata

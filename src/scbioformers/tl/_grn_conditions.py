@@ -16,6 +16,7 @@ ALL_CELLS = "all cells"
 
 
 def check_sizes(top_k: int, n_cells: int | None, min_cells: int, min_count: int) -> None:
+    """Check the numbers of edges and of cells."""
     if top_k < 1 or min_count < 1 or min_cells < 2:
         raise ConfigError(
             "`top_k` and `min_count` must be at least 1 and `min_cells` at least 2, found "
