@@ -12,6 +12,7 @@ from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn import OBJECTIVES, InitialValues, Sizes, Transformer, initialise, join_batches, join_sizes
 from scbioformers.nn import join_modalities as join
+from scbioformers.training._temperature import fit_temperature
 
 FIRST = len(SPECIALS)
 RNA, PROT = Sizes(30, 12), Sizes(5, 7, counts=False, n_small_counts=0)
@@ -115,14 +116,36 @@ def test_without_a_modality_its_values_change_nothing(network, batch):
     assert not torch.allclose(first.cls, network(batch).cls)
 
 
-def test_each_modality_has_its_own_temperature(network, batch):
+def test_each_modality_has_a_temperature_for_cells_in_which_it_is_hidden_and_one_for_the_others(network, batch):
+    known = batch.known.clone()
+    known[:2, 30:] = False
+    known[2:4, :30] = False
+    batch = replace(batch, known=known)
     plain = network(batch).log_probs
-    network.temperature.copy_(torch.tensor([1.0, 2.0]))
+    network.temperature.copy_(torch.tensor([[3.0, 1.0], [4.0, 2.0]]))
     warm = network(batch).log_probs
-    proteins = batch.masked_ids >= FIRST + 30
-    assert torch.equal(warm[~proteins], plain[~proteins])
-    expected = functional.log_softmax(plain[proteins] / 2, dim=-1)
-    torch.testing.assert_close(warm[proteins], expected)
+    proteins, hidden = batch.masked_ids >= FIRST + 30, torch.zeros_like(batch.masked_ids, dtype=torch.bool)
+    hidden[:2], hidden[2:4] = proteins[:2], ~proteins[2:4]
+    for divisor, of_proteins, is_hidden in ((3, False, True), (1, False, False), (4, True, True), (2, True, False)):
+        own = (proteins == of_proteins) & (hidden == is_hidden) & (batch.masked_ids > 0)
+        assert own.any()
+        torch.testing.assert_close(warm[own], functional.log_softmax(plain[own] / divisor, dim=-1))
+
+
+def test_temperatures_are_those_from_which_the_bins_were_drawn(network, batch):
+    known = batch.known.clone()
+    known[:3, 30:] = False
+    batch = replace(batch, known=known)
+    true, n_draws = torch.tensor([[1.0, 0.8], [1.7, 1.2]]), 500
+    log_probs = network(batch).log_probs
+    modality = network.modality_of(batch.masked_ids)
+    divisor = true[modality, network.is_known(batch).long().gather(1, modality)][..., None]
+    probs = functional.softmax(log_probs / divisor, dim=-1)
+    drawn = torch.multinomial(probs.flatten(0, 1), n_draws, replacement=True, generator=torch.Generator().manual_seed(0))
+    targets = torch.where(batch.masked_ids > 0, drawn.T.reshape(n_draws, *batch.masked_ids.shape), -1)
+    fit_temperature(network, [replace(batch, target_bins=each) for each in targets])
+    assert network.temperature[0, 0] == 1.0  # RNA is hidden in no cell
+    torch.testing.assert_close(network.temperature, true, atol=0.1, rtol=0)
 
 
 def test_losses_are_means_within_a_modality_then_over_modalities(network, batch):

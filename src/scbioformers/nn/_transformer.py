@@ -176,7 +176,7 @@ class Transformer(nn.Module):
         self.register_buffer("bag_scale", torch.ones(width))
         self.register_buffer("bag_size", torch.full((), float(sizes.n_features)))
         # fitted to validation cells after the training, for each modality
-        self.register_buffer("temperature", torch.ones((len(sizes.parts),) if others else ()))
+        self.register_buffer("temperature", torch.ones((len(sizes.parts), 2) if others else ()))
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
         if sizes.n_small_counts:
@@ -217,8 +217,12 @@ class Transformer(nn.Module):
         features = self.feature.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_features]
         bag = departure @ features / self.bag_scale
         if self.sizes.parts:
-            return self._completed(bag, torch.stack([part.any(dim=1) for part in known], dim=1))
+            return self._completed(bag, self.is_known(batch))
         return bag / (batch.known.float().sum(dim=1, keepdim=True) / self.bag_size).clamp(min=0.05)
+
+    def is_known(self, batch: Batch) -> Tensor:
+        """(B, K), whether something of each modality is known in a cell."""
+        return torch.stack([part.any(dim=1) for part in batch.known.split_with_sizes(self.sizes.columns, dim=1)], dim=1)
 
     def _completed(self, bag: Tensor, known: Tensor) -> Tensor:
         """Predict the bag of all modalities from that of those which are ``known`` (B, K) in a cell."""
@@ -364,7 +368,8 @@ class Transformer(nn.Module):
             return log_probs
         temperature = self.temperature
         if self.sizes.parts:
-            temperature = temperature[self.modality_of(batch.masked_ids)][..., None]
+            modality = self.modality_of(batch.masked_ids)
+            temperature = temperature[modality, self.is_known(batch).long().gather(1, modality)][..., None]
         return functional.log_softmax(log_probs / temperature, dim=-1)
 
     def _foreign_answers(self, ids: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class BatchDataset(IterableDataset[Batch | None]):
                     block.take(np.searchsorted(rows, wanted[own])),
                     draws[own],
                     seed=self.sampler.seed,
-                    epoch=self.epoch if self.training else EVALUATION_EPOCH,
+                    epoch=self.epoch if self.training else EVALUATION_EPOCH - self.epoch,
                     n_context=self._n_context(step),
                     n_masked=self.config.n_masked if self.training else 4 * self.config.n_masked,
                     bag_dropout=self.config.bag_dropout if self.training else 0.0,
@@ -159,10 +159,14 @@ class TrainingData(L.LightningDataModule):
             return []
         return self._loader(self.split.validation, 0, training=False)
 
-    def validation_batches(self) -> BatchLoader:
-        """All validation batches, in each process if several processes train."""
+    def validation_batches(self) -> Iterator[Batch]:
+        """All validation batches, in each process if several processes train.
+
+        If cells have several modalities, they are drawn eight times: each time others are hidden.
+        """
         sampler = replace(self.sampler, rows=self.split.validation, power=1.0)
-        return BatchLoader(BatchDataset(self.source, self.tokenizer, sampler, self.config, 0, training=False))
+        for draw in range(8 if len(self.tokenizer.modalities) > 1 else 1):
+            yield from BatchLoader(BatchDataset(self.source, self.tokenizer, sampler, self.config, draw, training=False))
 
     def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool, n_done: int = 0) -> BatchLoader:
         sampler = replace(self.sampler, rows=rows, power=self.sampler.power if training else 1.0)
