@@ -180,7 +180,7 @@ def test_training_lowers_the_loss_of_both_modalities():
     losses = history["train_loss"]
     assert losses.iloc[-3:].mean() < losses.iloc[0]
     temperature = bf.get.model(mdata).members[0].temperature
-    assert temperature.shape == (2,)
+    assert temperature.shape == (2, 2)
     assert (temperature != 1).all()
 
 
