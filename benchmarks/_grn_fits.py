@@ -12,12 +12,20 @@ N_MEMBERS = 5  # members of an ensemble
 
 
 @lru_cache(maxsize=16)  # the methods of bf.tl.grn read the same fits
-def fit(problem: Problem, seed: int, svd_init: bool, max_steps: int | None, n_models: int) -> bf.BioFormer:
+def fit(
+    problem: Problem,
+    seed: int,
+    svd_init: bool,
+    max_steps: int | None,
+    n_models: int,
+    external_key: str | None = None,
+) -> bf.BioFormer:
     """Fit a model of ``n_models`` networks, whose seeds follow each other. Models of different seeds share none."""
     adata = problem.adata.copy()
     config = bf.ModelConfig(svd_init=svd_init)
     train = bf.TrainConfig(max_steps=max_steps)
-    bf.tl.fit(adata, binning=problem.binning, config=config, train=train, n_models=n_models, rng=seed * n_models)
+    options = {"n_models": n_models, "rng": seed * n_models, "external_key": external_key}
+    bf.tl.fit(adata, binning=problem.binning, config=config, train=train, **options)
     return bf.get.model(adata)
 
 

@@ -127,6 +127,19 @@ READERS: dict[str, Callable[[Path], Problem]] = {
 DEVELOPMENT = ("beeline_mesc", "mesc_retinoic", "pbmc68k", "kang_ifnb", "paul15")
 
 
+def mark_factors(problem: Problem, folder: Path) -> None:
+    """Set ``var["factor"]``: ``"factor"`` for transcription factors, else NaN.
+
+    They are those of the list of human factors, and in simulated cells the true regulators. Known edges are not used.
+    """
+    var = problem.adata.var
+    if "regulator" in var:
+        factors = var["regulator"].to_numpy()
+    else:
+        factors = var.index.str.upper().isin(pd.read_csv(folder / "human_tfs.txt")["TF"])
+    var["factor"] = pd.Series(np.where(factors, "factor", None), var.index, dtype=object)
+
+
 def knockout_edges(adata: AnnData, *, key: str, control: str, batch_key: str, alpha: float) -> pd.DataFrame:
     """Return edges from every knocked-out, measured gene to the genes that change; the gene itself is excluded.
 

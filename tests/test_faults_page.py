@@ -16,6 +16,8 @@ NAMES = [
     *("modality-lacking", "modality-none", "modality-names", "modality-apart", "modality-one-feature"),
     *("modality-centred", "modality-large", "modality-anndata", "modality-obs", "modality-column", "modality-which"),
     "modality-pair",
+    *("external-missing", "external-numbers", "external-empty", "external-one", "external-type", "external-model"),
+    "external-unseen",
 ]
 
 

@@ -27,6 +27,7 @@ from scbioformers.data._chosen import ChosenCells
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
 from scbioformers.data._data_sets import choose_features, measured_features, open_data_sets
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
+from scbioformers.data._external import ExternalTokens
 from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
 from scbioformers.data._fields import ObsField, field_codes, in_modality, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
@@ -68,6 +69,7 @@ __all__ = [
     "CollectionReader",
     "CountsSlot",
     "DepthRule",
+    "ExternalTokens",
     "FeatureMap",
     "GeneNames",
     "HiddenSource",

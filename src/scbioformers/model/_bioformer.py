@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
 from scbioformers.core import DepthModels, ModelFormatError, Vocabulary, check_arguments
-from scbioformers.data import ObsField
+from scbioformers.data import ExternalTokens, ObsField
 from scbioformers.model import _storage
 from scbioformers.model._card import model_card
 from scbioformers.model._head import Head
@@ -22,6 +22,7 @@ from scbioformers.model._parts import (
     Modality,
     modality_sizes,
     read_binnings,
+    read_external,
     read_head,
     read_member,
     readings,
@@ -96,6 +97,8 @@ class BioFormer:
     """Heads that tasks have added to the model, by name, such as ``"perturbation"``."""
     others: dict[str, Modality] = field(default_factory=dict)
     """How the modalities after the first are read, by name. ``reading`` and ``depth`` are those of the first."""
+    external: ExternalTokens | None = None
+    """External tokens of the features, as the networks have them. ``None`` if there are none."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
@@ -170,6 +173,7 @@ class BioFormer:
             bin_mean=self.bin_mean[values],
             heads={},
             others={},
+            external=None,
             **{name: getattr(self, name)[columns] for name in arrays},
         )
 
@@ -268,7 +272,8 @@ class BioFormer:
     @property
     def _schema(self) -> int:
         quantiles = any(binning.kind == "quantile" for binning in self.binnings.values())
-        return _storage.SCHEMA_OF_MODALITIES if self.others or quantiles else _storage.SCHEMA
+        added = self.others or quantiles or self.external is not None
+        return _storage.SCHEMA_OF_MODALITIES if added else _storage.SCHEMA
 
     def _documents(self) -> dict[str, Any]:
         config = {
@@ -285,6 +290,8 @@ class BioFormer:
         }
         if self.others:
             config["others"] = {name: other.reading.to_dict() for name, other in self.others.items()}
+        if self.external is not None:
+            config["external"] = self.external.to_dict()
         return {"config": config, "vocabulary": self.vocabulary.to_dict()}
 
     @classmethod
@@ -297,7 +304,8 @@ class BioFormer:
             phenotypes = tuple(ObsField.from_dict(value) for value in stored["phenotypes"])
             binnings = read_binnings(stored["binnings"], vocabulary.modalities, tensors)
             reading, depth, others = readings(stored, tensors, vocabulary)
-            sizes = modality_sizes(vocabulary, binnings, batch, phenotypes, reading, others)
+            n_external = len(stored["external"]["categories"]) if "external" in stored else 0
+            sizes = modality_sizes(vocabulary, binnings, batch, phenotypes, reading, others, n_external)
             if stored["schema"] < 5:
                 tensors = with_additions(tensors, len(vocabulary))
             members = tuple(read_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
@@ -322,6 +330,7 @@ class BioFormer:
                 reading=reading,
                 depth=depth,
                 others=others,
+                external=read_external(stored.get("external"), members),
                 members=members,
                 score_quantiles=quantiles,
                 provenance=dict(stored["provenance"]),

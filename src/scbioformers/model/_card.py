@@ -103,6 +103,7 @@ def _facts(model: BioFormer) -> list[tuple[str, str]]:
             (f"{role} {escape_markdown(field.name)}", f"{len(field.categories):,}: {_listed(field.categories)}")
             for role, field in [*fields, *(("phenotype", each) for each in model.phenotypes)]
         ),
+        *((("external tokens", _listed(model.external.categories)),) if model.external is not None else ()),
         *(("task", escape_markdown(name)) for name in sorted(model.heads)),
         (
             "networks",

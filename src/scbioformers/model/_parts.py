@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scbioformers.config import Binning, ModelConfig, Reading
-from scbioformers.core import DepthModels, Vocabulary
-from scbioformers.data import ObsField
+from scbioformers.core import SPECIALS, DepthModels, Vocabulary
+from scbioformers.data import ExternalTokens, ObsField
 from scbioformers.model._head import Head
 from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer, join_sizes
 
@@ -47,6 +47,7 @@ def modality_sizes(
     phenotypes: Sequence[ObsField],
     reading: Reading,
     others: dict[str, Modality],
+    n_external: int = 0,
 ) -> Sizes:
     """Sizes of a network of all modalities."""
     readings = {name: others[name].reading if name in others else reading for name in binnings}
@@ -54,7 +55,7 @@ def modality_sizes(
         network_sizes(len(vocabulary.feature_names(name)), binning, batch, phenotypes, counts=readings[name].counts)
         for name, binning in binnings.items()
     ]
-    return join_sizes(parts)
+    return replace(join_sizes(parts), n_external=n_external)
 
 
 def network_bytes(
@@ -105,6 +106,16 @@ def read_binnings(stored: dict[str, Any], modalities: Sequence[str], tensors: di
         arrays = {key.removeprefix(prefix): x.numpy() for key, x in tensors.items() if key.startswith(prefix)}
         found[name] = Binning.from_dict(stored[name], arrays)
     return found
+
+
+def read_external(stored: dict[str, Any] | None, members: Sequence[Transformer]) -> ExternalTokens | None:
+    """The external tokens of the features, whose codes are in each network."""
+    if stored is None:
+        return None
+    codes = [member.external_code[len(SPECIALS) :].numpy() for member in members]
+    if any((other != codes[0]).any() for other in codes):
+        raise ValueError("the members have different external tokens")
+    return ExternalTokens.from_dict(stored, codes[0])
 
 
 def read_head(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Head:

@@ -28,7 +28,7 @@ except ImportError:  # Windows
 
 SCHEMA = 5
 SCHEMA_OF_MODALITIES = (
-    6  # of a model of several modalities: others keep their schema, so that former versions read them
+    6  # also of quantile bins and external tokens: other models keep their schema, so that former versions read them
 )
 READABLE = (4, SCHEMA, SCHEMA_OF_MODALITIES)  # schema 4 has no score quantiles
 MANIFEST = "manifest.json"

@@ -95,6 +95,8 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
         embedding.mul_(0.1)
         embedding[:, : components.shape[1]] += components * math.sqrt(n_features / width)
     network.feature.weight[0].zero_()
+    if network.sizes.n_external:
+        network.external.weight[0].zero_()
     network.bag_size.fill_(n_features)
     network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
     weight = torch.ones(n_features) if start.weight is None else torch.from_numpy(start.weight)

@@ -10,7 +10,7 @@ from scbioformers.nn._batch import N_SMALL_COUNTS
 # parameters of each part that can be frozen, by the first part of their names
 PART_OF = {
     **dict.fromkeys(("feature", "value", "phenotypes", "cls", "mask", "depth"), "embeddings"),
-    **dict.fromkeys(("other_values", "modality"), "embeddings"),
+    **dict.fromkeys(("other_values", "modality", "external"), "embeddings"),
     **dict.fromkeys(("blocks", "norm"), "blocks"),
     **dict.fromkeys(("bag_to_cls", "bag_to_masked", "bag_to_latent", "complete"), "bag"),
     **dict.fromkeys(("bin_inner", "bin_out", "bin_bias", "small_counts"), "bins"),
@@ -36,6 +36,8 @@ class Sizes:
     """Whether the decoded profile predicts counts (a rate) or bins (a share of the highest bin)."""
     n_small_counts: int = N_SMALL_COUNTS
     """Number of small counts that are predicted as counts, C. 0 for segment bins, which are ranks."""
+    n_external: int = 0
+    """Number of external tokens that features have, for all modalities. 0 if there are none."""
     parts: tuple[Sizes, ...] = ()
     """The sizes of each modality if there are several. The numbers above are then their sums."""
 

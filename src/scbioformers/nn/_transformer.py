@@ -144,6 +144,7 @@ class Transformer(nn.Module):
     batch_shift: Tensor
     bag_weight: Tensor
     temperature: Tensor
+    external_code: Tensor
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -158,6 +159,9 @@ class Transformer(nn.Module):
             )
             self.modality = nn.Embedding(len(sizes.parts), width)
             self.register_buffer("bag_weight", torch.ones(sizes.n_features))
+        if sizes.n_external:  # row 0 is that of features without an external token
+            self.external = nn.Embedding(sizes.n_external + 1, width, padding_idx=0)
+            self.register_buffer("external_code", torch.zeros(n_specials + sizes.n_features))
         self.phenotypes = nn.ModuleList(nn.Embedding(n, width) for n in sizes.phenotype_sizes)
         self.cls = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
@@ -237,8 +241,12 @@ class Transformer(nn.Module):
         return torch.bucketize(ids - len(SPECIALS), ends, right=True)
 
     def features(self, ids: Tensor) -> Tensor:
-        """Embedding of each feature, with that of its modality if there are several."""
+        """Embedding of each feature, with those of its external token and, if there are several, of its modality."""
         embedded = self.feature(ids)
+        if self.sizes.n_external:
+            # perturbed features that are not measured have ids after the others, and no external token
+            known = ids.clamp(max=len(self.external_code) - 1)
+            embedded = embedded + self.external((self.external_code[known] * (ids == known)).long())
         return embedded + self.modality(self.modality_of(ids)) if self.sizes.parts else embedded
 
     def values(self, bins: Tensor) -> Tensor:

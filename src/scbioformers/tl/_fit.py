@@ -51,6 +51,7 @@ def fit(
     feature_map: FeatureMap | None = None,
     batch_key: str | None = None,
     phenotype_keys: str | Sequence[str] = (),
+    external_key: str | Mapping[str, str] | None = None,
     binning: Literal["value", "segment", "quantile"] | Binning | Mapping[str, Any] | None = None,
     config: Literal["small", "no_attention", "paper"] | ModelConfig | None = None,
     train: TrainConfig | None = None,
@@ -83,10 +84,10 @@ def fit(
         from :func:`scbioformers.tl.pretrain`. Its genes keep their meaning. Genes and batches that it does not know are
         appended. Its binning, masks and configuration are used.
     modalities
-        Modalities of the MuData to read. None reads all. ``layer``, ``mask_var``, ``gene_symbols`` and ``binning`` are
-        then dicts by modality, such as ``layer={"rna": "counts"}``. What they do not name has its default. Each
-        modality has its own bins, depth, masks, tokens and loss. In training, whole modalities are hidden at random, so
-        that one can be predicted from another.
+        Modalities of the MuData to read. None reads all. ``layer``, ``mask_var``, ``gene_symbols``, ``external_key``
+        and ``binning`` are then dicts by modality, such as ``layer={"rna": "counts"}``. What they do not name has its
+        default. Each modality has its own bins, depth, masks, tokens and loss. In training, whole modalities are hidden
+        at random, so that one can be predicted from another.
     layer
         Layer to read. None, and ``"X"``, read ``adata.X``.
     mask_var
@@ -109,6 +110,11 @@ def fit(
         model, and the embedding keeps the differences that they explain. With ``model``, they are added to its own. A
         phenotype that it does not have is one more token that attention reads, so even without a step of training its
         predictions change a little.
+    external_key
+        Column of ``adata.var`` with a category of each gene that the model is told, such as whether it is a
+        transcription factor. Each category is an external token (Eq. 6), whose embedding is added to that of the gene.
+        NaN means none. The categories are stored with the model, so other data need no such column. With ``model``,
+        the column gives the categories of new genes.
     binning
         Binning of the values: ``"value"`` (Eqs. 4 and 5), ``"segment"`` (Eq. 2), ``"quantile"`` (ranks of a feature
         among the training cells, for few features) or a :class:`~scbioformers.Binning`. The default is ``"value"``,
@@ -171,7 +177,8 @@ def fit(
     Raises
     ------
     DataError
-        If the values are not raw counts and ``binning`` requires counts. The message suggests the next call.
+        If the values are not raw counts and ``binning`` requires counts, or the column of ``external_key`` has no
+        categories. The message suggests the next call.
     ReadError
         If cells cannot be read from their file. If this happens after a validation, the model with the best weights is
         stored first.
@@ -194,7 +201,8 @@ def fit(
     began = time.perf_counter()
     start = _find_start(adata, model, feature_map)
     several = isinstance(adata, MuData)
-    given: dict[str, Any] = {"layer": layer, "mask_var": mask_var, "gene_symbols": gene_symbols, "binning": binning}
+    given: dict[str, Any] = {"layer": layer, "mask_var": mask_var, "gene_symbols": gene_symbols}
+    given |= {"binning": binning, "external_key": external_key}
     if several:
         _refuse_modalities(model, feature_map, task)
     else:
@@ -211,10 +219,11 @@ def fit(
         chosen = replace(chosen, binning=cells.binning or chosen.binning)
     elif start is None:
         split = None if task is not None else (chosen.train.validation_fraction, seed)
-        options = (chosen.binning, batch_key, phenotype_keys, allow_non_integer, copy, split)
+        options = (chosen.binning, batch_key, phenotype_keys, allow_non_integer, copy, split, given["external_key"])
         adata, cells = read_cells(adata, given["layer"], given["mask_var"], given["gene_symbols"], *options)
     else:
-        known = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+        known: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+        known["external_key"] = external_key
         adata, cells = read_cells_for(start, adata, given["mask_var"], batch_key, phenotype_keys, copy, **known)
     design = None if task is None else _read_design(adata, task, batch_key, given["gene_symbols"], cells)
     n_bytes = network_bytes(chosen.config, len(cells.vocabulary), chosen.binning, cells.batch, cells.phenotypes)
@@ -230,6 +239,7 @@ def fit(
         phenotypes=cells.phenotypes,
         reading=cells.reading,
         others=cells.others,
+        external=cells.external,
         n_models=chosen.n_models,
         seed=seed,
         surveyed=cells.surveyed,
@@ -248,6 +258,7 @@ def fit(
         "mask_var": mask_var if isinstance(mask_var, str) else None,
         "gene_symbols": None if several else gene_symbols,
         "batch_key": batch_key,
+        "external_key": None if several else external_key,
         "phenotype_keys": [phenotype.name for phenotype in cells.phenotypes],
         "started_from": None if start is None else start.hash,
         **chosen.to_dict(),

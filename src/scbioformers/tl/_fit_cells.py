@@ -19,6 +19,7 @@ from scbioformers.data import (
     AnnDataSource,
     BlockSource,
     DepthRule,
+    ExternalTokens,
     ObsField,
     Survey,
     SurveyTally,
@@ -56,6 +57,8 @@ class Cells:
     """Binning of the first modality of a MuData."""
     others: Mapping[str, tuple[Binning, Reading]] = dataclasses.field(default_factory=dict)
     """Binning and reading of the modalities after the first."""
+    external: ExternalTokens | None = None
+    """External tokens of the features of the vocabulary."""
 
 
 def read_cells(
@@ -69,6 +72,7 @@ def read_cells(
     allow_non_integer: bool,
     copy: bool,
     split: tuple[float, int] | None = None,
+    external_key: str | None = None,
 ) -> tuple[AnnData, Cells]:
     """Check the data, and read the cells of the object that the model will be written to.
 
@@ -94,6 +98,7 @@ def read_cells(
         require_counts(adata, layer, allow_non_integer=allow_non_integer, modelled=genes, inspection=inspection)
     else:
         require_valid(adata, layer, modelled=genes, inspection=inspection)
+    external = _external(adata, external_key, np.flatnonzero(genes))
     adata = target(adata, copy)
     if tally is None:
         source, batch, phenotypes = _source(adata, layer, genes, batch_key, keys)
@@ -102,7 +107,13 @@ def read_cells(
     scale = "counts" if estimated_counts else inspection.scale
     reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
     warn_of_single_cells(adata, (*(() if batch is None else (batch,)), *phenotypes))
-    return adata, Cells(source, vocabulary, batch, phenotypes, reading, None if tally is None else tally.result())
+    surveyed = None if tally is None else tally.result()
+    return adata, Cells(source, vocabulary, batch, phenotypes, reading, surveyed, external=external)
+
+
+def _external(adata: AnnData, key: str | None, columns: NDArray[np.int64]) -> ExternalTokens | None:
+    """The external tokens of the features at ``columns``, if a column of ``var`` is named."""
+    return None if key is None else ExternalTokens.register(adata, key, columns)
 
 
 def _source(
@@ -178,6 +189,7 @@ def read_cells_for(
     batch_key: str | None,
     phenotype_keys: str | Sequence[str],
     copy: bool,
+    external_key: str | None = None,
     **names: Any,
 ) -> tuple[AnnData, Cells]:
     """Read cells for a model that is trained further: its genes by name, and other genes of ``mask_var`` after them."""
@@ -192,6 +204,7 @@ def read_cells_for(
     modelled[query.columns[query.columns >= 0]] = False
     modelled &= np.array([name not in taken for name in measured], bool)
     new = np.flatnonzero(modelled)
+    external = _extended_external(start, adata, external_key, new)
     adata = target(adata, copy)
     batch = extended_field(start.batch, _batch_field(adata, batch_key, start.batch))
     former = {phenotype.name: phenotype for phenotype in start.phenotypes}
@@ -209,7 +222,21 @@ def read_cells_for(
     )  # fmt: skip
     reading = replace(start.reading, layer=query.layer, gene_symbols=query.matched_by)
     warn_of_single_cells(adata, [field for field in fields if field.name in (batch_key, *keys)])
-    return adata, Cells(source, vocabulary, batch, phenotypes, reading)
+    return adata, Cells(source, vocabulary, batch, phenotypes, reading, external=external)
+
+
+def _extended_external(
+    start: BioFormer, adata: AnnData, key: str | None, new: NDArray[np.int64]
+) -> ExternalTokens | None:
+    """The external tokens of the model, and of the new features at the columns ``new``."""
+    if start.external is None:
+        if key is None:
+            return None
+        raise ConfigError(
+            f"`external_key` is {key!r}, and the model was fitted without external tokens. Leave it out, or fit a "
+            "model without `model=`."
+        )
+    return start.external.extend(_external(adata, key, new) if new.size else None, len(new))
 
 
 def _depth_rule(query: Query, new: NDArray[np.int64]) -> DepthRule:

@@ -12,6 +12,7 @@ from scbioformers.config import Binning
 from scbioformers.core import Vocabulary
 from scbioformers.data import (
     DEFAULT_MASK,
+    ExternalTokens,
     ModalitiesSource,
     choose_modalities,
     default_binning,
@@ -38,11 +39,12 @@ def read_modalities(
 ) -> tuple[MuData, Cells, dict[str, Any]]:
     """Check the modalities, and read the samples of the object that the model will be written to.
 
-    ``given`` has the arguments ``layer``, ``mask_var``, ``gene_symbols`` and ``binning``. Returns the object, its
-    cells, and these arguments of each modality.
+    ``given`` has the arguments ``layer``, ``mask_var``, ``gene_symbols``, ``binning`` and ``external_key``. Returns
+    the object, its cells, and these arguments of each modality.
     """
     names = choose_modalities(mdata, modalities)
     layers, symbols, kinds = (of_modality(key, given[key], names) for key in ("layer", "gene_symbols", "binning"))
+    external_keys = of_modality("external_key", given["external_key"], names)
     masks = of_modality("mask_var", given["mask_var"], names, DEFAULT_MASK)
     rows = {name: modality_rows(mdata, name) for name in names}
     warn_of_samples(rows, mdata)
@@ -52,8 +54,9 @@ def read_modalities(
         kind: Any = kinds[name] or _default_binning(mdata, name, layers[name])
         kind = kind if isinstance(kind, Binning) else Binning(kind=kind)
         _, cells = read_cells(
-            mdata[name], layers[name], masks[name], symbols[name], kind, None, (), allow_non_integer, False
-        )
+            mdata[name], layers[name], masks[name], symbols[name], kind, None, (), allow_non_integer, False,
+            external_key=external_keys[name],
+        )  # fmt: skip
         vocabulary = vocabulary.extend(cells.vocabulary.feature_names(), name)
         found[name], used[name] = cells, kind
     batch, phenotypes = obs_fields(mdata, batch_key, phenotype_keys)
@@ -68,6 +71,7 @@ def read_modalities(
             "mask_var": masks[name] if isinstance(masks[name], str) else None,
             "gene_symbols": symbols[name],
             "binning": used[name].to_dict(),
+            "external_key": external_keys[name],
         }
         for name in names
     }
@@ -79,6 +83,7 @@ def read_modalities(
         found[first].reading,
         binning=used[first],
         others={name: (used[name], found[name].reading) for name in others},
+        external=ExternalTokens.join([(cells.external, len(cells.vocabulary)) for cells in found.values()]),
     )
     return mdata, read, params
 

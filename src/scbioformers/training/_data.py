@@ -166,7 +166,9 @@ class TrainingData(L.LightningDataModule):
         """
         sampler = replace(self.sampler, rows=self.split.validation, power=1.0)
         for draw in range(8 if len(self.tokenizer.modalities) > 1 else 1):
-            yield from BatchLoader(BatchDataset(self.source, self.tokenizer, sampler, self.config, draw, training=False))
+            yield from BatchLoader(
+                BatchDataset(self.source, self.tokenizer, sampler, self.config, draw, training=False)
+            )
 
     def _loader(self, rows: NDArray[np.bool_], epoch: int, training: bool, n_done: int = 0) -> BatchLoader:
         sampler = replace(self.sampler, rows=rows, power=self.sampler.power if training else 1.0)

@@ -24,12 +24,12 @@ from scbioformers.core import (
     principal_components,
     short_list,
 )
-from scbioformers.data import Block, ObsField, Statistics
+from scbioformers.data import Block, ExternalTokens, ObsField, Statistics
 from scbioformers.model import BioFormer, network_sizes, run_network
 from scbioformers.nn import InitialValues, Transformer, random_generator
 from scbioformers.training._initial_values import N_COMPONENTS, compute_initial_values
 from scbioformers.training._isolation import isolated
-from scbioformers.training._start import depth_models, thin
+from scbioformers.training._start import depth_models, set_external, thin
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def extend_model(
     parts: Sequence[Block],
     statistics: Statistics,
     *,
+    external: ExternalTokens | None = None,
     n_members: int,
     seed: int,
 ) -> BioFormer:
@@ -66,6 +67,8 @@ def extend_model(
         Training cells of the new data over all M features.
     statistics
         Statistics of all of these cells.
+    external
+        External tokens of all M features, if the model has some.
     n_members
         Number of members. Members after the first are copies of those of the model, with output layers drawn anew.
     seed
@@ -86,6 +89,7 @@ def extend_model(
     if not measured.any():
         raise DataError("The data have none of the features of the model, so nothing of it can be carried over.")
     sizes = network_sizes(len(vocabulary), binning, batch, phenotypes, counts=model.reading.counts)
+    sizes = replace(sizes, n_external=0 if external is None else len(external.categories))
     extended = replace(
         model,
         vocabulary=vocabulary,
@@ -99,6 +103,7 @@ def extend_model(
         axes=_append(model.axes, np.zeros((len(vocabulary), model.axes.shape[1]))),
         axes_mean=_append(model.axes_mean, np.zeros(len(vocabulary))),
         heads={},
+        external=external,
     )
     start = compute_initial_values(parts, statistics, tokenizer, sizes.n_batches, seed)
     sample = thin(parts, MAX_SAMPLE)
@@ -109,6 +114,7 @@ def extend_model(
             network = _enlarged(former, Transformer(model.config, sizes)).eval()
         _fill_features(network, former, start, loadings, measured, known, seed + i)
         _fill_batches(network, former, start)
+        set_external(network, external)
         if i >= len(model.members):
             _redraw_outputs(network, seed + i)
         if len(vocabulary) > known:

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
 from scbioformers.core import DataError, ReadError, Vocabulary
-from scbioformers.data import Block, BlockSource, ObsField, Survey, survey
+from scbioformers.data import Block, BlockSource, ExternalTokens, ObsField, Survey, survey
 from scbioformers.model import BioFormer, run_network, score_quantiles
 from scbioformers.nn import Transformer
 from scbioformers.training._checkpoint import Checkpoints, MemberIO
@@ -64,6 +64,7 @@ def fit_model(
     phenotypes: Sequence[ObsField] = (),
     reading: Reading | None = None,
     others: Mapping[str, tuple[Binning, Reading]] = MappingProxyType({}),
+    external: ExternalTokens | None = None,
     n_models: int = 1,
     seed: int = 0,
     surveyed: Survey | None = None,
@@ -79,6 +80,7 @@ def fit_model(
     the obs fields appended. Its binning, masking and configuration are used. Without ``surveyed``, the survey of these
     cells with this seed, they are read once before the first step.
     ``binning`` and ``reading`` are those of the first modality of the vocabulary, ``others`` those of the others.
+    ``external`` are the external tokens of all features of the vocabulary.
     ``callbacks`` and ``lightning_logger`` are passed to the trainer of Lightning.
 
     Raises
@@ -113,12 +115,22 @@ def fit_model(
             phenotypes=tuple(phenotypes),
             reading=reading,
             others=others,
+            external=external,
             n_models=n_models,
             seed=seed,
         )
     else:
         model = extend_model(
-            start, vocabulary, batch, tuple(phenotypes), reading, parts, statistics, n_members=n_models, seed=seed
+            start,
+            vocabulary,
+            batch,
+            tuple(phenotypes),
+            reading,
+            parts,
+            statistics,
+            external=external,
+            n_members=n_models,
+            seed=seed,
         )
     model = replace(model, provenance=_provenance(train, seed, parts, source.n_obs, start))
     networks, histories, unread = _train_members(
@@ -220,7 +232,15 @@ def _description(
         "model": None if start is None else start["hash"],
         "scbioformers": model.provenance["versions"]["scbioformers"],
         **({"others": modalities} if modalities else {}),
+        **_described(model.external),
     }
+
+
+def _described(external: ExternalTokens | None) -> dict[str, Any]:
+    """The external tokens, if there are any."""
+    if external is None:
+        return {}
+    return {"external": {**external.to_dict(), "sha256": hashlib.sha256(external.codes.tobytes()).hexdigest()}}
 
 
 def find_validation(model: BioFormer, source: BlockSource) -> NDArray[np.bool_]:

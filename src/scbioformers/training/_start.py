@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import vstack
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
-from scbioformers.core import DataError, DepthModels, QuantileBins, Vocabulary, bin_normalized
-from scbioformers.data import Block, ObsField, Statistics
+from scbioformers.core import SPECIALS, DataError, DepthModels, QuantileBins, Vocabulary, bin_normalized
+from scbioformers.data import Block, ExternalTokens, ObsField, Statistics
 from scbioformers.model import BioFormer, Modality, modality_sizes
 from scbioformers.nn import Sizes, Transformer, initialise
 from scbioformers.tokens import JointTokenizer, Tokenizer
@@ -38,6 +39,7 @@ def new_model(
     phenotypes: tuple[ObsField, ...],
     reading: Reading,
     others: Mapping[str, tuple[Binning, Reading]] = MappingProxyType({}),
+    external: ExternalTokens | None = None,
     n_models: int,
     seed: int,
 ) -> BioFormer:
@@ -53,6 +55,8 @@ def new_model(
         Binning, which is frozen on these cells unless it is frozen already.
     others
         Binning and reading of the modalities after the first.
+    external
+        External tokens of the features.
     """
     n_features, n_cells = len(vocabulary), sum(len(part.depth) for part in parts)
     config = replace(config, n_components=max(1, min(config.n_components, n_features, n_cells - 1)))
@@ -68,9 +72,18 @@ def new_model(
         states.append(_read_state(own, known, named, *how[name], config, masking, **fields))
     model = _join_states(states)
     tokenizer = model.tokenizer
-    sizes = modality_sizes(vocabulary, model.binnings, batch, phenotypes, reading, model.others)
+    n_external = 0 if external is None else len(external.categories)
+    sizes = modality_sizes(vocabulary, model.binnings, batch, phenotypes, reading, model.others, n_external)
     members = [_new_network(config, sizes, parts, statistics, tokenizer, (seed + i) % 2**63) for i in range(n_models)]
-    return replace(model, members=tuple(members))
+    for network in members:
+        set_external(network, external)
+    return replace(model, members=tuple(members), external=external)
+
+
+def set_external(network: Transformer, external: ExternalTokens | None) -> None:
+    """Tell a network which external token each feature has."""
+    if external is not None:
+        network.external_code[len(SPECIALS) :] = torch.from_numpy(external.codes)
 
 
 def _filled(parts: Sequence[Block], number: int) -> list[Block]:
