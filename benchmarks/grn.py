@@ -215,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     everything = []
     for name in arguments.sets:
         problem = READERS[name](arguments.data)
-        mark_factors(problem, arguments.data)
+        if any(method.startswith("ours_marked") for method in arguments.methods):
+            mark_factors(problem, arguments.data)
         results = []
         for method in arguments.methods:
             for seed in range(n_seeds(method, arguments.seeds)):

@@ -116,3 +116,12 @@ def test_the_score_of_a_truth(grn, folder):
     found = bf.metrics.grn_scores(weights, problem.truths["string"], universe=problem.universe, **names)
     precision = (1 / 2 + 2 / 3 + 3 / 4) / 3
     assert found.auprc_ratio == pytest.approx(precision / 0.75)
+
+
+def test_factors_are_marked_from_the_list_and_not_from_known_edges(grn, folder):
+    """Genes of the list in any case, also without a known edge. A regulator that is not in the list is not marked."""
+    pd.DataFrame({"TF": ["TF1", "LONE", "G2"]}).to_csv(folder / "human_tfs.txt", index=False)
+    problem = grn.READERS["mesc_retinoic"](folder)
+    grn.mark_factors(problem, folder)
+    assert problem.adata.var["factor"].dropna().to_dict() == dict.fromkeys(["Tf1", "g2", "LONE"], "factor")
+    assert not [name for name in grn.arguments_of(["--data", "x"]).methods if "marked" in name]

@@ -90,6 +90,7 @@ CONFIGS = {
     "segment": (ModelConfig(width=16, n_heads=2), Sizes(20, 9, counts=False, n_small_counts=0)),
     "lookup": (ModelConfig(width=16, n_heads=2, value_embedding="lookup"), Sizes(20, 9, phenotype_sizes=(3,))),
     "two modalities": (ModelConfig(width=16, n_heads=2), join_sizes([Sizes(20, 9), Sizes(5, 12)])),
+    "external tokens": (ModelConfig(width=16, n_heads=2), Sizes(20, 9, n_external=2)),
 }
 
 
