@@ -1,5 +1,6 @@
 """``bf.get`` and ``bf.pl`` of a MuData: ``modality=`` names the modality that has the result."""
 
+import contextlib
 import inspect
 import logging
 import re
@@ -68,6 +69,41 @@ def test_the_modality_must_be_named_if_there_are_several(fitted, name):
         function(fitted, modality="atac")
     with pytest.raises(ConfigError, match=r"found 'rna'.* AnnData. Leave it out"):
         function(fitted["rna"], modality="rna")
+
+
+RESULTS = ["get.gene_programs", "get.gene_program_scores", "get.grn", "get.grn_graph", "get.grn_matrix",
+           "get.imputation_evidence", "get.program_enrichment", "get.regulators", "pl.attention_heatmap",
+           "pl.calibration", "pl.gene_programs", "pl.grn_network", "pl.imputation"]  # fmt: skip
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_missing_result_is_named_with_its_modality_and_the_advice_works(fitted, name):
+    for modality in fitted.mod:
+        fitted[modality].uns.clear()
+    sets = {"set": list(fitted["rna"].var_names[:6])}
+
+    def follow(error):
+        """Make the call that a message names, and before it what that call itself lacks."""
+        assert str(error).startswith("Did not find mdata['rna']."), error
+        call = re.search(r"Run `(bf\.tl\.[^`]*\(mdata[^`]*)`", str(error))[1]
+        try:
+            eval(call, {"bf": bf, "mdata": fitted, "gene_sets": sets})
+        except MissingKeyError as other:
+            follow(other)
+            eval(call, {"bf": bf, "mdata": fitted, "gene_sets": sets})
+
+    with pytest.raises(MissingKeyError) as lacking:
+        modality_functions()[name](fitted, modality="rna")
+    follow(lacking.value)
+    with contextlib.suppress(DataError):  # of a network of four steps there may be nothing to show
+        modality_functions()[name](fitted, modality="rna")
+
+
+@pytest.mark.fault(62)
+def test_a_missing_result_of_the_mudata_itself(fitted):
+    with pytest.raises(MissingKeyError, match=r"find mdata.obs\['bioformer_x'\]. Run `bf.tl.annotate\(mdata, 'x'\)`"):
+        bf.get.annotation(fitted, "x")
 
 
 def test_results_of_a_modality_are_those_of_its_anndata(fitted):

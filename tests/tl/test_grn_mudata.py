@@ -267,6 +267,20 @@ def test_the_heat_map_of_a_network_between_modalities(fitted):
     assert bf.pl.grn_network(fitted, modality=PAIR, n_top=4, show=False).get_title() == "4 strongest edges"
 
 
+def test_a_cosine_between_modalities_is_not_called_activation(fitted):
+    bf.tl.grn(fitted, modality=PAIR, min_count=1)
+    (ax,) = bf.pl.attention_heatmap(fitted, modality=PAIR, n_top=5, show=False)
+    label = ax.images[0].colorbar.ax.get_ylabel()
+    assert "positive: regulator and target rise and fall together" in label
+    assert "activates" not in label
+    legend = bf.pl.grn_network(fitted, modality=PAIR, n_top=4, show=False).get_legend()
+    words = [text.get_text() for text in legend.get_texts()]
+    assert {"positive", "negative"} < {*words}
+    bf.tl.grn(fitted, modality=PAIR, method="knockout", min_count=1)
+    (ax,) = bf.pl.attention_heatmap(fitted, modality=PAIR, n_top=5, show=False)
+    assert "positive: activates, a knock-out lowers the target" in ax.images[0].colorbar.ax.get_ylabel()
+
+
 def test_the_heat_map_without_a_regulator(fitted):
     bf.tl.grn(fitted, modality="rna", method="knockout", groupby="type", min_count=1)
     with pytest.raises(ConfigError, match=r"several conditions, \['a/b', 'c'\]. Pass one of them as `conditions=`"):

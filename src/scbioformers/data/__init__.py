@@ -46,10 +46,12 @@ from scbioformers.data._modalities import default_binning
 from scbioformers.data._mudata import (
     choose_modalities,
     modality_rows,
+    names_modality,
     of_modality,
     open_modality,
     refuse_dicts,
     warn_of_samples,
+    with_modality,
 )
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
@@ -119,6 +121,7 @@ __all__ = [
     "matching_column",
     "measured_features",
     "modality_rows",
+    "names_modality",
     "obs_column",
     "obs_numbers",
     "of_modality",
@@ -137,4 +140,5 @@ __all__ = [
     "survey",
     "warn_of_samples",
     "with_features",
+    "with_modality",
 ]

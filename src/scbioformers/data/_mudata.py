@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,42 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError, warn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_modality(text: str, modality: str | None) -> str:
+    """A message about an AnnData, for the user of a MuData of which it is a modality. None: of the MuData itself.
+
+    Examples
+    --------
+    >>> with_modality("Did not find adata.uns['grn']. Run `bf.tl.grn(adata)` first.", "rna")
+    "Did not find mdata['rna'].uns['grn']. Run `bf.tl.grn(mdata, modality='rna')` first."
+    """
+    owner = "mdata" if modality is None else f"mdata[{modality!r}]"
+    text = re.sub(r"\badata\.", f"{owner}.", text)
+    added = "" if modality is None else f", modality={modality!r}"
+    text = re.sub(r"bf\.tl\.impute\(adata", "bf.tl.impute(mdata", text)  # of all modalities, each from the others
+    return re.sub(r"\(adata([^`]*)\)", rf"(mdata\1{added})", text)
+
+
+def names_modality(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of an AnnData or a MuData whose errors say what is missing in the modality, and what to call."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (MissingKeyError, DataError) as error:
+            data, name = args[0] if args else kwargs.get("adata"), kwargs.get("modality")
+            names = list(data.mod) if isinstance(data, MuData) else []
+            name = names[0] if name is None and len(names) == 1 else name
+            if not isinstance(name, str) or name not in names:
+                raise
+            raise type(error)(with_modality(str(error), name)) from error
+
+    return call
 
 
 def choose_modalities(mdata: MuData, given: Sequence[str] | None = None) -> list[str]:

@@ -7,10 +7,11 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
-from scbioformers.data import open_modality
+from scbioformers.data import names_modality, open_modality
 from scbioformers.results import read_program_genes, read_program_scores, result_genes, show_genes
 
 
+@names_modality
 def gene_programs(
     adata: AnnData | MuData,
     *,
@@ -72,6 +73,7 @@ def gene_programs(
     return show_genes(table, genes, ["gene"])
 
 
+@names_modality
 def gene_program_scores(
     adata: AnnData | MuData, *, modality: str | None = None, key: str = "gene_program"
 ) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from scbioformers.core import (
     short_list,
     warn,
 )
+from scbioformers.data import names_modality
 from scbioformers.results import (
     ModalityPair,
     find_condition,
@@ -31,6 +32,7 @@ from scbioformers.results import (
 )
 
 
+@names_modality
 def grn(
     adata: AnnData | MuData,
     *,
@@ -118,6 +120,7 @@ def grn(
     return show_genes(edges, genes, ["source", "target"])
 
 
+@names_modality
 def grn_matrix(
     adata: AnnData | MuData,
     *,

@@ -20,11 +20,12 @@ from scbioformers.core import (
     short_list,
     warn,
 )
-from scbioformers.data import GeneNames
+from scbioformers.data import GeneNames, names_modality
 from scbioformers.get._grn import grn, require_one
 from scbioformers.results import ModalityPair, open_grn, read_grn_params, read_grn_weights, result_genes
 
 
+@names_modality
 def grn_graph(
     adata: AnnData | MuData,
     *,

@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import DataError, GeneIndex, Names, Scale, as_names, check_arguments, describe_unknown
-from scbioformers.data import FeatureMap, open_modality, refuse_dicts
+from scbioformers.data import FeatureMap, names_modality, open_modality, refuse_dicts
 from scbioformers.nn import computes
 from scbioformers.results import ModalitiesQuery, ModelLike, open_modalities, open_query, read_evidence
 from scbioformers.settings import shows_progress
@@ -156,6 +156,7 @@ def _imputed_modality(
     return AnnData(values[:, at], obs=mdata.obs.copy(), var=pd.DataFrame(index=np.array(names)[at]))
 
 
+@names_modality
 def imputation_evidence(
     adata: AnnData | MuData, *, modality: str | None = None, key: str = "imputed"
 ) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import Category, MissingKeyError, check_arguments, find_category
-from scbioformers.data import open_modality
+from scbioformers.data import names_modality, open_modality
 from scbioformers.results import read_enrichment, read_regulators, result_genes, show_genes
 
 _HINT = "Run `bf.tl.regulators(adata)` first."
 
 
+@names_modality
 def regulators(
     adata: AnnData | MuData,
     *,
@@ -64,6 +65,7 @@ def regulators(
     return _read(adata, key, "drivers", condition, gene_symbols, _HINT)
 
 
+@names_modality
 def set_regulators(
     adata: AnnData | MuData,
     *,
@@ -131,6 +133,7 @@ def set_regulators(
     return table if gene_set is None else _only(table, "gene_set", gene_set)
 
 
+@names_modality
 def known_targets(
     adata: AnnData | MuData,
     *,
@@ -181,6 +184,7 @@ def known_targets(
     return _read(adata, key, "known", condition, gene_symbols, "Run `bf.tl.regulators` with `known=` first.")
 
 
+@names_modality
 def program_enrichment(
     adata: AnnData | MuData,
     *,

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from mudata import MuData
 
 from scbioformers.core import Category, ConfigError, DataError, MissingKeyError, check_arguments, find_category
-from scbioformers.data import obs_column, open_modality
+from scbioformers.data import names_modality, obs_column, open_modality
 from scbioformers.pl._show import figure
 from scbioformers.results import (
     has_program_genes,
@@ -29,6 +29,7 @@ _MAX_LIMIT = 3.0  # upper bound of the colour scale, so that a few outlier cells
 
 
 @figure
+@names_modality
 def gene_programs(
     adata: AnnData | MuData,
     *,

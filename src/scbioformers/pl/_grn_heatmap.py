@@ -15,7 +15,7 @@ from mudata import MuData
 
 from scbioformers import get
 from scbioformers.core import Category, ConfigError, DataError, check_arguments, near_names, short_list
-from scbioformers.data import GeneNames
+from scbioformers.data import GeneNames, names_modality
 from scbioformers.pl._grn_words import condition_label, is_signed, weight_label
 from scbioformers.pl._show import check_number, figure
 from scbioformers.results import ModalityPair, find_condition, open_grn, read_grn_params, result_genes
@@ -24,6 +24,7 @@ _MISSING = "0.82"
 
 
 @figure
+@names_modality
 def attention_heatmap(
     adata: AnnData | MuData,
     regulator: str | int | None = None,
@@ -44,7 +45,8 @@ def attention_heatmap(
 
     The figure works with every method of :func:`scbioformers.tl.grn`, not only with attention. The label of the colour
     bar says which weights are shown, and what a positive weight means. Positive weights are red: the regulator
-    activates the target, so a knock-out of the regulator lowers the target. Negative weights are blue. If the network
+    activates the target, so a knock-out of the regulator lowers the target. Between two modalities, with
+    ``method="embedding"``, it says only that both rise and fall together. Negative weights are blue. If the network
     has a reference condition, a second heat map shows the difference of the other conditions from it. Pairs without a
     weight are grey.
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from scbioformers import get
 from scbioformers.core import Category, DataError, Names, as_names, check_arguments
-from scbioformers.pl._grn_words import WEIGHTS, condition_label, is_signed
+from scbioformers.data import names_modality
+from scbioformers.pl._grn_words import WEIGHTS, condition_label, is_signed, only_associated
 from scbioformers.pl._layout import GAP, border, boxes, place, unit_normals
 from scbioformers.pl._show import figure
 from scbioformers.results import ModalityPair, find_condition, open_grn, read_grn_params, result_genes
@@ -32,6 +33,7 @@ _SIDE = 3.5  # distance of an edge from the middle if there is one in each direc
 
 
 @figure
+@names_modality
 def grn_network(
     adata: AnnData | MuData,
     *,
@@ -50,9 +52,10 @@ def grn_network(
     """Draw the strongest edges as a network (paper, section 3.4).
 
     The width of an edge is proportional to its absolute weight, plus a minimum width. With signed weights, an arrow
-    head means activation and a bar means repression. A network without directions (:func:`scbioformers.tl.grn` without
-    ``regulators``) is drawn with plain lines. :func:`scbioformers.get.grn_graph` returns the same graph as an object of
-    networkx.
+    head means activation and a bar means repression. Between two modalities, with ``method="embedding"``, they say
+    only that both rise and fall together, or that one falls as the other rises. A network without directions
+    (:func:`scbioformers.tl.grn` without ``regulators``) is drawn with plain lines.
+    :func:`scbioformers.get.grn_graph` returns the same graph as an object of networkx.
 
     Parameters
     ----------
@@ -225,9 +228,10 @@ def _network_legend(graph: nx.Graph, params: Mapping[str, Any], known: bool) -> 
         ]
     if signed:
         for colour, marker, size, name in ((_ACTIVATION, ">", 5, "activation"), (_REPRESSION, "|", 8, "repression")):
-            label = name if directed else {"activation": "positive", "repression": "negative"}[name]
+            if not directed or only_associated(params):
+                name = {"activation": "positive", "repression": "negative"}[name]
             marker = marker if directed else ""
-            handles.append(Line2D([], [], color=colour, linewidth=2, marker=marker, markersize=size, label=label))
+            handles.append(Line2D([], [], color=colour, linewidth=2, marker=marker, markersize=size, label=name))
     if known:
         handles.append(Line2D([], [], color=_KNOWN, linewidth=6, label="known"))
     weight = WEIGHTS[params["method"]].split(" (")[0]

@@ -18,11 +18,21 @@ def is_signed(params: Mapping[str, Any]) -> bool:
     return params["method"] in _SIGNED
 
 
+def only_associated(params: Mapping[str, Any]) -> bool:
+    """Whether a sign says no more than that two features rise and fall together, or that one falls as the other rises.
+
+    So it is with a cosine between a gene and a protein: what is named a regulator is not known to be one.
+    """
+    return params["method"] == "embedding" and "modalities" in params
+
+
 def weight_label(params: Mapping[str, Any]) -> str:
     """Label of a colour bar: what a weight is, and what a positive weight means."""
     meaning = "positive: activates, a knock-out lowers the target"
     if not params["directed"]:
         meaning = "positive: both genes rise and fall together"
+    elif only_associated(params):
+        meaning = "positive: regulator and target rise and fall together"
     return WEIGHTS[params["method"]] + (f"\n{meaning}" if is_signed(params) else "")
 
 

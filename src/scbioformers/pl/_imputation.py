@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scbioformers import get
 from scbioformers.core import DataError, check_arguments
-from scbioformers.data import open_modality
+from scbioformers.data import names_modality, open_modality
 from scbioformers.pl._show import figure
 
 MIN_VALUES = 20  # bins with fewer values are not drawn
@@ -22,6 +22,7 @@ MEAN_COLOR = "#c44e52"
 
 
 @figure
+@names_modality
 def imputation(
     adata: AnnData | MuData,
     *,
@@ -123,6 +124,7 @@ def _count_ticks(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], list
 
 
 @figure
+@names_modality
 def calibration(
     adata: AnnData | MuData,
     *,

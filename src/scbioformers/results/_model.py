@@ -97,8 +97,8 @@ def find_model(adata: Any, model: ModelLike | None, key: str = "bioformer") -> B
     if isinstance(model, str | Path):
         return BioFormer.load(model)
     hint = (
-        "Run `bf.tl.fit(adata)` first, or pass `model=` (a model, a directory, or the AnnData it was fitted on; "
-        "`ad.concat` drops `uns`)."
+        "Run `bf.tl.fit(adata)` first, or pass `model=` (a model, a directory, or the AnnData or MuData it was fitted "
+        "on; `ad.concat` drops `uns`)."
     )
     if model is not None and not isinstance(model, AnnData | MuData):
         raise ConfigError(f"`model` must be a BioFormer, an AnnData or a directory, found {type(model).__name__}.")

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
-from scbioformers.data import SLOTS, own_layers, seem_counts
+from scbioformers.data import SLOTS, own_layers, seem_counts, with_modality
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +270,8 @@ def get_slot(adata: Any, slot: str, key: str, *, hint: str = "") -> Any:
         own = [name for name, part in getattr(adata, "mod", {}).items() if escape(key) in getattr(part, slot)]
         if own:
             hint = f"mdata[{own[0]!r}] has it: pass `mdata[{own[0]!r}]` instead of the MuData."
-        raise MissingKeyError(f"Did not find adata.{slot}[{key!r}]. {hint}{' ' if hint else ''}Available: {keys}.")
+        message = f"Did not find adata.{slot}[{key!r}]. {hint}{' ' if hint else ''}Available: {keys}."
+        raise MissingKeyError(with_modality(message, None) if isinstance(adata, MuData) else message)
     return _rename(mapping[escape(key)], unescape)
 
 

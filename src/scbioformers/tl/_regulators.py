@@ -10,7 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import Category, ConfigError, DataError, check_arguments
-from scbioformers.data import open_modality
+from scbioformers.data import names_modality, open_modality
 from scbioformers.metrics import enrichment
 from scbioformers.results import (
     check_key_added,
@@ -29,6 +29,7 @@ from scbioformers.tasks import count_known_targets, rank_drivers, rank_set_regul
 from scbioformers.tl._gene_sets import GeneSets, read_gene_sets
 
 
+@names_modality
 def regulators(
     adata: AnnData | MuData,
     *,
@@ -139,6 +140,7 @@ def regulators(
     return whole if copy else None
 
 
+@names_modality
 def program_enrichment(
     adata: AnnData | MuData,
     gene_sets: GeneSets,
