@@ -203,7 +203,10 @@ def test_learning_curves(fitted):
     axes = bf.pl.training(fitted, show=False)
     assert [ax.get_title() for ax in axes] == ["masked features", "profile from <cls>"]
     table = bf.get.history(fitted)
-    np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), table["train_profile_modalities"].dropna())
+    curves = {line.get_label(): line.get_ydata() for line in axes[1].lines}
+    for modality in ("rna", "prot"):
+        expected = table[f"train_profile_modalities_{modality}"].dropna()
+        np.testing.assert_array_equal(curves[f"training, {modality}"], expected)
 
 
 def test_what_takes_no_mudata_names_the_modality(fitted):

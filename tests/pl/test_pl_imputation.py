@@ -138,6 +138,12 @@ def test_calibration_curve():
     assert [bar.get_height() for bar in bars.patches] == evidence["count"][filled].tolist()
     assert bars.get_yscale() == "log"
     assert ax.get_xlim() == ax.get_ylim() == (0, 1)
+    assert ax.get_xlabel() == "predicted probability of expression"
+
+
+def test_calibration_of_quantile_bins_says_what_is_predicted():
+    ax = bf.pl.calibration(make(threshold=np.array([3.0])))
+    assert ax.get_xlabel() == "predicted probability of a value above the median"
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -106,6 +106,22 @@ def test_labels_of_members():
     assert colors[0] == colors[1] != colors[2] == colors[3]
 
 
+def test_each_modality_has_its_curves():
+    names = ("masked_bins", "profile_modalities")
+    of = {f"{stage}_{name}_{modality}": i + np.arange(5.0) for stage in ("train", "val") for name in names
+          for i, modality in enumerate(("rna", "prot"))}  # fmt: skip
+    whole = {"train_profile_modalities": np.ones(5), "val_profile_modalities": np.ones(5)}
+    left, right = bf.pl.training(make(train_profile_counts=None, val_profile_counts=None, **of, **whole))
+    assert [line.get_label() for line in left.lines] == [
+        "training, rna", "held-out cells, rna", "training, prot", "held-out cells, prot"
+    ]  # fmt: skip
+    for ax in (left, right):
+        assert [line.get_ydata()[0] for line in ax.lines] == [0, 0, 1, 1]
+        assert ax.lines[0].get_color() == ax.lines[1].get_color() != ax.lines[2].get_color()
+    assert right.get_legend() is not None
+    assert "per feature" in right.get_ylabel()
+
+
 def test_members_can_be_told_apart_without_red_and_green(deuteranope_distance):
     first, _ = bf.pl.training(make(5))
     colours = {line.get_color() for line in first.lines}

@@ -17,6 +17,13 @@ def model(fitted):
     return bf.get.model(fitted)
 
 
+@pytest.fixture
+def fitted_quantiles(simulated, tiny_config):
+    """A model with five quantile bins."""
+    binning, train = bf.Binning("quantile", n_bins=5), bf.TrainConfig(max_steps=0)
+    return bf.get.model(bf.tl.fit(simulated, binning=binning, config=tiny_config, train=train, copy=True))
+
+
 # plans
 
 
@@ -115,6 +122,18 @@ def test_what_was_held_impossible_costs_a_finite_number_of_bits(make_batch):
     evidence.add(batch, np.zeros((*batch.target_bins.shape, 12), np.float32))
     assert np.isfinite(evidence.nll_bits)
     assert evidence.count[-1] == evidence.count.sum()  # expressed for certain: in the last class, not beyond
+
+
+def test_with_quantile_bins_the_calibration_is_that_of_the_upper_half(fitted_quantiles):
+    """Five bins and the zero: the probability of bins 3, 4 and 5, by hand."""
+    evidence = Evidence.empty(fitted_quantiles)
+    p = np.array([[[0, 0.12, 0.2, 0.3, 0.38, 0], [0.5, 0.5, 0, 0, 0, 0], [0, 0.2, 0.57, 0.1, 0.13, 0]]], np.float32)
+    evidence.add_values(np.array([0]), np.array([[3, 1, 4]]), p)
+    found = np.flatnonzero(evidence.count)
+    np.testing.assert_array_equal(found, [0, 4, 13])
+    np.testing.assert_allclose(evidence.predicted[found], [0, 0.23, 0.68], atol=1e-6)
+    np.testing.assert_array_equal(evidence.observed[found], [0, 1, 1])
+    assert evidence.to_dict()["threshold"] == 2
 
 
 def test_no_evidence():

@@ -1,5 +1,7 @@
 """``bf.tl.fit`` and ``bf.tl.embed`` on a MuData: one model of all modalities, for samples that lack some."""
 
+import warnings
+
 import mudata
 import numpy as np
 import pytest
@@ -294,3 +296,36 @@ def test_no_modality_drowns_the_other(factor):
         depth = counts.sum(axis=1, keepdims=True)
         own = pdist(np.log1p(counts / depth * depth.mean()))
         assert np.corrcoef(distances, own)[0, 1] > 0.4
+
+
+# losses, and warnings
+
+
+@pytest.mark.filterwarnings("ignore:All-zero genes:scbioformers.core.BioformersWarning")
+def test_the_loss_of_a_modality_is_a_mean_over_the_cells_that_have_it():
+    """If no sample has both, the loss of all is the mean of those of 22 and 38 cells."""
+    apart = of(simulated(), rna=slice(0, 22), prot=slice(22, None))
+    train = bf.TrainConfig(max_epochs=2, batch_size=16, validation_fraction=0.0)
+    with pytest.warns(BioformersWarning, match="No sample is measured in more than one"):
+        bf.tl.fit(apart, config=CONFIG, train=train)
+    table = bf.get.history(apart)
+    for name in ("train_masked_bins", "train_profile_modalities"):
+        mean = (22 * table[f"{name}_rna"] + 38 * table[f"{name}_prot"]) / 60
+        np.testing.assert_allclose(table[name], mean, rtol=1e-5)
+        assert (table[f"{name}_rna"] != table[f"{name}_prot"]).all()
+
+
+def test_the_losses_of_a_modality_without_held_out_cells_are_nan():
+    mdata = of(simulated(), rna=slice(None), prot=slice(0, 3))
+    train = bf.TrainConfig(max_epochs=2, batch_size=16, validation_fraction=0.05)
+    bf.tl.fit(mdata, config=CONFIG, train=train, rng=1)
+    table = bf.get.history(mdata)
+    assert np.isfinite(table[["val_loss", "val_masked_bins_rna", "train_masked_bins_prot"]]).all(axis=None)
+    assert table["val_masked_bins_prot"].isna().all()
+    assert bf.BioFormer.from_bytes(bf.get.model(mdata).to_bytes()).hash == bf.get.model(mdata).hash
+
+
+def test_a_copy_repeats_no_warning_of_mudata(fitted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "X_again" in bf.tl.embed(fitted, key_added="X_again", copy=True).obsm

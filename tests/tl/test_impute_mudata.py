@@ -1,11 +1,15 @@
 """``bf.tl.impute`` of a MuData: proteins from RNA and RNA from proteins, for all samples, without reading them."""
 
+import warnings
+
 import mudata
 import numpy as np
 import pytest
 
 import scbioformers as bf
-from scbioformers.core import ConfigError, log1p_rows
+from scbioformers.core import ConfigError, DataError, log1p_rows
+from scbioformers.model import run_network
+from scbioformers.results import open_modalities
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:mudata"),
@@ -101,8 +105,12 @@ def test_the_values_of_a_modality_are_not_read_for_its_own_prediction(imputed, n
 def test_proteins_are_predicted_for_data_without_any(imputed):
     whole = simulated()
     alone = mudata.MuData({"rna": whole["rna"].copy()})
-    with pytest.warns(bf.core.BioformersWarning, match="no modality"):
+    with warnings.catch_warnings():  # what is predicted may lack: nothing to warn of
+        warnings.simplefilter("error", bf.core.BioformersWarning)
         bf.tl.impute(alone, model=imputed, modalities=["prot"], output="log1p")
+        assert bf.get.imputed(alone, model=imputed, modality="prot").n_obs == alone.n_obs
+    with pytest.warns(bf.core.BioformersWarning, match=r"no modality \['prot'\]. The model reads them as not"):
+        bf.tl.embed(alone, model=imputed)
     found = alone.obsm["imputed_prot"].loc[imputed["rna"].obs_names]
     expected = imputed.obsm["imputed_prot"].loc[imputed["rna"].obs_names]
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -163,11 +171,92 @@ def test_the_result_is_equal_after_write_and_read(imputed, tmp_path):
     np.testing.assert_array_equal(read["prot"].layers["imputed"], imputed["prot"].layers["imputed"])
 
 
+# denoising
+
+
+@pytest.fixture(scope="module")
+def denoised(_imputed) -> mudata.MuData:
+    return bf.tl.impute(_imputed, method="denoise", modalities=["rna"], key_added="denoised", copy=True)
+
+
+def test_denoised_values_are_posterior_means_of_the_rate_from_all_modalities(denoised):
+    """Sample by sample: (r + x) / (r + m) * m, for the count x, its predicted mean m and the dispersion r."""
+    model = bf.get.model(denoised)
+    network, query = model.members[0], open_modalities(denoised, None)
+    shape = network.log_dispersion.detach().exp().double().numpy()[:40]
+    for sample in (25, 90, 170):  # 170 lacks proteins
+        block = query.source.read(sample, sample + 1)
+        ((_, output),) = run_network(model, network, [block], 1)
+        counts = block.counts.toarray()[0]
+        mean = np.exp(output.log_rate[0, :40].double().numpy()) * counts.sum() / model.binning.mean_depth
+        expected = (shape + counts) / (shape + mean) * mean
+        np.testing.assert_allclose(denoised.obsm["denoised_rna"].iloc[sample], expected, rtol=1e-4)
+
+
+def test_denoising_reads_the_modality_itself_and_the_others(denoised):
+    names = simulated().obs_names
+    table = denoised.obsm["denoised_rna"].loc[names]
+    assert table.isna().all(axis=1).tolist() == [True] * 20 + [False] * 180
+    assert table.iloc[20:].notna().all(axis=None)
+    assert "denoised_prot" not in denoised.obsm
+    np.testing.assert_array_equal(denoised["rna"].layers["denoised"], table.loc[denoised["rna"].obs_names])
+    for name in ("rna", "prot"):
+        other = denoised.copy()
+        other[name].X = other[name].X.toarray()[:, ::-1]
+        bf.tl.impute(other, method="denoise", modalities=["rna"], key_added="denoised")
+        change = np.abs(other.obsm["denoised_rna"].loc[names] - table).max(axis=1).to_numpy()
+        assert (change[20:160] > 1e-4).all()
+        assert (change[160:] > 1e-4).all() == (name == "rna")
+        assert name == "rna" or (change[160:] < 1e-6).all()
+
+
+def test_denoising_does_not_depend_on_the_batch_size_and_is_in_the_unit_that_is_asked_for(denoised):
+    again = bf.tl.impute(
+        denoised, method="denoise", modalities=["rna"], output="log1p", batch_size=7, key_added="again", copy=True
+    )
+    names = denoised["rna"].obs_names
+    counts = denoised.obsm["denoised_rna"].loc[names].to_numpy()
+    size = np.asarray(denoised["rna"].X.sum(axis=1)).ravel() / bf.get.model(denoised).binning.mean_depth
+    expected = np.log1p(counts / size[:, None])
+    np.testing.assert_allclose(again.obsm["again_rna"].loc[names], expected, atol=1e-5)
+
+
+def test_the_evidence_of_denoising_is_of_all_values_of_the_validation_samples(denoised):
+    evidence = bf.get.imputation_evidence(denoised, modality="rna", key="denoised")
+    assert evidence["bins"]["n"].sum() == pytest.approx(40 * evidence["n_cells"])
+    assert evidence["calibration"]["n"].sum() == 40 * evidence["n_cells"]
+    from_proteins = bf.get.imputation_evidence(denoised, modality="rna")  # only of samples that have proteins
+    assert evidence["n_validation_cells"] > from_proteins["n_validation_cells"] > 0
+
+
+def test_what_cannot_be_denoised():
+    whole = simulated()
+    whole["prot"].X = np.log1p(whole["prot"].X.toarray()) - 1
+    bf.tl.fit(whole, config=CONFIG, train=bf.TrainConfig(max_steps=2))
+    with pytest.raises(ConfigError, match="fitted to values that are not counts, so it cannot predict 'counts' with"):
+        bf.tl.impute(whole, method="denoise")
+    bf.tl.impute(whole, method="denoise", modalities=["rna"])
+    assert whole.obsm["imputed_rna"].notna().all(axis=None)
+    alone = mudata.MuData({"rna": whole["rna"].copy()})
+    other = simulated()
+    bf.tl.fit(other, config=CONFIG, train=bf.TrainConfig(max_steps=2), binning={"prot": "value"})
+    with pytest.raises(DataError, match=r"No sample has the modality 'prot'.*predicted from the others"):
+        bf.tl.impute(alone, model=other, method="denoise", modalities=["prot"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"modalities": ["atac"]}, r"no modality 'atac'. It predicts \['rna', 'prot'\]"),
-        ({"method": "denoise"}, "`method` is for an AnnData. In a MuData, each modality is predicted from the others"),
+        (
+            {"mask": np.zeros((N, 40), bool)},
+            "`mask` is for an AnnData. In a MuData, all of a modality",
+        ),
+        (
+            {"method": "denoise", "std": True},
+            "`method='denoise'` estimates mean counts.*combined with `std=True`",
+        ),
+        ({"method": "smooth"}, "`method` must be 'denoise', 'held_out' or None, found 'smooth'"),
         ({"genes": ["G1"]}, "`genes` is for an AnnData"),
         ({"key_added": "bioformer"}, "holds a fitted model"),
     ],

@@ -104,7 +104,8 @@ def imputed(
     check_request(output, (), batch_size)
     names_of: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
     if isinstance(adata, MuData):
-        samples = open_modalities(adata, model, key=key, device=device, **names_of)
+        predicted = [] if modality is None else [modality]
+        samples = open_modalities(adata, model, predicted=predicted, key=key, device=device, **names_of)
         return _imputed_modality(adata, samples, modality, genes, output, batch_size, shows_progress(progress_bar))
     refuse_dicts(modality=modality, layer=layer, gene_symbols=gene_symbols)
     query = open_query(adata, model, key=key, device=device, **names_of)
@@ -184,7 +185,9 @@ def imputation_evidence(
         - ``"counts"``: float64 (n_bins,), the count at the mean depth that each bin stands for. NaN for segment bins.
         - ``"calibration"``: DataFrame. Each row is an interval of the predicted probability of expression. The columns
           are ``predicted`` (mean of that probability), ``observed`` (share of the values that are above 0) and ``n``
-          (number of values).
+          (number of values). With quantile bins, nearly all values are above 0. So there it is the probability of a
+          value above the median of the feature in the training cells.
+        - ``"threshold"``: int, the bin above which a value counts in ``"calibration"``, 0 for expression.
         - ``"nll_bits"``: float, mean negative log-likelihood of a measured value, in bits.
         - ``"n_cells"``, ``"n_validation_cells"``: int, number of cells, and of validation cells of the fit among them.
 
@@ -217,6 +220,7 @@ def imputation_evidence(
                 "n": count.astype(int),
             }
         )[count > 0],
+        "threshold": int(evidence.get("threshold", np.zeros(1))[0]),
         "nll_bits": float(evidence["nll_bits"][0]),
         "n_cells": int(params.get("n_evidence_cells", 0)),
         "n_validation_cells": int(params.get("n_validation_cells", 0)),

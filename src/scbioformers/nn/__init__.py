@@ -4,11 +4,12 @@ from scbioformers.nn._batch import N_SMALL_COUNTS, Batch, join_batches, join_mod
 from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._device import choose_device
 from scbioformers.nn._init import InitialValues, initialise, random_generator
-from scbioformers.nn._losses import OBJECTIVES, count_losses
+from scbioformers.nn._losses import BY_MODALITY, OBJECTIVES, count_losses, mean_of_modalities
 from scbioformers.nn._sizes import Sizes, join_sizes
 from scbioformers.nn._transformer import Output, Transformer
 
 __all__ = [
+    "BY_MODALITY",
     "N_SMALL_COUNTS",
     "OBJECTIVES",
     "Batch",
@@ -23,6 +24,7 @@ __all__ = [
     "join_batches",
     "join_modalities",
     "join_sizes",
+    "mean_of_modalities",
     "random_generator",
     "use_threads",
 ]

@@ -16,17 +16,28 @@ from scbioformers.nn._transformer import Output, Transformer
 
 def masked_bins(network: Transformer, output: Output, batch: Batch) -> Tensor:
     """Cross-entropy over the bins of the masked features, in nats (paper, section 2.2)."""
+    if network.sizes.parts:
+        return mean_of_modalities(*masked_by_modality(network, output, batch))
+    losses, scored = _masked(output, batch)
+    return (losses.sum(dim=1) / scored.sum(dim=1).clamp(min=1)).mean()
+
+
+def _masked(output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Loss of each masked feature (B, H), and whether it is one and not padding (B, H)."""
     losses = functional.nll_loss(
         output.log_probs.flatten(0, 1), batch.target_bins.flatten(), ignore_index=-1, reduction="none"
     )
-    losses, scored = losses.view(batch.target_bins.shape), batch.target_bins >= 0
-    if not network.sizes.parts:
-        return (losses.sum(dim=1) / scored.sum(dim=1).clamp(min=1)).mean()
+    return losses.view(batch.target_bins.shape), batch.target_bins >= 0
+
+
+def masked_by_modality(network: Transformer, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean loss of the masked features of each modality (B, K), and whether the cell has such features (B, K)."""
+    losses, scored = _masked(output, batch)
     of = functional.one_hot(network.modality_of(batch.masked_ids), len(network.sizes.parts)) * scored[..., None]
-    return _mean_of_modalities((losses[..., None] * of).sum(dim=1) / of.sum(dim=1).clamp(min=1), of.any(dim=1))
+    return (losses[..., None] * of).sum(dim=1) / of.sum(dim=1).clamp(min=1), of.any(dim=1)
 
 
-def _mean_of_modalities(losses: Tensor, counts: Tensor) -> Tensor:
+def mean_of_modalities(losses: Tensor, counts: Tensor) -> Tensor:
     """Mean over the modalities of a cell that count (B, K), then over the cells. Few proteins weigh as many genes."""
     return ((losses * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()
 
@@ -80,6 +91,11 @@ def _of_bins(logits: Tensor, shares: Tensor, present: Tensor) -> Tensor:
 
 def profile_modalities(network: Transformer, output: Output, batch: Batch) -> Tensor:
     """Mean over the modalities of a cell: of each the loss of its counts or, if it has no counts, of its bins."""
+    return mean_of_modalities(*profiles_by_modality(network, output, batch))
+
+
+def profiles_by_modality(network: Transformer, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Loss of the profile of each modality (B, K), and whether the cell was measured in it (B, K)."""
     columns, sizes = network.sizes.columns, batch.size_factor.view(len(batch), -1)
     rates, targets, present, dispersions = (
         x.split_with_sizes(columns, dim=-1)
@@ -93,7 +109,7 @@ def profile_modalities(network: Transformer, output: Output, batch: Batch) -> Te
         else:
             losses.append(_of_bins(rates[i], targets[i], present[i]))
     measured = torch.stack([each.any(dim=1) for each in present], dim=1)
-    return _mean_of_modalities(torch.stack(losses, dim=1), measured)
+    return torch.stack(losses, dim=1), measured
 
 
 OBJECTIVES = {
@@ -102,3 +118,6 @@ OBJECTIVES = {
     "profile_bins": profile_bins,
     "profile_modalities": profile_modalities,
 }
+
+# of each modality, for objectives that are means of them if there are several: losses and whether they count, (B, K)
+BY_MODALITY = {"masked_bins": masked_by_modality, "profile_modalities": profiles_by_modality}

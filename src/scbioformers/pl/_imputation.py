@@ -136,7 +136,10 @@ def calibration(
 ) -> Axes:
     """Calibration curve of the predicted probability that a gene is expressed (paper, section 3.2).
 
-    Values are grouped by their predicted probability. The line shows the observed share of expressed values in each
+    With quantile bins, such as those of proteins, nearly every value is above 0. There it is the probability of a value
+    above the median of the feature in the training cells.
+
+    Values are grouped by their predicted probability. The line shows the observed share of such values in each
     group. For calibrated predictions, it is on the dashed diagonal. The bars show the number of values in each group,
     on a logarithmic scale. The title shows the expected calibration error: the mean absolute difference between the
     predicted and the observed share, weighted by the number of values.
@@ -174,7 +177,8 @@ def calibration(
     """
     check_arguments(calibration, locals())
     adata = open_modality(adata, modality)
-    table = get.imputation_evidence(adata, key=key)["calibration"]
+    evidence = get.imputation_evidence(adata, key=key)
+    table, event = evidence["calibration"], "a value above the median" if evidence["threshold"] else "expression"
     error = float((table["n"] * (table["predicted"] - table["observed"]).abs()).sum() / table["n"].sum())
     if ax is None:
         _, ax = plt.subplots(figsize=(4.8, 4.4), layout="constrained")
@@ -188,6 +192,6 @@ def calibration(
     ax.patch.set_visible(False)
     ax.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
     ax.plot(table["predicted"], table["observed"], "o-", color="#4c72b0", markersize=4)
-    ax.set(xlabel="predicted probability of expression", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel=f"predicted probability of {event}", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     ax.set_title(f"expected calibration error: {error:.3f}")
     return ax

@@ -79,6 +79,7 @@ def open_modalities(
     model: ModelLike | None,
     *,
     modalities: Sequence[str] | None = None,
+    predicted: Sequence[str] = (),
     layer: Any = None,
     gene_symbols: Any = None,
     feature_map: Any = None,
@@ -95,6 +96,8 @@ def open_modalities(
         As in :func:`open_query`.
     modalities
         Modalities to read. None reads those of the model.
+    predicted
+        Modalities that are predicted. So nothing is said if the data lack them.
     layer, gene_symbols
         Dicts by modality.
 
@@ -119,7 +122,9 @@ def open_modalities(
     names = choose_modalities(mdata, known if modalities is None else modalities)
     if other := [name for name in names if name not in found.modalities]:
         raise DataError(f"The model reads the modalities {list(found.modalities)}, and not {other[0]!r}.")
-    if modalities is None and (lacking := [name for name in found.modalities if name not in known]):
+    if modalities is None and (
+        lacking := [name for name in found.modalities if name not in known and name not in predicted]
+    ):
         warn(f"The MuData has no modality {lacking}. The model reads them as not measured.")
     layers, symbols = of_modality("layer", layer, names), of_modality("gene_symbols", gene_symbols, names)
     rows = {name: modality_rows(mdata, name) for name in names}

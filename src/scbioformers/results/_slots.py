@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -103,7 +104,11 @@ def target(adata: Data, copy: bool) -> Data:
     if not copy:
         return actual(adata)
     backed: Any = adata
-    copied: Data = backed.to_memory() if getattr(adata, "isbacked", False) else backed.copy()
+    with warnings.catch_warnings():
+        if isinstance(adata, MuData):
+            # of names that modalities share, and mudata 0.3 of its next release: the user has seen both
+            warnings.simplefilter("ignore")
+        copied: Data = backed.to_memory() if getattr(adata, "isbacked", False) else backed.copy()
     return copied
 
 

@@ -1,6 +1,6 @@
 """Computations of the functions in ``bf.tl`` and ``bf.get``, with a model and a source of cells as input."""
 
-from scbioformers.tasks._cross_modal import modality_scale, predict_modality
+from scbioformers.tasks._cross_modal import denoise_modality, masked_evidence, modality_scale, predict_modality
 from scbioformers.tasks._gene_programs import (
     Programs,
     Use,
@@ -51,6 +51,7 @@ __all__ = [
     "choose_method",
     "collect_evidence",
     "count_known_targets",
+    "denoise_modality",
     "draw_conditions",
     "edge_table",
     "find_evidence_cells",
@@ -58,6 +59,7 @@ __all__ = [
     "folds",
     "impute_blocks",
     "infer_grn",
+    "masked_evidence",
     "modality_scale",
     "own_values",
     "positions",

@@ -1,4 +1,4 @@
-"""Prediction of one modality from the others: all of its features are hidden, predicted and decoded."""
+"""Values of one modality: all hidden and predicted from the others, or denoised by all modalities of a sample."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scbioformers.config import bin_levels
-from scbioformers.core import Scale, deviation, expected, quantile, tqdm
+from scbioformers.core import SPECIALS, Scale, deviation, expected, posterior_mean, quantile, tqdm
 from scbioformers.data import Block, BlockSource
-from scbioformers.model import BioFormer, predict_masked
-from scbioformers.tasks._imputation import BLOCK_CELLS
+from scbioformers.model import BioFormer, predict_masked, run_network
+from scbioformers.tasks._imputation import BLOCK_CELLS, N_FOLDS, folds
 from scbioformers.tasks._imputation_evidence import Evidence
 
 
@@ -91,6 +91,68 @@ def predict_modality(
                     evidence.add_values(rows, targets, probabilities)
             bar.update(len(block.depth))
     return values
+
+
+def denoise_modality(
+    model: BioFormer,
+    source: BlockSource,
+    modality: str,
+    *,
+    scale: Scale,
+    batch_size: int = 64,
+    progress_bar: bool = False,
+) -> NDArray[np.float32]:
+    """Posterior mean of the expression of a modality, given all that was measured of a sample: also the feature itself.
+
+    The rate is predicted from ``<cls>``, which reads all modalities of the sample.
+
+    Returns
+    -------
+    float32 (N, M), averaged over the members. NaN where nothing was measured: in samples without the modality, and for
+    features that the data lack.
+    """
+    place, own = _Place.of(model, modality), model.of(modality)
+    at, columns = model.modalities.index(modality), slice(place.feature, place.feature + place.n_features)
+    mean_depth = float(own.binning.mean_depth or 1.0)
+    values = np.full((source.n_obs, place.n_features), np.nan, np.float32)
+    with tqdm(total=source.n_obs, desc=f"Denoising {modality}", unit="cell", disable=not progress_bar) as bar:
+        for block in source.blocks(BLOCK_CELLS):
+            part = block.modalities[at]
+            counts, size = part.counts.toarray(), (part.depth / mean_depth)[:, None]
+            mean = np.zeros(counts.shape)
+            for network in model.members:
+                dispersion = network.log_dispersion[columns].detach().exp().cpu().double().numpy()
+                for batch, output in run_network(model, network, [block], batch_size):
+                    rows = batch.rows.cpu().numpy() - block.start
+                    rate = output.log_rate[:, columns].cpu().double().exp().numpy() * size[rows]
+                    mean[rows] += posterior_mean(rate, dispersion, counts[rows]) / len(model.members)
+            if scale == "log1p":
+                mean = np.log1p(mean / np.where(size > 0, size, 1.0))
+            known = part.measured[:, None] & part.present
+            values[block.start : block.start + len(counts)] = np.where(known, mean, np.nan)
+            bar.update(len(counts))
+    return values
+
+
+def masked_evidence(
+    model: BioFormer, source: BlockSource, modality: str, cells: NDArray[np.int64], batch_size: int = 64
+) -> Evidence:
+    """Predict measured values of a modality in some of the samples that have it, a seventh of its features at a time.
+
+    They are predicted from its other features and from the other modalities.
+    """
+    place, at = _Place.of(model, modality), model.modalities.index(modality)
+    evidence = Evidence.empty(model.of(modality))
+    bins = slice(place.value, place.value + place.n_values)
+    for block in source.parts(cells):
+        features = place.feature + np.flatnonzero(block.modalities[at].present)
+        for mask in folds(len(model.vocabulary), N_FOLDS, features)(block):
+            for batch, probabilities in predict_masked(model, block, mask, batch_size):
+                own = probabilities[..., bins] / probabilities[..., bins].sum(axis=-1, keepdims=True)
+                asked = batch.masked_ids.cpu().numpy() >= len(SPECIALS)  # the others are padding
+                targets = np.where(asked, batch.target_bins.cpu().numpy() - place.value, -1)
+                evidence.add_values(batch.rows.cpu().numpy(), targets, own)
+    return evidence
 
 
 def _predictions(

@@ -24,17 +24,20 @@ class Evidence:
     """How well masked measured values were predicted, as sums over all masked values.
 
     ``predicted``, ``observed`` and ``count`` have the shape (N_RELIABILITY_BINS,). The intervals are of the predicted
-    probability that the gene is expressed.
+    probability that the gene is expressed. Nearly all values with quantile bins are, so there it is the probability of
+    a bin in the upper half: a value above the median of the training cells.
     """
 
     joint: NDArray[np.float64]
     """(V, V), expected number of predictions of each bin (columns) for each measured bin (rows)."""
     predicted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
-    """Sum of the predicted probabilities that the gene is expressed, in each interval."""
+    """Sum of these predicted probabilities, in each interval."""
     observed: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
-    """Number of values in each interval that are expressed."""
+    """Number of values in each interval that are expressed, or above the median."""
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_RELIABILITY_BINS))
     """Number of values in each interval."""
+    threshold: int = 0
+    """The probability is that of a higher bin. 0: that the gene is expressed."""
     nll_bits: float = 0.0
     """Sum of the negative log-likelihoods, in bits."""
     cells: NDArray[np.bool_] | None = None
@@ -51,7 +54,10 @@ class Evidence:
         """Evidence without any value."""
         binning = model.binning
         level = bin_levels(binning, model.bin_mean, np.ones(1), "counts")[0] if binning.kind == "value" else None
-        return cls(np.zeros((binning.n_values, binning.n_values)), cells=cells, level=level, hidden=hidden)
+        joint, threshold = np.zeros((binning.n_values, binning.n_values)), 0
+        if binning.kind == "quantile":
+            threshold = (binning.n_values - 1) // 2
+        return cls(joint, threshold=threshold, cells=cells, level=level, hidden=hidden)
 
     def add(self, batch: Batch, probabilities: NDArray[np.float32]) -> None:
         """Add the predictions of one batch."""
@@ -77,10 +83,11 @@ class Evidence:
         p = probabilities.astype(np.float64)
         for value in np.unique(bins):
             self.joint[value] += p[bins == value].sum(axis=0)
-        expressed = 1.0 - p[:, 0]
-        at = np.minimum((expressed * N_RELIABILITY_BINS).astype(int), N_RELIABILITY_BINS - 1)
-        self.predicted += np.bincount(at, expressed, N_RELIABILITY_BINS)
-        self.observed += np.bincount(at, bins > 0, N_RELIABILITY_BINS)
+        # rounding errors must not make it negative
+        above = (1.0 - p[:, : self.threshold + 1].sum(axis=1)).clip(min=0.0)
+        at = np.minimum((above * N_RELIABILITY_BINS).astype(int), N_RELIABILITY_BINS - 1)
+        self.predicted += np.bincount(at, above, N_RELIABILITY_BINS)
+        self.observed += np.bincount(at, bins > self.threshold, N_RELIABILITY_BINS)
         self.count += np.bincount(at, minlength=N_RELIABILITY_BINS)
         self.nll_bits -= float(np.log2(np.maximum(p[np.arange(len(bins)), bins], 1e-12)).sum())
 
@@ -93,6 +100,7 @@ class Evidence:
             "observed": self.observed,
             "count": self.count,
             "nll_bits": np.array([self.nll_bits / n]),
+            "threshold": np.array([float(self.threshold)]),
         }
 
 

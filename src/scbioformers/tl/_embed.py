@@ -125,7 +125,15 @@ def embed(
 
     Examples
     --------
-    See :func:`scbioformers.tl.fit`.
+    See :func:`scbioformers.tl.fit`. The samples of a MuData by all that was measured, and by their RNA alone:
+
+    >>> import scbioformers as bf
+    >>> mdata = bf.datasets.simulate(n_cells=60, n_genes=40, n_proteins=10)
+    >>> bf.tl.fit(mdata, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.embed(mdata)
+    >>> bf.tl.embed(mdata, modalities=["rna"], key_added="X_rna")
+    >>> mdata.obsm["X_bioformer"].shape, mdata.obsm["X_rna"].shape
+    ((60, 32), (60, 32))
     """
     check_arguments(embed, locals())
     place = check_out(out, copy)

@@ -268,7 +268,7 @@ def fit(
     store_model(adata, key_added, result, params, history, save_dir, chosen.train)
     if fitted.unread is not None:
         raise fitted.unread  # now that the model is stored
-    _log_summary(history, time.perf_counter() - began, key_added, perturbs=design is not None)
+    _log_summary(history, time.perf_counter() - began, key_added, perturbs=design is not None, several=several)
     return adata if copy else None
 
 
@@ -300,7 +300,7 @@ def _refuse_modalities(model: Any, feature_map: Any, task: Any) -> None:
             )
 
 
-def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool) -> None:
+def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool, several: bool) -> None:
     """Say what the fit took and reached, and what to call next."""
     loss = ""
     if "val_loss" in history:
@@ -308,7 +308,9 @@ def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: b
         loss = f", validation loss {np.mean(best):.3f} nats" + f" (mean of {len(best)} members)" * (len(best) > 1)
     steps = int(history.groupby("member")["step"].max().sum()) if len(history) else 0
     named = "" if key == "bioformer" else f", key={key!r}"
-    call = f"bf.tl.perturb(adata, 'all'{named})" if perturbs else f"bf.tl.embed(adata{named})"
+    call = (
+        f"bf.tl.perturb(adata, 'all'{named})" if perturbs else f"bf.tl.embed({'mdata' if several else 'adata'}{named})"
+    )
     _log.info(
         "Fitted in %.0f s: %d step%s%s. The next call can be `%s`.", seconds, steps, "s" * (steps != 1), loss, call
     )

@@ -91,8 +91,10 @@ def impute(
 
     :func:`scbioformers.get.imputed` predicts genes that were not measured.
 
-    In a MuData, each modality is predicted from the *other* modalities of a sample, such as proteins from RNA. Nothing
-    of the modality itself is read. So all samples are predicted in the same way, also those that lack it.
+    In a MuData, the default is ``"held_out"``: each modality is predicted from the *other* modalities of a sample, such
+    as proteins from RNA. Nothing of the modality itself is read. So all samples are predicted in the same way, also
+    those that lack it. ``"denoise"`` estimates the expression given *all* modalities of the sample, also the modality
+    itself: RNA given RNA and proteins.
 
     Parameters
     ----------
@@ -102,10 +104,11 @@ def impute(
         MuData, if the model was fitted to one.
     modalities
         Modalities of the MuData to predict. None predicts all modalities of the model. ``layer`` and ``gene_symbols``
-        are dicts by modality. ``method``, ``mask``, ``genes``, ``feature_map`` and ``out`` are for an AnnData.
+        are dicts by modality. ``mask``, ``genes``, ``feature_map`` and ``out`` are for an AnnData.
     method
         ``"denoise"`` or ``"held_out"``. By default ``"held_out"`` if ``mask``, ``std``, ``quantiles`` or
-        ``output="bins"`` is given, which only this method can do, else ``"denoise"``.
+        ``output="bins"`` is given, which only this method can do, else ``"denoise"``. In a MuData, by default
+        ``"held_out"``.
 
         A model with segment bins that was fitted to counts has both methods, ``"held_out"`` only with
         ``output="bins"``, because such bins are ranks. If it was fitted to values that are not counts, it has only
@@ -172,7 +175,8 @@ def impute(
         and ``quantiles``.
     ``mdata.obsm[f"{key_added}_{modality}"]``, with ``std`` ``mdata.obsm[f"{key_added}_{modality}_std"]``, … : DataFrame
         float32 (n_obs, n_features), only in a MuData: predictions of all samples. NaN in samples without any other
-        modality. The fields of ``adata`` are set in each modality, for the samples that it has.
+        modality, with ``method="denoise"`` in samples without this modality. The fields of ``adata`` are set in each
+        modality, for the samples that it has.
     ``adata.var[key_added]`` : bool (n_vars,)
         Whether the gene is imputed.
     ``adata.obs[f"{key_added}_low_depth"]`` : bool (n_obs,)
@@ -223,9 +227,11 @@ def impute(
     check_request(output, quantiles, batch_size)
     names_of: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
     if isinstance(adata, MuData):
-        refuse_arguments(adata, method=method, mask=mask, genes=genes, out=out)
-        samples = open_modalities(adata, model, key=key, device=device, **names_of)
-        asked = Request(output, std, tuple(quantiles), batch_size, shows_progress(progress_bar))
+        refuse_arguments(adata, mask=mask, genes=genes, out=out)
+        kept: dict[str, Any] = {"masked": False, "std": std, "quantiles": quantiles}
+        way = choose_method(method or "held_out", output, **kept)
+        samples = open_modalities(adata, model, predicted=modalities or (), key=key, device=device, **names_of)
+        asked = Request(way, output, std, tuple(quantiles), batch_size, shows_progress(progress_bar))
         return impute_modalities(adata, samples, modalities, asked, key_added, copy)
     refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)
     place = check_out(out, copy)

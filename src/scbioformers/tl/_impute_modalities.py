@@ -1,4 +1,4 @@
-"""``bf.tl.impute`` of a MuData: each modality is predicted from the others."""
+"""``bf.tl.impute`` of a MuData: each modality is predicted from the others, or denoised by all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
 
-from scbioformers.core import ConfigError, Scale
+from scbioformers.core import ConfigError, DataError, Scale
 from scbioformers.results import (
     Layer,
     ModalitiesQuery,
@@ -23,7 +23,17 @@ from scbioformers.results import (
     write_imputed,
     write_modalities,
 )
-from scbioformers.tasks import BLOCK_CELLS, Evidence, choose_evidence_cells, modality_scale, predict_modality
+from scbioformers.tasks import (
+    BLOCK_CELLS,
+    Evidence,
+    ImputeMethod,
+    check_method,
+    choose_evidence_cells,
+    denoise_modality,
+    masked_evidence,
+    modality_scale,
+    predict_modality,
+)
 from scbioformers.tl._impute_cells import ImputedCells
 from scbioformers.training import find_validation
 
@@ -34,6 +44,7 @@ logger = logging.getLogger(__name__)
 class Request:
     """What is asked for of each modality: see the arguments of :func:`scbioformers.tl.impute`."""
 
+    method: ImputeMethod
     output: Scale
     std: bool
     quantiles: tuple[float, ...]
@@ -44,11 +55,12 @@ class Request:
 def refuse_arguments(mdata: MuData, **given: Any) -> None:
     """Check that no argument is given that is for one AnnData."""
     for name, value in given.items():
-        if value is not None and (name, value) != ("method", "held_out"):
+        if value is not None:
             first = next(iter(mdata.mod))
             raise ConfigError(
-                f"`{name}` is for an AnnData. In a MuData, each modality is predicted from the others, by "
-                f"`method='held_out'`. Leave out `{name}`, or fit and impute one modality, such as `mdata[{first!r}]`."
+                f"`{name}` is for an AnnData. In a MuData, all of a modality is predicted from the others, or denoised "
+                f"with `method='denoise'`. Leave out `{name}`, or fit and impute one modality, such as "
+                f"`mdata[{first!r}]`."
             )
 
 
@@ -60,7 +72,7 @@ def impute_modalities(
     key_added: str,
     copy: bool,
 ) -> MuData | None:
-    """Predict modalities from the others and store the predictions in the MuData and in each modality."""
+    """Predict or denoise modalities and store the values in the MuData and in each modality."""
     model = query.model
     if len(model.modalities) < 2:
         raise ConfigError(
@@ -70,6 +82,9 @@ def impute_modalities(
     names = list(model.modalities) if modalities is None else list(modalities)
     if other := [name for name in names if name not in model.modalities]:
         raise ConfigError(f"The model has no modality {other[0]!r}. It predicts {list(model.modalities)}.")
+    if request.method == "denoise":
+        for name in names:
+            check_method(model.of(name), "denoise", request.output)
     slots = {name: imputed_layers(f"{key_added}_{name}", request.std, request.quantiles) for name in names}
     layers = imputed_layers(key_added, request.std, request.quantiles)
     check_key_added(mdata, key_added, {"obsm": [key for each in slots.values() for key in each.values()]})
@@ -80,14 +95,15 @@ def impute_modalities(
     tables: dict[str, pd.DataFrame] = {}
     known = find_validation(model, query.source)
     for name in names:
-        values, evidence, params = _predict(query, name, known, request)
+        impute = _denoise if request.method == "denoise" else _predict
+        values, evidence, params = impute(query, name, known, request)
         own = query.queries.get(name)
         features = model.of(name).vocabulary.feature_names() if own is None else own.stored_names
         for each, key in slots[name].items():
             tables[key] = pd.DataFrame(values[each], index=mdata.obs_names, columns=features)
         if own is not None:
             _write_modality(result[name], query, name, values, layers, evidence, params, key_added)
-    params = {"model_hash": model.hash, "method": "held_out", "output": request.output, "modalities": names}
+    params = {"model_hash": model.hash, "method": request.method, "output": request.output, "modalities": names}
     write_modalities(result, key_added, tables, params)
     return result if copy else None
 
@@ -115,9 +131,37 @@ def _predict(
         batch_size=request.batch_size,
         progress_bar=request.progress_bar,
     )
-    params: dict[str, Any] = {"model_hash": query.model.hash, "method": "held_out", "output": scale, "masked": False}
+    return values, evidence, _params(query, name, "held_out", scale, cells, known)
+
+
+def _denoise(
+    query: ModalitiesQuery, name: str, known: NDArray[np.bool_], request: Request
+) -> tuple[dict[str, NDArray[np.float32]], Evidence, dict[str, Any]]:
+    """Denoised values of all samples (N, M), how well masked values were predicted, and the parameters."""
+    measured = query.rows[name] >= 0
+    if n := int((~measured).sum()):
+        logger.warning("%d of %d samples lack %r. Their values are NaN.", n, len(known), name)
+    if not measured.any():
+        raise DataError(
+            f"No sample has the modality {name!r}, so there is nothing to denoise. Leave out `method`: it is then "
+            "predicted from the others."
+        )
+    cells = choose_evidence_cells(measured, known, len(query.model.of(name).vocabulary))
+    options: dict[str, Any] = {"batch_size": request.batch_size}
+    values = denoise_modality(
+        query.model, query.source, name, scale=request.output, progress_bar=request.progress_bar, **options
+    )
+    evidence = masked_evidence(query.model, query.source, name, cells, **options)
+    return {"mean": values}, evidence, _params(query, name, "denoise", request.output, cells, known)
+
+
+def _params(
+    query: ModalitiesQuery, name: str, method: str, scale: str, cells: NDArray[np.int64], known: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Parameters of the result of a modality. ``cells`` are those of the evidence, ``known`` the validation cells."""
+    params: dict[str, Any] = {"model_hash": query.model.hash, "method": method, "output": scale, "masked": False}
     params |= {"n_evidence_cells": len(cells), "n_validation_cells": int(known[cells].sum())}
-    return values, evidence, params | {"layer": query.queries[name].layer if name in query.queries else None}
+    return params | {"layer": query.queries[name].layer if name in query.queries else None}
 
 
 def _write_modality(

@@ -188,7 +188,16 @@ def _train_members(
         io = None if checkpoints is None else MemberIO(checkpoints, i)
         data = TrainingData(source, model.tokenizer, train, *split, member_seed)
         history, interrupted = run_training(
-            network, data, train, model.reading.counts, member_seed, device=device, fresh=fresh, io=io, **options
+            network,
+            data,
+            train,
+            model.reading.counts,
+            member_seed,
+            modalities=model.modalities,
+            device=device,
+            fresh=fresh,
+            io=io,
+            **options,
         )
         histories.append(history)
         # without a step, a model that was fitted before stays as it is

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
 
 from scbioformers.config import TrainConfig
-from scbioformers.nn import OBJECTIVES, Batch, Transformer
+from scbioformers.nn import BY_MODALITY, OBJECTIVES, Batch, Output, Transformer, mean_of_modalities
 
 # learning rates relative to that of the other parameters
 EMBEDDING_LR = 0.1  # feature embeddings initialised by SVD, which overfit otherwise (dev/experiments.md, 14)
@@ -21,11 +22,16 @@ class TrainingModule(L.LightningModule):
     """Trains a :class:`~scbioformers.nn.Transformer` on token batches."""
 
     def __init__(
-        self, network: Transformer, config: TrainConfig, total_steps: int, objectives: dict[str, float]
+        self,
+        network: Transformer,
+        config: TrainConfig,
+        total_steps: int,
+        objectives: dict[str, float],
+        modalities: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.network, self.config = network, config
-        self.total_steps, self.objectives = total_steps, objectives
+        self.total_steps, self.objectives, self.modalities = total_steps, objectives, modalities
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Weighted sum of the objectives, a mean over the cells of the batch."""
@@ -37,7 +43,7 @@ class TrainingModule(L.LightningModule):
 
     def _losses(self, batch: Batch, stage: str) -> torch.Tensor:
         output = self.network(batch)
-        losses = {name: OBJECTIVES[name](self.network, output, batch) for name in self.objectives}
+        losses = {name: self._loss(name, output, batch, stage) for name in self.objectives}
         # not an int: Lightning takes the mean of the numbers of several processes, and would round it down
         n_cells: Any = float(len(batch) if batch.weight else 0)
         total = torch.stack([self.objectives[name] * loss for name, loss in losses.items()]).sum()
@@ -51,6 +57,18 @@ class TrainingModule(L.LightningModule):
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=n_cells)
         # the mean of the gradients of all processes is then that of the global batch
         return total * batch.weight
+
+    def _loss(self, name: str, output: Output, batch: Batch, stage: str) -> torch.Tensor:
+        """One objective. If there are several modalities, its mean over the cells of each is logged too."""
+        if not self.network.sizes.parts:
+            return OBJECTIVES[name](self.network, output, batch)
+        losses, counts = BY_MODALITY[name](self.network, output, batch)
+        for i, modality in enumerate(self.modalities):
+            n_cells: Any = float(counts[:, i].sum()) if batch.weight else 0.0
+            value = (losses[:, i] * counts[:, i]).sum().detach() / max(n_cells, 1.0)
+            options: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+            self.log(f"{stage}_{name}_{modality}", value, batch_size=n_cells, **options)
+        return mean_of_modalities(losses, counts)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the batch, and convert its numbers to those of the network. Lightning cannot do this."""

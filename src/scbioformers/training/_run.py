@@ -42,6 +42,7 @@ def run_training(
     counts: bool,
     seed: int,
     *,
+    modalities: Sequence[str] = (),
     device: str = "cpu",
     fresh: bool = True,
     progress_bar: bool = False,
@@ -58,6 +59,8 @@ def run_training(
     With ``io``, checkpoints are written, and training goes on from the one that is there. ``callbacks`` and
     ``lightning_logger`` are passed to the trainer.
 
+    ``modalities`` are their names, if there are several.
+
     Returns the history, and whether Ctrl-C stopped the training. ``log_validations`` logs a line for each validation.
     """
     n_cells = int(data.split.training.sum())
@@ -73,7 +76,7 @@ def run_training(
     profile = "profile_modalities" if network.sizes.parts else profile
     objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
     network.freeze(config.freeze)
-    module = TrainingModule(network, config, steps, objectives)
+    module = TrainingModule(network, config, steps, objectives, modalities)
     validated = bool(data.split.validation.any())
     history, best, diverged, interrupt = History(), BestWeights("val_loss"), StopOnNaN(), StopOnInterrupt()
     own: list[L.Callback] = [history, diverged, interrupt]
