@@ -447,3 +447,39 @@ def test_a_data_set_of_few_cells(sources, pretrain, n):
 def test_numbers_out_of_range(sources, pretrain, options):
     with pytest.raises(ConfigError, match=re.escape(f"`{next(iter(options))}` must be at least 1, found 0.")):
         pretrain(sources, **options)
+
+
+# external tokens
+
+
+@pytest.mark.filterwarnings("ignore:Found .* of the model's:scbioformers.core.BioformersWarning")
+def test_external_tokens_are_those_of_the_first_data_set_that_has_one(sources, pretrain, tmp_path):
+    first, second, third = (adata.copy() for adata in sources.values())
+    shared = first.var_names.intersection(second.var_names)[0]
+    first.var["kind"] = pd.Series({shared: "factor"}).reindex(first.var_names)
+    second.var["kind"] = "receptor"
+    model = pretrain({"a": first, "b": second, "c": third}, external_key="kind")
+    assert model.external.categories == ("kind=factor", "kind=receptor")
+    code = dict(zip(model.vocabulary.feature_names(), model.external.codes, strict=True))
+    expected = dict.fromkeys(code, 0) | dict.fromkeys(second.var_names, 2) | {shared: 1}
+    assert code == {name: expected[name] for name in code}
+    assert {0, 1, 2} == set(code.values())
+    saved = bf.BioFormer.load(tmp_path / "model")
+    np.testing.assert_array_equal(saved.external.codes, model.external.codes)
+    tuned = bf.get.model(bf.tl.fit(third, model=saved, train=bf.TrainConfig(max_steps=0), copy=True))
+    np.testing.assert_array_equal(tuned.external.codes[: len(code)], model.external.codes)
+
+
+@pytest.mark.fault("external-missing")
+def test_a_column_that_no_data_set_has(sources, pretrain):
+    with pytest.raises(MissingKeyError, match=r"No data set has the column var\['kind'\] of `external_key`. Their col"):
+        pretrain(sources, external_key="kind")
+
+
+@pytest.mark.fault("external-numbers")
+def test_numbers_of_data_sets_are_no_categories(sources, pretrain):
+    changed = {name: adata.copy() for name, adata in sources.items()}
+    for adata in changed.values():
+        adata.var["kind"] = np.linspace(0, 1, adata.n_vars)
+    with pytest.raises(DataError, match=r"different numbers.*expected categories"):
+        pretrain(changed, external_key="kind")

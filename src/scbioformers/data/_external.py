@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, ModelFormatError, category_text, short_list, warn
+
+if TYPE_CHECKING:
+    from scbioformers.data._data_sets import DataSet
 
 MAX_NUMBERS = 20  # distinct numbers in a column; more are a measurement and not categories
 
@@ -56,16 +59,45 @@ class ExternalTokens:
             )
         if adata.var.columns.tolist().count(key) > 1:
             raise DataError(f"adata.var has several columns named {key!r}, expected one. Rename them.")
-        codes, values = pd.factorize(adata.var[key].iloc[columns], sort=False)
+        return cls._of_column(key, adata.var[key].iloc[columns])
+
+    @classmethod
+    def of_data_sets(cls, data_sets: Sequence[DataSet], key: str, features: Sequence[str]) -> ExternalTokens:
+        """Those of ``features``, from the first of the data sets that has a category for them.
+
+        Raises
+        ------
+        MissingKeyError
+            If no data set has the column.
+        DataError
+            As in :meth:`register`.
+        """
+        having = [each for each in data_sets if key in each.adata.var]
+        if not having:
+            columns = sorted({str(name) for each in data_sets for name in each.adata.var})
+            raise MissingKeyError(
+                f"No data set has the column var[{key!r}] of `external_key`. Their columns are {short_list(columns)}."
+            )
+        found = pd.Series(None, index=range(len(features)), dtype=object)
+        for each in having:
+            at = each.columns(features)
+            own = each.adata.var[key].astype(object).reset_index(drop=True).reindex(at).reset_index(drop=True)
+            found = found.where(found.notna(), own)
+        return cls._of_column(key, pd.Series(found.tolist()))  # which finds the type of the values anew
+
+    @classmethod
+    def _of_column(cls, key: str, column: pd.Series[Any]) -> ExternalTokens:
+        """The categories in a column of the features."""
+        codes, values = pd.factorize(column, sort=False)
         if not len(values):
             raise DataError(
-                f"adata.var[{key!r}] has no value for any of the {len(columns)} modelled features. Pass another "
+                f"adata.var[{key!r}] has no value for any of the {len(column)} modelled features. Pass another "
                 "column, or leave out `external_key`."
             )
-        _require_categories(key, adata.var[key].dtype, values, int((codes >= 0).sum()))
+        _require_categories(key, column.dtype, values, int((codes >= 0).sum()))
         if len(values) == 1 and (codes >= 0).all():
             warn(
-                f"adata.var[{key!r}] is {values[0]!r} for all {len(columns)} modelled features, so the external token "
+                f"adata.var[{key!r}] is {values[0]!r} for all {len(column)} modelled features, so the external token "
                 "cannot say anything. Leave out `external_key`, or set the others to NaN."
             )
         texts = [f"{key}={category_text(value)}" for value in values]

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
+    ExternalTokens,
     RowReader,
     SharedCells,
     choose_features,
@@ -49,6 +50,7 @@ def pretrain(
     features: Sequence[str] | None = None,
     layer: str | None = None,
     gene_symbols: str | None = None,
+    external_key: str | None = None,
     binning: Literal["value", "segment"] | Binning = "value",
     config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
     train: TrainConfig | None = None,
@@ -87,6 +89,9 @@ def pretrain(
         Layer to read. None, and ``"X"``, read ``X``.
     gene_symbols
         Column of ``var`` with the names of the genes. Data sets without it are named by ``var_names``.
+    external_key
+        Column of ``var`` with a category of each gene that the model is told, see :func:`scbioformers.tl.fit`. A gene
+        has that of the first data set that has one for it.
     binning
         Binning of the values, see :func:`scbioformers.tl.fit`, or that of another model,
         ``model.binnings["rna"]``.
@@ -127,7 +132,7 @@ def pretrain(
     ConfigError
         If a parameter is out of range, or a path does not exist.
     MissingKeyError
-        If no data set has the column ``gene_symbols``.
+        If no data set has the column ``gene_symbols`` or ``external_key``.
     StorageError
         If ``save_dir`` cannot be written. If this happens after the training, the message names a temporary directory
         with the model.
@@ -171,6 +176,7 @@ def pretrain(
             names = choose_features(data_sets, n_top_features, min_sources, seed)
         else:
             names = measured_features(data_sets, features)
+        external = None if external_key is None else ExternalTokens.of_data_sets(data_sets, external_key, names)
         check_storage(n_models * network_bytes(model_config, len(names), kind), save_dir)
         data_sets = with_features(data_sets, names)
         scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
@@ -189,6 +195,7 @@ def pretrain(
             model_config,
             train,
             reading=Reading(data_sets[0].inspection.layer, scale, allow_non_integer, gene_symbols),
+            external=external,
             n_models=n_models,
             seed=seed,
             surveyed=surveyed,
