@@ -141,7 +141,9 @@ def test_temperatures_are_those_from_which_the_bins_were_drawn(network, batch):
     modality = network.modality_of(batch.masked_ids)
     divisor = true[modality, network.is_known(batch).long().gather(1, modality)][..., None]
     probs = functional.softmax(log_probs / divisor, dim=-1)
-    drawn = torch.multinomial(probs.flatten(0, 1), n_draws, replacement=True, generator=torch.Generator().manual_seed(0))
+    drawn = torch.multinomial(
+        probs.flatten(0, 1), n_draws, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
     targets = torch.where(batch.masked_ids > 0, drawn.T.reshape(n_draws, *batch.masked_ids.shape), -1)
     fit_temperature(network, [replace(batch, target_bins=each) for each in targets])
     assert network.temperature[0, 0] == 1.0  # RNA is hidden in no cell
