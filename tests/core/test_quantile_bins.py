@@ -127,3 +127,11 @@ def test_faulty_input():
         bins.apply([1.0, 2.0], [0])
     with pytest.raises(DataError, match=r"edges \(M, n_bins - 1\) and means"):
         QuantileBins(bins.edges[:, :0], bins.means)
+
+
+def test_shares_are_means_from_the_lowest_to_the_highest():
+    centred, counts = np.array([-2.0, -1, 2, 8]), np.array([5.0, 10, 10, 20])
+    bins = QuantileBins.fit([centred, counts], n_bins=4)
+    np.testing.assert_allclose(bins.shares[0], [0.2, 0, 0.1, 0.4, 1])  # bin 0 is the value 0
+    np.testing.assert_allclose(bins.shares[1], [0, 0.25, 0.5, 0.5, 1])
+    assert QuantileBins.fit([np.zeros(0)], n_bins=2).shares.tolist() == [[0, 0, 0]]

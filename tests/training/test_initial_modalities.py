@@ -14,9 +14,10 @@ from scbioformers.tokens import JointTokenizer
 from scbioformers.training._initial_values import (
     _completions,
     _join_answers,
+    _leading_variance,
     by_measured,
     compute_initial_values,
-    variance_weights,
+    modality_weights,
 )
 
 N = 80
@@ -54,14 +55,21 @@ def test_means_are_those_of_the_samples_that_have_the_modality(parts):
     np.testing.assert_allclose(start.log_bins[30:, n_rna + n_prot + 8 :], alone.log_bins[:, n_prot:], rtol=1e-5)
 
 
-def test_modalities_have_equal_variance():
-    variance = np.array([1.0, 2.0, 3.0, 100.0, 200.0])
-    weight = variance_weights(variance, [3, 2])
-    np.testing.assert_array_equal(weight[:3], 1)
-    weighted = weight**2 * variance
-    assert weighted[3:].sum() == pytest.approx(weighted[:3].sum())
-    np.testing.assert_array_equal(variance_weights(variance, [5]), np.ones(5))
-    np.testing.assert_array_equal(variance_weights(np.array([1.0, 0.0]), [1, 1]), np.ones(2))  # equal proteins
+def test_weights_give_the_leading_components_equal_variance():
+    weight = modality_weights([6.0, 150.0], [3, 2])
+    np.testing.assert_allclose(weight, [1, 1, 1, 0.2, 0.2])
+    np.testing.assert_array_equal(modality_weights([6.0], [5]), np.ones(5))
+    np.testing.assert_array_equal(modality_weights([6.0, 0.0], [1, 1]), np.ones(2))  # equal proteins
+
+
+def test_the_leading_variance_is_that_of_the_first_components_and_leaves_out_noise():
+    random = np.random.default_rng(0)
+    signal = random.normal(size=(300, 16)) @ random.normal(size=(16, 60))
+    values = signal + random.normal(size=(300, 60))
+    expected = np.linalg.eigvalsh(np.cov(values.T, bias=True))[-16:].sum()
+    for n_features, true in ((60, expected), (16, values[:, :16].var(axis=0).sum()), (1, values[:, 0].var())):
+        own = Profiles(sp.csr_matrix(values[:, :n_features]), np.ones(n_features, bool))
+        assert _leading_variance([own], 0) == pytest.approx(true, rel=0.01)
 
 
 def test_answers_of_each_modality_have_columns_of_their_own():

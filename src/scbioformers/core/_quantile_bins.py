@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -86,6 +87,17 @@ class QuantileBins:
         out = np.empty(data.size, np.int16)
         _bin_entries(data, positions, self.edges, rank_zeros, out)
         return out
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """(M, n_bins + 1), mean of each bin as a share of the distance from the lowest to the highest of its feature.
+
+        They keep the shape of the distribution. The numbers of the bins would spread the values evenly, also where most
+        of them are noise around the same value.
+        """
+        means = self.means.astype(np.float64)
+        low, high = means.min(axis=1, keepdims=True), means.max(axis=1, keepdims=True)
+        return (means - low) / np.maximum(high - low, 1e-9)
 
     def __len__(self) -> int:
         """Number of features, M."""

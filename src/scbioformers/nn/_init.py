@@ -45,7 +45,7 @@ class InitialValues:
     weight: NDArray[np.float32] | None = None
     """(M,) factor of the profiles before their components are computed, if there are several modalities.
 
-    With it, all modalities have the same variance.
+    With it, the leading components of all modalities have the same variance.
     """
     completions: NDArray[np.float32] | None = None
     """(2^N - 2, K, K), for N modalities and each choice of some but not all of them, counted in binary digits.

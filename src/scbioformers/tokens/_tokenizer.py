@@ -49,7 +49,7 @@ class Tokenizer:
     max_tokens: int = 2048
     """Maximum number of visible features per cell at inference."""
     counts: bool = True
-    """Whether the data are counts. If not, the profile contains bins, as shares of the highest bin."""
+    """Whether the data are counts. If not, the profile contains bins, as shares of the highest bin or value."""
     has_batches: bool = False
     """Whether the first obs field of a block is the technical batch. The other fields are phenotypes."""
     n_noise: int = 0
@@ -292,11 +292,17 @@ class Tokenizer:
         return bins.astype(np.float64)
 
     def _levels(self, rows: Rows, depth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Value of each entry in the profile: log1p at the mean depth, or the bin as a share of the highest bin."""
+        """Value of each entry in the profile: log1p at the mean depth, or the share of the highest value or bin."""
         if not self.counts:
-            return self._bins(rows, depth) / float(self.binning.n_values - 1)
+            return self._shares(self._bins(rows, depth), rows)
         counts = csr_matrix((rows.values, rows.features, rows.indptr), shape=(len(depth), self.n_features))
         return log1p_rows(counts, depth, float(self.binning.mean_depth or 1.0)).data
+
+    def _shares(self, bins: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
+        """Bins of entries as shares of the highest bin. Quantile bins: as shares of the highest value, see there."""
+        if self.binning.quantiles is None:
+            return bins / float(self.binning.n_values - 1)
+        return self.binning.quantiles.shares[rows.features, bins.astype(np.int64)]
 
     def _small_count_bins(self, depths: Floats) -> NDArray[np.float32]:
         """(B, N_SMALL_COUNTS, V), share of the equally likely depths at which the counts 1, 2, … are in each bin.
@@ -343,7 +349,7 @@ class Tokenizer:
         entries, bins = full
         fields = block.fields.astype(np.int64)
         profile = np.zeros((len(rows), self.n_features), np.float32)
-        levels = entries.values if self.counts else bins / float(self.binning.n_values - 1)
+        levels = entries.values if self.counts else self._shares(bins, entries)
         profile[entries.cells, entries.features] = levels
         return Batch(
             rows=torch.from_numpy(np.asarray(rows, np.int64)),

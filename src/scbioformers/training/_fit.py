@@ -28,7 +28,7 @@ from scbioformers.nn import Transformer
 from scbioformers.training._checkpoint import Checkpoints, MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._extend import extend_model
-from scbioformers.training._initial_values import variance_weights
+from scbioformers.training._initial_values import N_LEADING, modality_weights
 from scbioformers.training._processes import warn_if_alone
 from scbioformers.training._run import run_training
 from scbioformers.training._start import new_model, thin
@@ -297,14 +297,23 @@ def _fit_axes(model: BioFormer, parts: list[Block], seed: int) -> tuple[NDArray[
     profiles = np.concatenate([_profiles(model, part) for part in parts])
     if len(profiles) < 2 or not np.ptp(profiles, axis=0).any():  # components of equal cells are rounding errors
         return np.eye(profiles.shape[1], model.config.n_components, dtype=np.float32), profiles.mean(axis=0)
-    # modalities of equal variance: few proteins weigh as much as many genes
-    weight = variance_weights(profiles.var(axis=0), model.members[0].sizes.columns).astype(np.float32)
+    columns = model.members[0].sizes.columns
+    parts_of = np.split(profiles, np.cumsum(columns)[:-1], axis=1)
+    leading = [_leading_variance(own, seed) for own in parts_of] if len(columns) > 1 else [1.0]
+    weight = modality_weights(leading, columns).astype(np.float32)
     n_components = min(model.config.n_components, *profiles.shape)
     with np.errstate(invalid="ignore", divide="ignore"):  # division by 0 if all cells are equal
         pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles * weight)
     axes = np.zeros((profiles.shape[1], model.config.n_components), np.float32)  # few cells have fewer components
     axes[:, :n_components] = pca.components_.T
     return axes * weight[:, None], (pca.mean_ / weight).astype(np.float32)  # for profiles without weights
+
+
+def _leading_variance(profiles: NDArray[np.float32], seed: int) -> float:
+    n_components = min(N_LEADING, *profiles.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pca = PCA(n_components, svd_solver="randomized", random_state=seed % 2**32).fit(profiles)
+    return float(pca.explained_variance_.sum())
 
 
 def _profiles(model: BioFormer, part: Block) -> NDArray[np.float32]:

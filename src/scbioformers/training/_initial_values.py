@@ -20,6 +20,7 @@ from scbioformers.tokens import JointTokenizer, Tokenizer
 from scbioformers.training._batch_effects import batch_effects, compared_cells
 
 N_COMPONENTS = 50
+N_LEADING = 16  # components of a modality by whose variance it is weighted
 MIN_COMPLETE = 50  # cells with all modalities, from which the scores of one are regressed on those of the others
 RIDGE = np.logspace(-4, 1, 11)  # penalties that are compared, relative to the variance of the scores
 
@@ -44,7 +45,7 @@ def compute_initial_values(
     """
     tokenizers, parts = tokenizer.modalities, by_measured(parts)
     profiles = [Profiles(tokenizer.profiles(part), _present(part)) for part in parts]
-    weight = _weights(profiles, [each.n_features for each in tokenizers]) if len(tokenizers) > 1 else None
+    weight = _weights(profiles, [each.n_features for each in tokenizers], seed) if len(tokenizers) > 1 else None
     weighted = profiles if weight is None else [replace(x, values=x.values @ diags(weight)) for x in profiles]
     components, variance, mean = principal_components(weighted, N_COMPONENTS, seed)
     mean = mean if weight is None else mean / weight
@@ -94,19 +95,37 @@ def _present(part: Block) -> NDArray[np.bool_]:
     return np.concatenate([each.present for each in part.modalities])
 
 
-def variance_weights(variance: NDArray[np.floating], columns: Sequence[int]) -> NDArray[np.float64]:
-    """(M,), factors that give the features of each modality the same summed variance as those of the first one.
+def modality_weights(leading: Sequence[float], columns: Sequence[int]) -> NDArray[np.float64]:
+    """(M,), factors that give the leading components of each modality the same variance as those of the first one.
 
-    ``variance`` (M,) is that of each feature, ``columns`` are the numbers of features of the modalities.
+    The total variance would not do: that of thousands of genes is mostly noise, that of few proteins is in few
+    directions, and the components of both would be those of the proteins (``dev/experiments.md``, 84).
+
+    Parameters
+    ----------
+    leading
+        Summed variance of the first ``N_LEADING`` components of each modality.
+    columns
+        Number of features of each modality.
     """
-    sums = np.array([own.sum() for own in np.split(variance, np.cumsum(columns)[:-1])], np.float64)
+    sums = np.asarray(leading, np.float64)
     return np.repeat(np.sqrt(np.where(sums > 1e-9, sums[0] / np.maximum(sums, 1e-9), 1.0)), columns)
 
 
-def _weights(profiles: Sequence[Profiles], columns: Sequence[int]) -> NDArray[np.float64]:
-    mean = measured_mean(profiles)
+def _weights(profiles: Sequence[Profiles], columns: Sequence[int], seed: int) -> NDArray[np.float64]:
+    ends, leading = np.cumsum([0, *columns]), []
+    for start, stop in pairwise(ends):
+        own = [Profiles(x.values[:, start:stop], x.present[start:stop]) for x in profiles]
+        leading.append(_leading_variance([each for each in own if each.present.any()], seed))
+    return modality_weights(leading, columns)
+
+
+def _leading_variance(profiles: Sequence[Profiles], seed: int) -> float:
+    """Summed variance of the first components of one modality."""
+    if profiles[0].values.shape[1] > N_LEADING:
+        return float(principal_components(profiles, N_LEADING, seed)[1].sum())
     squares = measured_mean([replace(x, values=x.values.multiply(x.values).tocsr()) for x in profiles])
-    return variance_weights(np.maximum(squares - mean**2, 0.0), columns)
+    return float((squares - measured_mean(profiles) ** 2).sum())
 
 
 def _completions(
