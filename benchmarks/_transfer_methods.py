@@ -58,7 +58,8 @@ def read_data(data: Path, pool: Sequence[str], query: str) -> tuple[dict[str, An
     """
     read = {name: read_set(data, name) for name in (*pool, query)}
     given = {name: read[name] for name in pool}
-    with open_data_sets(given, None, None, counts=True, allow_non_integer=False) as data_sets:
+    with open_data_sets(given) as found:
+        data_sets = found["rna"].data_sets
         ranked = choose_features(data_sets, 10 * N_GENES, len(pool), seed=0)
     genes = [name for name in ranked if name in read[query].var_names][:N_GENES]
     for adata in read.values():
@@ -131,7 +132,8 @@ class Transfer:
     @cached_property
     def _rules(self) -> dict[str, DepthRule]:
         """How the depth of the cells of the pool is read: as our model reads it."""
-        with open_data_sets(self.pool, None, None, counts=True, allow_non_integer=False) as data_sets:
+        with open_data_sets(self.pool) as found:
+            data_sets = found["rna"].data_sets
             joined = join_data_sets(data_sets, self.genes)
             return {each.name: source.rule for each, source in zip(data_sets, joined.sources, strict=True)}
 

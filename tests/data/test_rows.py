@@ -98,7 +98,8 @@ def collection(simulated, tmp_path):
 @pytest.mark.parametrize("max_bytes", [0, 500e6], ids=["disk", "memory"])
 def test_a_collection_is_one_data_set(simulated, collection, pretrain, monkeypatch, max_bytes):
     monkeypatch.setattr(_data_sets, "MAX_BYTES", max_bytes)
-    with open_data_sets([collection], None, None, counts=True, allow_non_integer=False) as data_sets:
+    with open_data_sets([collection]) as found:
+        data_sets = found["rna"].data_sets
         source = AnnDataSource(data_sets[0].adata)
         for start, stop in ((0, 60), (20, 50), (45, 46), (25, 45)):
             expected = simulated.X[start:stop].toarray()
@@ -111,7 +112,8 @@ def test_a_collection_that_annbatch_writes(simulated, pretrain, tmp_path):
     simulated.write_zarr(tmp_path / "a.zarr")
     path = tmp_path / "written.zarr"
     annbatch.DatasetCollection(path).add_adatas([tmp_path / "a.zarr"], shuffle=False)
-    with open_data_sets([path], None, None, counts=True, allow_non_integer=False) as data_sets:
+    with open_data_sets([path]) as found:
+        data_sets = found["rna"].data_sets
         found = AnnDataSource(data_sets[0].adata).read(0, 60).counts.toarray()
     np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(simulated.X.toarray(), axis=0))
     assert pretrain(path).provenance["sources"][0]["n_cells"] == 60

@@ -21,7 +21,8 @@ from scbioformers.data import (
     AnnDataSource,
     JoinedSource,
     _data_sets,
-    _joined,
+    _open_sources,
+    _shared_cells,
     choose_features,
     join_data_sets,
     open_data_sets,
@@ -57,8 +58,8 @@ def model(sources, tiny_config, tmp_path_factory):
 
 
 def opened(*adatas, **options):
-    with open_data_sets(list(adatas), None, None, **{"counts": True, "allow_non_integer": False} | options) as found:
-        return found
+    with open_data_sets(list(adatas), **options) as found:
+        return found["rna"].data_sets
 
 
 # --- which genes ---------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def test_the_same_data_give_the_same_model(kind, sources, model, pretrain, tmp_p
         if on_disk:
             monkeypatch.setattr(_data_sets, "MAX_BYTES", 0)
             with ExitStack() as files:
-                x = _data_sets._open(folder / f"source_1.{form}", files, in_memory=False).X
+                x = _open_sources.open_source(folder / f"source_1.{form}", files, in_memory=False).X
                 assert x.__class__.__name__ == "_CSRDataset"
     found = pretrain(given)
     assert found.hash == model.hash
@@ -304,10 +305,10 @@ def test_damaged_files_are_left_out(sources, pretrain, tmp_path):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("nowhere", ConfigError, r"Found no \*\.h5ad and no \*\.zarr in '.*nowhere'"),
+        ("nowhere", ConfigError, r"Found no \*\.h5ad, \*\.h5mu or \*\.zarr in '.*nowhere'"),
         ("nowhere.h5ad", ConfigError, r"'nowhere' does not exist: '.*nowhere\.h5ad'"),
-        ([], ConfigError, "a list or mapping of AnnData and paths, found an empty list"),
-        ({}, ConfigError, "a list or mapping of AnnData and paths, found an empty dict"),
+        ([], ConfigError, "a list or mapping of AnnData, MuData and paths, found an empty list"),
+        ({}, ConfigError, "a list or mapping of AnnData, MuData and paths, found an empty dict"),
         ([3], ConfigError, r"`sources` must be .*found \[3\] \(list\)"),
     ],
 )
@@ -334,7 +335,7 @@ def expressed(n_cells, names, seed):
 @pytest.mark.parametrize("max_hashes", [20_000_000, 60], ids=["all hashes", "some hashes"])
 def test_each_pair_is_compared_in_the_genes_that_both_measure(pretrain, monkeypatch, max_hashes):
     """Beside a panel of four genes, which one of the two has. The other has genes of its own, in another order."""
-    monkeypatch.setattr(_joined, "MAX_HASHES", max_hashes)
+    monkeypatch.setattr(_shared_cells, "MAX_HASHES", max_hashes)
     names = np.array([f"g{i}" for i in range(45)])
     first, other, panel = expressed(40, names[:40], 0), expressed(25, names[40:], 1), expressed(20, names[:4], 2)
     order = np.random.default_rng(3).permutation(41)

@@ -25,7 +25,7 @@ from scbioformers.data._check import (
 )
 from scbioformers.data._chosen import ChosenCells
 from scbioformers.data._counts import SLOTS, CountsSlot, own_layers, seem_counts
-from scbioformers.data._data_sets import choose_features, measured_features, open_data_sets
+from scbioformers.data._data_sets import ModalitySets, open_data_sets
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._external import ExternalTokens
 from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
@@ -35,14 +35,14 @@ from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
 from scbioformers.data._joined import (
     JoinedSource,
-    SharedCells,
     describe_data_sets,
     join_data_sets,
-    with_features,
+    join_modalities,
+    with_chosen_features,
 )
 from scbioformers.data._labels import Labels
 from scbioformers.data._matrix import get_matrix, layer_key, reads_disk
-from scbioformers.data._modalities import default_binning
+from scbioformers.data._modalities import FEATURE_TYPES, default_binning, modality_of
 from scbioformers.data._mudata import (
     choose_modalities,
     modality_rows,
@@ -56,12 +56,15 @@ from scbioformers.data._mudata import (
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
 from scbioformers.data._samples import ModalitiesSource
+from scbioformers.data._shared_cells import SharedCells
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey
+from scbioformers.data._variable_features import choose_features
 
 __all__ = [
     "DEFAULT_MASK",
+    "FEATURE_TYPES",
     "SLOTS",
     "TOTALS",
     "AnnDataSource",
@@ -80,6 +83,7 @@ __all__ = [
     "Labels",
     "MemorySource",
     "ModalitiesSource",
+    "ModalitySets",
     "NameMap",
     "ObsField",
     "RowData",
@@ -115,11 +119,12 @@ __all__ = [
     "inspect",
     "is_collection",
     "join_data_sets",
+    "join_modalities",
     "layer_key",
     "match_features",
     "match_genes",
     "matching_column",
-    "measured_features",
+    "modality_of",
     "modality_rows",
     "names_modality",
     "obs_column",
@@ -139,6 +144,6 @@ __all__ = [
     "split_call",
     "survey",
     "warn_of_samples",
-    "with_features",
+    "with_chosen_features",
     "with_modality",
 ]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
+from anndata import AnnData
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from scbioformers.core import ConfigError, hash_pairs, short_list, warn
+from scbioformers.core import ConfigError, DataError, short_list, warn
 from scbioformers.data._block import Block
-from scbioformers.data._data_sets import DataSet
+from scbioformers.data._data_sets import DataSet, ModalitySets
 from scbioformers.data._depth import TOTALS, DepthRule, depth_ratio, fits_total
+from scbioformers.data._samples import ModalitiesSource
 from scbioformers.data._source import CHUNK_SIZE, AnnDataSource, BlockSource
-
-MIN_EXPRESSED = 20  # features that a cell must express, so that equal counts are not a coincidence
-MAX_HASHES = 20_000_000  # of cells, each for each data set with which they are compared: 160 MB
+from scbioformers.data._variable_features import choose_features, measured_features
 
 
 class JoinedSource(BlockSource):
@@ -131,9 +131,10 @@ def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[
             share = np.divide(counts, depths, out=np.zeros_like(counts), where=depths > 0)
             ratio = depth_ratio(total, modelled, float(share[known].sum()))
             if not fits_total(ratio):
-                # the total is also over features whose share is not known from the other data sets
+                # the total is also over features whose share is not known from the other data sets, which may have
+                # more counts than the known ones let expect; the depth is at least the total
                 more = float(sums.sum() / modelled.sum())
-                rules[i] = DepthRule(modelled_only=True, share=float(share[known].sum()) * more)
+                rules[i] = DepthRule(modelled_only=True, share=min(float(share[known].sum()) * more, 1.0))
                 warn(
                     f"{each.name} has other genes: the median total of its cells is {ratio:.2f} times the depth that "
                     "is expected from its modelled genes. So the depth of its cells is estimated from these."
@@ -145,50 +146,93 @@ def _depth_rules(data_sets: Sequence[DataSet], features: Sequence[str]) -> list[
     return rules
 
 
-class SharedCells:
-    """Finds data sets that have the same cells: equal counts in the features that both measure.
+def with_chosen_features(
+    found: Mapping[str, ModalitySets], n_top: Mapping[str, int], min_sources: Mapping[str, int | None], seed: int
+) -> dict[str, ModalitySets]:
+    """The modalities with the features to model: those that are named, or :func:`choose_features`.
 
-    Only cells that express at least 20 of these features are compared. The hash of a cell is the sum over its features,
-    so that their order and the other features do not matter. Hashes that are no multiple of ``step`` are left out,
-    which limits the memory: a cell has the same hash in both data sets.
+    Data sets that have none of them are left out.
+
+    Raises
+    ------
+    DataError
+        If a modality has no such feature. With several modalities, the message names it.
     """
+    chosen = {}
+    for name, own in found.items():
+        try:
+            if own.features is None:
+                features = choose_features(own.data_sets, n_top[name], min_sources[name], seed)
+            else:
+                features = measured_features(own.data_sets, own.features)
+        except DataError as error:
+            raise DataError(f"Modality {name!r}: {error}" if len(found) > 1 else str(error)) from error
+        chosen[name] = replace(own, data_sets=with_features(own.data_sets, features), features=features)
+    return chosen
 
-    def __init__(self, data_sets: Sequence[DataSet], source: JoinedSource) -> None:
-        self._data_sets, self._starts = data_sets, source.starts
-        self._present = [part.read(0, 1).present.tobytes() for part in source.sources]
-        self._step = max(1, len(data_sets) * source.n_obs // MAX_HASHES)
-        self._found: list[dict[bytes, list[NDArray[np.uint64]]]] = [
-            {other: [] for other in self._present} for _ in data_sets
+
+def join_modalities(found: Mapping[str, ModalitySets]) -> JoinedSource:
+    """The samples of all sources, each with the modalities that it has.
+
+    If there is one modality, the samples are its cells. If there are several, a modality that a source lacks is not
+    measured in its samples. Samples that have none of the modalities are left out.
+    """
+    joined = {
+        name: join_data_sets(own.data_sets, own.features or (), counts=own.reading.counts)
+        for name, own in found.items()
+    }
+    if len(found) == 1:
+        return next(iter(joined.values()))
+    read = {
+        (each.position, name): (each, source)
+        for name, own in found.items()
+        for each, source in zip(own.data_sets, joined[name].sources, strict=True)
+    }
+    sources, together = [], False
+    for position in sorted({position for position, _ in read}):
+        own = [read.get((position, name)) for name in found]
+        n = next(len(each.sample_rows) for each, _ in filter(None, own))
+        rows = [np.full(n, -1) if part is None else part[0].sample_rows for part in own]
+        measured = np.sum([each >= 0 for each in rows], axis=0)
+        together |= bool((measured > 1).any())
+        kept = [each[measured > 0] for each in rows]
+        parts = [
+            _absent(joined[name].n_features) if part is None else part[1] for name, part in zip(found, own, strict=True)
         ]
-
-    def add(self, block: Block) -> None:
-        """Add the cells of a block of the source."""
-        counts = block.counts
-        hashes = hash_pairs(counts.indices, counts.data.view(np.uint32))
-        for other, cells in self._found[int(np.searchsorted(self._starts, block.start, side="right")) - 1].items():
-            common = np.frombuffer(other, bool)[counts.indices]
-            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(common)])[counts.indptr]
-            sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[common])])[ends]
-            cell = np.diff(sums)[np.diff(ends) >= MIN_EXPRESSED]
-            cells.append(cell[cell % np.uint64(self._step) == 0])
-
-    def warn(self) -> None:
-        """Warn of each pair of data sets that have the same cells."""
-        present, none = self._present, np.zeros(0, np.uint64)
-        cells = [{key: np.unique(np.concatenate([none, *x])) for key, x in each.items()} for each in self._found]
-        for (i, first), (j, second) in combinations(enumerate(self._data_sets), 2):
-            if n := self._step * np.intersect1d(cells[i][present[j]], cells[j][present[i]]).size:
-                warn(
-                    f"{'About ' * (self._step > 1)}{n:,} cells are in {first.name} and in {second.name}. They count "
-                    "twice, and may be in the training and the validation cells at the same time. Leave out one of the "
-                    "two."
-                )
+        sources.append(ModalitiesSource(parts, kept, np.zeros((len(kept[0]), 0), np.int32)))
+    if not together:
+        warn(
+            f"No sample of any source is measured in more than one of the modalities {list(found)}. One modality "
+            "cannot be predicted from another. If two sources have the same samples, pass them as one MuData, such as "
+            "`MuData({'rna': first, 'prot': second})`."
+        )
+    return JoinedSource(sources)
 
 
-def describe_data_sets(data_sets: Sequence[DataSet], source: JoinedSource) -> list[dict[str, Any]]:
-    """Name, cells and measured features of each data set, for the provenance of a model."""
-    sizes = [int(part.read(0, 1).present.sum()) for part in source.sources]
-    return [
-        {"name": each.name, "n_cells": each.adata.n_obs, "n_features": n}
-        for each, n in zip(data_sets, sizes, strict=True)
-    ]
+def _absent(n_features: int) -> AnnDataSource:
+    """A modality of which no row is ever read."""
+    return AnnDataSource(AnnData(csr_matrix((1, n_features), dtype=np.float32)))
+
+
+def describe_data_sets(found: Mapping[str, ModalitySets], source: JoinedSource) -> list[dict[str, Any]]:
+    """Name, cells and measured features of each source, for the provenance of a model.
+
+    If there are several modalities, those that the source has, with the same numbers.
+    """
+    of_source: dict[int, dict[str, DataSet]] = {}
+    for modality, own in found.items():
+        for each in own.data_sets:
+            of_source.setdefault(each.position, {})[modality] = each
+    described: list[dict[str, Any]] = []
+    for position, part in zip(sorted(of_source), source.sources, strict=True):
+        measured, blocks = of_source[position], dict(zip(found, part.read(0, 1).modalities, strict=True))
+        sizes = {
+            modality: {"n_cells": each.adata.n_obs, "n_features": int(blocks[modality].present.sum())}
+            for modality, each in measured.items()
+        }
+        name = next(iter(measured.values())).source
+        n_features = sum(each["n_features"] for each in sizes.values())
+        described.append({"name": name, "n_cells": part.n_obs, "n_features": n_features})
+        if len(found) > 1:
+            described[-1]["modalities"] = sizes
+    return described

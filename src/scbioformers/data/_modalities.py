@@ -1,13 +1,27 @@
-"""Which binning suits the values of a modality."""
+"""The name of a modality by the type of its features, and which binning suits its values."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from scbioformers.data._inspect import Inspection
 
+FEATURE_TYPES = "feature_types"  # column of var in the files of 10x
+_NAMES = {"Gene Expression": "rna", "Antibody Capture": "prot", "Peaks": "atac"}  # the names of muon
 FEW_FEATURES = 500  # a panel of proteins has 10 to 300
 MOSTLY_MEASURED = 0.5  # share of non-zero counts: 0.9 to 1 in proteins, whose antibodies have background; 0.05 in RNA
+
+
+def modality_of(feature_type: str) -> str:
+    """Name of the modality of the features that a file of 10x gives this type.
+
+    Examples
+    --------
+    >>> modality_of("Antibody Capture"), modality_of("CRISPR Guide Capture")
+    ('prot', 'crispr_guide_capture')
+    """
+    return _NAMES.get(feature_type, re.sub(r"\W+", "_", feature_type.lower()))
 
 
 def default_binning(found: Inspection) -> tuple[Literal["value", "quantile"], str]:

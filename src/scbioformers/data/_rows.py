@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -127,8 +128,8 @@ def _is_part(key: str) -> bool:
 
 
 def on_disk(stored: Any) -> Any:
-    """A matrix of a zarr store, of which rows are read later."""
-    return ad.io.sparse_dataset(stored) if isinstance(stored, zarr.Group) else stored
+    """A matrix of a zarr store or an HDF5 file, of which rows are read later."""
+    return ad.io.sparse_dataset(stored) if isinstance(stored, zarr.Group | h5py.Group) else stored
 
 
 def check_reader(name: str, reader: RowReader) -> None:

@@ -31,6 +31,16 @@ print(bf.pp.check(adata, model=model))  # which genes match, and the likelihood 
 bf.tl.embed(adata, model=model)  # adata: an AnnData with the values named above
 ```
 """
+_USE_SEVERAL = """\
+## How to use it
+
+```python
+import scbioformers as bf
+
+model = bf.BioFormer.load("DIRECTORY")  # the directory of this file
+bf.tl.embed(mdata, model=model)  # mdata: a MuData with at least one of the modalities named above
+```
+"""
 _LIMITS = """\
 ## Limits
 
@@ -46,8 +56,8 @@ def model_card(model: BioFormer) -> str:
     """Markdown text. It has no times and no paths, so the same model has the same card.
 
     ``model.provenance`` may have ``"licence"`` (text), ``"sources"`` (dicts with ``name``, ``n_cells`` and
-    ``n_features``), ``"history"`` (for each member, one dict of losses per epoch) and ``"started_from"``, the
-    provenance of the model that was fine-tuned, with its ``hash``.
+    ``n_features``, and with several ``modalities`` the numbers of each), ``"history"`` (for each member, one dict of
+    losses per epoch) and ``"started_from"``, the provenance of the model that was fine-tuned, with its ``hash``.
 
     Examples
     --------
@@ -61,7 +71,7 @@ def model_card(model: BioFormer) -> str:
     parts = [
         "# A model of scbioformers\n",
         _table(("", ""), _facts(model)),
-        _USE,
+        _USE if len(model.modalities) == 1 else _USE_SEVERAL,
         "## Training data\n",
         *_training_data(stored),
         "## Scores\n",
@@ -89,16 +99,13 @@ def escape_markdown(text: Any) -> str:
 
 
 def _facts(model: BioFormer) -> list[tuple[str, str]]:
-    names = model.vocabulary.feature_names()
-    reading, binning = model.reading, model.binning
     licence = model.provenance.get("licence", NOT_STATED)
     fields = [("batch", model.batch)] if model.batch is not None else []
     shared = model.n_starts < len(model.members)
     return [
         ("licence", escape_markdown(licence)),
         ("hash", f"`{model.hash}`"),
-        ("genes", f"{len(names):,}: {_listed(names)}"),
-        ("values", f"{reading.scale}, read as {binning.kind} bins ({binning.n_values})"),
+        *(fact for modality in model.modalities for fact in _modality(model, modality)),
         *(
             (f"{role} {escape_markdown(field.name)}", f"{len(field.categories):,}: {_listed(field.categories)}")
             for role, field in [*fields, *(("phenotype", each) for each in model.phenotypes)]
@@ -113,14 +120,30 @@ def _facts(model: BioFormer) -> list[tuple[str, str]]:
     ]
 
 
+def _modality(model: BioFormer, name: str) -> list[tuple[str, str]]:
+    """The features of a modality, and the values that are read. A model of one modality does not name it."""
+    own = model.of(name) if len(model.modalities) > 1 else model
+    names, values = own.vocabulary.feature_names(), f"{own.reading.scale}, read as {own.binning.kind} bins"
+    of = f" of {escape_markdown(name)}" if len(model.modalities) > 1 else ""
+    return [
+        (f"features{of}" if of else "genes", f"{len(names):,}: {_listed(names)}"),
+        (f"values{of}", f"{values} ({own.binning.n_values})"),
+    ]
+
+
 def _training_data(stored: Mapping[str, Any]) -> list[str]:
     """Tables of the data sets, also of those of the models from which the fit started."""
     parts = []
     sources = [each for each in _list(stored.get("sources")) if isinstance(each, Mapping)]
     if sources:
+        several = any("modalities" in each for each in sources)
+        header = ["data set", "cells", "features of the model" if several else "genes of the model"]
         rows = [[_name(each.get("name")), _number(each.get("n_cells")), _number(each.get("n_features"))]
                 for each in sources]  # fmt: skip
-        parts.append(_table(("data set", "cells", "genes of the model"), rows))
+        if several:
+            header.append("modalities")
+            rows = [[*row, _listed_modalities(each.get("modalities"))] for row, each in zip(rows, sources, strict=True)]
+        parts.append(_table(header, rows))
     else:
         parts.append("Names and sizes of the data sets were not stored.\n")
     if "data_sha256" in stored:
@@ -130,6 +153,16 @@ def _training_data(stored: Mapping[str, Any]) -> list[str]:
         parts.append(f"The fit started from the model {escape_markdown(former.get('hash'))}, trained on:\n")
         parts += _training_data(former)
     return parts
+
+
+def _listed_modalities(stored: Any) -> str:
+    """The modalities of a data set, with their cells and features."""
+    own = stored.items() if isinstance(stored, Mapping) else []
+    return "; ".join(
+        f"{escape_markdown(name)}: {_number(each.get('n_cells'))} cells, {_number(each.get('n_features'))} features"
+        for name, each in sorted(own)
+        if isinstance(each, Mapping)
+    )
 
 
 def _scores(model: BioFormer) -> str:

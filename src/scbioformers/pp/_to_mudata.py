@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from typing import Any
 
@@ -13,10 +12,9 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import DataError, MissingKeyError, check_arguments, warn
+from scbioformers.data import FEATURE_TYPES, modality_of
 
-FEATURE_TYPES = "feature_types"  # column of var in the files of 10x
 PROTEINS, PROTEIN_NAMES = "protein_expression", "protein_names"  # keys of scvi-tools, in obsm and in uns
-_MODALITIES = {"Gene Expression": "rna", "Antibody Capture": "prot", "Peaks": "atac"}  # the names of muon
 
 
 def to_mudata(adata: AnnData, *, protein_key: str | None = None) -> MuData:
@@ -75,7 +73,7 @@ def to_mudata(adata: AnnData, *, protein_key: str | None = None) -> MuData:
     if protein_key is None and types is not None and types.nunique() > 1:
         if types.isna().any():
             raise DataError(f"adata.var[{FEATURE_TYPES!r}] has {types.isna().sum()} missing values. Fill them first.")
-        return _join({_modality(str(kind)): _part(adata, types == kind) for kind in types.unique()}, adata.obs)
+        return _join({modality_of(str(kind)): _part(adata, types == kind) for kind in types.unique()}, adata.obs)
     key = PROTEINS if protein_key is None else protein_key
     if key not in adata.obsm:
         raise DataError(
@@ -86,10 +84,6 @@ def to_mudata(adata: AnnData, *, protein_key: str | None = None) -> MuData:
     rna = adata.to_memory() if adata.isbacked else adata.copy()
     del rna.obsm[key]
     return _join({"rna": rna, "prot": proteins}, adata.obs)
-
-
-def _modality(kind: str) -> str:
-    return _MODALITIES.get(kind, re.sub(r"\W+", "_", kind.lower()))
 
 
 def _part(adata: AnnData, columns: pd.Series[bool]) -> AnnData:

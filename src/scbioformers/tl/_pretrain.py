@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,20 +14,21 @@ import numpy as np
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from mudata import MuData
 
-from scbioformers.config import Binning, ModelConfig, Reading, TrainConfig
+from scbioformers.config import Binning, ModelConfig, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
     ExternalTokens,
+    ModalitySets,
     RowReader,
     SharedCells,
-    choose_features,
     describe_data_sets,
-    join_data_sets,
-    measured_features,
+    join_modalities,
+    of_modality,
     open_data_sets,
     survey,
-    with_features,
+    with_chosen_features,
 )
 from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
@@ -37,7 +38,7 @@ from scbioformers.training import check_checkpoint_dir, fit_model, in_one_proces
 
 _log = logging.getLogger(__name__)
 
-Source: TypeAlias = AnnData | str | Path | RowReader
+Source: TypeAlias = AnnData | MuData | str | Path | RowReader
 
 
 @computes
@@ -45,13 +46,14 @@ def pretrain(
     sources: Source | Sequence[Source] | Mapping[str, Source],
     *,
     save_dir: str | Path,
-    n_top_features: int = 4000,
-    min_sources: int | None = None,
-    features: Sequence[str] | None = None,
-    layer: str | None = None,
-    gene_symbols: str | None = None,
-    external_key: str | None = None,
-    binning: Literal["value", "segment"] | Binning = "value",
+    modalities: Sequence[str] | None = None,
+    n_top_features: int | Mapping[str, int] = 4000,
+    min_sources: int | Mapping[str, int] | None = None,
+    features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    layer: str | Mapping[str, str | None] | None = None,
+    gene_symbols: str | Mapping[str, str | None] | None = None,
+    external_key: str | Mapping[str, str] | None = None,
+    binning: Literal["value", "segment", "quantile"] | Binning | Mapping[str, str | Binning] | None = None,
     config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
     train: TrainConfig | None = None,
     max_epochs: int | None = None,
@@ -72,17 +74,24 @@ def pretrain(
     Parameters
     ----------
     sources
-        A folder with h5ad files and zarr stores, or AnnData and paths: one, a list, or a mapping from names to them.
-        Files of more than 500 MB, all together, are read in blocks of cells and never as a whole. A path may also be a
-        collection that annbatch wrote. Cells in a storage of your own are read by a
+        A folder with h5ad and h5mu files and zarr stores, or AnnData, MuData and paths: one, a list, or a mapping from
+        names to them. Files of more than 500 MB, all together, are read in blocks of cells and never as a whole. A path
+        may also be a collection that annbatch wrote. Cells in a storage of your own are read by a
         :class:`~scbioformers.RowReader`.
     save_dir
         Directory to which the model is saved.
+    modalities
+        Modalities to read, if a source is a MuData. None reads all. The model then has several modalities, as one of
+        :func:`scbioformers.tl.fit` of a MuData, and a source may lack some of them. An AnnData is ``"rna"``, or
+        ``"prot"`` if ``var["feature_types"]`` is "Antibody Capture". ``features``, ``layer``, ``gene_symbols``,
+        ``external_key`` and ``binning`` are then dicts by modality, such as ``layer={"rna": "counts"}``. What they do
+        not name has its default. If no source is a MuData, None reads all of them as genes.
     n_top_features
         Number of genes to model: those that vary most (flavor ``"seurat_v3"`` of scanpy), by the share of the data sets
-        in which they are among the first.
+        in which they are among the first. With several modalities, the number of each, or a dict by modality.
     min_sources
-        Number of data sets that must measure a gene. By default half of them.
+        Number of data sets that must measure a gene. By default half of them. With several modalities, half of those
+        that have the modality; or a number for each, or a dict by modality.
     features
         Names of the genes to model, instead of this choice. Names that no data set has are left out, which is logged.
     layer
@@ -94,7 +103,9 @@ def pretrain(
         has that of the first data set that has one for it.
     binning
         Binning of the values, see :func:`scbioformers.tl.fit`, or that of another model,
-        ``model.binnings["rna"]``.
+        ``model.binnings["rna"]``. The default is ``"value"``. If a source is a MuData, the default is chosen by the
+        values of each modality, which is logged. Values with other bins than ``"value"`` must be on the same scale in
+        all sources.
     config
         Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
     train
@@ -132,7 +143,7 @@ def pretrain(
     ConfigError
         If a parameter is out of range, or a path does not exist.
     MissingKeyError
-        If no data set has the column ``gene_symbols`` or ``external_key``.
+        If no data set has one of ``modalities``, or the column ``gene_symbols`` or ``external_key``.
     StorageError
         If ``save_dir`` cannot be written. If this happens after the training, the message names a temporary directory
         with the model.
@@ -140,8 +151,9 @@ def pretrain(
     Warns
     -----
     BioformersWarning
-        If a data set cannot be used, with the reason (the others are used); if two have the same cells; or if the depth
-        of the cells of a data set is estimated from its modelled genes.
+        If a data set, or one of its modalities, cannot be used, with the reason (the others are used); if two have the
+        same cells; if the depth of the cells of a data set is estimated from its modelled genes; or if no sample is
+        measured in two of several modalities.
 
     Examples
     --------
@@ -154,10 +166,17 @@ def pretrain(
     ...     model = bf.tl.pretrain({"blood": blood, "other": other}, save_dir=folder + "/atlas", train=train)
     >>> len(model.vocabulary)
     40
+
+    One model of genes and proteins, from samples that have both and from samples of genes alone:
+
+    >>> both = bf.datasets.simulate(n_cells=60, n_genes=40, n_proteins=6)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model = bf.tl.pretrain({"both": both, "genes": other}, save_dir=folder + "/atlas", train=train)
+    >>> model.modalities
+    ('rna', 'prot')
     """
     check_arguments(pretrain, locals())
     start = time.perf_counter()
-    kind = binning if isinstance(binning, Binning) else Binning(kind=binning)
     model_config = config if isinstance(config, ModelConfig) else ModelConfig.preset(config)
     train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
     train = train if max_epochs is None else replace(train, max_epochs=max_epochs)
@@ -168,34 +187,33 @@ def pretrain(
     check_checkpoint_dir(train, save_dir)
     check_storage(0, save_dir)  # the place; the size is known when the genes are chosen
     seed = seed_from(rng)
-    counts = kind.kind == "value"
-    options: dict[str, Any] = {"counts": counts, "allow_non_integer": allow_non_integer}
-    options["seed"] = seed if features is None else None
-    with open_data_sets(sources, layer, gene_symbols, **options) as data_sets:
-        if features is None:
-            names = choose_features(data_sets, n_top_features, min_sources, seed)
-        else:
-            names = measured_features(data_sets, features)
-        external = None if external_key is None else ExternalTokens.of_data_sets(data_sets, external_key, names)
-        check_storage(n_models * network_bytes(model_config, len(names), kind), save_dir)
-        data_sets = with_features(data_sets, names)
-        scale = "counts" if counts or allow_non_integer else data_sets[0].inspection.scale
-        source = join_data_sets(data_sets, names, counts=scale == "counts")
-        shared = SharedCells(data_sets, source)
+    given = {"layer": layer, "gene_symbols": gene_symbols, "binning": binning, "features": features}
+    with open_data_sets(sources, modalities, **given, allow_non_integer=allow_non_integer, seed=seed) as opened:
+        numbers = _of_each("n_top_features", n_top_features, opened, 4000), _of_each("min_sources", min_sources, opened)
+        external_keys = of_modality("external_key", external_key, list(opened))
+        chosen = with_chosen_features(opened, *numbers, seed)
+        vocabulary, external = Vocabulary(()), []
+        for name, own in chosen.items():
+            vocabulary = vocabulary.extend(own.features or (), name)
+            tokens = _external(external_keys[name], opened[name], own.features or ())
+            external.append((tokens, len(own.features or ())))
+        first = next(iter(chosen.values()))
+        check_storage(n_models * network_bytes(model_config, len(vocabulary), first.binning), save_dir)
+        source = join_modalities(chosen)
+        described = describe_data_sets(chosen, source)
+        shared = SharedCells([each["name"] for each in described], source)
         surveyed = survey(source, train.validation_fraction, seed, shared.add)
         shared.warn()
-        _log.info(
-            "Training on %s cells of %d data sets, over %s genes.",
-            f"{source.n_obs:,}", len(data_sets), f"{len(names):,}",
-        )  # fmt: skip
+        _log_sources(described, vocabulary)
         fitted = fit_model(
             source,
-            Vocabulary.from_names(names),
-            kind,
+            vocabulary,
+            first.binning,
             model_config,
             train,
-            reading=Reading(data_sets[0].inspection.layer, scale, allow_non_integer, gene_symbols),
-            external=external,
+            reading=first.reading,
+            others={name: (own.binning, own.reading) for name, own in list(chosen.items())[1:]},
+            external=ExternalTokens.join(external),
             n_models=n_models,
             seed=seed,
             surveyed=surveyed,
@@ -205,23 +223,46 @@ def pretrain(
             callbacks=callbacks,
             lightning_logger=logger,
         )
-        described = describe_data_sets(data_sets, source)
     provenance = fitted.model.provenance | {"sources": described}
     model = replace(fitted.model, provenance=provenance)
     in_one_process(train, lambda: _save(model, save_dir))
     if fitted.unread is not None:
         raise fitted.unread  # now that the model is saved
-    _log.info(
-        "Pre-trained in %.0f s. The next call can be `bf.tl.fit(adata, model=%r)` or `bf.tl.embed(adata, model=%r)`.",
-        time.perf_counter() - start, str(save_dir), str(save_dir),
-    )  # fmt: skip
+    call = f"bf.tl.fit(adata, model={str(save_dir)!r})` or `bf.tl.embed(adata, model={str(save_dir)!r})"
+    if len(model.modalities) > 1:
+        call = f"bf.tl.embed(mdata, model={str(save_dir)!r})"
+    _log.info("Pre-trained in %.0f s. The next call can be `%s`.", time.perf_counter() - start, call)
     return model
 
 
-def _check_positive(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"`{name}` must be at least 1, found {value}.")
+def _check_positive(**values: int | Mapping[str, int] | None) -> None:
+    for name, given in values.items():
+        for value in given.values() if isinstance(given, Mapping) else [given]:
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, found {value}.")
+
+
+def _of_each(argument: str, value: Any, names: Iterable[str], default: int | None = None) -> dict[str, Any]:
+    """A number for each modality: that of a dict, or the same for all."""
+    if isinstance(value, Mapping):
+        return of_modality(argument, value, list(names), default)
+    return dict.fromkeys(names, value)
+
+
+def _external(key: str | None, opened: ModalitySets, features: Sequence[str]) -> ExternalTokens | None:
+    """External tokens of the features of a modality, if a column is named."""
+    return None if key is None else ExternalTokens.of_data_sets(opened.data_sets, key, features)
+
+
+def _log_sources(described: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> None:
+    """Say what the model is trained on."""
+    n_cells, sizes = sum(each["n_cells"] for each in described), []
+    for name in vocabulary.modalities:
+        n_having = sum(name in each.get("modalities", ()) for each in described)
+        sizes.append(f"{len(vocabulary.only(name)):,} features of {name!r} in {n_having} of them")
+    if len(sizes) == 1:
+        sizes = [f"over {len(vocabulary):,} genes"]
+    _log.info("Training on %s cells of %d data sets, %s.", f"{n_cells:,}", len(described), ", ".join(sizes))
 
 
 def _save(model: BioFormer, save_dir: str | Path) -> None:
