@@ -203,7 +203,7 @@ def test_a_sample_has_at_least_the_depth_of_its_proteins():
     """Also where two panels share few proteins, and the others have more counts than the shared ones let expect."""
     first = bf.datasets.simulate(30, 40, n_regulators=5, n_proteins=6, rng=0)
     second = bf.datasets.simulate(20, 40, n_regulators=5, n_proteins=6, rng=1)
-    source, chosen = joined({"a": first, "b": second})
+    source, _ = joined({"a": first, "b": second})
     shared = first["prot"].var_names.intersection(second["prot"].var_names)
     assert 0 < len(shared) < 8
     for part in source.sources:
