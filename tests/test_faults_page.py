@@ -15,7 +15,7 @@ NAMES = [
     *("memory-backed-zarr", "lost-rank", "read", "fuzzing", "disk-full-result", "out-exists"),
     *("modality-lacking", "modality-none", "modality-names", "modality-apart", "modality-one-feature"),
     *("modality-centred", "modality-large", "modality-anndata", "modality-obs", "modality-column", "modality-which"),
-    "modality-pair",
+    *("modality-pair", "sources-scale", "sources-modalities"),
     *("external-missing", "external-numbers", "external-empty", "external-one", "external-type", "external-model"),
     "external-unseen",
 ]

@@ -58,7 +58,7 @@ def _add_pretrain(commands: Any) -> None:
         description="Fit one model to many data sets and save it, see bf.tl.pretrain. Other data sets can be read by "
         "it (bf.tl.embed and others) or start from it (bf.tl.fit), with model=DIR.",
     )
-    parser.add_argument("sources", nargs="+", metavar="PATH", help="h5ad files, h5mu files and zarr stores, or a folder")
+    parser.add_argument("sources", nargs="+", metavar="PATH", help="h5ad, h5mu or zarr files, or a folder of them")
     parser.add_argument("--save-dir", type=Path, required=True, metavar="DIR", help="directory of the model")
     parser.add_argument("--n-top-features", type=_positive, default=4000, metavar="N", help="genes; default: 4000")
     parser.add_argument("--min-sources", type=_positive, metavar="N", help="data sets that must measure a gene")
