@@ -343,6 +343,17 @@ def test_arguments_that_do_not_fit_the_modalities(sources, pretrain, options, er
         pretrain(sources, **options)
 
 
+@pytest.mark.parametrize("name", ["pretrain", "fit"])
+def test_quantile_bins_of_another_model_are_refused(sources, pretrain, model, name):
+    frozen = dict(model.binnings)
+    call = pretrain if name == "pretrain" else lambda given, **options: bf.tl.fit(given["a"], copy=True, **options)
+    with pytest.raises(ConfigError, match=r"quantiles of 8 features of another.*`bf.Binning\('quantile', n_bins=50\)`"):
+        call(sources, binning=frozen)
+    if name == "pretrain":
+        found = call(sources, binning=frozen | {"prot": bf.Binning("quantile", n_bins=50)})
+        assert found.binnings == model.binnings  # the same cells
+
+
 @pytest.mark.fault("sources-modalities")
 def test_sources_without_the_modalities_are_left_out(sources, pretrain):
     named = mudata.MuData({"gex": sources["b"]["rna"].copy()})

@@ -103,9 +103,9 @@ def pretrain(
         has that of the first data set that has one for it.
     binning
         Binning of the values, see :func:`scbioformers.tl.fit`, or that of another model,
-        ``model.binnings["rna"]``. The default is ``"value"``. If a source is a MuData, the default is chosen by the
-        values of each modality, which is logged. Values with other bins than ``"value"`` must be on the same scale in
-        all sources.
+        ``model.binnings["rna"]`` (not quantile bins, which belong to its features). The default is ``"value"``. If a
+        source is a MuData, the default is chosen by the values of each modality, which is logged. Values with other
+        bins than ``"value"`` must be on the same scale in all sources.
     config
         Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
     train

@@ -86,7 +86,7 @@ def fit_model(
     Raises
     ------
     ConfigError
-        If ``train.checkpoint_dir`` has the checkpoint of another fit.
+        If ``train.checkpoint_dir`` has the checkpoint of another fit, or quantile bins of another model are given.
     ModelFormatError
         If a checkpoint is damaged.
     DataError

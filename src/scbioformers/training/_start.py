@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import vstack
 
 from scbioformers.config import Binning, Masking, ModelConfig, Reading
-from scbioformers.core import SPECIALS, DataError, DepthModels, QuantileBins, Vocabulary, bin_normalized
+from scbioformers.core import SPECIALS, ConfigError, DataError, DepthModels, QuantileBins, Vocabulary, bin_normalized
 from scbioformers.data import Block, ExternalTokens, ObsField, Statistics
 from scbioformers.model import BioFormer, Modality, modality_sizes
 from scbioformers.nn import Sizes, Transformer, initialise
@@ -179,6 +179,12 @@ def thin(parts: Sequence[Block], size: int) -> list[Block]:
 
 
 def _freeze(binning: Binning, statistics: Statistics, parts: Sequence[Block]) -> Binning:
+    if binning.quantiles is not None:  # it does not say which features these are
+        raise ConfigError(
+            f"`binning` has the quantiles of {len(binning.quantiles.means)} features of another model, which may be "
+            f"others here. Pass `bf.Binning('quantile', n_bins={binning.n_bins})`, or start from that model: "
+            "`bf.tl.fit(adata, model=model)`."
+        )
     if binning.mean_depth is not None:
         return binning
     if binning.kind != "value":
