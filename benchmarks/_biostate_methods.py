@@ -18,6 +18,7 @@ from sklearn.neural_network import MLPRegressor
 
 import scbioformers as bf
 from benchmarks._biostate_samples import Samples, Values, as_mudata
+from benchmarks._biostate_totalvi import embed_totalvi, predict_totalvi
 
 BOTH = ("rna", "prot")
 QUANTILES = (0.1, 0.9)
@@ -74,6 +75,7 @@ EMBEDDINGS: dict[str, Callable[[Samples, int], Values]] = {
     "proteins": lambda samples, seed: samples.proteins(),
     "pca_both": embed_pca_both,
     "pca_beside_proteins": embed_beside,
+    "totalvi": embed_totalvi,
 }
 
 
@@ -189,9 +191,10 @@ OURS: dict[str, dict[str, Any]] = {
     "ours_no_attention": {"attention": False},
     "ours_untrained": {"max_steps": 0},
 }
-PREDICTORS: dict[str, Callable[[Samples, Samples, str, int], Predicted]] = {
+PREDICTORS: dict[str, Callable[[Samples, Samples, str, int], Predicted | None]] = {
     "knn": partial(predict_best, candidates=knn_candidates),
     "ridge": partial(predict_best, candidates=ridge_candidates),
     "mlp": partial(predict_best, candidates=mlp_candidates),
     "training_mean": predict_mean,
+    "totalvi": predict_totalvi,
 }

@@ -34,6 +34,15 @@ STYLES = {
     "knn_pca": ("#2ca02c", "v"),
     "celltypist": ("#9467bd", "P"),
     "scanvi": ("#7f7f7f", "^"),
+    "ours_rna": ("#ff9896", "X"),
+    "pca_rna": ("#1f77b4", "s"),
+    "proteins": ("#2ca02c", "v"),
+    "pca_both": ("#aec7e8", "s"),
+    "pca_beside_proteins": ("#17becf", "P"),
+    "totalvi": ("#7f7f7f", "^"),
+    "knn": ("#2ca02c", "v"),
+    "ridge": ("#1f77b4", "s"),
+    "mlp": ("#9467bd", "P"),
 }
 LABELS = (  # title, label, column, and the row of each table
     (
@@ -72,6 +81,38 @@ LABEL_METHODS = {
     "celltypist": "celltypist",
     "scanvi": "scANVI",
 }
+BIOSTATES = (  # title, label, column, part of the benchmark, and its methods
+    (
+        "Genes and proteins together",
+        "AvgBIO, higher is better",
+        "AvgBIO",
+        "joint",
+        {
+            "ours": "ours, both",
+            "ours_rna": "ours, RNA alone",
+            "pca_rna": "PCA of RNA",
+            "proteins": "proteins",
+            "pca_both": "PCA of both",
+            "pca_beside_proteins": "components beside proteins",
+            "totalvi": "totalVI",
+        },
+    ),
+    (
+        "Proteins from RNA",
+        "correlation, higher is better",
+        "proteins, Pearson",
+        "predict",
+        {
+            "ours": "ours",
+            "ours_no_attention": "ours, no attention",
+            "knn": "kNN",
+            "ridge": "ridge regression",
+            "mlp": "MLP",
+            "totalvi": "totalVI",
+        },
+    ),
+)
+BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt (development)": "cite_malt"}
 TRANSFER = {  # label, colour and line of the methods that are drawn by the number of training cells
     "scratch": ("ours, from scratch", "#ff9896", "--"),
     "pretrained": ("ours, pool, no fit", "#d62728", ":"),
@@ -117,16 +158,23 @@ def _score(cell: str) -> Score:
 
 
 def draw(ax: Axes, tables: dict[str, dict[str, Score]], methods: dict[str, str]) -> None:
-    """Draw the mean and the range over the seeds of every method, one row a data set."""
+    """Draw the mean and the range over the seeds of every method, one row a data set.
+
+    A method that a data set does not have is left out there.
+    """
+    labelled = set()
     for row, scores in enumerate(tables.values()):
         if "pca" in methods:  # the better of the two
             scores["pca"] = max(scores["pca50"], scores["pca_own_width"])
         for i, (method, label) in enumerate(methods.items()):
+            if method not in scores:
+                continue
             mean, low, high = scores[method]
             color, marker = STYLES[method]
             y = row + 0.68 / len(methods) * (i - (len(methods) - 1) / 2)
             ax.plot([low, high], [y, y], color=color, linewidth=1.5)
-            ax.plot(mean, y, marker, color=color, markersize=6, label=label if row == 0 else None)
+            ax.plot(mean, y, marker, color=color, markersize=6, label=None if method in labelled else label)
+            labelled.add(method)
     ax.set_yticks(range(len(tables)), list(tables))
     ax.invert_yaxis()
     ax.grid(axis="x", color="0.9")
@@ -208,6 +256,13 @@ def main() -> None:
         ax.set(title=title, xlabel=label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     save(figure, "labels.png")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), dpi=120, layout="constrained")
+    for ax, (title, label, column, part, methods) in zip(axes, BIOSTATES, strict=True):
+        found = {row: read_table(text, f"Biostates, {part}: {name}", column) for row, name in BIOSTATE_SETS.items()}
+        draw(ax, found, methods)
+        ax.set(title=title, xlabel=label)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, handletextpad=0.2)
+    save(figure, "biostates.png")
     if "<summary>Any size: " in text:
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.5), dpi=120, layout="constrained")
         draw_growth(axes, text)
