@@ -106,13 +106,13 @@ BIOSTATES = (  # title, label, column, part of the benchmark, and its methods
             "ours": "ours",
             "ours_no_attention": "ours, no attention",
             "knn": "kNN",
-            "ridge": "ridge regression",
+            "ridge": "ridge",
             "mlp": "MLP",
             "totalvi": "totalVI",
         },
     ),
 )
-BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt (development)": "cite_malt"}
+BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt\n(development)": "cite_malt"}
 TRANSFER = {  # label, colour and line of the methods that are drawn by the number of training cells
     "scratch": ("ours, from scratch", "#ff9896", "--"),
     "pretrained": ("ours, pool, no fit", "#d62728", ":"),
