@@ -145,7 +145,7 @@ def test_field_codes():
     adata = make(x=["a", "b"], y=["d", "c"])
     fields = [ObsField.register(adata, key) for key in ("x", "y")]
     codes = field_codes(fields, adata)
-    assert codes.tolist() == [[0, 1], [1, 0]] and codes.dtype == np.int32
+    assert codes.tolist() == [[0, 1], [1, 0]] and codes.dtype == np.float32
     assert field_codes([], adata).shape == (2, 0)
 
 

@@ -307,7 +307,7 @@ def test_fields_and_ends():
     dense = make_counts()
     source = AnnDataSource(ad.AnnData(dense.astype(np.float32)), fields=np.arange(46).reshape(23, 2))
     block = source.read(20, 99)
-    assert block.fields.tolist() == [[40, 41], [42, 43], [44, 45]] and block.fields.dtype == np.int32
+    assert block.fields.tolist() == [[40, 41], [42, 43], [44, 45]] and block.fields.dtype == np.float32
     assert source.read(23, 30).counts.shape == (0, 11) and source.read(0, 1).fields.shape == (1, 2)
 
 

@@ -113,7 +113,7 @@ def test_members_are_averaged_in_profile_space_and_concatenated_elsewhere(simula
 def test_profile_is_the_projection_of_the_decoded_profile(model, simulated):
     latent = torch.from_numpy(embed(model, simulated, "latent"))
     with torch.no_grad():
-        decoded = model.members[0].profile(latent).numpy()
+        decoded = model.members[0].profile(latent, torch.zeros(len(latent), 0)).numpy()
     assert (decoded >= 0).all()  # log1p of an expected count
     expected = (decoded - model.axes_mean) @ model.axes
     np.testing.assert_allclose(embed(model, simulated), expected, rtol=0, atol=1e-4)

@@ -160,7 +160,7 @@ def test_the_decoder_starts_with_the_factors_of_the_batches(make_network, make_s
     network, start = make_network(CONFIG, SIZES), make_start(SIZES)
     latent = torch.randn(2, CONFIG.n_latent, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first, second = (network.decode(latent, torch.full((2,), code)) for code in (0, 1))
+        first, second = (network.decode(latent, torch.full((2,), code), torch.zeros(2, 0)) for code in (0, 1))
     expected = np.tile(start.batch_rate[0] - start.batch_rate[1], (2, 1))
     np.testing.assert_allclose((first - second).numpy(), expected, atol=1e-5)
 

@@ -76,7 +76,8 @@ def test_the_fields_of_the_cells_follow_each_other(parts):
         assert len(value) == 9
         for at, part in zip((slice(0, 4), slice(4, 7), slice(7, 9)), parts, strict=True):
             own = getattr(part, name)
-            assert (value[at] if own.ndim == 1 else value[at, : own.shape[1]]).equal(own), name
+            found = value[at] if own.ndim == 1 else value[at, : own.shape[1]]
+            assert found.nan_to_num(-9).equal(own.nan_to_num(-9)), name
     assert join_batches(parts[:1]) is parts[0]
 
 

@@ -10,7 +10,7 @@ from scipy.stats import nbinom
 
 from scbioformers.nn import OBJECTIVES, Batch, Output, Sizes
 
-SIZES = Sizes(n_features=30, n_values=12)
+SIZES = Sizes(n_features=30, n_values=12, phenotype_sizes=(3, 2))
 
 
 @pytest.fixture
@@ -20,7 +20,10 @@ def network(make_network):
 
 @pytest.fixture
 def batch(make_batch):
-    return make_batch(n_cells=6, sizes=SIZES)
+    made = make_batch(n_cells=6, sizes=SIZES)
+    nan = torch.nan  # the second phenotype is a number between two knots, or beyond them
+    targets = torch.tensor([[0, nan], [nan, nan], [2, 0.25], [1, nan], [nan, 1], [nan, 1.5]])
+    return replace(made, target_phenotypes=targets)
 
 
 @pytest.fixture
@@ -30,7 +33,10 @@ def output(batch):
     log_probs = torch.randn(*batch.masked_ids.shape, SIZES.n_values, generator=random).log_softmax(dim=-1)
     log_rate = torch.randn(len(batch), SIZES.n_features, generator=random)
     nothing = torch.zeros(len(batch), 1)
-    return Output(log_probs=log_probs, context=None, cls=nothing, latent=nothing, log_rate=log_rate)
+    phenotypes = torch.randn(len(batch), 2, 16, generator=random)
+    return Output(
+        log_probs=log_probs, context=None, cls=nothing, phenotypes=phenotypes, latent=nothing, log_rate=log_rate
+    )
 
 
 def rows(values, start, stop):
@@ -52,6 +58,14 @@ def test_masked_bins_is_the_cross_entropy_a_mean_within_and_then_over_cells(netw
     cells = [-np.mean([log_p[i, j, b] for j, b in enumerate(row) if b >= 0]) for i, row in enumerate(target)]
     assert (target < 0).any()
     assert OBJECTIVES["masked_bins"](network, output, batch).item() == pytest.approx(np.mean(cells), rel=1e-5)
+
+
+def test_masked_phenotypes_is_the_cross_entropy_of_the_categories_or_of_both_knots(network, output, batch):
+    answers = [each.answer(output.phenotypes[:, i]).detach().double() for i, each in enumerate(network.phenotypes)]
+    first, second = (log_softmax(each.numpy(), axis=-1) for each in answers)
+    between = -(0.75 * second[2, 0] + 0.25 * second[2, 1])
+    cells = [-first[0, 0], 0.0, (-first[2, 2] + between) / 2, -first[3, 1], -second[4, 1], -second[5, 1]]
+    assert OBJECTIVES["masked_phenotypes"](network, output, batch).item() == pytest.approx(np.mean(cells), rel=1e-5)
 
 
 @pytest.mark.parametrize("log_dispersion", [-3.0, 0.0, 3.0])

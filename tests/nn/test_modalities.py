@@ -190,7 +190,7 @@ def test_losses_are_means_within_a_modality_then_over_modalities(network, batch)
 
 def test_the_profile_has_counts_and_shares_of_bins(network, batch):
     latent = network(batch).latent
-    rate, profile = network.decode(latent, None), network.profile(latent)
+    rate, profile = network.decode(latent, None, batch.phenotypes), network.profile(latent, batch.phenotypes)
     torch.testing.assert_close(profile[:, :30], torch.log1p(rate[:, :30].exp()))
     torch.testing.assert_close(profile[:, 30:], 1 / (1 + (-rate[:, 30:]).exp()))
 

@@ -320,17 +320,17 @@ def test_the_decoded_profile_is_that_of_the_average_batch(build, draw):
     network, batch = build(), draw()
     with torch.no_grad():
         latent = network(batch).latent
-        rates = [network.decode(latent, torch.full_like(batch.batch_codes, code)) for code in (0, 1)]
-        profile = network.profile(latent)
+        rates = [network.decode(latent, torch.full_like(batch.batch_codes, code), batch.phenotypes) for code in (0, 1)]
+        profile = network.profile(latent, batch.phenotypes)
         table = network.batch_rate
         table.weight.copy_(table.weight.mean(dim=0).expand_as(table.weight))
-        averaged = network.decode(latent, batch.batch_codes)
+        averaged = network.decode(latent, batch.batch_codes, batch.phenotypes)
     assert differs(*rates)
     assert_close(profile, torch.log1p(averaged.exp()))
 
 
-def test_a_phenotype_is_a_token_and_stays_in_the_profile_and_a_batch_is_none(build, draw):
-    """The phenotype reaches the latent through attention alone, the batch through the bag and the decoder alone."""
+def test_a_phenotype_is_a_token_and_conditions_the_profile_and_a_batch_is_no_token(build, draw):
+    """The phenotype reaches the latent through attention alone if the bag is not corrected for it."""
     batch = draw(full=True)
     other_phenotype = replace(batch, phenotypes=1 - batch.phenotypes)
     other_batch = replace(batch, batch_codes=(batch.batch_codes + 1) % 3)
@@ -339,7 +339,10 @@ def test_a_phenotype_is_a_token_and_stays_in_the_profile_and_a_batch_is_none(bui
         before, after = run(network, batch), run(network, other_phenotype)
         assert differs(before.latent, after.latent) == attention
         with torch.no_grad():
-            assert differs(network.profile(before.latent), network.profile(after.latent)) == attention
+            same = [network.profile(latent, batch.phenotypes) for latent in (before.latent, after.latent)]
+            assert differs(*same) == attention
+            of_own = network.profile(before.latent, batch.phenotypes)
+            assert differs(of_own, network.profile(before.latent, other_phenotype.phenotypes))
     network = build(replace(CONFIG, bag=False))
     before, after = run(network, batch), run(network, other_batch)
     assert_close(before.latent, after.latent)
@@ -351,7 +354,7 @@ def test_without_counts_the_decoded_profile_is_a_share_of_the_highest_bin(make_n
     network, batch = make_network(CONFIG, sizes), make_batch(sizes=sizes)
     output = run(network, batch)
     with torch.no_grad():
-        torch.testing.assert_close(network.profile(output.latent), torch.sigmoid(output.log_rate))
+        torch.testing.assert_close(network.profile(output.latent, batch.phenotypes), torch.sigmoid(output.log_rate))
 
 
 def test_the_external_token_none_is_no_external_token(make_network, make_batch):
@@ -422,7 +425,7 @@ def test_noise_on_the_latent_reaches_the_decoder_in_training_only(build, draw):
     assert torch.equal(output.latent, run(network, quiet).latent)
     assert torch.equal(output.log_probs, run(network, quiet).log_probs)
     with torch.no_grad():
-        assert_close(output.log_rate, network.decode(output.latent + 0.7 * noise, noisy.batch_codes))
+        assert_close(output.log_rate, network.decode(output.latent + 0.7 * noise, noisy.batch_codes, noisy.phenotypes))
     assert differs(output.log_rate, run(network, quiet).log_rate)
 
 
@@ -442,7 +445,8 @@ def test_a_batch_of_one_trains(make_network, make_batch):
 
 def without_gradient(network, batch):
     output = network(batch)
-    losses = [OBJECTIVES[name](network, output, batch) for name in ("masked_bins", "profile_counts")]
+    names = ("masked_bins", "profile_counts", "masked_phenotypes")
+    losses = [OBJECTIVES[name](network, output, batch) for name in names]
     torch.stack(losses).sum().backward()
     return [name for name, parameter in network.named_parameters() if parameter.grad is None]
 
@@ -452,7 +456,11 @@ def test_every_parameter_gets_a_gradient(config, build, draw):
     bins = "value." if not config.attention and config.n_layers == 1 else None  # then nobody reads a bin
     network = build(config).train()
     expected = [name for name, _ in network.named_parameters() if bins and name.startswith(bins)]
-    assert without_gradient(network, draw()) == expected
+    batch = draw()
+    phenotypes = batch.phenotypes.clone()
+    phenotypes[::2] = torch.nan
+    masked = replace(batch, phenotypes=phenotypes, target_phenotypes=batch.phenotypes)
+    assert without_gradient(network, masked) == expected
 
 
 def test_external_tokens_get_a_gradient_where_they_are(build, draw):

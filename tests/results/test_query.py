@@ -180,15 +180,30 @@ def test_row77_impute_and_grn_of_an_unseen_donor(donors):
 
 
 @pytest.mark.fault(32, 33, 34)
-def test_a_phenotype_must_be_known(simulated, tiny_config):
+def test_a_phenotype_that_is_missing_or_unseen_is_read_as_not_known(simulated, tiny_config, caplog):
     bf.tl.fit(simulated, config=tiny_config, train=TRAIN, phenotype_keys=["cell_type"])
-    query = simulated.copy()
-    del query.obs["cell_type"]
-    with pytest.raises(MissingKeyError, match="cell_type"):
+
+    def embed(**changed):
+        query = simulated.copy()
+        query.obs = query.obs.drop(columns="cell_type").assign(**changed)
+        caplog.clear()
         bf.tl.embed(query, model=simulated)
-    query.obs["cell_type"] = "new"
-    with pytest.raises(DataError, match="not seen"):
-        bf.tl.embed(query, model=simulated)
+        return query.obsm["X_bioformer"], caplog.text
+
+    without, said = embed()
+    assert "adata.obs has no column 'cell_type', a phenotype of the model. It is read as not known." in said
+    for values, numbers in ((["new"] * 60, "0 have no value and 60 have one"), ([None] * 60, "60 have no value and 0")):
+        found, said = embed(cell_type=values)
+        np.testing.assert_array_equal(found, without)
+        assert "read as not known in 60 of 60 cells" in said and numbers in said
+    known = simulated.obs["cell_type"].astype(object).copy()
+    whole, said = embed(cell_type=known)
+    assert "not known" not in said
+    known.iloc[:3] = np.nan
+    some, _ = embed(cell_type=known)
+    np.testing.assert_allclose(some[:3], without[:3], atol=1e-5)
+    np.testing.assert_allclose(some[3:], whole[3:], atol=1e-5)
+    assert np.abs(whole - without).max() > 1e-3
 
 
 @pytest.mark.fault(73)

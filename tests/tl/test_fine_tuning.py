@@ -99,7 +99,7 @@ def test_what_is_added_changes_nothing_for_cells_without_it(start, known, second
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_a_new_phenotype_changes_little(known, tiny_config, attention):
-    """It is one more token, without an embedding yet, that attention reads. Nothing else depends on it."""
+    """Here it says nothing, so its effects on the profiles, which are estimated from the data, are noise."""
     known = known.copy()
     known.obs["half"] = ["low", "high"] * 45
     config = replace(tiny_config, attention=attention)
@@ -107,10 +107,8 @@ def test_a_new_phenotype_changes_little(known, tiny_config, attention):
     found = fit(known, start, phenotype_keys="half")
     assert found.phenotypes[0].categories == ("high", "low")
     before, after = (bf.tl.embed(known, model=model, copy=True).obsm["X_bioformer"] for model in (start, found))
-    if attention:
-        assert 0 < np.square(after - before).mean() ** 0.5 < 0.05 * before.std(axis=0).max()
-    else:
-        np.testing.assert_array_equal(after, before)
+    change = np.square(after - before).mean() ** 0.5 / before.std(axis=0).max()
+    assert 0 < change < 0.1
 
 
 def test_new_genes_are_predicted_better_than_by_their_mean(tiny_config):
@@ -125,7 +123,7 @@ def test_new_genes_are_predicted_better_than_by_their_mean(tiny_config):
     for network in found.members:
         predicted = np.zeros((300, 60))
         for batch, output in run_network(found, network, query.source.blocks(), 64):
-            predicted[batch.rows] = network.profile(output.latent).detach().numpy()
+            predicted[batch.rows] = network.profile(output.latent, batch.phenotypes).detach().numpy()
         predicted = predicted[:, genes]
         r = [np.corrcoef(predicted[:, j], truth[:, j])[0, 1] for j in range(15)]
         assert np.median(r) > 0.4

@@ -73,7 +73,7 @@ def slow_bins(tokenizer, counts, depth, mean_depth):
 
 def same(first, second, name):
     a, b = getattr(first, name), getattr(second, name)
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return np.array_equal(a, b, equal_nan=a.is_floating_point()) if isinstance(a, torch.Tensor) else a == b
 
 
 def assert_same_batch(first, second):
@@ -215,8 +215,9 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     assert len(batch) == 12
     assert batch.rows.tolist() == list(range(70, 82))
     assert batch.batch_codes.tolist() == block.fields[:, 0].tolist()
-    assert batch.phenotypes.tolist() == block.fields[:, 1:].tolist()
-    floats = {"visible", "log_depth", "small_count_bins", "target_counts", "size_factor"}
+    known = torch.where(batch.phenotypes.isnan(), batch.target_phenotypes, batch.phenotypes)
+    assert known.tolist() == block.fields[:, 1:].tolist()
+    floats = {"phenotypes", "target_phenotypes", "visible", "log_depth", "small_count_bins", "target_counts", "size_factor"}
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     # there are no external tokens where nothing is perturbed
     assert tensors.pop("context_external") is tensors.pop("external") is None
@@ -263,6 +264,31 @@ def test_a_budget_reads_some_of_the_visible_and_scores_some_of_the_hidden(make_b
     # the bag and the depth are of all that is visible, whatever attention reads
     for name in ("visible", "known", "log_depth", "small_count_bins"):
         assert torch.equal(getattr(everything, name), getattr(some, name)), name
+
+
+def test_a_quarter_of_the_phenotypes_is_masked_and_predicted(make_block, make_tokenizer):
+    block = make_block(n_fields=3)
+    tokenizer, rows, n_epochs = make_tokenizer(block, has_batches=True), np.arange(12) + 5, 200
+    n_masked = np.zeros(2)
+    for epoch in range(n_epochs):
+        batch = train(tokenizer, block, rows=rows, epoch=epoch)
+        masked = batch.phenotypes.isnan()
+        assert torch.equal(batch.target_phenotypes.isnan(), ~masked)
+        assert batch.target_phenotypes[masked].tolist() == block.fields[:, 1:][masked.numpy()].tolist()
+        assert batch.phenotypes[~masked].tolist() == block.fields[:, 1:][~masked.numpy()].tolist()
+        n_masked += masked.sum(dim=0).numpy()
+    np.testing.assert_allclose(n_masked / (12 * n_epochs), 0.25, atol=0.04)
+    last = batch.phenotypes[3:5].isnan()
+    assert torch.equal(train(tokenizer, block.take(np.array([3, 4])), rows=rows[3:5], epoch=epoch).phenotypes.isnan(), last)
+
+
+def test_at_inference_no_phenotype_is_masked_and_one_that_is_not_known_stays_so(make_block, make_tokenizer):
+    block = make_block(n_fields=2)
+    fields = block.fields.astype(np.float32)
+    fields[3, 1] = np.nan
+    batch = read(make_tokenizer(block, has_batches=True), replace(block, fields=fields))
+    np.testing.assert_array_equal(batch.phenotypes[:, 0].numpy(), fields[:, 1])
+    assert batch.target_phenotypes.isnan().all()
 
 
 def test_the_scored_are_an_even_sample_of_the_hidden(make_block, make_tokenizer):

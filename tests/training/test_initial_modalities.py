@@ -10,6 +10,7 @@ from scbioformers.core import Profiles
 from scbioformers.data import scan
 from scbioformers.data._samples import ModalitiesSource
 from scbioformers.data._source import MemorySource
+from scbioformers.nn import Sizes
 from scbioformers.tokens import JointTokenizer
 from scbioformers.training._initial_values import (
     _completions,
@@ -44,10 +45,10 @@ def test_samples_are_grouped_by_what_was_measured_in_them(parts):
 
 def test_means_are_those_of_the_samples_that_have_the_modality(parts):
     source, tokenizer, prot = parts
-    start = compute_initial_values([source.read(0, N)], scan(source), tokenizer, 0, 0)
+    start = compute_initial_values([source.read(0, N)], scan(source), tokenizer, Sizes(0, 0), 0)
     profiles = tokenizer.modalities[1].profiles(prot).toarray()
     np.testing.assert_allclose(start.profile_mean[30:], profiles.mean(axis=0), rtol=1e-5)
-    alone = compute_initial_values([prot], scan(MemorySource(prot)), tokenizer.modalities[1], 0, 0)
+    alone = compute_initial_values([prot], scan(MemorySource(prot)), tokenizer.modalities[1], Sizes(0, 0), 0)
     for name in ("rate", "log_dispersion"):
         np.testing.assert_allclose(getattr(start, name)[30:], getattr(alone, name), rtol=1e-5)
     n_rna, n_prot = (each.binning.n_values for each in tokenizer.modalities)

@@ -30,8 +30,9 @@ def data(simulated):
     return source.read(0, 60), statistics, Tokenizer(binning, 20, Masking())
 
 
-def start_of(sample, statistics, tokenizer, *, n_batches=0, seed=0):
-    return compute_initial_values([sample], statistics, tokenizer, n_batches, seed)
+def start_of(sample, statistics, tokenizer, *, n_batches=0, phenotypes=(), seed=0):
+    sizes = Sizes(tokenizer.n_features, tokenizer.binning.n_values, n_batches, phenotypes)
+    return compute_initial_values([sample], statistics, tokenizer, sizes, seed)
 
 
 def slow_log_bins(x, bins, masking, n_values, n_small=8):
@@ -242,6 +243,37 @@ def test_a_phenotype_has_no_part_in_the_effects_of_batches(data):
     alone = start_of(replace(sample, fields=codes[:, :1]), statistics, tokenizer, n_batches=2)
     np.testing.assert_array_equal(both.batch_shift, alone.batch_shift)
     np.testing.assert_array_equal(both.batch_rate, alone.batch_rate)
+
+
+def test_the_effect_of_a_phenotype_is_that_which_the_batch_leaves(data):
+    """Genes of the batch are multiplied by 3, genes of the phenotype by 4. Half of the cells of a batch have it."""
+    sample, statistics, tokenizer = data
+    codes = np.stack([np.arange(60) % 2, np.arange(60) // 2 % 2], axis=1)
+    batch_genes, own_genes, counts = np.array([3, 8, 11]), np.array([2, 9]), sample.counts.toarray()
+    counts[:, batch_genes] = np.where(codes[:, :1] == 1, 6.0, 2.0)
+    counts[:, own_genes] = np.where(codes[:, 1:] == 1, 8.0, 2.0)
+    total = np.full(60, statistics.mean_depth)
+    sample = replace(sample, counts=sp.csr_matrix(counts), fields=codes.astype(np.float32), total=total)
+    start = start_of(sample, statistics, tokenizer, n_batches=2, phenotypes=(2,))
+    shift, rate = (np.diff(effect, axis=0)[0] for effect in start.phenotypes[0])
+    np.testing.assert_allclose(rate[own_genes], math.log(4), atol=0.1)
+    np.testing.assert_allclose(shift[own_genes], math.log(9 / 3), atol=0.05)
+    np.testing.assert_allclose(rate[batch_genes], 0, atol=0.1)
+    np.testing.assert_allclose(np.diff(start.batch_rate, axis=0)[0][batch_genes], math.log(3), atol=0.1)
+
+
+def test_a_cell_of_an_unknown_phenotype_is_not_compared(data):
+    sample, statistics, tokenizer = data
+    codes = (np.arange(60) % 2).astype(np.float32)
+    codes[:20] = np.nan
+    sample = replace(sample, fields=codes[:, None])
+    changed = sample.counts.toarray()
+    changed[:20, 5] = 0  # seen by the mean alone
+    starts = [
+        start_of(replace(sample, counts=sp.csr_matrix(x)), statistics, tokenizer, phenotypes=(2,)).phenotypes[0][1]
+        for x in (sample.counts.toarray(), changed)
+    ]
+    np.testing.assert_allclose(starts[0][:, 5], starts[1][:, 5], atol=0.05)
 
 
 def test_a_category_without_cells_has_no_effect(data):

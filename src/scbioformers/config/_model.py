@@ -93,9 +93,9 @@ class ModelConfig:
         if self.latent_noise < 0.0:
             raise ConfigError(f"ModelConfig.latent_noise must not be negative, found {self.latent_noise}.")
 
-    def noise_width(self, has_batches: bool) -> int:
-        """Width of the noise on the latent in training. It is 0 if the decoder is not conditioned on a batch."""
-        return self.n_latent if has_batches and self.latent_noise else 0
+    def noise_width(self, conditioned: bool) -> int:
+        """Width of the noise on the latent in training. It is 0 if the decoder is not conditioned on columns of obs."""
+        return self.n_latent if conditioned and self.latent_noise else 0
 
     @classmethod
     def small(cls) -> ModelConfig:

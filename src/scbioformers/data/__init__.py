@@ -29,7 +29,7 @@ from scbioformers.data._data_sets import ModalitySets, open_data_sets
 from scbioformers.data._depth import TOTALS, DepthRule, choose_depth_rule
 from scbioformers.data._external import ExternalTokens
 from scbioformers.data._feature_map import FeatureMap, NameMap, check_feature_map
-from scbioformers.data._fields import ObsField, field_codes, in_modality, obs_column, obs_numbers
+from scbioformers.data._fields import ObsField, in_modality, obs_column, obs_numbers
 from scbioformers.data._gene_names import GeneNames, best_measured, gene_names
 from scbioformers.data._hidden import HiddenSource, hide, read_mask
 from scbioformers.data._inspect import Inspection, inspect
@@ -56,7 +56,11 @@ from scbioformers.data._mudata import (
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
 from scbioformers.data._samples import ModalitiesSource
+<<<<<<< HEAD
 from scbioformers.data._shared_cells import SharedCells
+=======
+from scbioformers.data._phenotypes import check_phenotype, field_codes, positions, register_phenotype
+>>>>>>> 1c00b18 (Phenotypes condition the profile, may be numbers, are masked and predicted)
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey
@@ -102,7 +106,10 @@ __all__ = [
     "concatenate",
     "default_binning",
     "describe_data_sets",
+    "check_phenotype",
     "field_codes",
+    "positions",
+    "register_phenotype",
     "filter_call",
     "find_cautions",
     "find_count_problems",

@@ -25,8 +25,8 @@ class Block:
     """float32 CSR matrix (n, n_features): sorted indices, no duplicates, no stored zeros."""
     total: NDArray[np.float64]
     """(n,) sum of each row over *all* columns of the data, or only over the modelled ones, see ``rule``."""
-    fields: NDArray[np.int32]
-    """(n, n_fields) category codes of the registered obs fields."""
+    fields: NDArray[np.float32]
+    """(n, n_fields) category codes of the registered obs fields, or positions among the knots of a number."""
     present: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """(n_features,) whether each feature is measured. By default all are. Values of other features are removed."""
     rule: DepthRule = TOTALS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ObsField:
-    """A categorical column of ``adata.obs`` that a model uses.
+    """A column of ``adata.obs`` that a model uses: the batch, or a phenotype, which may be a number.
 
     Examples
     --------
@@ -33,6 +33,9 @@ class ObsField:
     """Name of the column."""
     categories: tuple[str, ...]
     """Categories in the training data, as text. The code of a category is its position."""
+    knots: tuple[float, ...] = ()
+    """Of a number: the values, in ascending order, between which what the model learns is interpolated. The categories
+    are these values as text."""
 
     @classmethod
     def register(cls, adata: Any, key: str, *, allow_missing: bool = False) -> ObsField:
@@ -61,7 +64,7 @@ class ObsField:
             If the column is numeric, because each of its values becomes a category.
         """
         column = obs_column(adata, key, "Pass the name of a column of adata.obs.")
-        texts, n_missing = _texts(column), int(column.isna().sum())
+        texts, n_missing = texts_of(column), int(column.isna().sum())
         if n_missing and not allow_missing:
             raise DataError(
                 f"adata.obs[{key!r}] has no value in {n_missing} of {len(column)} cells, expected a category for each. "
@@ -104,7 +107,7 @@ class ObsField:
             If values are missing or categories are unknown, without ``allow_missing``.
         """
         column = obs_column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
-        texts = _texts(column)
+        texts = texts_of(column)
         codes = pd.Index(self.categories, dtype=object).get_indexer(pd.Index(texts, dtype=object)).astype(np.int32)
         if allow_missing or not (codes < 0).any():
             return codes
@@ -122,18 +125,22 @@ class ObsField:
 
     def unseen(self, adata: Any) -> list[str]:
         """Values of the column in ``adata.obs`` that are not among the categories, without missing values."""
+        if self.knots:
+            return []  # every number has a position
         column = obs_column(adata, self.name, "The model was trained with this column; add it to adata.obs.")
-        return sorted(set(_texts(column).dropna()) - set(self.categories))
+        return sorted(set(texts_of(column).dropna()) - set(self.categories))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"name": self.name, "categories": list(self.categories)}
+        stored: dict[str, Any] = {"name": self.name, "categories": list(self.categories)}
+        return stored | ({"knots": list(self.knots)} if self.knots else {})
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ObsField:
         """Inverse of :meth:`to_dict`. Raises :class:`~scbioformers.core.ModelFormatError` for any other input."""
-        name, categories = stored.get("name"), stored.get("categories")
-        if set(stored) != {"name", "categories"} or not isinstance(name, str) or not isinstance(categories, list):
+        name, categories, knots = stored.get("name"), stored.get("categories"), stored.get("knots", [])
+        known = {"name", "categories", "knots"} if knots else {"name", "categories"}
+        if set(stored) != known or not isinstance(name, str) or not isinstance(categories, list):
             raise ModelFormatError(
                 f"A stored obs field must have a 'name' and a list of 'categories', found {dict(stored)}."
             )
@@ -141,22 +148,19 @@ class ObsField:
             raise ModelFormatError(
                 f"Categories of the obs field {name!r} must be different strings, found {categories}."
             )
-        return cls(name, tuple(categories))
+        if knots and not (
+            isinstance(knots, list)
+            and len(knots) == len(categories)
+            and all(isinstance(knot, float) for knot in knots)
+            and np.isfinite(knots).all()
+            and (np.diff(knots) > 0).all()
+        ):
+            raise ModelFormatError(f"Knots of the obs field {name!r} must be ascending numbers, found {knots}.")
+        return cls(name, tuple(categories), tuple(knots))
 
 
-def field_codes(fields: Sequence[ObsField], adata: Any, *, batch: ObsField | None = None) -> NDArray[np.int32]:
-    """Return the codes of all `fields`, int32 (n_obs, n_fields), the input of ``AnnDataSource``.
-
-    ``batch`` is the field of the technical batch. It may be missing, and its values may be missing or unknown. Such
-    cells have the code -1, which the model reads as the average batch.
-    """
-    codes = np.zeros((adata.n_obs, len(fields)), np.int32)
-    for position, field in enumerate(fields):
-        codes[:, position] = _batch_codes(field, adata) if field == batch else field.transfer(adata)
-    return codes
-
-
-def _batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
+def batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
+    """Codes of the technical batch, int32 (n_obs,). -1, the average batch, where it is not known, which is logged."""
     if batch.name not in adata.obs:
         logger.warning(
             "adata.obs has no column %r, the batch of the model. All cells are read as cells of the average batch.",
@@ -166,7 +170,7 @@ def _batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
     codes = batch.transfer(adata, allow_missing=True)
     unknown = codes < 0
     if unknown.any():
-        texts = _texts(adata.obs[batch.name])[unknown]
+        texts = texts_of(adata.obs[batch.name])[unknown]
         unseen = batch.unseen(adata)
         logger.warning(
             "%d of %d cells are read as cells of the average batch. In adata.obs[%r], %d of them have no value and %d "
@@ -182,7 +186,7 @@ def _batch_codes(batch: ObsField, adata: Any) -> NDArray[np.int32]:
 
 
 def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of adata.obs.") -> pd.Series[Any]:
-    """Return ``adata.obs[key]``.
+    """Return ``adata.obs[key]``. In a MuData, ``"rna:age"`` is the column ``age`` of the modality ``rna``.
 
     Raises
     ------
@@ -191,6 +195,9 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
     DataError
         If several columns have this name, or if the columns are read lazily.
     """
+    modality, _, own = key.partition(":")
+    if key not in adata.obs and own and own in getattr(getattr(adata, "mod", {}).get(modality), "obs", ()):
+        return obs_column(adata.mod[modality], own, hint).reindex(adata.obs_names)
     if key not in adata.obs:
         raise MissingKeyError(
             f"Did not find adata.obs[{key!r}].{in_modality(adata, key)} {hint} Available: "
@@ -212,9 +219,9 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
 
 
 def in_modality(adata: Any, key: str) -> str:
-    """Advice to copy a column of ``obs`` from a modality of a MuData that has it, to the MuData. Else empty."""
+    """Advice to name the column of a modality of a MuData that has it. Else empty."""
     own = [name for name, part in getattr(adata, "mod", {}).items() if key in part.obs]
-    return f" Copy it: `mdata.obs[{key!r}] = mdata[{own[0]!r}].obs[{key!r}]`." if own else ""
+    return f" The modality {own[0]!r} has it: pass {f'{own[0]}:{key}'!r}." if own else ""
 
 
 def obs_numbers(adata: Any, key: str) -> NDArray[np.float64]:
@@ -236,7 +243,7 @@ def obs_numbers(adata: Any, key: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
+def texts_of(column: pd.Series[Any]) -> pd.Series[Any]:
     """Values as text (object dtype), and None for missing values. Each distinct value is converted once."""
     codes, values = pd.factorize(column)
     texts = np.array([*(category_text(value) for value in values), None], dtype=object)

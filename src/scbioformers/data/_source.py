@@ -142,7 +142,7 @@ class AnnDataSource(BlockSource):
         int (n_features,): column of each modelled feature. It is -1 for a feature that is not measured, whose values
         are read as zeros. None uses all columns.
     fields
-        int32 (n_obs, n_fields): category codes that are returned with the rows.
+        float32 (n_obs, n_fields): category codes that are returned with the rows.
     rule
         How the depth of a cell follows from its counts. By default it is the sum over all columns.
 
@@ -179,7 +179,7 @@ class AnnDataSource(BlockSource):
         self.n_features = adata.n_vars if self._columns is None else len(self._columns)
         self.present = np.ones(self.n_features, bool) if self._columns is None else self._columns >= 0
         self.rule = rule
-        self._fields = np.zeros((self.n_obs, 0), np.int32) if fields is None else np.asarray(fields, np.int32)
+        self._fields = np.zeros((self.n_obs, 0), np.float32) if fields is None else np.asarray(fields, np.float32)
         if self._fields.ndim != 2 or len(self._fields) != self.n_obs:
             raise ConfigError(f"`fields` must have the shape ({self.n_obs}, n_fields), found {self._fields.shape}.")
         check_numbers(matrix)

@@ -196,7 +196,7 @@ class BioFormer:
             max_tokens=self.config.max_tokens,
             counts=self.reading.counts,
             has_batches=self.batch is not None,
-            n_noise=self.config.noise_width(self.batch is not None),
+            n_noise=self.config.noise_width(bool(self.fields)),
         )
 
     @property

@@ -135,7 +135,7 @@ def _represent(model: BioFormer, network: Transformer, output: Output, batch: Ba
         return (output.context * visible).sum(dim=1) / visible.sum(dim=1).clamp(min=1)
     # sum in float64, so that rounding does not depend on how cells are grouped into batches
     axes, mean = (torch.from_numpy(x).double() for x in (model.axes, model.axes_mean))
-    return (network.profile(output.latent).cpu().double() - mean) @ axes
+    return (network.profile(output.latent, batch.phenotypes).cpu().double() - mean) @ axes
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._device import choose_device
 from scbioformers.nn._init import InitialValues, initialise, random_generator
 from scbioformers.nn._losses import BY_MODALITY, OBJECTIVES, count_losses, mean_of_modalities
+from scbioformers.nn._phenotypes import Phenotype
 from scbioformers.nn._sizes import Sizes, join_sizes
 from scbioformers.nn._transformer import Output, Transformer
 
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "InitialValues",
     "Output",
+    "Phenotype",
     "Sizes",
     "Transformer",
     "choose_device",

@@ -48,7 +48,12 @@ class Batch:
     -1 is the average batch, for cells of a batch that was not in the training data.
     """
     phenotypes: Tensor
-    """int64 (B, P), categories of the phenotypes, which are tokens."""
+    """float32 (B, P), phenotypes, which are tokens: the category, or the position among the knots of a number.
+
+    NaN where a phenotype is not known, or masked.
+    """
+    target_phenotypes: Tensor
+    """float32 (B, P), phenotypes that are masked and predicted. NaN where there is nothing to predict."""
     target_bins: Tensor
     """int64 (B, H), bins of the masked features at the full depth. -1 is padding."""
     target_counts: Tensor

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scbioformers.core import SPECIALS
+from scbioformers.nn._phenotypes import Phenotype
 from scbioformers.nn._transformer import Attention, Transformer, TransformerBlock
 
 
@@ -42,6 +43,8 @@ class InitialValues:
 
     An entry with a small count is not counted in its bin.
     """
+    phenotypes: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...] = ()
+    """The same two effects (n, M) of each phenotype, given the batch."""
     weight: NDArray[np.float32] | None = None
     """(M,) factor of the profiles before their components are computed, if there are several modalities.
 
@@ -109,6 +112,8 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
         if network.sizes.n_batches:
             shift = (torch.from_numpy(start.batch_shift) * weight).clone() @ embedding / network.bag_scale
             network.batch_shift.copy_(-shift)
+        for each, (effect, _) in zip(cast("list[Phenotype]", network.phenotypes), start.phenotypes, strict=False):
+            each.shift.copy_(-(torch.from_numpy(effect) * weight).clone() @ embedding / network.bag_scale)
         network.bag_to_cls.weight.copy_(torch.eye(width))
         network.bag_to_masked.weight.copy_(torch.eye(width))
         network.bag_to_latent.weight.copy_(torch.eye(config.n_latent, width))
@@ -124,6 +129,13 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.rate.bias.copy_(torch.from_numpy(start.rate))
     if network.sizes.n_batches:
         network.batch_rate.weight.copy_(torch.from_numpy(start.batch_rate))
+    for i, each in enumerate(cast("list[Phenotype]", network.phenotypes)):
+        each.unknown.normal_(std=0.02, generator=random_generator(seed, f"phenotypes.{i}.unknown"))
+        each.inner.weight.zero_()
+        each.answer.weight.mul_(0.1)
+        each.rate.weight.zero_()
+        if start.phenotypes:
+            each.rate.weight.copy_(torch.from_numpy(start.phenotypes[i][1]))
     network.log_dispersion.copy_(torch.from_numpy(start.log_dispersion))
     network.rate_feature_out.weight.mul_(0.1)
     if network.sizes.n_small_counts:

@@ -6,11 +6,14 @@ batch, the loss of the whole batch is the mean of their losses, weighted by the 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from scbioformers.nn._batch import Batch
+from scbioformers.nn._phenotypes import Phenotype
 from scbioformers.nn._transformer import Output, Transformer
 
 
@@ -112,11 +115,20 @@ def profiles_by_modality(network: Transformer, output: Output, batch: Batch) -> 
     return torch.stack(losses, dim=1), measured
 
 
+def masked_phenotypes(network: Transformer, output: Output, batch: Batch) -> Tensor:
+    """Cross-entropy of the phenotypes, in nats per masked phenotype. It is 0 for cells of which none is masked."""
+    phenotypes = cast("list[Phenotype]", network.phenotypes)
+    targets = batch.target_phenotypes
+    losses = [each.loss(output.phenotypes[:, i], targets[:, i]) for i, each in enumerate(phenotypes)]
+    return (torch.stack(losses, dim=1).sum(dim=1) / (~targets.isnan()).sum(dim=1).clamp(min=1)).mean()
+
+
 OBJECTIVES = {
     "masked_bins": masked_bins,
     "profile_counts": profile_counts,
     "profile_bins": profile_bins,
     "profile_modalities": profile_modalities,
+    "masked_phenotypes": masked_phenotypes,
 }
 
 # of each modality, for objectives that are means of them if there are several: losses and whether they count, (B, K)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn._batch import Batch
+from scbioformers.nn._phenotypes import Phenotype, rows_at
 from scbioformers.nn._sizes import PART_OF, Sizes
 
 
@@ -32,6 +33,8 @@ class Output:
     """(B, C, D), contextual embeddings of the visible features. ``None`` without ``contextual=True``."""
     cls: Tensor
     """(B, D), output of the ``<cls>`` token."""
+    phenotypes: Tensor
+    """(B, P, D), outputs of the tokens of the phenotypes."""
     latent: Tensor
     """(B, L), latent from which the profile is decoded."""
     log_rate: Tensor
@@ -162,7 +165,7 @@ class Transformer(nn.Module):
         if sizes.n_external:  # row 0 is that of features without an external token
             self.external = nn.Embedding(sizes.n_external + 1, width, padding_idx=0)
             self.register_buffer("external_code", torch.zeros(n_specials + sizes.n_features))
-        self.phenotypes = nn.ModuleList(nn.Embedding(n, width) for n in sizes.phenotype_sizes)
+        self.phenotypes = nn.ModuleList(Phenotype(n, width, sizes.n_features) for n in sizes.phenotype_sizes)
         self.cls = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
         self.depth = nn.Sequential(nn.Linear(1 + len(others), width), nn.GELU(), nn.Linear(width, width))
@@ -256,9 +259,20 @@ class Transformer(nn.Module):
         tables = [cast("ValueEmbedding", each).values() for each in (self.value, *self.other_values)]
         return functional.embedding(bins, torch.cat(tables))
 
-    def without_batch(self, bag: Tensor, batch: Batch) -> Tensor:
-        """Correct the bag for the technical batch of the cell, (B, D) -> (B, D)."""
-        return bag + batch_vectors(self.batch_shift, batch.batch_codes) if self.sizes.n_batches else bag
+    def corrected(self, bag: Tensor, batch: Batch) -> Tensor:
+        """Correct the bag for the technical batch and the phenotypes of the cell, (B, D) -> (B, D).
+
+        The decoder is conditioned on them, so the latent need not contain them.
+        """
+        if self.sizes.n_batches:
+            bag = bag + batch_vectors(self.batch_shift, batch.batch_codes)
+        for phenotype, positions in self._phenotypes_at(batch.phenotypes):
+            bag = bag + rows_at(phenotype.shift, positions)
+        return bag
+
+    def _phenotypes_at(self, positions: Tensor) -> Iterator[tuple[Phenotype, Tensor]]:
+        """Each phenotype, and its positions (B,) of those of all phenotypes (B, P)."""
+        return zip(cast("list[Phenotype]", self.phenotypes), positions.unbind(dim=1), strict=True)
 
     def context_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embeddings of the visible features (Eq. 7): distinct tokens (W, D), and the row of each token (B, C).
@@ -276,22 +290,28 @@ class Transformer(nn.Module):
         return self.features(code // n_values) + self.values(code % n_values) + external, which
 
     def query_tokens(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of ``<cls>`` and the phenotypes, (B, 1 + P, D), and of the masked features, (B, H, D)."""
+        """Embeddings of ``<cls>`` and the phenotypes, (B, 1 + P, D), and of the masked features, (B, H, D).
+
+        A phenotype that is not known reads the bag as a masked feature does, so that it can be predicted.
+        """
         depth = self.depth(batch.log_depth.view(len(batch), -1))[:, None]
         masked = self.features(batch.masked_ids) + self.mask + depth
         cls = self.cls.expand(len(batch), 1, -1)
         if self.config.bag:
-            cls = cls + self.bag_to_cls(self.without_batch(bag, batch))[:, None]
-            masked = masked + self.bag_to_masked(bag)[:, None]
-        phenotypes = [table(batch.phenotypes[:, i])[:, None] for i, table in enumerate(self.phenotypes)]
+            cls = cls + self.bag_to_cls(self.corrected(bag, batch))[:, None]
+            read = self.bag_to_masked(bag)
+            masked = masked + read[:, None]
+        else:
+            read = torch.zeros_like(bag)
+        phenotypes = [each.tokens(at, read)[:, None] for each, at in self._phenotypes_at(batch.phenotypes)]
         return torch.cat([cls, *phenotypes], dim=1), masked
 
     def encode(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run the blocks.
 
-        Returns outputs of ``<cls>`` (B, D), of masked features (B, H, D) and, with ``contextual``, of visible features
-        (B, C, D). The visible features are not used after the last block. So without ``contextual`` the last block
-        updates only ``<cls>`` and the masked features. The result is the same and the cost is much lower. If there is
+        Returns outputs of ``<cls>`` and the phenotypes (B, 1 + P, D), of masked features (B, H, D) and, with
+        ``contextual``, of visible features (B, C, D). The visible features are not used after the last block. So
+        without ``contextual`` the last block updates only the others. The result is the same and the cost is much lower. If there is
         only one block, its keys are projected once for each distinct token.
         """
         distinct, which = self.context_tokens(batch)
@@ -307,17 +327,17 @@ class Transformer(nn.Module):
         if len(self.blocks) == 1 and not contextual:
             parts = [last.keys(head), functional.embedding(which, last.keys(distinct))]
             keys = torch.cat([*parts, last.keys(masked)] if self.config.attend_masked else parts, dim=1)
-            x = self.norm(last(torch.cat([head[:, :1], masked], dim=1), keys, mask))
-            return x[:, 0], x[:, 1:], None
+            x = self.norm(last(torch.cat([head, masked], dim=1), keys, mask))
+            return x[:, :n_head], x[:, n_head:], None
         x = torch.cat([head, functional.embedding(which, distinct), masked], dim=1)
         for block in self.blocks[:-1]:
             x = block(x, cast("TransformerBlock", block).keys(x[:, :n_keys]), mask)
         keys = last.keys(x[:, :n_keys])
         if not contextual:
-            x = torch.cat([x[:, :1], x[:, n_head + n_context :]], dim=1)
+            x = torch.cat([x[:, :n_head], x[:, n_head + n_context :]], dim=1)
         x = self.norm(last(x, keys, mask))
         visible = x[:, n_head : n_head + n_context] if contextual else None
-        return x[:, 0], x[:, x.shape[1] - n_masked :], visible
+        return x[:, :n_head], x[:, x.shape[1] - n_masked :], visible
 
     def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
         """Attention weights (B, A, C, C) between visible features, for each of ``layers``.
@@ -346,17 +366,19 @@ class Transformer(nn.Module):
     def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
         """Compute the outputs for a batch. With ``contextual``, also those of the visible features."""
         bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
-        cls, masked, context = self.encode(batch, bag, contextual)
+        head, masked, context = self.encode(batch, bag, contextual)
+        cls = head[:, 0]
         latent = self.latent_out(functional.gelu(self.latent_inner(cls)))
         if self.config.bag:
-            latent = latent + self.bag_to_latent(self.without_batch(bag, batch))
+            latent = latent + self.bag_to_latent(self.corrected(bag, batch))
         latent = self.latent_norm(latent)
-        log_rate = self.decode(latent, batch.batch_codes)
+        log_rate = self.decode(latent, batch.batch_codes, batch.phenotypes)
         masked = masked + self.rate_features(log_rate, batch)
         log_probs = self.bin_log_probs(masked, batch)
         if self.training and batch.noise is not None:
-            log_rate = self.decode(latent + self.config.latent_noise * batch.noise, batch.batch_codes)
-        return Output(log_probs, context, cls, latent, log_rate)
+            noisy = latent + self.config.latent_noise * batch.noise
+            log_rate = self.decode(noisy, batch.batch_codes, batch.phenotypes)
+        return Output(log_probs, context, cls, head[:, 1:], latent, log_rate)
 
     def bin_log_probs(self, masked: Tensor, batch: Batch) -> Tensor:
         """Log probabilities of the bins of the masked features, (B, H, D) -> (B, H, V).
@@ -405,19 +427,25 @@ class Transformer(nn.Module):
             h = h + self.small_counts(batch.small_count_bins.flatten(1))[:, None]
         return self.rate_feature_out(functional.gelu(self.rate_feature_inner(functional.gelu(h))))
 
-    def decode(self, latent: Tensor, batch_codes: Tensor | None) -> Tensor:
+    def decode(self, latent: Tensor, batch_codes: Tensor | None, phenotypes: Tensor) -> Tensor:
         """Decode the latent to the log of the expected count of every feature at the mean depth, (B, L) -> (B, M).
 
         Each technical batch has a factor for the rate of every feature, see ``batch_vectors`` for ``batch_codes`` (B,).
+        So has each phenotype (B, P), and a part that depends on the latent.
         """
-        rate = self.rate(self.from_latent(latent)) + self.linear_rate(latent)
+        inner = self.from_latent[0](latent)
+        for each, at in self._phenotypes_at(phenotypes):
+            inner = inner + rows_at(each.inner.weight, at)
+        rate = self.rate(self.from_latent[1](inner)) + self.linear_rate(latent)
+        for each, at in self._phenotypes_at(phenotypes):
+            rate = rate + rows_at(each.rate.weight, at)
         return rate + batch_vectors(self.batch_rate.weight, batch_codes) if self.sizes.n_batches else rate
 
-    def profile(self, latent: Tensor) -> Tensor:
-        """Decoded profile for the average batch, (B, L) -> (B, M): log1p of the expected counts.
+    def profile(self, latent: Tensor, phenotypes: Tensor) -> Tensor:
+        """Decoded profile for the average batch, (B, L) and (B, P) -> (B, M): log1p of the expected counts.
 
         The counts are at the mean depth. For data that are not counts: the expected bin as a share of the highest bin.
         """
-        rates = self.decode(latent, None).split_with_sizes(self.sizes.columns, dim=1)
+        rates = self.decode(latent, None, phenotypes).split_with_sizes(self.sizes.columns, dim=1)
         parts = zip(self.sizes.modalities, rates, strict=True)
         return torch.cat([functional.softplus(x) if part.counts else torch.sigmoid(x) for part, x in parts], dim=1)

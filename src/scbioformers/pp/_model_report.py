@@ -81,7 +81,7 @@ class ModelReport:
 
     def _column(self, key: str) -> str:
         role = "batch" if key == self.batch_key else "phenotype"
-        read = ", read as the average batch" if role == "batch" else ", an error"
+        read = ", read as the average batch" if role == "batch" else ", read as not known"
         if key in self.missing_columns:
             return f"{role} {key!r}: no such column{read}"
         if unknown := self.unknown_categories.get(key):

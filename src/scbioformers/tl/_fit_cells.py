@@ -6,9 +6,11 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -32,6 +34,7 @@ from scbioformers.data import (
     inspect,
     layer_key,
     reads_disk,
+    register_phenotype,
     require_counts,
     require_valid,
 )
@@ -106,7 +109,6 @@ def read_cells(
     estimated_counts = allow_non_integer and not inspection.n_negative
     scale = "counts" if estimated_counts else inspection.scale
     reading = Reading(layer, scale, allow_non_integer, gene_symbols, hash_genes(names))
-    warn_of_single_cells(adata, (*(() if batch is None else (batch,)), *phenotypes))
     surveyed = None if tally is None else tally.result()
     return adata, Cells(source, vocabulary, batch, phenotypes, reading, surveyed, external=external)
 
@@ -121,7 +123,9 @@ def _source(
 ) -> tuple[AnnDataSource, ObsField | None, tuple[ObsField, ...]]:
     """The cells over the genes to model, the batch and the phenotypes."""
     batch, phenotypes = obs_fields(adata, batch_key, keys)
-    codes = field_codes((*(() if batch is None else (batch,)), *phenotypes), adata)
+    fields = (*(() if batch is None else (batch,)), *phenotypes)
+    codes = field_codes(fields, adata, batch=batch)
+    warn_of_fields(fields, codes, batch)
     return AnnDataSource(adata, layer=layer, columns=np.flatnonzero(genes), fields=codes), batch, phenotypes
 
 
@@ -130,7 +134,7 @@ def obs_fields(
 ) -> tuple[ObsField | None, tuple[ObsField, ...]]:
     """The batch and the phenotypes, which are columns of ``adata.obs``."""
     keys = _check_keys(batch_key, phenotype_keys)
-    return _batch_field(adata, batch_key), tuple(ObsField.register(adata, name) for name in keys)
+    return _batch_field(adata, batch_key), tuple(register_phenotype(adata, name) for name in keys)
 
 
 def _adds(tally: SurveyTally, source: AnnDataSource) -> Callable[[int, Any], None]:
@@ -208,7 +212,7 @@ def read_cells_for(
     adata = target(adata, copy)
     batch = extended_field(start.batch, _batch_field(adata, batch_key, start.batch))
     former = {phenotype.name: phenotype for phenotype in start.phenotypes}
-    found = {name: extended_field(former.get(name), ObsField.register(adata, name)) for name in keys}
+    found = {name: extended_field(former.get(name), register_phenotype(adata, name)) for name in keys}
     phenotypes = tuple(field for field in (former | found).values() if field is not None)
     fields = (*(() if batch is None else (batch,)), *phenotypes)
     codes = field_codes(fields, adata, batch=batch)
@@ -221,7 +225,8 @@ def read_cells_for(
         int(query.measured.sum()), len(start.vocabulary), len(new),
     )  # fmt: skip
     reading = replace(start.reading, layer=query.layer, gene_symbols=query.matched_by)
-    warn_of_single_cells(adata, [field for field in fields if field.name in (batch_key, *keys)])
+    named = [i for i, field in enumerate(fields) if field.name in (batch_key, *keys)]
+    warn_of_fields([fields[i] for i in named], codes[:, named], batch)
     return adata, Cells(source, vocabulary, batch, phenotypes, reading, external=external)
 
 
@@ -249,13 +254,35 @@ def _depth_rule(query: Query, new: NDArray[np.int64]) -> DepthRule:
     return replace(rule, share=rule.share * float(1 + more / known))
 
 
-def warn_of_single_cells(adata: Any, fields: Sequence[ObsField]) -> None:
-    """Warn of categories with one cell, which cannot be told from the cell itself."""
-    for field in fields:
-        size = np.bincount(field.transfer(adata), minlength=len(field.categories))
-        if single := [name for name, n in zip(field.categories, size, strict=True) if n == 1]:
+def warn_of_fields(fields: Sequence[ObsField], codes: NDArray[np.float32], batch: ObsField | None) -> None:
+    """Warn of categories with one cell, and of phenotypes that cannot be told from another column.
+
+    ``codes`` (n_obs, n_fields) are those of the fields.
+    """
+    for i, field in enumerate(fields):
+        known = codes[codes[:, i] >= 0, i]
+        size = np.bincount(known.astype(np.int64), minlength=len(field.categories))
+        if not field.knots and (single := [name for name, n in zip(field.categories, size, strict=True) if n == 1]):
             warn(
                 f"{len(single)} of the {len(size)} categories of adata.obs[{field.name!r}] have one cell, such as "
                 f"{single[:3]}. The model cannot tell the state of such a cell from its category. Pass a column with "
                 "larger groups, or merge these categories."
+            )
+    table = pd.DataFrame(codes, columns=range(len(fields)))
+    for i, j in permutations(range(len(fields)), 2):
+        if fields[j] == batch or table[i].nunique() < 2 or table[j].nunique() < 2:
+            continue
+        if (table.groupby(i)[j].nunique() > 1).any():
+            continue
+        one, other = fields[i].name, fields[j].name
+        if fields[i] == batch:
+            warn(
+                f"The batch adata.obs[{one!r}] fixes the phenotype adata.obs[{other!r}]: all cells of a batch have the "
+                "same value. What the phenotype does cannot be told from what the batches do. Leave out `batch_key`, "
+                "or read results for this phenotype as differences between batches."
+            )
+        elif i < j and not (table.groupby(j)[i].nunique() > 1).any():
+            warn(
+                f"The phenotypes adata.obs[{one!r}] and adata.obs[{other!r}] hold the same: each value of one goes "
+                "with one value of the other. Leave out one of them."
             )

@@ -23,7 +23,7 @@ from scbioformers.data import (
     warn_of_samples,
 )
 from scbioformers.results import target
-from scbioformers.tl._fit_cells import Cells, obs_fields, read_cells, warn_of_single_cells
+from scbioformers.tl._fit_cells import Cells, obs_fields, read_cells, warn_of_fields
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ def read_modalities(
         found[name], used[name] = cells, kind
     batch, phenotypes = obs_fields(mdata, batch_key, phenotype_keys)
     fields = (*(() if batch is None else (batch,)), *phenotypes)
-    codes = field_codes(fields, mdata)
-    warn_of_single_cells(mdata, fields)
+    codes = field_codes(fields, mdata, batch=batch)
+    warn_of_fields(fields, codes, batch)
     source = ModalitiesSource([cells.source for cells in found.values()], list(rows.values()), codes)
     first, *others = names
     params = {

@@ -21,11 +21,25 @@ Floats = NDArray[np.float64]
 
 # constants that make the random numbers of different purposes independent
 _CONTEXT_STREAM, _MASKED_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
+_PHENOTYPE_STREAM = 0xF39C
+MASKED_PHENOTYPES = 0.25  # probability that a phenotype of a cell is masked in a training step
 
 
 def _aligned(array: NDArray[np.float32]) -> torch.Tensor:
     """Copy to memory of torch, which is aligned. On unaligned memory, matrix products may differ between runs."""
     return torch.from_numpy(array).clone()
+
+
+def _mask_phenotypes(batch: Batch, rows: NDArray[np.int64], seed: int, epoch: int) -> Batch:
+    """Mask phenotypes at random. They are targets then."""
+    numbers = np.arange(batch.phenotypes.shape[1])
+    draws = uniform(seed ^ _PHENOTYPE_STREAM, epoch, rows[:, None], numbers)
+    masked, nan = torch.from_numpy(draws < MASKED_PHENOTYPES), torch.nan
+    return replace(
+        batch,
+        phenotypes=batch.phenotypes.masked_fill(masked, nan),
+        target_phenotypes=batch.phenotypes.masked_fill(~masked, nan),
+    )
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,7 @@ class Tokenizer:
             bins,
         )
         batch = self._batch(block, rows, context, (ids, bins), (masked_ids, masked_bins), (full, target_bins))
+        batch = _mask_phenotypes(batch, rows, seed, epoch)
         if bag_dropout:
             share = bag_dropout * uniform(seed ^ _BAG_STREAM, epoch, rows)[:, None]
             kept = uniform(seed ^ _BAG_STREAM, epoch, rows[:, None], np.arange(1, self.n_features + 1)) >= share
@@ -347,7 +362,7 @@ class Tokenizer:
         full: tuple[Rows, NDArray[np.float64]],
     ) -> Batch:
         entries, bins = full
-        fields = block.fields.astype(np.int64)
+        batches, phenotypes = np.split(block.fields.astype(np.float32), [int(self.has_batches)], axis=1)
         profile = np.zeros((len(rows), self.n_features), np.float32)
         levels = entries.values if self.counts else self._shares(bins, entries)
         profile[entries.cells, entries.features] = levels
@@ -363,8 +378,9 @@ class Tokenizer:
             else torch.from_numpy(block.present).expand(len(rows), -1),
             log_depth=torch.from_numpy(context.log_depth.astype(np.float32)),
             small_count_bins=_aligned(context.small_count_bins),
-            batch_codes=torch.from_numpy(fields[:, 0].copy() if self.has_batches else np.zeros(len(rows), np.int64)),
-            phenotypes=torch.from_numpy(fields[:, int(self.has_batches) :].copy()),
+            batch_codes=torch.from_numpy(batches.astype(np.int64).sum(axis=1)),  # of one column, or of none
+            phenotypes=_aligned(phenotypes),
+            target_phenotypes=torch.full(phenotypes.shape, torch.nan),
             target_bins=torch.from_numpy(masked[1]),
             target_counts=_aligned(profile),
             size_factor=torch.from_numpy(self._size(block.depth).astype(np.float32)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from scbioformers.core import (
 )
 from scbioformers.data import Block, ExternalTokens, ObsField, Statistics
 from scbioformers.model import BioFormer, network_sizes, run_network
-from scbioformers.nn import InitialValues, Transformer, random_generator
+from scbioformers.nn import InitialValues, Phenotype, Transformer, random_generator
 from scbioformers.training._initial_values import N_COMPONENTS, compute_initial_values
 from scbioformers.training._isolation import isolated
 from scbioformers.training._start import depth_models, set_external, thin
@@ -105,7 +105,7 @@ def extend_model(
         heads={},
         external=external,
     )
-    start = compute_initial_values(parts, statistics, tokenizer, sizes.n_batches, seed)
+    start = compute_initial_values(parts, statistics, tokenizer, sizes, seed)
     sample = thin(parts, MAX_SAMPLE)
     members = []
     for i in range(n_members):
@@ -114,6 +114,7 @@ def extend_model(
             network = _enlarged(former, Transformer(model.config, sizes)).eval()
         _fill_features(network, former, start, loadings, measured, known, seed + i)
         _fill_batches(network, former, start)
+        _fill_phenotypes(network, former, start, seed + i)
         set_external(network, external)
         if i >= len(model.members):
             _redraw_outputs(network, seed + i)
@@ -240,6 +241,26 @@ def _fill_batches(network: Transformer, former: Transformer, start: InitialValue
 
 
 @torch.no_grad()
+def _fill_phenotypes(network: Transformer, former: Transformer, start: InitialValues, seed: int) -> None:
+    """Tables of new phenotypes, and rows of new categories, whose effects are around the mean of the former ones."""
+    features = network.feature.weight[len(SPECIALS) : len(SPECIALS) + network.sizes.n_features]
+    n_former = former.sizes.phenotype_sizes
+    for i, (each, (shift, rate)) in enumerate(zip(network.phenotypes, start.phenotypes, strict=True)):
+        known = n_former[i] if i < len(n_former) else 0
+        if known == len(rate):
+            continue
+        part = cast("Phenotype", each)
+        effects = -torch.from_numpy(shift) @ features / network.bag_scale, torch.from_numpy(rate)
+        for table, effect in zip((part.shift, part.rate.weight), effects, strict=True):
+            mean = table[:known].mean(dim=0) if known else torch.zeros_like(table[0])
+            new = effect[known:]
+            table[known:] = new - (new.mean(dim=0) if known else 0) + mean
+        drawn = random_generator(seed, f"phenotypes.{i}")
+        for weight in [part.token.weight[known:], *([] if known else [part.unknown])]:
+            weight.normal_(std=0.02, generator=drawn)
+
+
+@torch.no_grad()
 def _redraw_outputs(network: Transformer, seed: int) -> None:
     """Draw the inner output layers anew, so that the members of an ensemble differ where they share a start."""
     for name in ("bin_inner", "rate_feature_inner", "latent_inner"):
@@ -262,6 +283,13 @@ def extended_field(former: ObsField | None, found: ObsField | None) -> ObsField 
     """
     if former is None or found is None:
         return former if found is None else found
+    if bool(former.knots) != bool(found.knots):
+        kinds = ["numbers" if each.knots else "categories" for each in (former, found)]
+        raise DataError(
+            f"The model was fitted to {kinds[0]} of adata.obs[{former.name!r}], found {kinds[1]}. Convert the column."
+        )
+    if former.knots:
+        return former  # other numbers are interpolated or extrapolated
     common = [category for category in found.categories if category in former.categories]
     if common and found.name != former.name:
         column, known = f"adata.obs[{found.name!r}]", f"adata.obs[{former.name!r}]"

@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeCV
 from scbioformers.config import bin_rows
 from scbioformers.core import Profiles, measured_mean, principal_components
 from scbioformers.data import Block, Statistics
-from scbioformers.nn import N_SMALL_COUNTS, InitialValues
+from scbioformers.nn import N_SMALL_COUNTS, InitialValues, Sizes
 from scbioformers.tokens import JointTokenizer, Tokenizer
 from scbioformers.training._batch_effects import batch_effects, compared_cells
 
@@ -26,7 +26,7 @@ RIDGE = np.logspace(-4, 1, 11)  # penalties that are compared, relative to the v
 
 
 def compute_initial_values(
-    parts: Sequence[Block], statistics: Statistics, tokenizer: Tokenizer | JointTokenizer, n_batches: int, seed: int
+    parts: Sequence[Block], statistics: Statistics, tokenizer: Tokenizer | JointTokenizer, sizes: Sizes, seed: int
 ) -> InitialValues:
     """Compute components, means, dispersions and bin histograms of the training cells.
 
@@ -38,8 +38,9 @@ def compute_initial_values(
         Statistics of all training cells.
     tokenizer
         Tokenizer with the frozen binning.
-    n_batches
-        Number of technical batches, whose codes are the first obs field. 0 if there is no batch.
+    sizes
+        Numbers of technical batches, whose codes are the first obs field if there are any, and of the categories of
+        the phenotypes, which are the other fields.
     seed
         Seed of the PCA.
     """
@@ -51,7 +52,10 @@ def compute_initial_values(
     mean = mean if weight is None else mean / weight
     means = np.split(mean, np.cumsum([each.n_features for each in tokenizers])[:-1])
     rates = [_rates(*each) for each in zip((statistics, *statistics.others), tokenizers, means, strict=True)]
-    batch_shift, batch_rate = _batch_effects(parts, profiles, mean, components, tokenizers, n_batches, seed)
+    n_categories = [*([sizes.n_batches] if sizes.n_batches else []), *sizes.phenotype_sizes]
+    effects = _field_effects(parts, profiles, mean, components, tokenizers, n_categories, seed)
+    nothing = np.zeros((0, len(mean)), np.float32)
+    batch_shift, batch_rate = effects.pop(0) if sizes.n_batches else (nothing, nothing)
     return InitialValues(
         components=components.astype(np.float32),
         profile_mean=np.asarray(mean, np.float32),
@@ -60,6 +64,7 @@ def compute_initial_values(
         log_dispersion=np.concatenate([dispersion for _, dispersion in rates]).astype(np.float32),
         batch_shift=batch_shift,
         batch_rate=batch_rate,
+        phenotypes=tuple(effects),
         log_bins=_join_answers(
             [_log_bins([part.modalities[i] for part in parts], each) for i, each in enumerate(tokenizers)],
             [each.binning.n_values for each in tokenizers],
@@ -195,29 +200,54 @@ def bin_means(parts: Sequence[Block], tokenizer: Tokenizer) -> NDArray[np.float6
     return np.where(number > 0, total / np.maximum(number, 1), (lower + upper) / 2)
 
 
-def _batch_effects(
+def _field_effects(
     parts: Sequence[Block],
     profiles: Sequence[Profiles],
     mean: NDArray[np.float64],
     components: NDArray[np.float64],
     tokenizers: Sequence[Tokenizer],
-    n_batches: int,
+    n_categories: Sequence[int],
     seed: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(n_batches, M) each, see :func:`batch_effects`. Data that are not counts have no rates, whose effects are 0.
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """For each obs field (n_categories, M) twice, see :func:`batch_effects`, given the effects of the fields before it.
 
-    A feature that a cell was not measured for has its mean there.
+    Data that are not counts have no rates, whose effects are 0. A feature that a cell was not measured for has its mean
+    there. A number belongs to its next knot.
     """
-    if not n_batches:
-        return (np.zeros((0, len(mean)), np.float32),) * 2
-    codes = np.concatenate([part.fields[:, 0] for part in parts])
-    rows = np.flatnonzero(codes >= 0)  # a cell of an unknown batch is not compared
-    rows = rows[compared_cells(codes[rows], n_batches, seed)]
-    if not rows.size:
-        return (np.zeros((n_batches, len(mean)), np.float32),) * 2
+    fields, found = np.concatenate([part.fields for part in parts]), []
+    for i, n in enumerate(n_categories):
+        highest = np.clip(np.rint(np.nan_to_num(fields, nan=-1.0)), -1, np.array(n_categories) - 1)
+        codes = highest.astype(np.int64)
+        shift, log_factor = np.zeros((2, n, len(mean)))
+        rows = np.flatnonzero(codes[:, i] >= 0)  # a cell whose category is not known is not compared
+        rows = rows[compared_cells(codes[rows, i], n, seed)]
+        if rows.size:
+            levels, rates = _levels_and_rates(parts, profiles, mean, tokenizers, rows)
+            for j, (former_shift, former_factor) in enumerate(found):
+                at = codes[rows, j]
+                levels -= np.where(at[:, None] >= 0, former_shift[at], 0.0)
+                rates *= np.where(at[:, None] >= 0, np.exp(-former_factor[at]), 1.0)
+            shift, log_factor = batch_effects(levels, rates, components, codes[rows, i], n)
+            measured = np.zeros((n, len(mean)), bool)
+            ends = np.cumsum([0, *(len(part.depth) for part in parts)])
+            for profile, first, end in zip(profiles, ends, ends[1:], strict=False):
+                own = codes[rows[(rows >= first) & (rows < end)], i]
+                measured[np.unique(own)] |= profile.present
+            shift, log_factor = shift * measured, log_factor * measured
+        found.append((shift.astype(np.float32), log_factor.astype(np.float32)))
+    return found
+
+
+def _levels_and_rates(
+    parts: Sequence[Block],
+    profiles: Sequence[Profiles],
+    mean: NDArray[np.float64],
+    tokenizers: Sequence[Tokenizer],
+    rows: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Profiles and counts at the mean depth of some rows of all parts, (n, M) each."""
     levels, rates = np.zeros((2, len(rows), len(mean)))
     ends = np.cumsum([0, *(len(part.depth) for part in parts)])
-    measured = np.zeros((n_batches, len(mean)), bool)
     for part, profile, first, end in zip(parts, profiles, ends, ends[1:], strict=False):
         at = (rows >= first) & (rows < end)
         own = part.take(rows[at] - first)
@@ -230,9 +260,7 @@ def _batch_effects(
                 scale = (float(tokenizer.binning.mean_depth or 1.0) / depth)[:, None]
                 usual = np.expm1(mean[columns])
                 rates[at, columns] = np.where(block.present, block.counts.toarray() * scale, usual)
-        measured[np.unique(own.fields[:, 0])] |= profile.present
-    shift, log_factor = batch_effects(levels, rates, components, codes[rows], n_batches)
-    return (shift * measured).astype(np.float32), (log_factor * measured).astype(np.float32)
+    return levels, rates
 
 
 def _log_bins(parts: Sequence[Block], tokenizer: Tokenizer) -> NDArray[np.float64]:

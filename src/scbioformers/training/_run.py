@@ -75,6 +75,8 @@ def run_training(
     profile = "profile_counts" if counts else "profile_bins"
     profile = "profile_modalities" if network.sizes.parts else profile
     objectives = {profile if name == "profile" else name: weight for name, weight in config.objectives.items()}
+    if len(network.phenotypes):
+        objectives["masked_phenotypes"] = 1.0
     network.freeze(config.freeze)
     module = TrainingModule(network, config, steps, objectives, modalities)
     validated = bool(data.split.validation.any())

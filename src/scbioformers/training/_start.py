@@ -157,7 +157,7 @@ def _new_network(
 ) -> Transformer:
     with isolated(seed):  # torch layers draw random weights, which `initialise` replaces
         network = Transformer(config, sizes)
-    initialise(network, compute_initial_values(parts, statistics, tokenizer, sizes.n_batches, seed), seed)
+    initialise(network, compute_initial_values(parts, statistics, tokenizer, sizes, seed), seed)
     return network
 
 

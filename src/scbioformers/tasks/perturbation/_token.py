@@ -115,7 +115,8 @@ class TokenPredictor:
     def profiles(self, batch: Batch, token: Tensor) -> Tensor:
         """Decoded profiles (B, M), where ``token`` (D,) is the external token of the perturbed gene."""
         batch = replace(batch, external=torch.stack([torch.zeros_like(token), token]))
-        return self.network.profile(functional_call(self.network, {"feature.weight": self.embeddings}, (batch,)).latent)
+        output = functional_call(self.network, {"feature.weight": self.embeddings}, (batch,))
+        return self.network.profile(output.latent, batch.phenotypes)
 
     @cached_property
     @torch.no_grad()
@@ -123,7 +124,7 @@ class TokenPredictor:
         """(cells, M), decoded profiles of the control cells without perturbation."""
         profiles = torch.zeros(len(self.cells.depth), len(self.model.vocabulary), device=self.device)
         for batch, output in run_network(self.model, self.network, [self.cells], _BATCH):
-            profiles[batch.rows] = self.network.profile(output.latent)
+            profiles[batch.rows] = self.network.profile(output.latent, batch.phenotypes)
         return profiles
 
     def train(
