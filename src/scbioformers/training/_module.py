@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 
 from scbioformers.config import TrainConfig
-from scbioformers.nn import BY_MODALITY, OBJECTIVES, Batch, Output, Transformer, mean_of_modalities
+from scbioformers.nn import BY_MODALITY, OBJECTIVES, Batch, Output, Phenotype, Transformer, mean_of_modalities
 
 # learning rates relative to that of the other parameters
 EMBEDDING_LR = 0.1  # feature embeddings initialised by SVD, which overfit otherwise (dev/experiments.md, 14)
@@ -80,6 +80,7 @@ class TrainingModule(L.LightningModule):
         factors: list[tuple[torch.Tensor, float]] = [(network.log_dispersion, DISPERSION_LR)]
         if network.sizes.n_batches:
             factors.append((network.batch_rate.weight, BATCH_LR))
+        factors += [(cast("Phenotype", each).rate.weight, BATCH_LR) for each in network.phenotypes]
         if network.config.svd_init:
             factors.append((network.feature.weight, EMBEDDING_LR))
         rest = [p for p in network.parameters() if p.requires_grad and not any(p is own for own, _ in factors)]
