@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 import scbioformers as bf
-from scbioformers.core import BioformersWarning, DataError, MissingKeyError
+from scbioformers.core import BioformersWarning, DataError
 from scbioformers.results import open_query
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)

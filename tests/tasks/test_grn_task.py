@@ -257,7 +257,7 @@ def test_contextual_embedding_is_the_mean_jacobian(fit):
         (batch,) = make_batches(model, cells.take(np.array([i])), 1)
         latent = network(batch).latent.detach()
         # the batch shifts the decoder after its activation, and so is no part of the Jacobian
-        decode = lambda z, codes=batch.batch_codes: network.decode(z, codes, batch.phenotypes)[0]  # noqa: E731
+        decode = lambda z, own=batch: network.decode(z, own.batch_codes, own.phenotypes)[0]  # noqa: E731
         jacobian = torch.autograd.functional.jacobian(decode, latent)
         rows.append(jacobian[:, 0].double().numpy())
     np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-5)

@@ -217,7 +217,15 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     assert batch.batch_codes.tolist() == block.fields[:, 0].tolist()
     known = torch.where(batch.phenotypes.isnan(), batch.target_phenotypes, batch.phenotypes)
     assert known.tolist() == block.fields[:, 1:].tolist()
-    floats = {"phenotypes", "target_phenotypes", "visible", "log_depth", "small_count_bins", "target_counts", "size_factor"}
+    floats = {
+        "phenotypes",
+        "target_phenotypes",
+        "visible",
+        "log_depth",
+        "small_count_bins",
+        "target_counts",
+        "size_factor",
+    }
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     # there are no external tokens where nothing is perturbed
     assert tensors.pop("context_external") is tensors.pop("external") is None
@@ -279,7 +287,9 @@ def test_a_quarter_of_the_phenotypes_is_masked_and_predicted(make_block, make_to
         n_masked += masked.sum(dim=0).numpy()
     np.testing.assert_allclose(n_masked / (12 * n_epochs), 0.25, atol=0.04)
     last = batch.phenotypes[3:5].isnan()
-    assert torch.equal(train(tokenizer, block.take(np.array([3, 4])), rows=rows[3:5], epoch=epoch).phenotypes.isnan(), last)
+    assert torch.equal(
+        train(tokenizer, block.take(np.array([3, 4])), rows=rows[3:5], epoch=epoch).phenotypes.isnan(), last
+    )
 
 
 def test_at_inference_no_phenotype_is_masked_and_one_that_is_not_known_stays_so(make_block, make_tokenizer):

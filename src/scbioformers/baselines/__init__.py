@@ -1,5 +1,6 @@
 """Simple baselines that a model should outperform, on plain arrays."""
 
+from scbioformers.baselines._counterfactual import linear_effect, mean_effect
 from scbioformers.baselines._grn import expression_edges, genie3_edges, pearson_edges, spearman_edges
 from scbioformers.baselines._masked import bin_histogram, bin_masses, constant_bin, negative_binomial
 from scbioformers.baselines._masked_cells import MaskedCells, TrainingCells
@@ -32,10 +33,12 @@ __all__ = [
     "knn_features",
     "knn_smoothing",
     "linear_bilinear",
+    "linear_effect",
     "linear_predictions",
     "linear_regression",
     "log1p_normalize",
     "low_rank",
+    "mean_effect",
     "mlp_features",
     "negative_binomial",
     "no_change",

@@ -53,14 +53,12 @@ from scbioformers.data._mudata import (
     warn_of_samples,
     with_modality,
 )
+from scbioformers.data._phenotypes import check_phenotype, field_codes, positions, register_phenotype
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
 from scbioformers.data._samples import ModalitiesSource
-<<<<<<< HEAD
 from scbioformers.data._shared_cells import SharedCells
-=======
 from scbioformers.data._phenotypes import check_phenotype, field_codes, positions, register_phenotype
->>>>>>> 1c00b18 (Phenotypes condition the profile, may be numbers, are masked and predicted)
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey
@@ -100,16 +98,14 @@ __all__ = [
     "best_measured",
     "call",
     "check_feature_map",
+    "check_phenotype",
     "choose_depth_rule",
     "choose_features",
     "choose_modalities",
     "concatenate",
     "default_binning",
     "describe_data_sets",
-    "check_phenotype",
     "field_codes",
-    "positions",
-    "register_phenotype",
     "filter_call",
     "find_cautions",
     "find_count_problems",
@@ -140,9 +136,11 @@ __all__ = [
     "open_data_sets",
     "open_modality",
     "own_layers",
+    "positions",
     "read_mask",
     "reads_disk",
     "refuse_dicts",
+    "register_phenotype",
     "require_counts",
     "require_scale",
     "require_valid",

@@ -1,6 +1,7 @@
 """Get: read the results that the functions of ``bf.tl`` have stored in an AnnData."""
 
 from scbioformers.get._annotation import annotation, annotation_evidence
+from scbioformers.get._counterfactual import counterfactual, counterfactual_evidence
 from scbioformers.get._gene_programs import gene_program_scores, gene_programs
 from scbioformers.get._grn import grn, grn_matrix
 from scbioformers.get._grn_graph import grn_graph
@@ -12,6 +13,8 @@ from scbioformers.get._regulators import known_targets, program_enrichment, regu
 __all__ = [
     "annotation",
     "annotation_evidence",
+    "counterfactual",
+    "counterfactual_evidence",
     "gene_embeddings",
     "gene_program_scores",
     "gene_programs",

@@ -311,8 +311,8 @@ class Transformer(nn.Module):
 
         Returns outputs of ``<cls>`` and the phenotypes (B, 1 + P, D), of masked features (B, H, D) and, with
         ``contextual``, of visible features (B, C, D). The visible features are not used after the last block. So
-        without ``contextual`` the last block updates only the others. The result is the same and the cost is much lower. If there is
-        only one block, its keys are projected once for each distinct token.
+        without ``contextual`` the last block updates only the others. The result is the same and the cost is much
+        lower. If there is only one block, its keys are projected once for each distinct token.
         """
         distinct, which = self.context_tokens(batch)
         head, masked = self.query_tokens(batch, bag)

@@ -1,6 +1,7 @@
 """Plotting: figures of the results that the functions of ``bf.tl`` have stored."""
 
 from scbioformers.pl._annotation import annotation
+from scbioformers.pl._counterfactual import counterfactual
 from scbioformers.pl._gene_programs import gene_programs
 from scbioformers.pl._grn_heatmap import attention_heatmap
 from scbioformers.pl._grn_network import grn_network
@@ -12,6 +13,7 @@ __all__ = [
     "annotation",
     "attention_heatmap",
     "calibration",
+    "counterfactual",
     "gene_programs",
     "grn_network",
     "imputation",

@@ -10,6 +10,13 @@ from scbioformers.results._annotation import (
     write_annotation,
 )
 from scbioformers.results._bins import write_bins
+from scbioformers.results._counterfactual import (
+    check_counterfactual_key,
+    read_counterfactual,
+    read_counterfactual_evidence,
+    read_counterfactual_params,
+    write_counterfactual,
+)
 from scbioformers.results._embedding import write_embedding
 from scbioformers.results._gene_names import result_genes, show_genes, stored_edges
 from scbioformers.results._gene_programs import (
@@ -76,6 +83,7 @@ __all__ = [
     "added_heads",
     "annotation_key",
     "check_annotation_key",
+    "check_counterfactual_key",
     "check_head_storage",
     "check_imputed_key",
     "check_key_added",
@@ -103,6 +111,9 @@ __all__ = [
     "perturb_genes",
     "read_annotation",
     "read_annotation_evidence",
+    "read_counterfactual",
+    "read_counterfactual_evidence",
+    "read_counterfactual_params",
     "read_enrichment",
     "read_evidence",
     "read_grn_edges",
@@ -129,6 +140,7 @@ __all__ = [
     "warn_of_memory",
     "write_annotation",
     "write_bins",
+    "write_counterfactual",
     "write_embedding",
     "write_enrichment",
     "write_gene_programs",

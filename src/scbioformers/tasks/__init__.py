@@ -1,5 +1,6 @@
 """Computations of the functions in ``bf.tl`` and ``bf.get``, with a model and a source of cells as input."""
 
+from scbioformers.tasks._counterfactual import Decoded, Effects, compare, decode_blocks
 from scbioformers.tasks._cross_modal import denoise_modality, masked_evidence, modality_scale, predict_modality
 from scbioformers.tasks._gene_programs import (
     Programs,
@@ -34,7 +35,9 @@ __all__ = [
     "BLOCK_CELLS",
     "N_FOLDS",
     "ConsensusGRN",
+    "Decoded",
     "EdgeScorer",
+    "Effects",
     "Evidence",
     "Features",
     "ImputeMethod",
@@ -50,7 +53,9 @@ __all__ = [
     "choose_evidence_cells",
     "choose_method",
     "collect_evidence",
+    "compare",
     "count_known_targets",
+    "decode_blocks",
     "denoise_modality",
     "draw_conditions",
     "edge_table",

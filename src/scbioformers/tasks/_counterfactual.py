@@ -24,6 +24,8 @@ class Decoded:
     """(members, n, M), under the phenotypes of the cells. The average phenotype where one is not known."""
     other: NDArray[np.float32]
     """(members, n, M), under the values that were asked for."""
+    differs: NDArray[np.bool_]
+    """(n,), cells that have another value of a phenotype that was changed. False where one of them is not known."""
 
 
 @torch.no_grad()
@@ -58,7 +60,11 @@ def decode_blocks(
                         phenotypes[:, numbers[name]] = position
                     other[i, rows] = network.profile(output.latent, phenotypes).cpu().numpy()
             bar.update(len(block.depth))
-            yield Decoded(block.start, own, other)
+            former = block.fields[:, [block.fields.shape[1] - len(numbers) + numbers[name] for name in changed]]
+            differs = (former != np.array(list(changed.values()), np.float32)).any(axis=1) & ~np.isnan(former).any(
+                axis=1
+            )
+            yield Decoded(block.start, own, other, differs)
 
 
 @dataclass(eq=False)
@@ -78,7 +84,8 @@ class Effects:
         self._squares = np.zeros((self.n_groups, self.n_features))
 
     def add(self, decoded: Decoded, groups: NDArray[np.integer]) -> None:
-        """Add cells, with the group (n,) of each. Cells of group -1 do not count."""
+        """Add the cells whose phenotype differs, with the group (n,) of each. Cells of group -1 do not count."""
+        groups = np.where(decoded.differs, groups, -1)
         change = decoded.other.astype(np.float64) - decoded.own
         mean = change.mean(axis=0)
         for group in np.unique(groups[groups >= 0]):

@@ -1,6 +1,7 @@
 """Tools: fit a model, and apply it to cells."""
 
 from scbioformers.tl._annotate import annotate
+from scbioformers.tl._counterfactual import counterfactual
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
 from scbioformers.tl._gene_programs import gene_programs
@@ -12,6 +13,7 @@ from scbioformers.tl._regulators import program_enrichment, regulators
 
 __all__ = [
     "annotate",
+    "counterfactual",
     "embed",
     "fit",
     "gene_programs",

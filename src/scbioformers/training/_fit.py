@@ -321,7 +321,9 @@ def _profiles(model: BioFormer, part: Block) -> NDArray[np.float32]:
     profiles = np.zeros((len(part.depth), len(model.vocabulary)), np.float32)
     for network in model.members:
         for batch, output in run_network(model, network, [part], batch_size=128):
-            profiles[batch.rows.numpy()] += network.profile(output.latent, batch.phenotypes).numpy() / len(model.members)
+            profiles[batch.rows.numpy()] += network.profile(output.latent, batch.phenotypes).numpy() / len(
+                model.members
+            )
     return profiles
 
 

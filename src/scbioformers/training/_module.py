@@ -60,7 +60,7 @@ class TrainingModule(L.LightningModule):
 
     def _loss(self, name: str, output: Output, batch: Batch, stage: str) -> torch.Tensor:
         """One objective. If there are several modalities, its mean over the cells of each is logged too."""
-        if not self.network.sizes.parts:
+        if name not in BY_MODALITY or not self.network.sizes.parts:
             return OBJECTIVES[name](self.network, output, batch)
         losses, counts = BY_MODALITY[name](self.network, output, batch)
         for i, modality in enumerate(self.modalities):
