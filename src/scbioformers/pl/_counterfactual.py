@@ -114,4 +114,4 @@ def _draw_evidence(ax: Axes, evidence: pd.DataFrame) -> None:
     ax.set_xlabel("correlation with the measured effect", fontsize=8)
     ax.set_xlim(min(0.0, float(table.min().min())), 1.0)
     ax.tick_params(axis="x", labelsize=7)
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.18))
+    ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
