@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -188,6 +189,7 @@ def open_query(
     key: str = "bioformer",
     device: str = "cpu",
     hidden: csr_matrix | None = None,
+    phenotype: Mapping[str, Any] | None = None,
 ) -> Query:
     """Find the model, and the layer, genes and obs fields that it needs in ``adata``.
 
@@ -213,6 +215,8 @@ def open_query(
         Name of the device on which the networks compute.
     hidden
         bool (n_obs, n_vars), positions of the data that are read as 0. Their values are not looked at.
+    phenotype
+        Values of phenotypes that are set in all cells, instead of those of ``adata.obs``. None is "not known".
 
     Raises
     ------
@@ -251,7 +255,7 @@ def open_query(
     column = find_column(found, adata, gene_symbols, feature_map)
     mapping: dict[str, Any] = {"feature_map": feature_map, "feature_share": found.gene_share}
     matched = match_genes(features, adata, column, inspection.gene_nnz, found.depth_share, **mapping)
-    codes = field_codes(found.fields, adata, batch=found.batch)
+    codes = field_codes(found.fields, adata, batch=found.batch, phenotype=phenotype)
     options: dict[str, Any] = {"layer": layer, "columns": matched.columns, "fields": codes}
     source = AnnDataSource(adata, **options)
     names_in_model = gene_names(adata, column) if feature_map is None else NameMap(feature_map, adata, column).names

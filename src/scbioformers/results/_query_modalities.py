@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +85,7 @@ def open_modalities(
     feature_map: Any = None,
     key: str = "bioformer",
     device: str = "cpu",
+    phenotype: Mapping[str, Any] | None = None,
 ) -> ModalitiesQuery:
     """Find the model, and what it needs in each modality of ``mdata``. Each is read as :func:`open_query` reads it.
 
@@ -100,6 +101,8 @@ def open_modalities(
         Modalities that are predicted. So nothing is said if the data lack them.
     layer, gene_symbols
         Dicts by modality.
+    phenotype
+        As in :func:`open_query`.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def open_modalities(
             rows[name] = np.full(mdata.n_obs, -1)
             sources.append(AnnDataSource(AnnData(csr_matrix((1, len(own.vocabulary)), dtype=np.float32))))
     in_order = {name: rows[name] for name in found.modalities}
-    codes = field_codes(found.fields, mdata, batch=found.batch)
+    codes = field_codes(found.fields, mdata, batch=found.batch, phenotype=phenotype)
     source = ModalitiesSource(sources, list(in_order.values()), codes)
     return ModalitiesQuery(found, source, queries, in_order, model is not None)
 
@@ -176,9 +179,11 @@ def open_data(
     feature_map: Any,
     key: str,
     device: str,
+    phenotype: Mapping[str, Any] | None = None,
 ) -> Query | ModalitiesQuery:
     """The query of an AnnData (:func:`open_query`) or of a MuData (:func:`open_modalities`)."""
     names = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map, "key": key, "device": device}
+    names |= {"phenotype": phenotype}
     if isinstance(adata, MuData):
         return open_modalities(adata, model, modalities=modalities, **names)
     refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)

@@ -35,6 +35,7 @@ def embed(
     layer: str | Mapping[str, Any] | None = None,
     gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
+    phenotype: Mapping[str, Any] | None = None,
     use: Use = "profile",
     out: str | Path | None = None,
     batch_size: int = 64,
@@ -71,6 +72,9 @@ def embed(
         Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
         species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
         has several, the gene that most cells express is used. Results have the names of ``adata``.
+    phenotype
+        Values of phenotypes of the model that are set in all cells, such as ``{"condition": "stim"}``, instead of those
+        in ``adata.obs``. None stands for "not known".
     use
         Embedding to compute. ``"profile"``: principal components of the expression profile that the model predicts from
         ``<cls>`` (n_obs, n_components). ``"cls"``: the ``<cls>`` vector of the paper (n_obs, width). ``"latent"``: the
@@ -146,6 +150,7 @@ def embed(
         feature_map=feature_map,
         key=key,
         device=device,
+        phenotype=phenotype,
     )
     if place is None:
         check_key_added(adata, key_added, {"obsm": [key_added]})
@@ -153,6 +158,7 @@ def embed(
     blocks = embed_blocks(query.model, query.source, use=use, **options)
     n_expressed = np.zeros(query.source.n_obs, np.int64)
     params = {"model_hash": query.model.hash, "use": use, "layer": query.layer}
+    params |= {} if phenotype is None else {"phenotype": dict(phenotype)}
     with open_result(adata, place, copy) as result:
         embedding: Any = None
         for block in blocks:

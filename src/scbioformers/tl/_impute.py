@@ -65,6 +65,7 @@ def impute(
     layer: str | Mapping[str, Any] | None = None,
     gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
+    phenotype: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -148,6 +149,9 @@ def impute(
         Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
         species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
         has several, the gene that most cells express is used. Results have the names of ``adata``.
+    phenotype
+        Values of phenotypes of the model that are set in all cells, such as ``{"condition": "stim"}``, instead of those
+        in ``adata.obs``. None stands for "not known".
     batch_size
         Maximum number of cells in a batch.
     device
@@ -230,7 +234,9 @@ def impute(
         refuse_arguments(adata, mask=mask, genes=genes, out=out)
         kept: dict[str, Any] = {"masked": False, "std": std, "quantiles": quantiles}
         way = choose_method(method or "held_out", output, **kept)
-        samples = open_modalities(adata, model, predicted=modalities or (), key=key, device=device, **names_of)
+        samples = open_modalities(
+            adata, model, predicted=modalities or (), key=key, device=device, phenotype=phenotype, **names_of
+        )
         asked = Request(way, output, std, tuple(quantiles), batch_size, shows_progress(progress_bar))
         return impute_modalities(adata, samples, modalities, asked, key_added, copy)
     refuse_dicts(modalities=modalities, layer=layer, gene_symbols=gene_symbols)
@@ -244,6 +250,7 @@ def impute(
         key=key,
         device=device,
         hidden=hidden,
+        phenotype=phenotype,
     )
     check_method(query.model, method, output)
     wanted = np.flatnonzero(query.measured) if genes is None else query.positions(genes)
@@ -256,6 +263,7 @@ def impute(
     rows, n_validation = find_evidence_cells(query.model, cells.source, masked=hidden is not None)
     evidence = Evidence.empty(query.model, cells=np.isin(np.arange(adata.n_obs), rows))
     params: dict[str, Any] = {"model_hash": query.model.hash, "method": method, "output": output, "layer": query.layer}
+    params |= {} if phenotype is None else {"phenotype": dict(phenotype)}
     params |= {"masked": hidden is not None, "n_evidence_cells": len(rows), "n_validation_cells": n_validation}
     blocks: Iterator[ImputedBlock]
     if method == "denoise":
