@@ -380,6 +380,10 @@ class Transformer(nn.Module):
             log_rate = self.decode(noisy, batch.batch_codes, batch.phenotypes)
         return Output(log_probs, context, cls, head[:, 1:], latent, log_rate)
 
+    def answers(self, number: int, output: Output) -> Tensor:
+        """(B, n), probabilities of the categories of a phenotype."""
+        return cast("Phenotype", self.phenotypes[number]).answer(output.phenotypes[:, number]).softmax(dim=-1)
+
     def bin_log_probs(self, masked: Tensor, batch: Batch) -> Tensor:
         """Log probabilities of the bins of the masked features, (B, H, D) -> (B, H, V).
 

@@ -8,6 +8,7 @@ from scbioformers.results._annotation import (
     read_annotation_evidence,
     read_label_colours,
     write_annotation,
+    write_number,
 )
 from scbioformers.results._bins import write_bins
 from scbioformers.results._counterfactual import (
@@ -148,6 +149,7 @@ __all__ = [
     "write_grn_between",
     "write_imputed",
     "write_modalities",
+    "write_number",
     "write_perturb",
     "write_regulators",
 ]

@@ -67,6 +67,11 @@ def write_annotation(
     write_result(adata, key, entry, slots)
 
 
+def write_number(adata: Any, key: str, values: NDArray[np.float32], params: dict[str, Any]) -> None:
+    """Write a predicted number of each cell (N,)."""
+    write_result(adata, key, {"params": params_to_json(params)}, {"obs": {key: values}})
+
+
 def read_annotation(adata: Any, label_key: str, key: str | None = None) -> pd.DataFrame:
     """Table (N, 2 + K): ``label``, ``probability`` and, where they are stored, the probabilities of K categories.
 

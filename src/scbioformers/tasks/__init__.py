@@ -29,6 +29,7 @@ from scbioformers.tasks._imputation import (
 )
 from scbioformers.tasks._imputation_evidence import Evidence, choose_evidence_cells
 from scbioformers.tasks._imputation_request import ImputeMethod, check_method, check_request, choose_method
+from scbioformers.tasks._phenotypes import predict_phenotype
 from scbioformers.tasks._regulators import count_known_targets, rank_drivers, rank_set_regulators
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "positions",
     "posterior_blocks",
     "predict_modality",
+    "predict_phenotype",
     "rank_drivers",
     "rank_set_regulators",
     "score_cells",

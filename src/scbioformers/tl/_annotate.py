@@ -42,6 +42,7 @@ from scbioformers.tasks.annotation import (
     head_name,
 )
 from scbioformers.tl._annotate_labels import check_labels, choose_labels
+from scbioformers.tl._annotate_phenotype import annotate_phenotype
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def annotate(
     layer: str | Mapping[str, Any] | None = None,
     gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
+    phenotype: Mapping[str, Any] | None = None,
     probabilities: bool = False,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -66,7 +68,12 @@ def annotate(
 ) -> AnnData | MuData | None:
     """Label cells: from some labelled cells to the others, or from a reference to a query.
 
-    Any categorical column of ``adata.obs`` can be learned: cell types, stages, conditions. There are three cases.
+    Any categorical column of ``adata.obs`` can be learned: cell types, stages, conditions. There are four cases.
+
+    The model was fitted with ``label_key`` among its ``phenotype_keys``
+        The model itself predicts it, with this phenotype masked in every cell. Of a number, ``adata.obs[key_added]`` is
+        the expected value (float32). The evidence is that of the validation cells of the fit, or of all cells of other
+        data that have a value.
 
     Without ``model``
         The labels of the cells that have one are learned on the embedding of the model in ``adata.uns[key]``. The
@@ -108,6 +115,9 @@ def annotate(
         Dict or Series from the names of genes in ``adata`` to their names in the model, such as orthologues of another
         species. Names that it does not have stay as they are. If several genes have one name in the model, or a gene
         has several, the gene that most cells express is used.
+    phenotype
+        Values of phenotypes of the model that are set in all cells, such as ``{"condition": "stim"}``, instead of those
+        in ``adata.obs``. None stands for "not known".
     probabilities
         Also store the probabilities of all labels.
     device
@@ -199,8 +209,12 @@ def annotate(
         feature_map=feature_map,
         key=key,
         device=device,
+        phenotype=phenotype,
     )
     check_annotation_key(adata, key_added, label_key)
+    if any(each.name == label_key for each in query.model.phenotypes):
+        options: dict[str, Any] = {"probabilities": probabilities, "progress_bar": shows_progress(progress_bar)}
+        return annotate_phenotype(adata, label_key, query, key_added, **options, copy=copy)
     head, labels = choose_labels(adata, label_key, query, key)
     empty = np.concatenate([block.n_expressed for block in query.source.blocks()]) == 0
     learned_from = np.flatnonzero((labels.codes >= 0) & ~empty)
