@@ -48,8 +48,11 @@ def annotate_phenotype(
         of_mean = float(np.abs(true - true.mean()).mean()) if compared.any() else None
         scores = {"n_cells": int(compared.sum()), "mean_absolute_error": error, "of_the_mean": of_mean}
         write_number(adata, key_added, numbers.astype(np.float32), params | scores)
-        logger.info("adata.obs[%r]: predicted numbers. Mean absolute error in %d cells: %s (of the mean %s).",
-                    key_added, compared.sum(), *(None if x is None else f"{x:.3g}" for x in (error, of_mean)))  # fmt: skip
+        errors = [None if x is None else f"{x:.3g}" for x in (error, of_mean)]
+        logger.info(
+            "adata.obs[%r]: predicted numbers. Mean absolute error in %d cells: %s (of the mean %s).",
+            key_added, compared.sum(), *errors,
+        )  # fmt: skip
         return adata if copy else None
     codes, probability = predicted.argmax(axis=1), predicted.max(axis=1)
     rows = np.flatnonzero(compared)
