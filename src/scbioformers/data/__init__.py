@@ -58,7 +58,6 @@ from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
 from scbioformers.data._samples import ModalitiesSource
 from scbioformers.data._shared_cells import SharedCells
-from scbioformers.data._phenotypes import check_phenotype, field_codes, positions, register_phenotype
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey

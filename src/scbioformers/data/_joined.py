@@ -199,7 +199,7 @@ def join_modalities(found: Mapping[str, ModalitySets]) -> JoinedSource:
         parts = [
             _absent(joined[name].n_features) if part is None else part[1] for name, part in zip(found, own, strict=True)
         ]
-        sources.append(ModalitiesSource(parts, kept, np.zeros((len(kept[0]), 0), np.int32)))
+        sources.append(ModalitiesSource(parts, kept, np.zeros((len(kept[0]), 0), np.float32)))
     if not together:
         warn(
             f"No sample of any source is measured in more than one of the modalities {list(found)}. One modality "

@@ -69,7 +69,7 @@ def register_phenotype(adata: Any, key: str) -> ObsField:
     return field
 
 
-def positions(field: ObsField, values: pd.Series[Any] | Sequence[Any]) -> NDArray[np.float32]:
+def positions(field: ObsField, values: Any) -> NDArray[np.float32]:
     """Positions of values among the categories or knots of a phenotype, float32 (n,). NaN: missing or unseen.
 
     Between two knots, and beyond the last one, they are linear in the value.

@@ -24,21 +24,21 @@ class ModalitiesSource(BlockSource):
     rows
         For each modality, int64 (n_obs,): the row of each cell in its source, -1 if the cell was not measured in it.
     fields
-        int32 (n_obs, n_fields): codes of the obs fields, which are those of the cell in all modalities.
+        float32 (n_obs, n_fields): codes of the obs fields, which are those of the cell in all modalities.
 
     Examples
     --------
     >>> import numpy as np, anndata as ad
     >>> from scbioformers.data import AnnDataSource
     >>> rna, prot = ad.AnnData(np.array([[1.0, 0], [2, 3]])), ad.AnnData(np.array([[7.0]]))
-    >>> rows, fields = [np.array([0, 1]), np.array([-1, 0])], np.zeros((2, 0), np.int32)
+    >>> rows, fields = [np.array([0, 1]), np.array([-1, 0])], np.zeros((2, 0), np.float32)
     >>> block = ModalitiesSource([AnnDataSource(rna), AnnDataSource(prot)], rows, fields).read(0, 2)
     >>> [(each.counts.toarray().tolist(), each.measured.tolist()) for each in block.modalities]
     [([[1.0, 0.0], [2.0, 3.0]], [True, True]), ([[0.0], [7.0]], [False, True])]
     """
 
     def __init__(
-        self, sources: Sequence[BlockSource], rows: Sequence[NDArray[np.int64]], fields: NDArray[np.int32]
+        self, sources: Sequence[BlockSource], rows: Sequence[NDArray[np.int64]], fields: NDArray[np.float32]
     ) -> None:
         self.sources, self._rows, self._fields = tuple(sources), tuple(rows), fields
         self.n_obs, self.n_features = len(fields), self.sources[0].n_features
@@ -72,4 +72,4 @@ def _read(source: BlockSource, rows: NDArray[np.int64]) -> Block:
     sizes[measured], total[measured] = np.diff(block.counts.indptr), block.total
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     counts = sp.csr_matrix((block.counts.data, block.counts.indices, indptr), shape=(n, source.n_features))
-    return replace(block, counts=counts, total=total, fields=np.zeros((n, 0), np.int32), measured=measured)
+    return replace(block, counts=counts, total=total, fields=np.zeros((n, 0), np.float32), measured=measured)

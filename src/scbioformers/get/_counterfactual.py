@@ -54,7 +54,7 @@ def counterfactual(adata: AnnData, group: str | None = None, *, key: str = "coun
             "group": name,
             "gene": order,
             "effect": effect[order].to_numpy(),
-            "se": errors.loc[order, name].to_numpy(),
+            "se": errors[name][order].to_numpy(),
         }
         parts.append(pd.DataFrame(table))
     return pd.concat(parts, ignore_index=True)

@@ -96,7 +96,7 @@ def counterfactual(
 def _draw_effects(ax: Axes, top: pd.DataFrame, asked: str) -> None:
     limit = float(np.abs(top.to_numpy()).max()) or 1.0
     image = ax.imshow(top, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    ax.set_xticks(range(top.shape[1]), list(top), rotation=90, fontsize=8)
+    ax.set_xticks(range(top.shape[1]), list(map(str, top)), rotation=90, fontsize=8)
     ax.set_yticks(range(len(top)), list(top.index), fontsize=7)
     ax.set_title(f"effect of {asked}", fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.6)

@@ -214,7 +214,8 @@ def _field_effects(
     Data that are not counts have no rates, whose effects are 0. A feature that a cell was not measured for has its mean
     there. A number belongs to its next knot.
     """
-    fields, found = np.concatenate([part.fields for part in parts]), []
+    fields = np.concatenate([part.fields for part in parts])
+    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     for i, n in enumerate(n_categories):
         highest = np.clip(np.rint(np.nan_to_num(fields, nan=-1.0)), -1, np.array(n_categories) - 1)
         codes = highest.astype(np.int64)
