@@ -106,10 +106,12 @@ def fit(
         not have to contain it. Other data may have other batches, or no such column: their cells are read as cells of
         the average batch. A column with one category is not used.
     phenotype_keys
-        Columns of ``adata.obs`` with phenotypes, such as the condition or the disease. They are input tokens of the
-        model, and the embedding keeps the differences that they explain. With ``model``, they are added to its own. A
-        phenotype that it does not have is one more token that attention reads, so even without a step of training its
-        predictions change a little.
+        Columns of ``adata.obs`` with phenotypes, such as the condition, the disease or the time. In a MuData also
+        columns of a modality, such as ``"rna:age"``. They are tokens of the model, and the predicted profile is
+        conditioned on them, so the embedding keeps the differences that they explain. Some are masked in training and
+        predicted. A numeric column is a number: between its values, what the model learns is interpolated. Missing
+        values are accepted. With ``model``, phenotypes are added to its own. One that it does not have changes its
+        predictions a little even without a step of training.
     external_key
         Column of ``adata.var`` with a category of each gene that the model is told, such as whether it is a
         transcription factor. Each category is an external token (Eq. 6), whose embedding is added to that of the gene.
