@@ -258,6 +258,7 @@ def test_every_name_that_a_text_mentions_exists():
 ARGUMENTS: dict[str, tuple] = {
     "tl.fit": (),
     "tl.annotate": ("cell_type",),
+    "tl.counterfactual": ({"condition": "condition_2"},),
     "tl.perturb": ("G1",),
     "tl.program_enrichment": ({"set": [f"G{i}" for i in range(1, 21)]},),
     "pl.perturbation": ([0.0],),
@@ -284,10 +285,18 @@ def with_task() -> ad.AnnData:
     return adata
 
 
+def with_phenotype() -> ad.AnnData:
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, n_conditions=2)
+    bf.tl.fit(adata, phenotype_keys="condition", **KEYWORDS["tl.fit"])
+    return adata
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_copy(fitted, name):
     if name == "tl.perturb":
         fitted = with_task()
+    elif name == "tl.counterfactual":
+        fitted = with_phenotype()
     elif name in AFTER:
         AFTER[name](fitted)
 

@@ -113,6 +113,7 @@ def valid(name: str, annotation: str, function) -> object:
         return ["a", "b"]
     by_type = {"int": 1, "float": 0.5, "str": "a", "ArrayLike": np.zeros((2, 2)), "Collection[str]": ["a"]}
     by_type |= {"Mapping[str, Collection[str]]": {"a": ["b"]}, "str | Path": "a", "Matrix": np.ones((2, 2))}
+    by_type |= {"Mapping[str, Any]": {"a": 1}}
     return (
         by_name.get(name)
         if name in by_name and by_name[name] is not None

@@ -18,6 +18,8 @@ NAMES = [
     *("modality-pair", "sources-scale", "sources-modalities"),
     *("external-missing", "external-numbers", "external-empty", "external-one", "external-type", "external-model"),
     "external-unseen",
+    *("phenotype-infinite", "phenotype-text", "phenotype-constant", "phenotype-unit", "phenotype-batch"),
+    *("counterfactual-unknown", "counterfactual-evidence"),
 ]
 
 

@@ -27,7 +27,7 @@ PNG, PDF = b"\x89PNG", b"%PDF"
 @pytest.fixture(scope="module")
 def adata() -> ad.AnnData:
     """Data with every result that a function of bf.pl can draw."""
-    adata = bf.datasets.simulate(60, 30, n_regulators=5, perturbations=["TF1", "TF2"], rng=0)
+    adata = bf.datasets.simulate(60, 30, n_regulators=5, perturbations=["TF1", "TF2"], n_conditions=2, rng=0)
     config = bf.ModelConfig(width=16, n_layers=1, n_heads=2)
     task = bf.Perturbation(key="perturbation", control="control")
     bf.tl.fit(adata, task=task, config=config, train=bf.TrainConfig(max_steps=2))
@@ -36,6 +36,8 @@ def adata() -> ad.AnnData:
     bf.tl.grn(adata, regulators=["TF1", "TF2"])
     bf.tl.gene_programs(adata, min_genes=2)
     bf.tl.annotate(adata, "cell_type")
+    bf.tl.fit(adata, phenotype_keys="condition", config=config, train=bf.TrainConfig(max_steps=2), key_added="other")
+    bf.tl.counterfactual(adata, {"condition": "condition_2"}, groupby="cell_type", key="other")
     return adata
 
 

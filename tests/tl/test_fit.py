@@ -486,3 +486,14 @@ def test_presets_have_their_own_training_parameters(simulated, tmp_path, config,
         bf.tl.fit(adata, config=config, max_epochs=1, save_dir=tmp_path / "model")
     train = bf.get.params(adata)["train"]
     assert (train["lr"], train["weight_decay"]) == (lr, decay)
+
+
+@pytest.mark.fault("phenotype-batch")
+def test_a_phenotype_that_cannot_be_told_from_another_column(simulated, tiny_config):
+    adata = simulated.copy()
+    adata.obs["age"] = adata.obs["batch"].astype(str).map({"batch_1": 30.0, "batch_2": 50.0})
+    adata.obs["copy"] = adata.obs["age"].map({30.0: "young", 50.0: "old"})
+    with pytest.warns(bf.core.BioformersWarning, match=r"\['batch'\] fixes the phenotype adata.obs\['age'\]"):
+        bf.tl.fit(adata, batch_key="batch", phenotype_keys="age", config=tiny_config, train=bf.TrainConfig(max_steps=1))
+    with pytest.warns(bf.core.BioformersWarning, match=r"\['age'\] and adata.obs\['copy'\] hold the same"):
+        bf.tl.fit(adata, phenotype_keys=["age", "copy"], config=tiny_config, train=bf.TrainConfig(max_steps=1))

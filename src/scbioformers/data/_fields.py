@@ -219,9 +219,9 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
 
 
 def in_modality(adata: Any, key: str) -> str:
-    """Advice to name the column of a modality of a MuData that has it. Else empty."""
+    """Advice to copy a column of ``obs`` from a modality of a MuData that has it, to the MuData. Else empty."""
     own = [name for name, part in getattr(adata, "mod", {}).items() if key in part.obs]
-    return f" The modality {own[0]!r} has it: pass {f'{own[0]}:{key}'!r}." if own else ""
+    return f" Copy it: `mdata.obs[{key!r}] = mdata[{own[0]!r}].obs[{key!r}]`." if own else ""
 
 
 def obs_numbers(adata: Any, key: str) -> NDArray[np.float64]:

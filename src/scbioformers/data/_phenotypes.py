@@ -125,6 +125,15 @@ def field_codes(
     return codes
 
 
+def check_values(phenotype: Mapping[str, Any] | None) -> None:
+    """Check that the argument ``phenotype`` holds categories, numbers or None. Nothing else is looked at."""
+    for name, value in (phenotype or {}).items():
+        if not isinstance(name, str) or not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
+            raise ConfigError(
+                f"`phenotype` must have names with categories, numbers or None, found {name!r}: {value!r}."
+            )
+
+
 def check_phenotype(
     fields: Sequence[ObsField], batch: ObsField | None, phenotype: Mapping[str, Any] | None
 ) -> dict[str, float]:

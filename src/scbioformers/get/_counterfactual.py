@@ -9,7 +9,7 @@ from scbioformers.core import MissingKeyError, check_arguments
 from scbioformers.results import read_counterfactual, read_counterfactual_evidence
 
 
-def counterfactual(adata: AnnData, group: str | None = None, *, key: str = "counterfactual") -> pd.DataFrame:
+def counterfactual(adata: AnnData, *, group: str | None = None, key: str = "counterfactual") -> pd.DataFrame:
     """Effects of a phenotype on the genes, the largest first.
 
     Parameters

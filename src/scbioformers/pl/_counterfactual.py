@@ -12,8 +12,8 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbioformers import get
-from scbioformers.core import ConfigError, MissingKeyError, check_arguments, check_integer
-from scbioformers.pl._show import figure
+from scbioformers.core import MissingKeyError, check_arguments, check_integer
+from scbioformers.pl._show import check_number, figure
 from scbioformers.results import read_counterfactual, read_counterfactual_params
 
 COLOURS = {"model": "#0072B2", "mean of the other groups": "#999999", "linear": "#E69F00"}
@@ -85,8 +85,7 @@ def counterfactual(
             1, n_panels, figsize=(sum(ratios), height), width_ratios=ratios, squeeze=False, layout="constrained"
         )
         axes = list(drawn[0])
-    if len(axes) != n_panels:
-        raise ConfigError(f"`axes` must have {n_panels} axes, one per panel, found {len(axes)}.")
+    check_number(axes, ["effects", "evidence"][:n_panels])
     _draw_effects(axes[0], top, " and ".join(f"{name} = {value}" for name, value in params["phenotype"].items()))
     if evidence is not None:
         _draw_evidence(axes[1], evidence)

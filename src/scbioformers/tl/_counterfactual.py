@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, check_arguments, free_memory
-from scbioformers.data import FeatureMap, Labels, check_phenotype
+from scbioformers.data import FeatureMap, Labels, check_phenotype, check_values
 from scbioformers.nn import computes
 from scbioformers.results import (
     ModelLike,
@@ -132,6 +132,7 @@ def counterfactual(
     (40, 5)
     """
     check_arguments(counterfactual, locals())
+    check_values(phenotype)
     names: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
     query = open_query(adata, model, **names, key=key, device=device)
     if not phenotype:

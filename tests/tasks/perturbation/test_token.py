@@ -112,7 +112,9 @@ def test_profiles_are_those_of_a_network_with_that_token_and_those_genes(pairing
         for name in ("TF3", UNMEASURED[0]):
             batch = pairing.perturbed_batch(np.arange(5), [name] * 5)
             told = replace(batch, external=torch.stack([torch.zeros(32), token]))
-            torch.testing.assert_close(pairing.profiles(batch, token), network.profile(network(told).latent))
+            torch.testing.assert_close(
+                pairing.profiles(batch, token), network.profile(network(told).latent, told.phenotypes)
+            )
 
 
 def test_targets_that_are_not_measured_carry_a_token_by_their_features(pairing):
