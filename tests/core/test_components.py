@@ -48,3 +48,13 @@ def test_a_part_that_lacks_features_is_no_component(cells):
     parts = [Profiles(sp.csr_matrix(same), np.ones(30, bool)), Profiles(sp.csr_matrix(same * present), present)]
     components, variance, _ = principal_components(parts, 3, seed=0)
     assert components.shape == (30, 0) and variance.size == 0
+
+
+def test_directions_in_which_cells_do_not_differ_have_no_component(cells):
+    """ARPACK would draw them at random, each time others."""
+    cells[:, 7] = 0
+    cells[:, 8] = cells[:, 9]
+    components, variance, _ = principal_components([Profiles(sp.csr_matrix(cells), np.ones(30, bool))], 50, seed=0)
+    assert components.shape == (30, 28)
+    assert (variance > 0).all()
+    np.testing.assert_allclose(components[7], 0, atol=1e-12)

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
 Array = NDArray[np.float64]
+MIN_SIZE = 1e-9  # of a singular value, relative to the highest; lower ones are rounding errors
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def principal_components(parts: Sequence[Profiles], n_components: int, seed: int
     Returns
     -------
     Components (M, K) in descending order, the variance along each of them (K,), and the mean of the features (M,).
-    K is 0 if all cells are equal.
+    Directions in which the cells do not differ are left out, so K is 0 if all cells are equal.
 
     Examples
     --------
@@ -80,6 +81,8 @@ def principal_components(parts: Sequence[Profiles], n_components: int, seed: int
     v0 = np.random.RandomState(seed % 2**32).uniform(-1, 1, min(n_cells, n_features))
     left, sizes, right = svds(centred, k=k, tol=0.0, v0=v0)
     order = np.argsort(-sizes, kind="stable")
+    # directions in which the cells do not differ are drawn at random by ARPACK, without a seed
+    order = order[sizes[order] > MIN_SIZE * sizes.max()]
     left, right = svd_flip(left[:, order], right[order], u_based_decision=False)
     return np.ascontiguousarray(right.T), sizes[order] ** 2 / (n_cells - 1), mean
 
