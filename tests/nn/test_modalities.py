@@ -220,3 +220,25 @@ def test_the_linear_decoder_reconstructs_weighted_components(network):
     gram = scaled.T @ scaled
     gram = gram / gram.diagonal().mean()
     assert (gram - torch.eye(4)).abs().max() < 0.5
+
+
+def test_padding_follows_the_tokens_of_all_modalities(make_batch):
+    """So a batch is the same whether it was made at once or in parts, as by several workers."""
+    parts = [make_batch(6, 9, 4, RNA), make_batch(6, 3, 2, PROT, seed=1)]
+    ids, bins = parts[0].context_ids.clone(), parts[0].context_bins.clone()
+    ids[:3, 5:], bins[:3, 5:] = 0, 0  # the first cells have fewer tokens
+    parts[0] = replace(parts[0], context_ids=ids, context_bins=bins)
+    whole = join(parts, [8, 0])
+    padded = whole.context_ids == 0
+    assert padded[:3].any()
+    assert (padded[:, :-1] <= padded[:, 1:]).all()
+    first = [
+        replace(part, **{name: value[:3] for name, value in vars(part).items() if isinstance(value, torch.Tensor)})
+        for part in parts
+    ]
+    short = replace(first[0], context_ids=first[0].context_ids[:, :5], context_bins=first[0].context_bins[:, :5])
+    some = join([short, first[1]], [8, 0])
+    width = some.context_ids.shape[1]
+    assert torch.equal(some.context_ids, whole.context_ids[:3, :width])
+    assert torch.equal(some.context_bins, whole.context_bins[:3, :width])
+    assert not whole.context_ids[:3, width:].any()
