@@ -110,7 +110,7 @@ def test_statistics_are_those_of_the_cells_in_which_a_feature_was_measured(chunk
     np.testing.assert_allclose(found.gene_var, [6.25**2 * 0.031875, 6.25**2 * 0.09, 0], atol=1e-12)
     np.testing.assert_allclose(found.depth_share, [7 / 25, 3 / 15, 5 / 10])
     np.testing.assert_allclose(found.max_normalized, 6.25 * 0.6)
-    double = found.at_depth(12.5)
+    double = found.at_depths([12.5])
     np.testing.assert_allclose(double.gene_mean, [12.5 * 0.225, 12.5 * 0.3, 12.5 * 0.5])
     np.testing.assert_allclose(double.gene_var, 4 * found.gene_var)
     np.testing.assert_allclose([double.mean_depth, double.max_normalized, double.max_count], [12.5, 12.5 * 0.6, 4.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,8 +45,18 @@ class Statistics:
     others: tuple[Statistics, ...] = ()
     """The statistics of the other modalities. The fields above are those of the first one."""
 
-    def at_depth(self, mean_depth: float) -> Statistics:
-        """The same statistics for counts that are normalised to another mean depth."""
+    def at_depths(self, mean_depths: Sequence[float | None]) -> Statistics:
+        """The same statistics for counts that are normalised to other mean depths, one for each modality.
+
+        None leaves a modality as it is.
+        """
+        first, *others = (
+            known if depth is None else known._at_depth(depth)
+            for known, depth in zip((self, *self.others), mean_depths, strict=True)
+        )
+        return replace(first, others=tuple(others))
+
+    def _at_depth(self, mean_depth: float) -> Statistics:
         factor = mean_depth / self.mean_depth if self.mean_depth > 0 else 1.0
         return replace(
             self,

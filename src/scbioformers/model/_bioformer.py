@@ -99,6 +99,8 @@ class BioFormer:
     """How the modalities after the first are read, by name. ``reading`` and ``depth`` are those of the first."""
     external: ExternalTokens | None = None
     """External tokens of the features, as the networks have them. ``None`` if there are none."""
+    part: int | None = None
+    """Number of the modality that this is the state of, see :meth:`of`. ``None`` for a whole model."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
@@ -114,8 +116,9 @@ class BioFormer:
 
     @property
     def n_original_features(self) -> int:
-        """Number of features of the first fit. Later fits can add features after them."""
-        return int(self.members[0].bag_size)
+        """Number of features of the first fit. Later fits can add features after them, in each modality."""
+        bag_size = self.members[0].bag_size
+        return int(bag_size.sum() if self.part is None else bag_size[self.part])
 
     @property
     def n_starts(self) -> int:
@@ -174,6 +177,7 @@ class BioFormer:
             heads={},
             others={},
             external=None,
+            part=self.modalities.index(modality),
             **{name: getattr(self, name)[columns] for name in arrays},
         )
 
@@ -210,7 +214,7 @@ class BioFormer:
         tensors, documents = network._tensors(), network._documents()
         del tensors["score_quantiles"]
         for i, member in enumerate(network.members):
-            if float(member.bag_size) == len(network.vocabulary):
+            if float(member.bag_size.sum()) == len(network.vocabulary):
                 del tensors[f"members.{i}.bag_size"]
         documents["config"]["schema"] = _HASHED_SCHEMA
         return hashlib.sha256(_storage.pack(tensors, documents)).hexdigest()

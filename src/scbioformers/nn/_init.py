@@ -100,7 +100,8 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
     network.feature.weight[0].zero_()
     if network.sizes.n_external:
         network.external.weight[0].zero_()
-    network.bag_size.fill_(n_features)
+    columns = torch.tensor(network.sizes.columns, dtype=network.bag_size.dtype)
+    network.bag_size.copy_(columns.view(network.bag_size.shape))
     network.profile_mean.copy_(torch.from_numpy(start.profile_mean))
     weight = torch.ones(n_features) if start.weight is None else torch.from_numpy(start.weight)
     if network.sizes.parts:

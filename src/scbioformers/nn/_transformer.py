@@ -181,7 +181,9 @@ class Transformer(nn.Module):
                 self.complete = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(n_choices))
         self.register_buffer("profile_mean", torch.zeros(sizes.n_features))
         self.register_buffer("bag_scale", torch.ones(width))
-        self.register_buffer("bag_size", torch.full((), float(sizes.n_features)))
+        # numbers of features of the first fit, of each modality
+        columns = torch.tensor(sizes.columns, dtype=torch.float32)
+        self.register_buffer("bag_size", columns if others else columns[0].clone())
         # fitted to validation cells after the training, for each modality
         self.register_buffer("temperature", torch.ones((len(sizes.parts), 2) if others else ()))
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
@@ -217,8 +219,8 @@ class Transformer(nn.Module):
         departure = (batch.visible - self.profile_mean) * batch.known
         if self.sizes.parts:
             # of each modality by itself, so that a modality that is not known changes nothing in that of the others
-            known = batch.known.float().split_with_sizes(self.sizes.columns, dim=1)
-            share = [part.mean(dim=1, keepdim=True).clamp(min=0.05).expand_as(part) for part in known]
+            known = zip(batch.known.float().split_with_sizes(self.sizes.columns, dim=1), self.bag_size, strict=True)
+            share = [(x.sum(dim=1, keepdim=True) / size).clamp(min=0.05).expand_as(x) for x, size in known]
             departure = departure * self.bag_weight / torch.cat(share, dim=1)
         # the table may have more rows, for perturbed features that are not measured
         features = self.feature.weight[len(SPECIALS) : len(SPECIALS) + self.sizes.n_features]

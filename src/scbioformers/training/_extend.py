@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,17 +26,32 @@ from scbioformers.core import (
     short_list,
 )
 from scbioformers.data import Block, ExternalTokens, ObsField, Statistics
-from scbioformers.model import BioFormer, network_sizes, run_network
+from scbioformers.model import BioFormer, Modality, modality_sizes, run_network
 from scbioformers.nn import InitialValues, Phenotype, Transformer, random_generator
-from scbioformers.training._initial_values import N_COMPONENTS, compute_initial_values
+from scbioformers.training._initial_values import N_COMPONENTS, by_measured, compute_initial_values
 from scbioformers.training._isolation import isolated
-from scbioformers.training._start import depth_models, set_external, thin
+from scbioformers.training._start import depth_models, depth_share_of, filled, quantile_bins, set_external, thin
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+Positions = NDArray[np.int64]
 RIDGE = 1e-2  # of the mean square of the known loadings
 MAX_SAMPLE = 10_000  # maximum number of cells for the output of the new features
+# tensors of a network with an entry for each feature, by the axis of the features
+AXIS_OF_FEATURES = {
+    "feature.weight": 0,
+    "bin_bias.weight": 0,
+    "bag_weight": 0,
+    "profile_mean": 0,
+    "rate.weight": 0,
+    "rate.bias": 0,
+    "linear_rate.weight": 0,
+    "log_dispersion": 0,
+    "external_code": 0,
+    "batch_rate.weight": 1,
+    "phenotypes.rate.weight": 1,  # without the number of the phenotype
+}
 
 
 def extend_model(
@@ -43,7 +59,7 @@ def extend_model(
     vocabulary: Vocabulary,
     batch: ObsField | None,
     phenotypes: tuple[ObsField, ...],
-    reading: Reading,
+    readings: Mapping[str, Reading],
     parts: Sequence[Block],
     statistics: Statistics,
     *,
@@ -58,11 +74,11 @@ def extend_model(
     model
         The fitted model.
     vocabulary
-        Its vocabulary with M - M0 features appended.
+        Its vocabulary with M - M0 features appended, in each modality after those that it has.
     batch, phenotypes
         The obs fields of the model with categories appended.
-    reading
-        How the new data are read.
+    readings
+        How the new data are read, for each modality of the model.
     parts
         Training cells of the new data over all M features.
     statistics
@@ -74,66 +90,100 @@ def extend_model(
     seed
         Seed of what is drawn.
     """
-    known = len(model.vocabulary)
-    binning = model.binning
-    if binning.kind == "quantile" and len(vocabulary) > known:
-        raise DataError(
-            f"The model has quantile bins of its {known} features, found {len(vocabulary) - known} others. Pass "
-            "`mask_var=` of the model's features, or fit a model to these data."
-        )
-    depth = depth_models(parts, model.masking, binning, seed) if model.reading.counts else None
-    tokenizer = replace(model.first_tokenizer, n_features=len(vocabulary), depth=depth)
-    profiles = [Profiles(tokenizer.profiles(part), part.present) for part in parts]
-    loadings, _, _ = principal_components(profiles, N_COMPONENTS, seed)
-    measured = np.any([part.present for part in parts], axis=0)[:known]
+    kept = vocabulary.index(model.vocabulary.names)
+    new = np.setdiff1d(np.arange(len(vocabulary)), kept)
+    extended = _extend_state(model, vocabulary, readings, parts, statistics, kept)
+    extended = replace(extended, batch=batch, phenotypes=phenotypes, heads={}, external=external)
+    tokenizer, groups = extended.tokenizer, by_measured(parts)
+    profiles = [Profiles(tokenizer.profiles(part), _present(part)) for part in groups]
+    measured = np.any([part.present for part in profiles], axis=0)[kept]
     if not measured.any():
         raise DataError("The data have none of the features of the model, so nothing of it can be carried over.")
-    sizes = network_sizes(len(vocabulary), binning, batch, phenotypes, counts=model.reading.counts)
-    sizes = replace(sizes, n_external=0 if external is None else len(external.categories))
-    extended = replace(
-        model,
-        vocabulary=vocabulary,
-        batch=batch,
-        phenotypes=phenotypes,
-        reading=reading,
-        depth=_extend_depth(model.depth, depth, loadings, measured),
-        gene_mean=_append(model.gene_mean, statistics.gene_mean),
-        gene_share=_append(model.gene_share, statistics.gene_nnz / np.maximum(statistics.n_measured, 1)),
-        depth_share=_append(model.depth_share, statistics.depth_share),
-        axes=_append(model.axes, np.zeros((len(vocabulary), model.axes.shape[1]))),
-        axes_mean=_append(model.axes_mean, np.zeros(len(vocabulary))),
-        heads={},
-        external=external,
+    n_external = 0 if external is None else len(external.categories)
+    sizes = modality_sizes(
+        vocabulary, extended.binnings, batch, phenotypes, extended.reading, extended.others, n_external
     )
     start = compute_initial_values(parts, statistics, tokenizer, sizes, seed)
-    sample = thin(parts, MAX_SAMPLE)
+    if start.weight is None:
+        loadings, _, _ = principal_components(profiles, N_COMPONENTS, seed)
+    else:  # over all modalities, which have the same variance
+        loadings = start.components.astype(np.float64)
+    extended = _extend_depths(model, extended, parts, loadings, measured, seed)
+    sample = by_measured(thin(parts, MAX_SAMPLE))
     members = []
     for i in range(n_members):
         former = model.members[i % len(model.members)]
         with isolated(seed):  # torch layers draw random weights, which are replaced
-            network = _enlarged(former, Transformer(model.config, sizes)).eval()
-        _fill_features(network, former, start, loadings, measured, known, seed + i)
+            network = _enlarged(former, Transformer(model.config, sizes), kept).eval()
+        _fill_features(
+            network, former, start, _map_loadings(loadings, kept, measured, _embeddings(former)), new, seed + i
+        )
         _fill_batches(network, former, start)
         _fill_phenotypes(network, former, start, seed + i)
         set_external(network, external)
         if i >= len(model.members):
             _redraw_outputs(network, seed + i)
-        if len(vocabulary) > known:
-            _fill_profile(network, start, extended, sample, known)
+        if new.size:
+            _fill_profile(network, start, extended, sample, new)
         members.append(network)
     return replace(extended, members=tuple(members))
 
 
-def _append(former: NDArray[np.float32], whole: NDArray[np.floating]) -> NDArray[np.float32]:
-    return np.concatenate([former, np.asarray(whole[len(former) :], np.float32)])
+def _extend_state(
+    model: BioFormer,
+    vocabulary: Vocabulary,
+    readings: Mapping[str, Reading],
+    parts: Sequence[Block],
+    statistics: Statistics,
+    kept: Positions,
+) -> BioFormer:
+    """The model with the binnings and statistics of new features, and the readings of the new data."""
+    means, shares, depth_shares, binnings = [], [], [], {}
+    for i, (name, known) in enumerate(zip(model.modalities, (statistics, *statistics.others), strict=True)):
+        n_known, n_features = (len(each.feature_names(name)) for each in (model.vocabulary, vocabulary))
+        own, binning = filled(parts, i), model.binnings[name]
+        if n_features > n_known and not own:
+            raise DataError(f"No training cell has a count in the modelled features of {name!r}. Leave it out.")
+        if binning.quantiles is not None and n_features > n_known:
+            added = quantile_bins(own, binning.n_bins, np.arange(n_known, n_features))
+            binning = replace(binning, quantiles=binning.quantiles.append(added))
+        binnings[name] = binning
+        means.append(known.gene_mean)
+        shares.append(known.gene_nnz / np.maximum(known.n_measured, 1))
+        depth_shares.append(depth_share_of(known, readings[name]))
+    first, *names = model.modalities
+    return replace(
+        model,
+        vocabulary=vocabulary,
+        binnings=binnings,
+        reading=readings[first],
+        others={name: replace(model.others[name], reading=readings[name]) for name in names},
+        gene_mean=_fill(np.concatenate(means), kept, model.gene_mean),
+        gene_share=_fill(np.concatenate(shares), kept, model.gene_share),
+        depth_share=_fill(np.concatenate(depth_shares), kept, model.depth_share),
+        axes=_fill(np.zeros((len(vocabulary), model.axes.shape[1])), kept, model.axes),
+        axes_mean=_fill(np.zeros(len(vocabulary)), kept, model.axes_mean),
+    )
 
 
-def _map_loadings(loadings: Array, measured: NDArray[np.bool_], values: Array) -> Array:
+def _fill(values: NDArray[np.floating], kept: Positions, former: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(M, ...), values of all features, with the former values where they are known."""
+    whole = np.asarray(values, np.float32).copy()
+    whole[kept] = former
+    return whole
+
+
+def _present(part: Block) -> NDArray[np.bool_]:
+    return np.concatenate([each.present for each in part.modalities])
+
+
+def _map_loadings(loadings: Array, kept: Positions, measured: NDArray[np.bool_], values: Array) -> Array:
     """(M - M0, D), values of new features, which have loadings (M, K): by ridge regression on those of known features.
 
-    ``values`` (M0, D) are those of the known features. Of these, the data measure ``measured`` (M0,).
+    ``values`` (M0, D) are those of the known features, which are at ``kept`` (M0,). Of these, the data measure
+    ``measured`` (M0,).
     """
-    known, new = loadings[: len(measured)][measured], loadings[len(measured) :]
+    known, new = loadings[kept][measured], np.delete(loadings, kept, axis=0)
     if not known.size or not len(new):
         return np.zeros((len(new), values.shape[1]))
     penalty = RIDGE * np.square(known).sum() / known.shape[1]
@@ -141,87 +191,131 @@ def _map_loadings(loadings: Array, measured: NDArray[np.bool_], values: Array) -
     return np.asarray(new @ weights)
 
 
+def _extend_depths(
+    model: BioFormer,
+    extended: BioFormer,
+    parts: Sequence[Block],
+    loadings: Array,
+    measured: NDArray[np.bool_],
+    seed: int,
+) -> BioFormer:
+    """The extended model with estimates of the depth that know its new features."""
+    depths = {}
+    for i, name in enumerate(model.modalities):
+        former, columns, known = model.of(name), extended.columns(name), model.columns(name)
+        depths[name] = former.depth
+        if former.depth is not None and columns.stop - columns.start > known.stop - known.start:
+            fitted = depth_models(filled(parts, i), model.masking, former.binning, seed)
+            depths[name] = _extend_depth(former.depth, fitted, loadings[columns], measured[known])
+    others = {name: Modality(other.reading, depths[name]) for name, other in extended.others.items()}
+    return replace(extended, depth=depths[model.modalities[0]], others=others)
+
+
 def _extend_depth(
-    former: DepthModels | None, fitted: DepthModels | None, loadings: Array, measured: NDArray[np.bool_]
-) -> DepthModels | None:
+    former: DepthModels, fitted: DepthModels, loadings: Array, measured: NDArray[np.bool_]
+) -> DepthModels:
     """The former estimates, with the means and variances of the new features from the fitted ones."""
-    if former is None or fitted is None or len(fitted.drawn.share) == len(former.drawn.share):
-        return former
-    old, new = former.drawn.profile, fitted.drawn.profile
-    added = _map_loadings(loadings, measured, old.loadings.astype(np.float64))
+    old, new, known = former.drawn.profile, fitted.drawn.profile, np.arange(len(former.drawn.share))
+    added = _map_loadings(loadings, known, measured, old.loadings.astype(np.float64))
     profile = LowRankProfile(
         old.mean_depth,
-        _append(old.mean, new.mean),
+        _fill(new.mean, known, old.mean),
         np.concatenate([old.loadings, added.astype(np.float32)]),
         old.noise,
     )
 
     def extended(of: DepthModel, by: DepthModel) -> DepthModel:
-        share, variance = _append(of.share, by.share), _append(of.variance, by.variance)
+        share, variance = _fill(by.share, known, of.share), _fill(by.variance, known, of.variance)
         return replace(of, profile=profile, share=share, variance=variance)
 
     return DepthModels(extended(former.drawn, fitted.drawn), extended(former.natural, fitted.natural))
 
 
 @torch.no_grad()
-def _latents(model: BioFormer, network: Transformer, part: Block, known: int) -> Array:
-    """(N, L), latents of cells, computed from the known features alone."""
+def _latents(model: BioFormer, network: Transformer, part: Block, known: NDArray[np.bool_]) -> Array:
+    """(N, L), latents of cells, computed from the ``known`` features (M,) alone."""
     latents = np.zeros((len(part.depth), model.config.n_latent))
-    only_known = replace(part, start=0, present=part.present & (np.arange(len(part.present)) < known))
+    of_parts = np.split(known, np.cumsum([len(each.present) for each in part.modalities])[:-1])
+    first, *others = (
+        replace(each, present=each.present & own, others=())
+        for each, own in zip(part.modalities, of_parts, strict=True)
+    )
+    only_known = replace(first, start=0, others=tuple(others))
     for batch, output in run_network(model, network, [only_known], batch_size=128):
         latents[batch.rows.numpy()] = output.latent.double().numpy()
     return latents
 
 
 @torch.no_grad()
-def _enlarged(former: Transformer, network: Transformer) -> Transformer:
+def _enlarged(former: Transformer, network: Transformer, kept: Positions) -> Transformer:
     """Copy all weights of the former network. Rows and columns that it does not have stay 0."""
     old = former.state_dict()
     for name, value in network.state_dict().items():
         value.zero_()
-        if name in old:
-            value[tuple(slice(n) for n in old[name].shape)] = old[name]
+        if name not in old:
+            continue
+        known = tuple(torch.arange(n) for n in old[name].shape)
+        if (axis := AXIS_OF_FEATURES.get(re.sub(r"\.\d+\.", ".", name))) is not None:
+            n_specials = old[name].shape[axis] - len(kept)  # rows that are no feature, which stand first
+            rows = torch.cat([torch.arange(n_specials), n_specials + torch.from_numpy(kept)])
+            known = (*known[:axis], rows, *known[axis + 1 :])
+        if known:
+            value[torch.meshgrid(*known, indexing="ij")] = old[name]
+        else:
+            value.copy_(old[name])
     return network
+
+
+def _embeddings(network: Transformer) -> Array:
+    """(M0, D), embeddings of the features."""
+    return network.feature.weight[len(SPECIALS) :][: network.sizes.n_features].detach().double().numpy()
 
 
 @torch.no_grad()
 def _fill_features(
-    network: Transformer,
-    former: Transformer,
-    start: InitialValues,
-    loadings: Array,
-    measured: NDArray[np.bool_],
-    known: int,
-    seed: int,
+    network: Transformer, former: Transformer, start: InitialValues, embeddings: Array, new: Positions, seed: int
 ) -> None:
-    """Embeddings, means and bins of the new features."""
+    """Embeddings (M - M0, D), means and bins of the ``new`` features. Each weighs in the bag as its modality does."""
     first = len(SPECIALS)
-    embeddings = former.feature.weight[first : first + known].double().numpy()
-    added = torch.from_numpy(_map_loadings(loadings, measured, embeddings)).float()
+    added = torch.from_numpy(embeddings).float()
     noise = torch.empty_like(added).normal_(std=0.1 * added.shape[1] ** -0.5, generator=random_generator(seed, "added"))
-    network.feature.weight[first + known :] = added + noise
-    network.bin_bias.weight[first + known :] = torch.from_numpy(start.log_bins[known:])
-    network.profile_mean[known:] = torch.from_numpy(start.profile_mean[known:])
+    network.feature.weight[first + new] = added + noise
+    network.bin_bias.weight[first + new] = torch.from_numpy(start.log_bins[new])
+    network.profile_mean[new] = torch.from_numpy(start.profile_mean[new])
+    if network.sizes.parts:
+        weights = former.bag_weight.split_with_sizes(former.sizes.columns)
+        means = torch.stack([own.mean() for own in weights])
+        network.bag_weight[new] = means[network.modality_of(torch.from_numpy(first + new))]
 
 
 @torch.no_grad()
 def _fill_profile(
-    network: Transformer, start: InitialValues, model: BioFormer, parts: Sequence[Block], known: int
+    network: Transformer, start: InitialValues, model: BioFormer, parts: Sequence[Block], new: Positions
 ) -> None:
-    """Output rows of the decoder for the new features: ridge regression of their profiles on the latents."""
+    """Output rows of the decoder for the new features: ridge regression of their profiles on the latents.
+
+    ``parts`` are cells that were measured in the same modalities.
+    """
+    known = ~np.isin(np.arange(network.sizes.n_features), new)
     latent = np.concatenate([_latents(model, network, part, known) for part in parts])
     middle = latent.mean(axis=0)
     x = latent - middle
     ends = np.cumsum([len(part.depth) for part in parts])[:-1]
-    products = np.zeros((x.shape[1], network.sizes.n_features - known))
+    products = np.zeros((x.shape[1], len(new)))
     for part, own in zip(parts, np.split(x, ends), strict=True):
-        values, mean = model.tokenizer.profiles(part)[:, known:], start.profile_mean[known:] * part.present[known:]
+        values, mean = model.tokenizer.profiles(part)[:, new], start.profile_mean[new] * _present(part)[new]
         products += (values.T @ own).T - np.outer(own.sum(axis=0), mean)
     penalty = max(RIDGE * np.square(x).sum() / x.shape[1], 1e-12)  # the latents of equal cells are equal
     weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), products).T
-    network.linear_rate.weight[known:] = torch.from_numpy(weights).float()
-    network.rate.bias[known:] = torch.from_numpy(start.rate[known:] - weights @ middle).float()
-    network.log_dispersion[known:] = torch.from_numpy(start.log_dispersion[known:])
+    network.linear_rate.weight[new] = torch.from_numpy(weights).float()
+    network.rate.bias[new] = torch.from_numpy(start.rate[new] - weights @ middle).float()
+    network.log_dispersion[new] = torch.from_numpy(start.log_dispersion[new])
+
+
+def _weighted(shift: NDArray[np.float32], network: Transformer) -> Tensor:
+    """(n, M), effects on the profiles, weighted as the features are in the bag."""
+    effects = torch.from_numpy(shift)
+    return effects * network.bag_weight if network.sizes.parts else effects
 
 
 @torch.no_grad()
@@ -231,7 +325,7 @@ def _fill_batches(network: Transformer, former: Transformer, start: InitialValue
     if n_batches == n_former:
         return
     features = network.feature.weight[len(SPECIALS) : len(SPECIALS) + network.sizes.n_features]
-    shift = -torch.from_numpy(start.batch_shift) @ features / network.bag_scale
+    shift = -_weighted(start.batch_shift, network) @ features / network.bag_scale
     rate = torch.from_numpy(start.batch_rate)
     tables = [(network.batch_rate.weight, rate)] + ([(network.batch_shift, shift)] if network.config.bag else [])
     for table, effect in tables:
@@ -250,7 +344,7 @@ def _fill_phenotypes(network: Transformer, former: Transformer, start: InitialVa
         if known == len(rate):
             continue
         part = cast("Phenotype", each)
-        effects = -torch.from_numpy(shift) @ features / network.bag_scale, torch.from_numpy(rate)
+        effects = -_weighted(shift, network) @ features / network.bag_scale, torch.from_numpy(rate)
         for table, effect in zip((part.shift, part.rate.weight), effects, strict=True):
             mean = table[:known].mean(dim=0) if known else torch.zeros_like(table[0])
             new = effect[known:]

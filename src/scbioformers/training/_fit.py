@@ -99,9 +99,9 @@ def fit_model(
     cells = surveyed or survey(source, train.validation_fraction, seed)
     _check_filled(cells)
     statistics, parts = cells.statistics, cells.sample
-    frozen = binning if start is None else start.binning
-    if frozen.mean_depth is not None:  # of the cells of another fit, at whose depth rates and means are
-        statistics = statistics.at_depth(frozen.mean_depth)
+    frozen = [binning, *(own for own, _ in others.values())] if start is None else start.binnings.values()
+    # a frozen depth is that of the cells of another fit, at which rates and means are
+    statistics = statistics.at_depths([own.mean_depth for own in frozen])
     _log_masked_shares(train.masking, parts)
     if start is None:
         model = new_model(
@@ -120,12 +120,13 @@ def fit_model(
             seed=seed,
         )
     else:
+        readings = {start.modalities[0]: reading} | {name: own for name, (_, own) in others.items()}
         model = extend_model(
             start,
             vocabulary,
             batch,
             tuple(phenotypes),
-            reading,
+            readings,
             parts,
             statistics,
             external=external,

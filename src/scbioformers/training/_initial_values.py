@@ -114,14 +114,17 @@ def modality_weights(leading: Sequence[float], columns: Sequence[int]) -> NDArra
         Number of features of each modality.
     """
     sums = np.asarray(leading, np.float64)
-    return np.repeat(np.sqrt(np.where(sums > 1e-9, sums[0] / np.maximum(sums, 1e-9), 1.0)), columns)
+    varies = sums > 1e-9
+    reference = sums[varies][0] if varies.any() else 1.0  # cells to which a model is fitted further may lack the first
+    return np.repeat(np.sqrt(np.where(varies, reference / np.maximum(sums, 1e-9), 1.0)), columns)
 
 
 def _weights(profiles: Sequence[Profiles], columns: Sequence[int], seed: int) -> NDArray[np.float64]:
     ends, leading = np.cumsum([0, *columns]), []
     for start, stop in pairwise(ends):
         own = [Profiles(x.values[:, start:stop], x.present[start:stop]) for x in profiles]
-        leading.append(_leading_variance([each for each in own if each.present.any()], seed))
+        measured = [each for each in own if each.present.any()]
+        leading.append(_leading_variance(measured, seed) if measured else 0.0)
     return modality_weights(leading, columns)
 
 

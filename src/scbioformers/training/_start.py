@@ -63,7 +63,7 @@ def new_model(
     first, *names = vocabulary.modalities
     how, states = {first: (binning, reading), **others}, []
     for i, name in enumerate((first, *names)):
-        own = _filled(parts, i)
+        own = filled(parts, i)
         if not own:
             raise DataError(f"No training cell has a count in the modelled features of {name!r}. Leave it out.")
         known = statistics if i == 0 else statistics.others[i - 1]
@@ -86,7 +86,7 @@ def set_external(network: Transformer, external: ExternalTokens | None) -> None:
         network.external_code[len(SPECIALS) :] = torch.from_numpy(external.codes)
 
 
-def _filled(parts: Sequence[Block], number: int) -> list[Block]:
+def filled(parts: Sequence[Block], number: int) -> list[Block]:
     """The cells that have counts in a modality, as cells of this modality alone."""
     found = []
     for part in parts:
@@ -138,7 +138,7 @@ def _read_state(
         reading=reading,
         gene_mean=statistics.gene_mean.astype(np.float32),
         gene_share=(statistics.gene_nnz / np.maximum(statistics.n_measured, 1)).astype(np.float32),
-        depth_share=_depth_share(statistics, reading),
+        depth_share=depth_share_of(statistics, reading),
         bin_mean=np.zeros(frozen.n_values, np.float32),
         members=(),
         axes=np.zeros((n_features, config.n_components), np.float32),
@@ -190,20 +190,22 @@ def _freeze(binning: Binning, statistics: Statistics, parts: Sequence[Block]) ->
     if binning.kind != "value":
         # centred data may have no positive depth, and ranks do not need it
         depth = statistics.mean_depth if statistics.mean_depth > 0 else 1.0
-        quantiles = None if binning.kind == "segment" else _quantiles(parts, binning.n_bins)
+        quantiles = None if binning.kind == "segment" else quantile_bins(parts, binning.n_bins)
         return binning.freeze(mean_depth=depth, max_bin=binning.n_bins, quantiles=quantiles)
     highest = statistics.max_normalized if binning.normalize else statistics.max_count
     max_bin = int(bin_normalized([highest], binning.cutoff, binning.bins_per_doubling)[0])
     return binning.freeze(mean_depth=statistics.mean_depth, max_bin=min(max_bin, _MAX_EXACT_BIN))
 
 
-def _quantiles(parts: Sequence[Block], n_bins: int) -> QuantileBins:
-    """Quantiles of the values of each feature, without zeros."""
-    values = vstack([part.counts for part in parts], format="csc")
+def quantile_bins(
+    parts: Sequence[Block], n_bins: int, features: NDArray[np.int64] | slice = slice(None)
+) -> QuantileBins:
+    """Quantiles of the values of all features, or of these, without zeros."""
+    values = vstack([part.counts for part in parts], format="csc")[:, features]
     return QuantileBins.fit(np.split(values.data, values.indptr[1:-1]), n_bins)
 
 
-def _depth_share(statistics: Statistics, reading: Reading) -> NDArray[np.float32]:
+def depth_share_of(statistics: Statistics, reading: Reading) -> NDArray[np.float32]:
     if reading.scale == "centered" or not statistics.depth_share.any():
         return np.full(len(statistics.depth_share), 1 / len(statistics.depth_share), np.float32)
     return statistics.depth_share.astype(np.float32)
