@@ -56,7 +56,7 @@ from scbioformers.data._mudata import (
 from scbioformers.data._phenotypes import check_phenotype, check_values, field_codes, positions, register_phenotype
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
-from scbioformers.data._samples import ModalitiesSource
+from scbioformers.data._samples import ModalitiesSource, unmeasured
 from scbioformers.data._shared_cells import SharedCells
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
 from scbioformers.data._statistics import Statistics, scan
@@ -148,6 +148,7 @@ __all__ = [
     "seem_counts",
     "split_call",
     "survey",
+    "unmeasured",
     "warn_of_samples",
     "with_chosen_features",
     "with_modality",

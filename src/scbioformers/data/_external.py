@@ -119,6 +119,10 @@ class ExternalTokens:
         position = {name: i for i, name in enumerate(categories, start=1)}
         return np.array([0, *(position.get(name, 0) for name in self.categories)])[self.codes]
 
+    def take(self, columns: slice) -> ExternalTokens:
+        """The tokens of some of the features."""
+        return ExternalTokens(self.categories, self.codes[columns])
+
     def extend(self, added: ExternalTokens | None, n_added: int) -> ExternalTokens:
         """The tokens with those of ``n_added`` new features. A category that is not known is read as none.
 

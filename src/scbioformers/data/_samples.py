@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError
 from scbioformers.data._block import Block
-from scbioformers.data._source import BlockSource
+from scbioformers.data._source import AnnDataSource, BlockSource
 
 
 class ModalitiesSource(BlockSource):
@@ -58,6 +59,11 @@ class ModalitiesSource(BlockSource):
             for source, rows in zip(self.sources, self._rows, strict=True)
         ]
         return replace(blocks[0], others=tuple(blocks[1:]))
+
+
+def unmeasured(n_features: int) -> BlockSource:
+    """Source of a modality in which no cell was measured: the row of every cell is -1."""
+    return AnnDataSource(AnnData(sp.csr_matrix((1, n_features), dtype=np.float32)))
 
 
 def _read(source: BlockSource, rows: NDArray[np.int64]) -> Block:

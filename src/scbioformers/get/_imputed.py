@@ -44,7 +44,7 @@ def imputed(
         model was fitted to one.
     modality
         Only for a MuData: the modality to predict from the others, for all samples. Nothing of it is read, so the data
-        need not have it. ``layer`` and ``gene_symbols`` are dicts by modality.
+        need not have it. ``layer``, ``gene_symbols`` and ``feature_map`` are dicts by modality.
     genes
         Genes to predict. By default, all genes of the model that are not in ``adata``, or all features of the modality.
         A gene of ``adata`` can be named as well. It is then predicted from the other genes.

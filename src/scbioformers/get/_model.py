@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import SPECIALS, MissingKeyError, check_arguments
-from scbioformers.data import FeatureMap, check_feature_map, refuse_dicts
+from scbioformers.data import FeatureMap, refuse_dicts
 from scbioformers.model import BioFormer
 from scbioformers.results import ModelLike, feature_names, find_fit, find_model, modality_feature_names
 
@@ -177,8 +177,6 @@ def gene_embeddings(
     40
     """
     check_arguments(gene_embeddings, locals())
-    if feature_map is not None:
-        check_feature_map(feature_map)
     fitted = find_model(adata, model, key)
     tables = [network.feature.weight.detach().numpy()[len(SPECIALS) :] for network in fitted.members]
     values = np.concatenate(tables, axis=1)

@@ -176,7 +176,7 @@ class BioFormer:
             bin_mean=self.bin_mean[values],
             heads={},
             others={},
-            external=None,
+            external=None if self.external is None else self.external.take(columns),
             part=self.modalities.index(modality),
             **{name: getattr(self, name)[columns] for name in arrays},
         )
@@ -313,7 +313,7 @@ class BioFormer:
             if stored["schema"] < 5:
                 tensors = with_additions(tensors, len(vocabulary))
             members = tuple(read_member(config, sizes, tensors, f"members.{i}.") for i in range(stored["n_members"]))
-            arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+            arrays: dict[str, Any] = {name: tensors[name].numpy() for name in _ARRAYS}
             n = len(vocabulary)
             expected = [(n, config.n_components), (n,), (n,), (n,), (n,), (sizes.n_values,)]
             if not members or [array.shape for array in arrays.values()] != expected:

@@ -235,20 +235,34 @@ def make_batches(
 def _odds(model: BioFormer, batch: Batch) -> Tensor:
     """(B, K) odds of the training mask of each modality.
 
-    They follow from the number of expressed features, which is estimated from the known features. If nothing of a
-    modality is known in a cell, it is that of the mean cell.
+    They follow from the number of expressed features, which is estimated from the known features. Features that a later
+    fit added count in the cells in which some of them are known.
     """
     columns, odds = model.members[0].sizes.columns, []
     shares = np.split(model.gene_share.astype(np.float64), np.cumsum(columns)[:-1])
-    parts = (x.split_with_sizes(columns, dim=1) for x in (batch.known, batch.visible))
-    for share, is_known, visible in zip(shares, *parts, strict=True):
-        # a matrix product would round differently depending on the other cells of the batch
-        known = np.where(is_known.numpy(), share, 0.0).sum(axis=1)
-        n_expressed = (visible.numpy() > 0).sum(axis=1) / np.maximum(known, 1e-9) * share.sum()
-        if model.others:
-            n_expressed = np.where(is_known.numpy().any(axis=1), n_expressed, share.sum())
-        odds.append(model.masking.odds(n_expressed, len(share)))
+    parts = ([part.numpy() for part in x.split_with_sizes(columns, dim=1)] for x in (batch.known, batch.visible))
+    n_original = model.members[0].bag_size.view(-1).long().tolist()
+    for share, n_first, known, visible in zip(shares, n_original, *parts, strict=True):
+        own, added = np.zeros(len(batch)), known[:, n_first:].any(axis=1)
+        for cells, n in ((added, len(share)), (~added, n_first)):
+            if cells.any():
+                n_expressed = _n_expressed(model, share[:n], known[cells, :n], visible[cells, :n])
+                own[cells] = model.masking.odds(n_expressed, n)
+        odds.append(own)
     return torch.from_numpy(np.stack(odds, axis=1)).float()
+
+
+def _n_expressed(
+    model: BioFormer, share: NDArray[np.float64], known: NDArray[np.bool_], visible: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(B,) estimated number of features of a modality that each cell expresses, from the ``known`` (B, M) ones.
+
+    If nothing of one of several modalities is known in a cell, it is that of the mean cell.
+    """
+    # a matrix product would round differently depending on the other cells of the batch
+    known_share = np.where(known, share, 0.0).sum(axis=1)
+    n_expressed = (visible > 0).sum(axis=1) / np.maximum(known_share, 1e-9) * share.sum()
+    return np.where(known.any(axis=1), n_expressed, share.sum()) if model.others else n_expressed
 
 
 def on_device(model: BioFormer, device: str) -> BioFormer:

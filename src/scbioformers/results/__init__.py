@@ -64,7 +64,13 @@ from scbioformers.results._perturb import (
     write_perturb,
 )
 from scbioformers.results._query import Query, feature_names, find_column, open_query
-from scbioformers.results._query_modalities import ModalitiesQuery, modality_feature_names, open_data, open_modalities
+from scbioformers.results._query_modalities import (
+    ModalitiesQuery,
+    common_modalities,
+    modality_feature_names,
+    open_data,
+    open_modalities,
+)
 from scbioformers.results._query_parts import ModalityPair, Part, open_parts
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
 from scbioformers.results._slots import check_key_added, get_column, target
@@ -91,6 +97,7 @@ __all__ = [
     "check_out",
     "check_perturb_key",
     "check_storage",
+    "common_modalities",
     "feature_names",
     "find_column",
     "find_condition",

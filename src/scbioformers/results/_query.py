@@ -153,10 +153,11 @@ class Query:
             symbols, layer, matched_by = (
                 {} if value is None else {self.modality: value} for value in (column, self.layer, self.matched_by)
             )
-            modelled = f"*bf.get.gene_embeddings({self._data}{self._given}{_argument('gene_symbols', symbols)}).index"
-            mask = f"{{{self.modality!r}: np.asarray({names}.isin([{modelled}, {added}]))}}"
+            modelled = f"*bf.get.gene_embeddings({self._data}{_argument('gene_symbols', symbols)}).index, "
+            named = f"{'' if self.model_given else modelled}{added}"
             others = _argument("layer", layer) + _argument("gene_symbols", matched_by)
-            return f"bf.tl.fit(mdata, mask_var={mask}{others})"
+            mask = f"{{{self.modality!r}: np.asarray({names}.isin([{named}]))}}"
+            return f"bf.tl.fit(mdata{self._given}, mask_var={mask}{others})"
         others = _argument("layer", self.layer) + _argument("gene_symbols", self.matched_by)
         if self.model_given:
             return f"bf.tl.fit(adata{self._given}, mask_var=np.asarray({names}.isin([{added}])){others})"
@@ -294,6 +295,8 @@ def feature_names(
         If ``feature_map`` cannot be used, as in :func:`open_query`.
     """
     features = model.vocabulary.feature_names()
+    if feature_map is not None:
+        check_feature_map(feature_map)
     if adata is None:
         return features
     column = find_column(model, adata, gene_symbols, feature_map)

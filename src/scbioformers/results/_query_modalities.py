@@ -10,11 +10,9 @@ import numpy as np
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError, warn
 from scbioformers.data import (
-    AnnDataSource,
     BlockSource,
     ModalitiesSource,
     choose_modalities,
@@ -22,17 +20,13 @@ from scbioformers.data import (
     modality_rows,
     of_modality,
     refuse_dicts,
+    unmeasured,
     warn_of_samples,
 )
 from scbioformers.model import BioFormer, on_device
 from scbioformers.nn import choose_device, use_threads
 from scbioformers.results._model import ModelLike, find_model
 from scbioformers.results._query import Query, feature_names, open_query, several_modalities
-
-_NO_MAP = (
-    "`feature_map` is for an AnnData, found a MuData. Rename `var_names` of the modality, or pass a column with the "
-    "names of the model as `gene_symbols={modality: column}`."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +93,7 @@ def open_modalities(
         Modalities to read. None reads those of the model.
     predicted
         Modalities that are predicted. So nothing is said if the data lack them.
-    layer, gene_symbols
+    layer, gene_symbols, feature_map
         Dicts by modality.
     phenotype
         As in :func:`open_query`.
@@ -111,17 +105,10 @@ def open_modalities(
     MissingKeyError, ConfigError
         If a modality that is named does not exist.
     """
-    if feature_map is not None:
-        raise ConfigError(_NO_MAP)
     device = choose_device(device)
     found = on_device(find_model(mdata, model, key), device)
     use_threads(found.config.width)
-    known = [name for name in found.modalities if name in mdata.mod]
-    if not known:
-        raise DataError(
-            f"The model reads the modalities {list(found.modalities)}, and the MuData has {list(mdata.mod)}. Make a "
-            f"MuData with these names, such as `MuData({{{found.modalities[0]!r}: adata}})`."
-        )
+    known = common_modalities(found, mdata)
     names = choose_modalities(mdata, known if modalities is None else modalities)
     if other := [name for name in names if name not in found.modalities]:
         raise DataError(f"The model reads the modalities {list(found.modalities)}, and not {other[0]!r}.")
@@ -129,23 +116,40 @@ def open_modalities(
         lacking := [name for name in found.modalities if name not in known and name not in predicted]
     ):
         warn(f"The MuData has no modality {lacking}. The model reads them as not measured.")
-    layers, symbols = of_modality("layer", layer, names), of_modality("gene_symbols", gene_symbols, names)
+    given = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
+    of = {argument: of_modality(argument, value, names) for argument, value in given.items()}
     rows = {name: modality_rows(mdata, name) for name in names}
     warn_of_samples(rows, mdata)
     queries, sources = {}, []
     for name in found.modalities:
         own = replace(found.of(name), batch=None, phenotypes=())
         if name in names:
-            read = open_query(mdata[name], own, layer=layers[name], gene_symbols=symbols[name], device=device)
+            read = open_query(mdata[name], own, **{key: each[name] for key, each in of.items()}, device=device)
             queries[name] = replace(read, modality=name, model_given=model is not None)
             sources.append(queries[name].source)
         else:
             rows[name] = np.full(mdata.n_obs, -1)
-            sources.append(AnnDataSource(AnnData(csr_matrix((1, len(own.vocabulary)), dtype=np.float32))))
+            sources.append(unmeasured(len(own.vocabulary)))
     in_order = {name: rows[name] for name in found.modalities}
     codes = field_codes(found.fields, mdata, batch=found.batch, phenotype=phenotype)
     source = ModalitiesSource(sources, list(in_order.values()), codes)
     return ModalitiesQuery(found, source, queries, in_order, model is not None)
+
+
+def common_modalities(model: BioFormer, mdata: MuData) -> list[str]:
+    """Names of the modalities of the model that the data have.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if not (known := [name for name in model.modalities if name in mdata.mod]):
+        raise DataError(
+            f"The model reads the modalities {list(model.modalities)}, and the MuData has {list(mdata.mod)}. Make a "
+            f"MuData with these names, such as `MuData({{{model.modalities[0]!r}: adata}})`."
+        )
+    return known
 
 
 def modality_feature_names(
@@ -158,15 +162,14 @@ def modality_feature_names(
     DataError
         If ``data`` is an AnnData.
     ConfigError
-        If ``feature_map`` is given.
+        If an argument has another modality.
     """
     if data is not None and not isinstance(data, MuData):
         raise several_modalities(model)
-    if feature_map is not None:
-        raise ConfigError(_NO_MAP)
     symbols = of_modality("gene_symbols", gene_symbols, model.modalities)
+    maps = of_modality("feature_map", feature_map, model.modalities)
     own = {name: None if data is None or name not in data.mod else data[name] for name in model.modalities}
-    return {name: feature_names(model.of(name), own[name], symbols[name]) for name in model.modalities}
+    return {name: feature_names(model.of(name), own[name], symbols[name], maps[name]) for name in model.modalities}
 
 
 def open_data(

@@ -104,7 +104,7 @@ def annotate(
         By default, the model in ``adata.uns[key]``.
     modalities
         Modalities of the MuData to read. None reads those of the model. The model reads the others as not measured.
-        ``layer`` and ``gene_symbols`` are dicts by modality.
+        ``layer``, ``gene_symbols`` and ``feature_map`` are dicts by modality.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
         ``"X"`` reads ``adata.X``.

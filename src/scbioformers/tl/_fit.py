@@ -32,7 +32,7 @@ from scbioformers.results import ModelLike, check_storage, find_model, store_mod
 from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import Design, fit_perturbation, read_design, require_head
 from scbioformers.tl._fit_cells import Cells, read_cells, read_cells_for
-from scbioformers.tl._fit_modalities import read_modalities
+from scbioformers.tl._fit_modalities import read_modalities, read_modalities_for
 from scbioformers.tl._fit_settings import fit_settings
 from scbioformers.training import check_checkpoint_dir, fit_model
 
@@ -80,9 +80,10 @@ def fit(
         ``"quantile"``, values on any scale are accepted.
         Or a MuData, whose modalities are read together. A sample may lack some of them.
     model
-        A fitted model to start from (fine-tuning): a model, its directory, or an AnnData with a model, for instance
-        from :func:`scbioformers.tl.pretrain`. Its genes keep their meaning. Genes and batches that it does not know are
-        appended. Its binning, masks and configuration are used.
+        A fitted model to start from (fine-tuning): a model, its directory, or an AnnData or MuData with a model, for
+        instance from :func:`scbioformers.tl.pretrain`. Its genes keep their meaning. Genes and batches that it does not
+        know are appended, in a MuData to each modality. Its binning, masks and configuration are used. A modality that
+        the MuData lacks stays in the model; one that the model does not have is an error.
     modalities
         Modalities of the MuData to read. None reads all. ``layer``, ``mask_var``, ``gene_symbols``, ``external_key``
         and ``binning`` are then dicts by modality, such as ``layer={"rna": "counts"}``. What they do not name has its
@@ -100,7 +101,8 @@ def fit(
         genes by these names. Of several genes with the same name, the one that most cells express is modelled, which is
         logged. A gene without a value in the column keeps its ``var_names``. None uses ``adata.var_names``.
     feature_map
-        Dict or Series from the names of genes in ``adata`` to their names in ``model``, such as orthologues.
+        Dict or Series from the names of genes in ``adata`` to their names in ``model``, such as orthologues. In a
+        MuData, a dict of them by modality, such as ``feature_map={"prot": {"CD3": "CD3E"}}``.
     batch_key
         Column of ``adata.obs`` with the batch. The predicted profile is conditioned on the batch, so the embedding does
         not have to contain it. Other data may have other batches, or no such column: their cells are read as cells of
@@ -206,7 +208,7 @@ def fit(
     given: dict[str, Any] = {"layer": layer, "mask_var": mask_var, "gene_symbols": gene_symbols}
     given |= {"binning": binning, "external_key": external_key}
     if several:
-        _refuse_modalities(model, feature_map, task)
+        _refuse_task(task)
     else:
         refuse_dicts(modalities=modalities, **given)
     chosen = fit_settings(start, config, None if several else given["binning"], train, max_epochs, n_models)
@@ -215,9 +217,12 @@ def fit(
     check_checkpoint_dir(chosen.train, save_dir)
     seed, of_modalities = seed_from(rng), None
     if isinstance(adata, MuData):
-        adata, cells, of_modalities = read_modalities(
-            adata, modalities, given, batch_key, phenotype_keys, allow_non_integer, copy
-        )
+        columns = (batch_key, phenotype_keys)
+        if start is None:
+            read = read_modalities(adata, modalities, given, *columns, allow_non_integer, copy)
+        else:
+            read = read_modalities_for(start, adata, modalities, given | {"feature_map": feature_map}, *columns, copy)
+        adata, cells, of_modalities = read
         chosen = replace(chosen, binning=cells.binning or chosen.binning)
     elif start is None:
         split = None if task is not None else (chosen.train.validation_fraction, seed)
@@ -292,14 +297,13 @@ def _read_design(
     return read_design(adata, task, batch_key, genes, measured=measured, counts=cells.reading.counts)
 
 
-def _refuse_modalities(model: Any, feature_map: Any, task: Any) -> None:
+def _refuse_task(task: Any) -> None:
     """Check that a fit of a MuData has no argument that is for one AnnData."""
-    for name, value in {"model": model, "feature_map": feature_map, "task": task}.items():
-        if value is not None:
-            raise ConfigError(
-                f"`{name}` is for an AnnData, found a MuData. Leave it out, or pass one modality, such as "
-                "`bf.tl.fit(mdata['rna'], ...)`."
-            )
+    if task is not None:
+        raise ConfigError(
+            "`task` is for an AnnData, found a MuData. Leave it out, or pass one modality, such as "
+            "`bf.tl.fit(mdata['rna'], ...)`."
+        )
 
 
 def _log_summary(history: pd.DataFrame, seconds: float, key: str, *, perturbs: bool, several: bool) -> None:

@@ -167,8 +167,9 @@ def _check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> l
     return keys
 
 
-def _check_roles(start: BioFormer, adata: AnnData, batch_key: str | None, keys: Sequence[str]) -> None:
+def check_roles(start: BioFormer, adata: Any, batch_key: str | None, phenotype_keys: str | Sequence[str]) -> None:
     """A batch of the model cannot become a phenotype, or the reverse. New categories are added only where named."""
+    keys = _check_keys(batch_key, phenotype_keys)
     roles = {field.name: "phenotype_keys" for field in start.phenotypes}
     roles |= {} if start.batch is None else {start.batch.name: "batch_key"}
     given = dict.fromkeys(keys, "phenotype_keys") | ({} if batch_key is None else {batch_key: "batch_key"})
@@ -196,9 +197,11 @@ def read_cells_for(
     external_key: str | None = None,
     **names: Any,
 ) -> tuple[AnnData, Cells]:
-    """Read cells for a model that is trained further: its genes by name, and other genes of ``mask_var`` after them."""
-    keys = _check_keys(batch_key, phenotype_keys)
-    _check_roles(start, adata, batch_key, keys)
+    """Read cells for a model that is trained further: its genes by name, and other genes of ``mask_var`` after them.
+
+    They are the cells of an AnnData, or those of a modality, of which ``start`` has the state alone.
+    """
+    check_roles(start, adata, batch_key, phenotype_keys)
     query = open_query(adata, replace(start, batch=None, phenotypes=()), **names)
     none_chosen = isinstance(mask_var, str) and mask_var == DEFAULT_MASK and DEFAULT_MASK not in adata.var
     modelled = np.zeros(adata.n_vars, bool) if none_chosen else gene_mask(adata, mask_var)
@@ -210,24 +213,36 @@ def read_cells_for(
     new = np.flatnonzero(modelled)
     external = _extended_external(start, adata, external_key, new)
     adata = target(adata, copy)
-    batch = extended_field(start.batch, _batch_field(adata, batch_key, start.batch))
-    former = {phenotype.name: phenotype for phenotype in start.phenotypes}
-    found = {name: extended_field(former.get(name), register_phenotype(adata, name)) for name in keys}
-    phenotypes = tuple(field for field in (former | found).values() if field is not None)
-    fields = (*(() if batch is None else (batch,)), *phenotypes)
-    codes = field_codes(fields, adata, batch=batch)
+    batch, phenotypes, codes = extended_fields(start, adata, batch_key, phenotype_keys)
     columns = np.concatenate([query.columns, new])
     rule = _depth_rule(query, new)
     source = AnnDataSource(adata, layer=query.layer, columns=columns, fields=codes, rule=rule)
-    vocabulary = start.vocabulary.extend(measured[new], "rna")
+    vocabulary = start.vocabulary.extend(measured[new], start.modalities[0])
     logger.info(
-        "%d of the %d genes of the model are measured; %d genes are added to it.",
-        int(query.measured.sum()), len(start.vocabulary), len(new),
-    )  # fmt: skip
+        "%s%d of the %d genes of the model are measured; %d genes are added to it.",
+        "" if start.part is None else f"Modality {start.modalities[0]!r}: ",
+        int(query.measured.sum()),
+        len(start.vocabulary),
+        len(new),
+    )
     reading = replace(start.reading, layer=query.layer, gene_symbols=query.matched_by)
+    return adata, Cells(source, vocabulary, batch, phenotypes, reading, external=external)
+
+
+def extended_fields(
+    start: BioFormer, data: Any, batch_key: str | None, phenotype_keys: str | Sequence[str]
+) -> tuple[ObsField | None, tuple[ObsField, ...], NDArray[np.float32]]:
+    """The batch and the phenotypes of the model with the categories of the data, and the codes of the cells."""
+    keys = _check_keys(batch_key, phenotype_keys)
+    batch = extended_field(start.batch, _batch_field(data, batch_key, start.batch))
+    former = {phenotype.name: phenotype for phenotype in start.phenotypes}
+    found = {name: extended_field(former.get(name), register_phenotype(data, name)) for name in keys}
+    phenotypes = tuple(field for field in (former | found).values() if field is not None)
+    fields = (*(() if batch is None else (batch,)), *phenotypes)
+    codes = field_codes(fields, data, batch=batch)
     named = [i for i, field in enumerate(fields) if field.name in (batch_key, *keys)]
     warn_of_fields([fields[i] for i in named], codes[:, named], batch)
-    return adata, Cells(source, vocabulary, batch, phenotypes, reading, external=external)
+    return batch, phenotypes, codes
 
 
 def _extended_external(

@@ -38,12 +38,11 @@ def fit_settings(
 ) -> Settings:
     """Check the parameters of the fit, alone and against the model that it starts from."""
     given = ModelConfig.preset(config) if isinstance(config, str) else config
-    kind = Binning(kind=binning) if isinstance(binning, str) else binning  # type: ignore[arg-type]
     if start is None:
-        given, kind = given or ModelConfig.small(), kind or Binning()
+        given, kind = given or ModelConfig.small(), to_binning(binning) or Binning()
         train = train or (TrainConfig.paper() if config == "paper" else TrainConfig())
     else:
-        kind, train = _frozen_binning(start, kind), train or TrainConfig.fine_tuning()
+        kind, train = frozen_binning(start, binning), train or TrainConfig.fine_tuning()
         if given is not None and replace(given, n_components=start.config.n_components) != start.config:
             raise ConfigError("`config` must be that of the model that is fine-tuned. Leave out `config`.")
         if train.masking != start.masking:
@@ -57,11 +56,17 @@ def fit_settings(
     return Settings(kind, given, train, _n_members(start, n_models, train))
 
 
-def _frozen_binning(start: BioFormer, kind: Binning | None) -> Binning:
+def to_binning(given: str | Binning | None) -> Binning | None:
+    """The binning that is given, or one of the kind that is given."""
+    return Binning(kind=given) if isinstance(given, str) else given  # type: ignore[arg-type]
+
+
+def frozen_binning(start: BioFormer, given: str | Binning | None) -> Binning:
     """The binning of the model. Another one that is given must be the same."""
-    frozen = start.binning
+    frozen, kind = start.binning, to_binning(given)
     if kind is not None and kind.mean_depth is None:
-        kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1, quantiles=frozen.quantiles)
+        quantiles = frozen.quantiles if kind.n_bins == frozen.n_bins and kind.kind == "quantile" else None
+        kind = kind.freeze(mean_depth=frozen.mean_depth or 1.0, max_bin=frozen.max_bin or 1, quantiles=quantiles)
     if kind not in (None, frozen):
         raise ConfigError(f"`binning` must be that of the model that is fine-tuned, {frozen}. Leave out `binning`.")
     return frozen

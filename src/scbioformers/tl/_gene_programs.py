@@ -74,7 +74,7 @@ def gene_programs(
         MuData, if the model was fitted to one.
     modality
         Only for a MuData: the modality whose features are clustered, in which the results are stored. The model reads
-        the other modalities of the samples, too. ``layer`` and ``gene_symbols`` are dicts by modality.
+        the other modalities of the samples, too. ``layer``, ``gene_symbols`` and ``feature_map`` are dicts by modality.
     use
         Similarity between genes. ``"embedding"``: cosine of the mean-centred contextual embeddings. The contextual
         embedding of a gene is the derivative of its predicted log rate with respect to the latent vector, averaged over

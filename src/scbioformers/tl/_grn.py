@@ -85,7 +85,8 @@ def grn(
         Only for a MuData: the modality whose features the network is of, such as ``"rna"``. The model reads the other
         modalities of the samples, too. Two of them, such as ``("rna", "prot")``, give a network between them: features
         of the first are regulators, those of the second are targets. Cells are the samples that are measured in these
-        modalities, and ``groupby`` is a column of ``mdata.obs``. ``layer`` and ``gene_symbols`` are dicts by modality.
+        modalities, and ``groupby`` is a column of ``mdata.obs``. ``layer``, ``gene_symbols`` and ``feature_map`` are
+        dicts by modality.
     method
         How edges are weighted.
 

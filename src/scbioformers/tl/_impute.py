@@ -104,8 +104,8 @@ def impute(
         that are found must have at least 20 % of the counts that the model's genes have in the training data. Or a
         MuData, if the model was fitted to one.
     modalities
-        Modalities of the MuData to predict. None predicts all modalities of the model. ``layer`` and ``gene_symbols``
-        are dicts by modality. ``mask``, ``genes``, ``feature_map`` and ``out`` are for an AnnData.
+        Modalities of the MuData to predict. None predicts all modalities of the model. ``layer``, ``gene_symbols``
+        and ``feature_map`` are dicts by modality. ``mask``, ``genes`` and ``out`` are for an AnnData.
     method
         ``"denoise"`` or ``"held_out"``. By default ``"held_out"`` if ``mask``, ``std``, ``quantiles`` or
         ``output="bins"`` is given, which only this method can do, else ``"denoise"``. In a MuData, by default
