@@ -329,3 +329,20 @@ def test_a_copy_repeats_no_warning_of_mudata(fitted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "X_again" in bf.tl.embed(fitted, key_added="X_again", copy=True).obsm
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
+def test_zarr_keeps_the_model_and_its_results(tmp_path):
+    mdata = simulated()
+    bf.tl.fit(mdata, config=CONFIG, train=TRAIN)
+    bf.tl.embed(mdata)
+    bf.tl.impute(mdata)
+    mdata.write_zarr(tmp_path / "m.zarr")
+    read = mudata.read_zarr(tmp_path / "m.zarr")
+    assert bf.get.model(read).hash == bf.get.model(mdata).hash
+    np.testing.assert_array_equal(read.obsm["X_bioformer"], mdata.obsm["X_bioformer"])
+    for name in ("rna", "prot"):
+        np.testing.assert_array_equal(read.obsm[f"imputed_{name}"], mdata.obsm[f"imputed_{name}"])
+    before = read.obsm["X_bioformer"].copy()
+    bf.tl.embed(read)
+    np.testing.assert_array_equal(read.obsm["X_bioformer"], before)

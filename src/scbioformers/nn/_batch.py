@@ -125,11 +125,12 @@ def join_modalities(batches: Sequence[Batch], n_small_counts: Sequence[int]) -> 
         small[:, row : row + n, column : column + width] = batch.small_count_bins[:, :n]
         row, column = row + n, column + width
     whole: dict[str, Any] = {name: torch.cat(tensors, dim=1) for name, tensors in joined.items()}
-    for ids, bins in (("context_ids", "context_bins"), ("masked_ids", "target_bins")):
+    for of_ids, of_bins in (("context_ids", "context_bins"), ("masked_ids", "target_bins")):
         # padding last: sums then do not depend on which cells a modality was padded with
-        n_tokens = int((whole[ids] > 0).sum(dim=1).max()) if whole[ids].numel() else 0
-        order = (whole[ids] == 0).byte().argsort(dim=1, stable=True)[:, :n_tokens]
-        whole |= {name: whole[name].gather(1, order) for name in (ids, bins)}
+        padded = whole[of_ids] == 0
+        n_tokens = int((~padded).sum(dim=1).max()) if padded.numel() else 0
+        order = padded.byte().argsort(dim=1, stable=True)[:, :n_tokens]
+        whole |= {name: whole[name].gather(1, order) for name in (of_ids, of_bins)}
     for name in ("log_depth", "size_factor"):
         whole[name] = torch.stack([getattr(batch, name) for batch in batches], dim=1)
     return replace(batches[0], small_count_bins=small, **whole)
