@@ -150,7 +150,7 @@ def test_evidence_needs_the_data_of_the_fit_and_groups_with_and_without_the_phen
     adata = fitted.copy()
     with pytest.raises(ConfigError, match="Leave out `model`"):
         bf.tl.counterfactual(adata, {"condition": "condition_2"}, evidence=True, model=bf.get.model(fitted))
-    with pytest.raises(DataError, match=r"1 groups have at least 20 cells .* Pass another `groupby`"):
+    with pytest.raises(DataError, match=r"1 of 1 groups have at least 20 cells .* Pass another `groupby`"):
         bf.tl.counterfactual(adata, {"condition": "condition_2"}, evidence=True)
     bf.tl.counterfactual(adata, {"condition": "condition_2"})
     with pytest.raises(MissingKeyError, match=r"holds no evidence. Run .*evidence=True"):

@@ -53,7 +53,13 @@ from scbioformers.data._mudata import (
     warn_of_samples,
     with_modality,
 )
-from scbioformers.data._phenotypes import check_phenotype, check_values, field_codes, positions, register_phenotype
+from scbioformers.data._phenotypes import (
+    check_phenotype,
+    check_phenotype_values,
+    field_codes,
+    positions,
+    register_phenotype,
+)
 from scbioformers.data._query_scale import require_scale
 from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_collection
 from scbioformers.data._samples import ModalitiesSource, unmeasured
@@ -98,7 +104,7 @@ __all__ = [
     "call",
     "check_feature_map",
     "check_phenotype",
-    "check_values",
+    "check_phenotype_values",
     "choose_depth_rule",
     "choose_features",
     "choose_modalities",

@@ -125,7 +125,7 @@ def field_codes(
     return codes
 
 
-def check_values(phenotype: Mapping[str, Any] | None) -> None:
+def check_phenotype_values(phenotype: Mapping[str, Any] | None) -> None:
     """Check that the argument ``phenotype`` holds categories, numbers or None. Nothing else is looked at."""
     for name, value in (phenotype or {}).items():
         if not isinstance(name, str) or not (value is None or isinstance(value, (str, bool)) or _is_number(value)):

@@ -12,7 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, seed_from
-from scbioformers.data import FeatureMap, Labels, check_values
+from scbioformers.data import FeatureMap, Labels, check_phenotype_values
 from scbioformers.model import embed_blocks
 from scbioformers.nn import computes
 from scbioformers.results import (
@@ -199,7 +199,7 @@ def annotate(
     np.True_
     """
     check_arguments(annotate, locals())
-    check_values(phenotype)
+    check_phenotype_values(phenotype)
     key_added, seed = annotation_key(label_key, key_added), seed_from(rng)
     query = open_data(
         adata,

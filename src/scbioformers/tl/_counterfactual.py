@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, check_arguments, free_memory
-from scbioformers.data import FeatureMap, Labels, check_phenotype, check_values
+from scbioformers.data import FeatureMap, Labels, check_phenotype, check_phenotype_values
 from scbioformers.nn import computes
 from scbioformers.results import (
     ModelLike,
@@ -27,8 +26,6 @@ from scbioformers.results import (
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import Effects, decode_blocks
 from scbioformers.tl._counterfactual_evidence import collect_counterfactual_evidence
-
-logger = logging.getLogger(__name__)
 
 ALL = "all"  # name of the only group without `groupby`
 
@@ -51,7 +48,7 @@ def counterfactual(
     key_added: str = "counterfactual",
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict the profiles that the same cells would have under another phenotype, such as a condition or a time.
+    """Predict the profiles of the same cells under another phenotype, such as a condition or a time (paper, section 1).
 
     The model must have been fitted with ``phenotype_keys``. It reads each cell with its own phenotypes, and decodes it
     with others.
@@ -132,7 +129,7 @@ def counterfactual(
     (40, 5)
     """
     check_arguments(counterfactual, locals())
-    check_values(phenotype)
+    check_phenotype_values(phenotype)
     names: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
     query = open_query(adata, model, **names, key=key, device=device)
     if not phenotype:

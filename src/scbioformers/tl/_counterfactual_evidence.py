@@ -50,8 +50,9 @@ def collect_counterfactual_evidence(
     scored = np.flatnonzero((n >= MIN_CELLS).all(axis=1))
     if len(scored) < 2:
         raise DataError(
-            f"{len(scored)} groups have at least {MIN_CELLS} cells with and without this phenotype, expected two: the "
-            "effect on a group is compared with that on the others. Pass another `groupby`, or leave out `evidence`."
+            f"{len(scored)} of {len(groups)} groups have at least {MIN_CELLS} cells with and without this phenotype, "
+            "expected two: the effect on a group is compared with that on the others. Pass another `groupby`, or leave "
+            "out `evidence`."
         )
     logger.info("Evidence: %d fits, one without the cells of each group that have the phenotype.", len(scored))
     profiles = _profiles(query)
@@ -98,6 +99,11 @@ def _fit_without(
 ) -> Array:
     """(M,), effect on the cells ``asked`` of a model that was fitted without those that are ``left_out``."""
     params, _ = find_fit(adata, key)
+    if params["started_from"] is not None:
+        raise ConfigError(
+            "`evidence=True` fits the model again, and this one was trained further from another model, which these "
+            "fits would not know. Leave out `evidence`, or fit a model without `model=`."
+        )
     modelled = np.zeros(adata.n_vars, bool)
     modelled[query.columns[query.measured]] = True
     kept = adata[~left_out].copy()

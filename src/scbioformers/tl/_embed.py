@@ -12,7 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from scbioformers.core import check_arguments, warn
-from scbioformers.data import FeatureMap, check_values
+from scbioformers.data import FeatureMap, check_phenotype_values
 from scbioformers.model import READ_CHUNK, BioFormer, Use, embed_blocks
 from scbioformers.nn import computes
 from scbioformers.results import (
@@ -140,7 +140,7 @@ def embed(
     ((60, 32), (60, 32))
     """
     check_arguments(embed, locals())
-    check_values(phenotype)
+    check_phenotype_values(phenotype)
     place = check_out(out, copy)
     query = open_data(
         adata,

@@ -115,8 +115,8 @@ def fit(
         values are accepted. With ``model``, phenotypes are added to its own. One that it does not have changes its
         predictions a little even without a step of training.
     external_key
-        Column of ``adata.var`` with a category of each gene that the model is told, such as whether it is a
-        transcription factor. Each category is an external token (Eq. 6), whose embedding is added to that of the gene.
+        Column of ``adata.var`` with a category of each gene, such as whether it is a transcription factor. The model
+        reads it. Each category is an external token (Eq. 6), whose embedding is added to that of the gene.
         NaN means none. The categories are stored with the model, so other data need no such column. With ``model``,
         the column gives the categories of new genes.
     binning

@@ -13,7 +13,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike
 
 from scbioformers.core import Names, Scale, check_arguments, free_memory
-from scbioformers.data import FeatureMap, check_values, read_mask, refuse_dicts
+from scbioformers.data import FeatureMap, check_phenotype_values, read_mask, refuse_dicts
 from scbioformers.nn import computes
 from scbioformers.results import (
     ModelLike,
@@ -228,7 +228,7 @@ def impute(
     (60, 40)
     """
     check_arguments(impute, locals())
-    check_values(phenotype)
+    check_phenotype_values(phenotype)
     check_request(output, quantiles, batch_size)
     names_of: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
     if isinstance(adata, MuData):

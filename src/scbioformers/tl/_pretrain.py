@@ -99,7 +99,7 @@ def pretrain(
     gene_symbols
         Column of ``var`` with the names of the genes. Data sets without it are named by ``var_names``.
     external_key
-        Column of ``var`` with a category of each gene that the model is told, see :func:`scbioformers.tl.fit`. A gene
+        Column of ``var`` with a category of each gene, see :func:`scbioformers.tl.fit`. A gene
         has that of the first data set that has one for it.
     binning
         Binning of the values, see :func:`scbioformers.tl.fit`, or that of another model,
