@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
 from scbioformers.nn import OBJECTIVES, Sizes
-from scbioformers.nn._transformer import Attention, TransformerBlock, ValueEmbedding, batch_vectors
+from scbioformers.nn._blocks import Attention, TransformerBlock, ValueEmbedding
+from scbioformers.nn._transformer import batch_vectors
 
 FIRST = len(SPECIALS)
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2,))

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scbioformers.core import SPECIALS
+from scbioformers.nn._blocks import Attention, TransformerBlock
 from scbioformers.nn._phenotypes import Phenotype
-from scbioformers.nn._transformer import Attention, Transformer, TransformerBlock
+from scbioformers.nn._transformer import Transformer
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,9 @@ from scbioformers.results._slots import (
 )
 
 
-def counterfactual_slots(key: str) -> dict[str, list[str]]:
-    """Keys of the result by slot."""
-    return {"layers": [key], "varm": [_effect(key), _error(key)]}
-
-
 def check_counterfactual_key(adata: Any, key: str, layer: str | None) -> None:
     """Check that the results may be stored under this key, see :func:`check_key_added`."""
-    check_key_added(adata, key, counterfactual_slots(key), layer=layer)
+    check_key_added(adata, key, {"layers": [key], "varm": [_effect(key), _error(key)]}, layer=layer)
 
 
 def write_counterfactual(

@@ -1,6 +1,6 @@
 """Computations of the functions in ``bf.tl`` and ``bf.get``, with a model and a source of cells as input."""
 
-from scbioformers.tasks._counterfactual import Decoded, Effects, compare, decode_blocks
+from scbioformers.tasks._counterfactual import Decoded, Effects, compare, decode_blocks, which_have
 from scbioformers.tasks._cross_modal import denoise_modality, masked_evidence, modality_scale, predict_modality
 from scbioformers.tasks._gene_programs import (
     Programs,
@@ -76,4 +76,5 @@ __all__ = [
     "rank_set_regulators",
     "score_cells",
     "similarity",
+    "which_have",
 ]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from scbioformers.core import tqdm
-from scbioformers.data import BlockSource
+from scbioformers.data import Block, BlockSource
 from scbioformers.model import READ_CHUNK, BioFormer, run_network
 
 
@@ -60,11 +60,18 @@ def decode_blocks(
                         phenotypes[:, numbers[name]] = position
                     other[i, rows] = network.profile(output.latent, phenotypes).cpu().numpy()
             bar.update(len(block.depth))
-            former = block.fields[:, [block.fields.shape[1] - len(numbers) + numbers[name] for name in changed]]
-            differs = (former != np.array(list(changed.values()), np.float32)).any(axis=1) & ~np.isnan(former).any(
-                axis=1
-            )
+            _, differs = which_have(model, block, changed)
             yield Decoded(block.start, own, other, differs)
+
+
+def which_have(
+    model: BioFormer, block: Block, changed: Mapping[str, float]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) cells that have these phenotypes, and cells that have others. Where one is not known, both are False."""
+    names = [each.name for each in model.fields]
+    own = block.fields[:, [names.index(name) for name in changed]]
+    has = (own == np.array(list(changed.values()), np.float32)).all(axis=1)
+    return has, ~has & ~np.isnan(own).any(axis=1)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from scbioformers.config import Binning, Masking, ModelConfig, TrainConfig
 from scbioformers.core import ConfigError, DataError, tqdm
 from scbioformers.data import MemorySource, check_phenotype
 from scbioformers.results import Query, find_fit, open_query
-from scbioformers.tasks import Effects, compare, decode_blocks
+from scbioformers.tasks import Effects, compare, decode_blocks, which_have
 from scbioformers.tl._fit import fit
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,9 @@ def collect_counterfactual_evidence(
         raise ConfigError(
             "`evidence=True` fits the model again, which needs the AnnData of its fit. Leave out `model`."
         )
-    has, lacks = _cells(query, check_phenotype(query.model.fields, query.model.batch, phenotype))
+    changed = check_phenotype(query.model.fields, query.model.batch, phenotype)
+    parts = [which_have(query.model, block, changed) for block in query.source.blocks()]
+    has, lacks = (np.concatenate(rows) for rows in zip(*parts, strict=True))
     n = np.array([[(rows & (codes == i)).sum() for rows in (has, lacks)] for i in range(len(groups))])
     scored = np.flatnonzero((n >= MIN_CELLS).all(axis=1))
     if len(scored) < 2:
@@ -72,15 +74,6 @@ def collect_counterfactual_evidence(
             minutes = (time.perf_counter() - began) * (len(scored) - 1) / 60
             logger.info("The other %d fits will take about %.1f minutes.", len(scored) - 1, minutes)
     return pd.DataFrame(table, columns=["group", "method", "n_cells", "pearson", "rmse"])
-
-
-def _cells(query: Query, changed: Mapping[str, float]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N,) cells that have the phenotype, and cells that have another one."""
-    fields = np.concatenate([block.fields for block in query.source.blocks()])
-    names = [each.name for each in query.model.fields]
-    own = fields[:, [names.index(name) for name in changed]]
-    has = (own == np.array(list(changed.values()), np.float32)).all(axis=1)
-    return has, ~has & ~np.isnan(own).any(axis=1)
 
 
 def _profiles(query: Query) -> NDArray[np.float32]:
