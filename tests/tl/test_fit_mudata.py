@@ -340,6 +340,7 @@ def test_zarr_keeps_the_model_and_its_results(tmp_path):
     mdata.write_zarr(tmp_path / "m.zarr")
     read = mudata.read_zarr(tmp_path / "m.zarr")
     assert bf.get.model(read).hash == bf.get.model(mdata).hash
+    assert f"{40 + mdata['prot'].n_vars} features (40 rna, {mdata['prot'].n_vars} prot)" in repr(bf.get.model(read))
     np.testing.assert_array_equal(read.obsm["X_bioformer"], mdata.obsm["X_bioformer"])
     for name in ("rna", "prot"):
         np.testing.assert_array_equal(read.obsm[f"imputed_{name}"], mdata.obsm[f"imputed_{name}"])

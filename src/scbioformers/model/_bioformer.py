@@ -104,8 +104,12 @@ class BioFormer:
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.members[0].parameters())
+        features = f"{len(self.vocabulary)} genes"
+        if self.others:
+            of_each = [f"{len(self.vocabulary.feature_names(name))} {name}" for name in self.modalities]
+            features = f"{len(self.vocabulary)} features ({', '.join(of_each)})"
         return (
-            f"BioFormer({len(self.vocabulary)} genes, {self.config.n_layers} layers, width {self.config.width}, "
+            f"BioFormer({features}, {self.config.n_layers} layers, width {self.config.width}, "
             f"{n:,} parameters, {len(self.members)} member{'s' * (len(self.members) > 1)}, hash {self.hash[:12]})"
         )
 
