@@ -20,7 +20,7 @@ NAMES = [
     *("external-missing", "external-numbers", "external-empty", "external-one", "external-type", "external-model"),
     "external-unseen",
     *("phenotype-infinite", "phenotype-text", "phenotype-constant", "phenotype-unit", "phenotype-batch"),
-    *("counterfactual-unknown", "counterfactual-evidence"),
+    *("phenotype-sources", "counterfactual-unknown", "counterfactual-evidence"),
 ]
 
 

@@ -39,6 +39,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     sources = options.sources[0] if len(options.sources) == 1 else options.sources
     chosen = {name: getattr(options, name) for name in ("gene_symbols", "min_sources", "n_top_features", "max_epochs")}
+    chosen["phenotype_keys"] = options.phenotype_keys
     train = bf.TrainConfig(checkpoint_dir=options.checkpoint_dir)
     bf.tl.pretrain(sources, save_dir=options.save_dir, rng=options.seed, train=train, **chosen)
 
@@ -63,6 +64,13 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--n-top-features", type=_positive, default=4000, metavar="N", help="genes; default: 4000")
     parser.add_argument("--min-sources", type=_positive, metavar="N", help="data sets that must measure a gene")
     parser.add_argument("--gene-symbols", metavar="KEY", help="column of var with the names of the genes")
+    parser.add_argument(
+        "--phenotype-keys",
+        type=lambda text: text.split(","),
+        default=(),
+        metavar="KEYS",
+        help="columns of obs with phenotypes, separated by commas, such as condition,age",
+    )
     parser.add_argument("--max-epochs", type=_positive, metavar="N", help="number of passes over the cells")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed; default: 0")
     parser.add_argument(

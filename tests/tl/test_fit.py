@@ -370,7 +370,7 @@ def test_a_phenotype_stays_in_the_embedding_and_a_batch_does_not(simulated):
 
 @pytest.mark.parametrize("names", [["batch"], ["cell_type", "cell_type"]], ids=["the batch", "twice"])
 def test_a_column_has_one_role(simulated, fit, names):
-    with pytest.raises(ConfigError, match=r"batch_key.*phenotype_keys"):
+    with pytest.raises(ConfigError, match=r"A column is named twice.*`phenotype_keys`.*Pass each column once"):
         fit(simulated, batch_key="batch", phenotype_keys=names)
 
 

@@ -38,6 +38,7 @@ from scbioformers.data._joined import (
     describe_data_sets,
     join_data_sets,
     join_modalities,
+    samples_of_sources,
     with_chosen_features,
 )
 from scbioformers.data._labels import Labels
@@ -65,6 +66,7 @@ from scbioformers.data._rows import CollectionReader, RowData, RowReader, is_col
 from scbioformers.data._samples import ModalitiesSource, unmeasured
 from scbioformers.data._shared_cells import SharedCells
 from scbioformers.data._source import AnnDataSource, BlockSource, MemorySource
+from scbioformers.data._source_phenotypes import phenotype_codes, register_phenotypes, warn_of_sources
 from scbioformers.data._statistics import Statistics, scan
 from scbioformers.data._survey import Survey, SurveyTally, survey
 from scbioformers.data._variable_features import choose_features
@@ -142,20 +144,24 @@ __all__ = [
     "open_data_sets",
     "open_modality",
     "own_layers",
+    "phenotype_codes",
     "positions",
     "read_mask",
     "reads_disk",
     "refuse_dicts",
     "register_phenotype",
+    "register_phenotypes",
     "require_counts",
     "require_scale",
     "require_valid",
+    "samples_of_sources",
     "scan",
     "seem_counts",
     "split_call",
     "survey",
     "unmeasured",
     "warn_of_samples",
+    "warn_of_sources",
     "with_chosen_features",
     "with_modality",
 ]

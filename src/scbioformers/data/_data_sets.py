@@ -26,6 +26,7 @@ from scbioformers.data._matrix import get_matrix, reads_disk
 from scbioformers.data._modalities import FEATURE_TYPES, default_binning, modality_of
 from scbioformers.data._mudata import choose_modalities, modality_rows, of_modality
 from scbioformers.data._open_sources import Opened, StoredSamples, name_sources, open_source, size_of
+from scbioformers.data._source_phenotypes import require_columns
 from scbioformers.data._variable_features import SampledRows, variable_ranks
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Part:
     """Name of the modality."""
     adata: AnnData
     """The data, in memory or on disk."""
+    samples: Opened
+    """The source. Its ``obs`` has a row for each sample."""
     rows: NDArray[np.int64] | None = None
     """(N,) row of each sample of a MuData in ``adata``, -1 if it has none. None: the source is an AnnData."""
 
@@ -59,6 +62,12 @@ class Part:
     def sample_rows(self) -> NDArray[np.int64]:
         """(N,) row of each sample in ``adata``, -1 if it has none."""
         return np.arange(self.adata.n_obs) if self.rows is None else self.rows
+
+    def of_rows(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Codes (n_obs, P) of the rows of ``adata``, from those of the samples (N, P)."""
+        found = np.empty((self.adata.n_obs, codes.shape[1]), np.float32)
+        found[self.sample_rows[self.sample_rows >= 0]] = codes[self.sample_rows >= 0]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +133,7 @@ def open_data_sets(
     binning: Any = None,
     features: Any = None,
     allow_non_integer: bool = False,
+    phenotype_keys: Sequence[str] = (),
     seed: int | None = None,
 ) -> Iterator[dict[str, ModalitySets]]:
     """Open and check data sets. Those that cannot be used are left out with a warning that says why.
@@ -141,6 +151,8 @@ def open_data_sets(
         As in :func:`scbioformers.tl.pretrain`: one value if there is one modality, or a dict by modality.
     allow_non_integer
         Whether estimated counts are accepted as counts.
+    phenotype_keys
+        Columns of ``obs``, each of which a source must have.
     seed
         Seed of :func:`choose_features`, for which a file on disk is then not read again.
 
@@ -153,7 +165,7 @@ def open_data_sets(
     ConfigError
         If ``sources`` is empty or has something else, a path does not exist, or an argument must be a dict.
     MissingKeyError
-        If no data set has a modality of ``modalities``, or the column ``gene_symbols``.
+        If no data set has a modality of ``modalities``, the column ``gene_symbols``, or one of ``phenotype_keys``.
     DataError
         If no data set can be used.
     """
@@ -167,12 +179,15 @@ def open_data_sets(
         problems: Problems = []
         for i, (name, source) in enumerate(named.items()):
             with _noting(problems, i, name):
-                opened.append((i, name, open_source(source, files, in_memory=total <= MAX_BYTES)))
+                opened.append(
+                    (i, name, open_source(source, files, in_memory=total <= MAX_BYTES, obs_keys=phenotype_keys))
+                )
         several = modalities is not None or any(isinstance(data, MuData | StoredSamples) for *_, data in opened)
         if several:
             parts, problems = _parts_of_several(opened, modalities, problems), []
         else:  # what could not be opened is named together with what cannot be read
-            parts = {"rna": [Part(name, i, "rna", data) for i, name, data in opened if isinstance(data, AnnData)]}
+            parts = {"rna": [Part(name, i, "rna", data, data) for i, name, data in opened if isinstance(data, AnnData)]}
+        require_columns([part.samples for own in parts.values() for part in own], phenotype_keys)
         of_each = {key: of_modality(key, value, list(parts)) for key, value in given.items()}
         options = {}
         for name in parts:
@@ -239,9 +254,10 @@ def _parts(
             f"these under another name, pass `MuData({{{(modalities or ['rna'])[0]!r}: adata}})` instead of it."
         )
     if isinstance(data, AnnData):
-        return [Part(source, position, read[0], data)]
+        return [Part(source, position, read[0], data, StoredSamples({read[0]: data}, data.obs))]
     return [
-        Part(source, position, name, data[name], modality_rows(data, name)) for name in choose_modalities(data, read)
+        Part(source, position, name, data[name], data, modality_rows(data, name))
+        for name in choose_modalities(data, read)
     ]
 
 
@@ -296,7 +312,7 @@ def _check(part: Part, found: Inspection, sample: SampledRows | None, given: _Gi
     kept = best_measured(names, found.gene_nnz, column)
     names = np.where(kept, names, "")
     ranks = None if sample is None else variable_ranks(AnnData(sample.counts()), None, names)
-    own = part.source, part.position, part.modality, adata, part.rows
+    own = part.source, part.position, part.modality, adata, part.samples, part.rows
     return DataSet(*own, inspection=found, names=names, ranks=ranks)
 
 

@@ -195,14 +195,14 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
     DataError
         If several columns have this name, or if the columns are read lazily.
     """
-    modality, _, own = key.partition(":")
-    if key not in adata.obs and own and own in getattr(getattr(adata, "mod", {}).get(modality), "obs", ()):
-        return obs_column(adata.mod[modality], own, hint).reindex(adata.obs_names)
-    if key not in adata.obs:
+    if not has_column(adata, key):
         raise MissingKeyError(
             f"Did not find adata.obs[{key!r}].{in_modality(adata, key)} {hint} Available: "
             f"{short_list([str(k) for k in adata.obs])}."
         )
+    if key not in adata.obs:
+        modality, _, own = key.partition(":")
+        return obs_column(adata.mod[modality], own, hint).reindex(adata.obs_names)
     column: Any = adata.obs[key]
     if isinstance(column, pd.DataFrame):
         raise DataError(
@@ -216,6 +216,12 @@ def obs_column(adata: Any, key: str, hint: str = "Pass the name of a column of a
             "adata.var.to_memory()`. The matrix stays on disk."
         )
     return column
+
+
+def has_column(adata: Any, key: str) -> bool:
+    """Whether ``adata.obs`` has a column, or for ``"rna:age"`` that of the modality ``rna`` of a MuData."""
+    modality, _, own = key.partition(":")
+    return key in adata.obs or own in getattr(getattr(adata, "mod", {}).get(modality), "obs", ())
 
 
 def in_modality(adata: Any, key: str) -> str:

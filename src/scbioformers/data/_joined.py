@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from anndata import AnnData
@@ -15,9 +15,12 @@ from scbioformers.core import ConfigError, DataError, short_list, warn
 from scbioformers.data._block import Block
 from scbioformers.data._data_sets import DataSet, ModalitySets
 from scbioformers.data._depth import TOTALS, DepthRule, depth_ratio, fits_total
+from scbioformers.data._open_sources import Opened
 from scbioformers.data._samples import ModalitiesSource
 from scbioformers.data._source import CHUNK_SIZE, AnnDataSource, BlockSource
 from scbioformers.data._variable_features import choose_features, measured_features
+
+Codes: TypeAlias = Mapping[str, NDArray[np.float32]]  # (n_samples, n_fields) for each source
 
 
 class JoinedSource(BlockSource):
@@ -95,16 +98,19 @@ def with_features(data_sets: Sequence[DataSet], features: Sequence[str]) -> list
     return kept
 
 
-def join_data_sets(data_sets: Sequence[DataSet], features: Sequence[str], *, counts: bool = True) -> JoinedSource:
+def join_data_sets(
+    data_sets: Sequence[DataSet], features: Sequence[str], *, counts: bool = True, fields: Codes | None = None
+) -> JoinedSource:
     """The cells of all data sets over the same features, each with the rule by which its depth is read.
 
-    Values that are not ``counts`` have no depth.
+    Values that are not ``counts`` have no depth. ``fields`` are codes of columns of ``obs``, for each source.
     """
     rules = _depth_rules(data_sets, features) if counts else [TOTALS] * len(data_sets)
     sources = []
     for each, rule in zip(data_sets, rules, strict=True):
-        columns = each.columns(features)
-        sources.append(AnnDataSource(each.adata, layer=each.inspection.layer, columns=columns, rule=rule))
+        options: dict[str, Any] = {"layer": each.inspection.layer, "columns": each.columns(features), "rule": rule}
+        own = None if fields is None else each.of_rows(fields[each.source])
+        sources.append(AnnDataSource(each.adata, **options, fields=own))
     return JoinedSource(sources)
 
 
@@ -171,17 +177,26 @@ def with_chosen_features(
     return chosen
 
 
-def join_modalities(found: Mapping[str, ModalitySets]) -> JoinedSource:
-    """The samples of all sources, each with the modalities that it has.
+def samples_of_sources(found: Mapping[str, ModalitySets]) -> dict[str, Opened]:
+    """The samples of each source, whose columns of ``obs`` may be phenotypes, by its name."""
+    parts = {each.position: each for own in found.values() for each in own.data_sets}
+    return {parts[position].source: parts[position].samples for position in sorted(parts)}
+
+
+def join_modalities(found: Mapping[str, ModalitySets], fields: Codes | None = None) -> JoinedSource:
+    """The samples of all sources, each with the modalities that it has, and the codes of its columns of ``obs``.
 
     If there is one modality, the samples are its cells. If there are several, a modality that a source lacks is not
     measured in its samples. Samples that have none of the modalities are left out.
     """
+    several = len(found) > 1
     joined = {
-        name: join_data_sets(own.data_sets, own.features or (), counts=own.reading.counts)
+        name: join_data_sets(
+            own.data_sets, own.features or (), counts=own.reading.counts, fields=None if several else fields
+        )
         for name, own in found.items()
     }
-    if len(found) == 1:
+    if not several:
         return next(iter(joined.values()))
     read = {
         (each.position, name): (each, source)
@@ -199,7 +214,9 @@ def join_modalities(found: Mapping[str, ModalitySets]) -> JoinedSource:
         parts = [
             _absent(joined[name].n_features) if part is None else part[1] for name, part in zip(found, own, strict=True)
         ]
-        sources.append(ModalitiesSource(parts, kept, np.zeros((len(kept[0]), 0), np.float32)))
+        name = next(part[0].source for part in own if part is not None)
+        codes = np.zeros((n, 0), np.float32) if fields is None else fields[name]
+        sources.append(ModalitiesSource(parts, kept, codes[measured > 0]))
     if not together:
         warn(
             f"No sample of any source is measured in more than one of the modalities {list(found)}. One modality "

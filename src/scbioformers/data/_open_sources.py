@@ -27,10 +27,15 @@ class StoredSamples:
 
     mod: dict[str, AnnData]
     """The modalities."""
-    obs_names: pd.Index[Any]
-    """Names of the samples."""
-    axis: int
+    obs: pd.DataFrame
+    """Columns of the samples."""
+    axis: int = 0
     """0 if the modalities share samples."""
+
+    @property
+    def obs_names(self) -> pd.Index[Any]:
+        """Names of the samples."""
+        return self.obs.index
 
     def __getitem__(self, name: str) -> AnnData:
         return self.mod[name]
@@ -95,8 +100,11 @@ def size_of(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def open_source(source: Given, files: ExitStack, *, in_memory: bool) -> Opened:
-    """Read a source, or open it. A file that stays open is closed with ``files``."""
+def open_source(source: Given, files: ExitStack, *, in_memory: bool, obs_keys: Sequence[str] = ()) -> Opened:
+    """Read a source, or open it. A file that stays open is closed with ``files``.
+
+    ``obs_keys`` are the columns of ``obs`` that are read of a collection, whose ``obs`` is not read as a whole.
+    """
     if not isinstance(source, Path):
         return source if isinstance(source, AnnData | MuData) else RowData(source)
     path = source
@@ -109,8 +117,8 @@ def open_source(source: Given, files: ExitStack, *, in_memory: bool) -> Opened:
         file = files.enter_context(h5py.File(path, "r"))
         return _open_samples(file, in_memory=in_memory)
     if is_collection(path):
-        collection = RowData(CollectionReader(path))
-        return AnnData(collection.X[0 : collection.n_obs], var=collection.var) if in_memory else collection
+        collection = RowData(CollectionReader(path, obs_keys))
+        return AnnData(collection.X[0 : collection.n_obs], collection.obs, collection.var) if in_memory else collection
     store: Any = zarr.open_group(path, mode="r")
     if "mod" in store:
         return _open_samples(store, in_memory=in_memory)
@@ -124,7 +132,7 @@ def _open_samples(store: Any, *, in_memory: bool) -> StoredSamples:
     names = order if set(order) == set(stored) else list(stored)
     modalities = {name: _open_modality(stored[name], in_memory=in_memory) for name in names}
     obs: Any = ad.io.read_elem(store["obs"])
-    return StoredSamples(modalities, obs.index, int(store.attrs.get("axis", 0)))
+    return StoredSamples(modalities, obs, int(store.attrs.get("axis", 0)))
 
 
 def _open_modality(stored: Any, *, in_memory: bool) -> AnnData:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, DataError, category_text, short_list, warn
-from scbioformers.data._fields import ObsField, batch_codes, obs_column, obs_numbers
+from scbioformers.data._fields import ObsField, batch_codes, has_column, obs_column, obs_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def register_phenotype(adata: Any, key: str) -> ObsField:
     (0.0, 1.0, 4.0)
     """
     column = obs_column(adata, key, "Pass names of columns of adata.obs as `phenotype_keys`.")
-    if not _is_numeric(column):
+    if not is_numeric_column(column):
         field = ObsField.register(adata, key, allow_missing=True)
         numbers = pd.to_numeric(pd.Series(field.categories), errors="coerce")
         if len(numbers) > 1 and numbers.notna().all():
@@ -53,7 +53,7 @@ def register_phenotype(adata: Any, key: str) -> ObsField:
                 f"categories. For a number, call `adata.obs[{key!r}] = adata.obs[{key!r}].astype(float)` first."
             )
     else:
-        values = _finite_numbers(adata, key)
+        values = finite_numbers(adata, key)
         values = values[~np.isnan(values)]
         if not values.size:
             raise DataError(f"adata.obs[{key!r}] has no value in any cell. Pass another column.")
@@ -162,14 +162,12 @@ def check_phenotype(
 
 def _of_cells(field: ObsField, adata: Any) -> NDArray[np.float32]:
     """Positions of a phenotype in the cells of ``adata``."""
-    modality, _, own = field.name.partition(":")
-    elsewhere = own in getattr(getattr(adata, "mod", {}).get(modality), "obs", ())
-    if field.name not in adata.obs and not elsewhere:
+    if not has_column(adata, field.name):
         logger.warning("adata.obs has no column %r, a phenotype of the model. It is read as not known.", field.name)
         return np.full(adata.n_obs, np.nan, np.float32)
     column = obs_column(adata, field.name)
     if field.knots:
-        numbers = _finite_numbers(adata, field.name)
+        numbers = finite_numbers(adata, field.name)
         _warn_of_range(field, numbers)
         found = positions(field, numbers)
     else:
@@ -190,7 +188,8 @@ def _of_cells(field: ObsField, adata: Any) -> NDArray[np.float32]:
     return found
 
 
-def _finite_numbers(adata: Any, key: str) -> NDArray[np.float64]:
+def finite_numbers(adata: Any, key: str) -> NDArray[np.float64]:
+    """A numeric column of ``adata.obs``, float64 (n_obs,), NaN for missing values. An infinite value is an error."""
     numbers = obs_numbers(adata, key)
     if n := int(np.isinf(numbers).sum()):
         raise DataError(
@@ -219,7 +218,8 @@ def _warn_of_range(field: ObsField, numbers: NDArray[np.float64]) -> None:
     )
 
 
-def _is_numeric(column: pd.Series[Any]) -> bool:
+def is_numeric_column(column: pd.Series[Any]) -> bool:
+    """Whether a phenotype is a number, rather than a category."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 

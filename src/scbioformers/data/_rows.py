@@ -23,7 +23,8 @@ class RowReader(Protocol):
     """Cells in a storage of your own, as a source of :func:`scbioformers.tl.pretrain`.
 
     Any object with these three members is accepted. The training chooses which ranges of rows are read, and shuffles
-    the cells. So ``read`` should be fast for some thousand consecutive rows, and always give the same values.
+    the cells. So ``read`` should be fast for some thousand consecutive rows, and always give the same values. For
+    ``phenotype_keys``, the object may also have ``obs``: a data frame with a row for each cell.
 
     Examples
     --------
@@ -61,7 +62,8 @@ class RowData(AnnData):  # type: ignore[misc]
     def __init__(self, reader: RowReader) -> None:
         names = [str(name) for name in reader.var_names]
         rows = pd.RangeIndex(int(reader.n_obs)).astype(str)
-        super().__init__(obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=names))
+        obs = getattr(reader, "obs", pd.DataFrame(index=rows)).set_axis(rows)
+        super().__init__(obs=obs, var=pd.DataFrame(index=names))
         self._rows = _Rows(reader, self.shape)
 
     @property
@@ -94,10 +96,11 @@ class _Rows:
 class CollectionReader:
     """The data sets of a collection that annbatch wrote, one after the other.
 
-    A collection is a zarr group with the groups ``dataset_0``, ``dataset_1``, …, each of which is an AnnData.
+    A collection is a zarr group with the groups ``dataset_0``, ``dataset_1``, …, each of which is an AnnData. Of its
+    ``obs``, the columns ``obs_keys`` are read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, obs_keys: Sequence[str] = ()) -> None:
         group: Any = zarr.open_group(path, mode="r")
         keys = sorted((key for key in group if _is_part(key)), key=lambda key: int(key.split("_")[1]))
         var = [ad.io.read_elem(group[key]["var"]).index for key in keys]
@@ -107,6 +110,10 @@ class CollectionReader:
         self._parts = [on_disk(group[key]["X"]) for key in keys]
         self._starts = np.cumsum([0, *(part.shape[0] for part in self._parts)])
         self.n_obs = int(self._starts[-1])
+        parts = [
+            _obs_columns(group[key]["obs"], obs_keys, x.shape[0]) for key, x in zip(keys, self._parts, strict=True)
+        ]
+        self.obs = pd.concat(parts, ignore_index=True)
 
     def read(self, start: int, stop: int) -> Any:
         """Values of the rows ``start`` (inclusive) to ``stop`` (exclusive), as CSR."""
@@ -116,6 +123,12 @@ class CollectionReader:
             if low < high:
                 found.append(to_csr(read_rows(part, int(low), int(high))))
         return sp.vstack(found, format="csr")
+
+
+def _obs_columns(stored: Any, keys: Sequence[str], n_obs: int) -> pd.DataFrame:
+    """Those of the columns ``keys`` of a stored ``obs`` that it has."""
+    columns = {key: ad.io.read_elem(stored[key]) for key in keys if key in stored}
+    return pd.DataFrame(columns, index=pd.RangeIndex(n_obs))
 
 
 def is_collection(path: Path) -> bool:
@@ -138,7 +151,14 @@ def check_reader(name: str, reader: RowReader) -> None:
     Raises
     ------
     ConfigError
-        If ``n_obs`` is not a positive integer.
+        If ``n_obs`` is not a positive integer, or ``obs`` is not a data frame with that many rows.
     """
     if isinstance(reader.n_obs, bool) or not isinstance(reader.n_obs, int | np.integer) or reader.n_obs < 1:
         raise ConfigError(f"`n_obs` of the source {name!r} must be a positive integer, found {reader.n_obs!r}.")
+    obs = getattr(reader, "obs", None)
+    if obs is not None and not (isinstance(obs, pd.DataFrame) and len(obs) == reader.n_obs):
+        size = f" of {len(obs)} rows" if isinstance(obs, pd.DataFrame) else ""
+        raise ConfigError(
+            f"`obs` of the source {name!r} must be a data frame with a row for each of {reader.n_obs} cells, found "
+            f"{type(obs).__name__}{size}."
+        )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from scbioformers.data import ObsField
     from scbioformers.model._bioformer import BioFormer
 
 NOT_STATED = "not stated"
@@ -107,7 +108,7 @@ def _facts(model: BioFormer) -> list[tuple[str, str]]:
         ("hash", f"`{model.hash}`"),
         *(fact for modality in model.modalities for fact in _modality(model, modality)),
         *(
-            (f"{role} {escape_markdown(field.name)}", f"{len(field.categories):,}: {_listed(field.categories)}")
+            (f"{role} {escape_markdown(field.name)}", _values_of(field))
             for role, field in [*fields, *(("phenotype", each) for each in model.phenotypes)]
         ),
         *((("external tokens", _listed(model.external.categories)),) if model.external is not None else ()),
@@ -118,6 +119,13 @@ def _facts(model: BioFormer) -> list[tuple[str, str]]:
             + (f"; they share {model.n_starts} start{'s' * (model.n_starts > 1)}" if shared else ""),
         ),
     ]
+
+
+def _values_of(field: ObsField) -> str:
+    """The categories of a column of obs, or the range of a number."""
+    if field.knots:
+        return f"a number, {field.knots[0]:g} to {field.knots[-1]:g} in training"
+    return f"{len(field.categories):,}: {_listed(field.categories)}"
 
 
 def _modality(model: BioFormer, name: str) -> list[tuple[str, str]]:

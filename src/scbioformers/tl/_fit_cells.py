@@ -85,7 +85,7 @@ def read_cells(
     on_disk, layer = reads_disk(get_matrix(adata, layer)), layer_key(adata, layer)
     names = gene_names(adata, gene_symbols)
     genes = gene_mask(adata, mask_var)
-    keys = _check_keys(batch_key, phenotype_keys)
+    keys = check_keys(batch_key, phenotype_keys)
     tally: SurveyTally | None = None
     if split is not None and on_disk and not copy:
         source, batch, phenotypes = _source(adata, layer, genes, batch_key, keys)
@@ -133,7 +133,7 @@ def obs_fields(
     adata: Any, batch_key: str | None, phenotype_keys: str | Sequence[str]
 ) -> tuple[ObsField | None, tuple[ObsField, ...]]:
     """The batch and the phenotypes, which are columns of ``adata.obs``."""
-    keys = _check_keys(batch_key, phenotype_keys)
+    keys = check_keys(batch_key, phenotype_keys)
     return _batch_field(adata, batch_key), tuple(register_phenotype(adata, name) for name in keys)
 
 
@@ -156,10 +156,12 @@ def _batch_field(adata: Any, batch_key: str | None, former: ObsField | None = No
     return None
 
 
-def _check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> list[str]:
+def check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> list[str]:
     """Names of the phenotypes. No column may be named twice."""
     keys = [phenotype_keys] if isinstance(phenotype_keys, str) else list(phenotype_keys)
-    if batch_key in keys or len(set(keys)) < len(keys):
+    if len(set(keys)) < len(keys):
+        raise ConfigError(f"A column is named twice in `phenotype_keys`, {keys}. Pass each column once.")
+    if batch_key in keys:
         raise ConfigError(
             f"A column is named twice: `batch_key` is {batch_key!r} and `phenotype_keys` is {keys}. Pass each column "
             "once, as `batch_key=` if it is technical, or as one of `phenotype_keys=` if the embedding should keep it."
@@ -169,7 +171,7 @@ def _check_keys(batch_key: str | None, phenotype_keys: str | Sequence[str]) -> l
 
 def check_roles(start: BioFormer, adata: Any, batch_key: str | None, phenotype_keys: str | Sequence[str]) -> None:
     """A batch of the model cannot become a phenotype, or the reverse. New categories are added only where named."""
-    keys = _check_keys(batch_key, phenotype_keys)
+    keys = check_keys(batch_key, phenotype_keys)
     roles = {field.name: "phenotype_keys" for field in start.phenotypes}
     roles |= {} if start.batch is None else {start.batch.name: "batch_key"}
     given = dict.fromkeys(keys, "phenotype_keys") | ({} if batch_key is None else {batch_key: "batch_key"})
@@ -233,7 +235,7 @@ def extended_fields(
     start: BioFormer, data: Any, batch_key: str | None, phenotype_keys: str | Sequence[str]
 ) -> tuple[ObsField | None, tuple[ObsField, ...], NDArray[np.float32]]:
     """The batch and the phenotypes of the model with the categories of the data, and the codes of the cells."""
-    keys = _check_keys(batch_key, phenotype_keys)
+    keys = check_keys(batch_key, phenotype_keys)
     batch = extended_field(start.batch, _batch_field(data, batch_key, start.batch))
     former = {phenotype.name: phenotype for phenotype in start.phenotypes}
     found = {name: extended_field(former.get(name), register_phenotype(data, name)) for name in keys}

@@ -15,25 +15,32 @@ from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from mudata import MuData
+from numpy.typing import NDArray
 
 from scbioformers.config import Binning, ModelConfig, TrainConfig
 from scbioformers.core import ConfigError, ModelFormatError, StorageError, Vocabulary, check_arguments, seed_from
 from scbioformers.data import (
     ExternalTokens,
     ModalitySets,
+    ObsField,
     RowReader,
     SharedCells,
     describe_data_sets,
     join_modalities,
     of_modality,
     open_data_sets,
+    phenotype_codes,
+    register_phenotypes,
+    samples_of_sources,
     survey,
+    warn_of_sources,
     with_chosen_features,
 )
 from scbioformers.model import BioFormer, network_bytes
 from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import check_storage
 from scbioformers.settings import shows_progress
+from scbioformers.tl._fit_cells import check_keys, warn_of_fields
 from scbioformers.training import check_checkpoint_dir, fit_model, in_one_process
 
 _log = logging.getLogger(__name__)
@@ -52,6 +59,7 @@ def pretrain(
     features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     layer: str | Mapping[str, str | None] | None = None,
     gene_symbols: str | Mapping[str, str | None] | None = None,
+    phenotype_keys: str | Sequence[str] = (),
     external_key: str | Mapping[str, str] | None = None,
     binning: Literal["value", "segment", "quantile"] | Binning | Mapping[str, str | Binning] | None = None,
     config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
@@ -98,6 +106,11 @@ def pretrain(
         Layer to read. None, and ``"X"``, read ``X``.
     gene_symbols
         Column of ``var`` with the names of the genes. Data sets without it are named by ``var_names``.
+    phenotype_keys
+        Columns of ``obs`` with phenotypes, such as the condition or the age, see :func:`scbioformers.tl.fit`. A column
+        means the same in all data sets: its categories are those of all of them, and a number has one unit. A data set
+        may lack a column. Its cells are then read as if their value was missing. Of a MuData, it is a column of
+        ``mdata.obs``, or such as ``"rna:age"`` that of a modality.
     external_key
         Column of ``var`` with a category of each gene, see :func:`scbioformers.tl.fit`. A gene
         has that of the first data set that has one for it.
@@ -136,14 +149,16 @@ def pretrain(
     Raises
     ------
     DataError
-        If no data set can be used, or too few measure the same genes.
+        If no data set can be used, too few measure the same genes, or a phenotype is a number in one data set and text
+        in another.
     ReadError
         If cells cannot be read from their file during the training. If this happens after a validation, the model with
         the best weights is saved first.
     ConfigError
         If a parameter is out of range, or a path does not exist.
     MissingKeyError
-        If no data set has one of ``modalities``, or the column ``gene_symbols`` or ``external_key``.
+        If no data set has one of ``modalities``, or a column of ``gene_symbols``, ``external_key`` or
+        ``phenotype_keys``.
     StorageError
         If ``save_dir`` cannot be written. If this happens after the training, the message names a temporary directory
         with the model.
@@ -152,8 +167,8 @@ def pretrain(
     -----
     BioformersWarning
         If a data set, or one of its modalities, cannot be used, with the reason (the others are used); if two have the
-        same cells; if the depth of the cells of a data set is estimated from its modelled genes; or if no sample is
-        measured in two of several modalities.
+        same cells; if the depth of the cells of a data set is estimated from its modelled genes; if no sample is
+        measured in two of several modalities; or if each data set has one value of a phenotype.
 
     Examples
     --------
@@ -186,9 +201,10 @@ def pretrain(
     use_threads(model_config.width)
     check_checkpoint_dir(train, save_dir)
     check_storage(0, save_dir)  # the place; the size is known when the genes are chosen
-    seed = seed_from(rng)
-    given = {"layer": layer, "gene_symbols": gene_symbols, "binning": binning, "features": features}
-    with open_data_sets(sources, modalities, **given, allow_non_integer=allow_non_integer, seed=seed) as opened:
+    seed, keys = seed_from(rng), check_keys(None, phenotype_keys)
+    given: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "binning": binning, "features": features}
+    given |= {"phenotype_keys": keys, "allow_non_integer": allow_non_integer}
+    with open_data_sets(sources, modalities, **given, seed=seed) as opened:
         numbers = _of_each("n_top_features", n_top_features, opened, 4000), _of_each("min_sources", min_sources, opened)
         external_keys = of_modality("external_key", external_key, list(opened))
         chosen = with_chosen_features(opened, *numbers, seed)
@@ -198,8 +214,13 @@ def pretrain(
             tokens = _external(external_keys[name], opened[name], own.features or ())
             external.append((tokens, len(own.features or ())))
         first = next(iter(chosen.values()))
-        check_storage(n_models * network_bytes(model_config, len(vocabulary), first.binning), save_dir)
-        source = join_modalities(chosen)
+        samples = samples_of_sources(chosen)
+        phenotypes = register_phenotypes(samples, keys)
+        n_bytes = network_bytes(model_config, len(vocabulary), first.binning, None, phenotypes)
+        check_storage(n_models * n_bytes, save_dir)
+        codes = phenotype_codes(phenotypes, samples)
+        _warn_of_phenotypes(phenotypes, codes)
+        source = join_modalities(chosen, codes)
         described = describe_data_sets(chosen, source)
         shared = SharedCells([each["name"] for each in described], source)
         surveyed = survey(source, train.validation_fraction, seed, shared.add)
@@ -211,6 +232,7 @@ def pretrain(
             first.binning,
             model_config,
             train,
+            phenotypes=phenotypes,
             reading=first.reading,
             others={name: (own.binning, own.reading) for name, own in list(chosen.items())[1:]},
             external=ExternalTokens.join(external),
@@ -247,6 +269,12 @@ def _of_each(argument: str, value: Any, names: Iterable[str], default: int | Non
     if isinstance(value, Mapping):
         return of_modality(argument, value, list(names), default)
     return dict.fromkeys(names, value)
+
+
+def _warn_of_phenotypes(phenotypes: Sequence[ObsField], codes: Mapping[str, NDArray[np.float32]]) -> None:
+    """Warn of phenotypes that cannot be told from another one, or from the sources."""
+    warn_of_fields(phenotypes, np.concatenate(list(codes.values())), None)
+    warn_of_sources(phenotypes, codes)
 
 
 def _external(key: str | None, opened: ModalitySets, features: Sequence[str]) -> ExternalTokens | None:
