@@ -28,10 +28,12 @@ def decoded(adata, position):
     with torch.no_grad():
         for i, network in enumerate(query.model.members):
             for batch, output in run_network(query.model, network, [query.source.read(0, adata.n_obs)], 1):
-                phenotypes = batch.phenotypes.clone()
+                phenotypes, latent = batch.phenotypes.clone(), output.latent
                 if position is not None:
+                    shift = network.phenotypes[0].latent_shift[[int(phenotypes[0, 0]), int(position)]]
+                    latent = latent + shift[1] - shift[0]
                     phenotypes[:, 0] = position
-                found[i, batch.rows] = network.profile(output.latent, phenotypes)
+                found[i, batch.rows] = network.profile(latent, phenotypes)
     return found
 
 
@@ -50,6 +52,18 @@ def test_profiles_effects_and_errors_are_those_of_decoding_by_hand(fitted):
         of_members = change[:, rows].mean(axis=1).var(axis=0, ddof=1) / 2
         np.testing.assert_allclose(of_group["se"], np.sqrt(of_cells + of_members), atol=1e-5)
     assert table.groupby("group")["effect"].apply(lambda x: x.abs().is_monotonic_decreasing).all()
+
+
+def test_the_latent_is_moved_by_the_difference_of_similar_cells(fitted):
+    for network in bf.get.model(fitted).members:
+        first, second = network.phenotypes[0].latent_shift
+        assert (first - second).norm() > 0.05
+        # conditions are of equal size, so each is as far from the mean of all cells
+        torch.testing.assert_close(first, -second, atol=0.05, rtol=0.5)
+        latent, own = torch.randn(4, 16), torch.tensor([[0.0, 1.0]] * 4)
+        assert torch.equal(network.moved(latent, own, own), latent)
+        halfway = network.moved(latent, own, torch.tensor([[0.5, 1.0]] * 4))
+        torch.testing.assert_close(halfway, latent + (second - first) / 2)
 
 
 def test_effects_have_the_sign_and_the_order_of_the_truth(fitted):

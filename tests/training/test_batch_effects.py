@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import scbioformers.training._batch_effects as module
-from scbioformers.training._batch_effects import batch_effects, compared_cells
+from scbioformers.training._batch_effects import batch_effects, compared_cells, paired_shift
 
 N_GENES = 40
 
@@ -78,11 +78,10 @@ def slow_mutual_neighbors(scores, codes, k):
     return found
 
 
-def test_mutual_neighbors_are_those_of_a_search_cell_by_cell(monkeypatch):
-    monkeypatch.setattr(module, "N_NEIGHBORS", 4)
+def test_mutual_neighbors_are_those_of_a_search_cell_by_cell():
     random = np.random.default_rng(1)
     scores, codes = random.normal(size=(30, 5)), random.integers(0, 3, size=30)
-    found = module._mutual_neighbors(scores, codes, 3)
+    found = module._mutual_neighbors(scores, codes, 3, 4)
     np.testing.assert_array_equal(found, slow_mutual_neighbors(scores, codes, 4))
 
 
@@ -122,3 +121,25 @@ def test_compared_cells_have_an_equal_limit_for_each_batch(monkeypatch):
 def test_all_cells_of_a_small_sample_are_compared():
     codes = np.random.default_rng(0).integers(0, 4, size=200)
     np.testing.assert_array_equal(compared_cells(codes, 4, seed=0), np.arange(200))
+
+
+def test_paired_shift_is_the_difference_between_similar_cells_not_between_means():
+    random = np.random.default_rng(0)
+    # batch 1 has more cells of the second type, so the means of the batches differ by more than the batch does
+    cell_type = np.r_[np.repeat([0, 1], [80, 40]), np.repeat([0, 1], [40, 80])]
+    codes = np.repeat([0, 1], 120)
+    scores = np.eye(2)[cell_type] * 5 + random.normal(0, 0.3, (240, 2))
+    effect = np.array([1.0, -2.0, 0.5])
+    values = np.outer(cell_type, [4.0, 4.0, 4.0]) + np.outer(codes, effect) + random.normal(0, 0.1, (240, 3))
+    shift = paired_shift(values, scores, codes, 3)
+    np.testing.assert_allclose(shift[1] - shift[0], effect, atol=0.15)
+    np.testing.assert_allclose(shift[0], -shift[1], atol=0.15)  # the batches have the same number of cells
+    assert not shift[2].any()  # it has no cells
+
+
+def test_paired_shift_does_not_depend_on_the_order_of_the_cells():
+    random = np.random.default_rng(1)
+    codes, scores, values = np.arange(60) % 2, random.normal(size=(60, 4)), random.normal(size=(60, 3))
+    order = random.permutation(60)
+    expected = paired_shift(values, scores, codes, 2)
+    np.testing.assert_allclose(paired_shift(values[order], scores[order], codes[order], 2), expected, atol=1e-12)

@@ -28,12 +28,14 @@ class Phenotype(nn.Module):
     """One phenotype of n categories, or of a number with n knots."""
 
     shift: Tensor
+    latent_shift: Tensor
 
-    def __init__(self, n: int, width: int, n_features: int) -> None:
+    def __init__(self, n: int, width: int, n_features: int, n_latent: int) -> None:
         super().__init__()
         self.token = nn.Embedding(n, width)
         self.unknown = nn.Parameter(torch.empty(width))
         self.register_buffer("shift", torch.zeros(n, width))  # of the bag; not trained: it would learn the phenotype
+        self.register_buffer("latent_shift", torch.zeros(n, n_latent))  # fitted after the training
         self.rate = nn.Embedding(n, n_features)
         self.inner = nn.Embedding(n, width)
         self.answer = nn.Linear(width, n)

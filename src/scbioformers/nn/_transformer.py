@@ -82,7 +82,9 @@ class Transformer(nn.Module):
         if sizes.n_external:  # row 0 is that of features without an external token
             self.external = nn.Embedding(sizes.n_external + 1, width, padding_idx=0)
             self.register_buffer("external_code", torch.zeros(n_specials + sizes.n_features))
-        self.phenotypes = nn.ModuleList(Phenotype(n, width, sizes.n_features) for n in sizes.phenotype_sizes)
+        self.phenotypes = nn.ModuleList(
+            Phenotype(n, width, sizes.n_features, config.n_latent) for n in sizes.phenotype_sizes
+        )
         self.cls = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
         self.depth = nn.Sequential(nn.Linear(1 + len(others), width), nn.GELU(), nn.Linear(width, width))
@@ -363,6 +365,15 @@ class Transformer(nn.Module):
         for each, at in self._phenotypes_at(phenotypes):
             rate = rate + rows_at(each.rate.weight, at)
         return rate + batch_vectors(self.batch_rate.weight, batch_codes) if self.sizes.n_batches else rate
+
+    def moved(self, latent: Tensor, own: Tensor, other: Tensor) -> Tensor:
+        """Latent (B, L) that the same cells would have under other phenotypes (B, P) than their own.
+
+        The latent still holds a part of the phenotypes, which is added here. See ``fit_latent_shifts`` in training.
+        """
+        for (phenotype, before), (_, after) in zip(self._phenotypes_at(own), self._phenotypes_at(other), strict=True):
+            latent = latent + (rows_at(phenotype.latent_shift, after) - rows_at(phenotype.latent_shift, before))
+        return latent
 
     def profile(self, latent: Tensor, phenotypes: Tensor) -> Tensor:
         """Decoded profile for the average batch, (B, L) and (B, P) -> (B, M): log1p of the expected counts.

@@ -39,8 +39,8 @@ def decode_blocks(
 ) -> Iterator[Decoded]:
     """Decode the latent of each cell twice: under its own phenotypes, and with some of them changed.
 
-    The latent is computed from the cell as it is, with its own phenotypes. They are taken out of it, as technical
-    batches are, so the decoder can put others in.
+    The latent is computed from the cell as it is, with its own phenotypes. Most of them is not in it, as most of a
+    technical batch is not, because the decoder is conditioned on them. What is left in it is moved to the other values.
 
     Parameters
     ----------
@@ -58,7 +58,8 @@ def decode_blocks(
                     own[i, rows] = network.profile(output.latent, phenotypes).cpu().numpy()
                     for name, position in changed.items():
                         phenotypes[:, numbers[name]] = position
-                    other[i, rows] = network.profile(output.latent, phenotypes).cpu().numpy()
+                    latent = network.moved(output.latent, batch.phenotypes, phenotypes)
+                    other[i, rows] = network.profile(latent, phenotypes).cpu().numpy()
             bar.update(len(block.depth))
             _, differs = which_have(model, block, changed)
             yield Decoded(block.start, own, other, differs)

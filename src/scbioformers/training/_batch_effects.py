@@ -11,6 +11,7 @@ Array = NDArray[np.float64]
 
 MAX_CELLS = 3000  # maximum number of compared cells, because all pairs are compared
 N_NEIGHBORS = 10  # more would pair a type of few cells with the next type
+N_PAIRED = 30  # the nearest of many cells are too similar in what is compared, too
 N_COMPONENTS = 30
 MAX_DISTANCE = 1.5  # of a difference from the median difference, in multiples of the median distance
 N_ROUNDS = 3
@@ -51,7 +52,7 @@ def batch_effects(
     member = np.equal.outer(np.arange(n_batches), codes)
     for _ in range(N_ROUNDS):
         moved = scores - (shift @ components[:, :N_COMPONENTS])[codes]
-        weights = _mutual_neighbors(moved, codes, n_batches).astype(np.float64)
+        weights = _mutual_neighbors(moved, codes, n_batches, N_NEIGHBORS).astype(np.float64)
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)  # (n, n), the mean over the partners of a cell
         paired, differences = weights.sum(axis=1) > 0, moved - weights @ moved
         typical = np.zeros(len(codes), bool)
@@ -68,6 +69,36 @@ def batch_effects(
     return shift, log_factor - log_factor.mean(axis=0)
 
 
+def paired_shift(values: Array, scores: Array, codes: NDArray[np.integer], n_batches: int) -> Array:
+    """How the values of each batch differ from those of all cells, by pairs of mutual nearest neighbours.
+
+    Parameters
+    ----------
+    values
+        (n, L), what is compared.
+    scores
+        (n, K), by whose cosine neighbours are found. They should not contain the batch.
+    codes
+        (n,), batch of each cell.
+    n_batches
+        Number of batches.
+
+    Returns
+    -------
+    (n_batches, L), the differences. 0 for batches without similar cells in others.
+    """
+    weights = _mutual_neighbors(scores - scores.mean(axis=0), codes, n_batches, N_PAIRED).astype(np.float64)
+    number = weights.sum(axis=1)
+    weights /= np.maximum(number, 1)[:, None]
+    differences, shift = values - weights @ values, np.zeros((n_batches, values.shape[1]))
+    for code in range(n_batches):
+        rows = (codes == code) & (number > 0)
+        if rows.any():
+            # a batch moves by the part of the difference that is the share of the other cells: they move as well
+            shift[code] = differences[rows].mean(axis=0) * (codes != code).mean()
+    return shift
+
+
 def compared_cells(codes: NDArray[np.integer], n_batches: int, seed: int) -> NDArray[np.int64]:
     """Rows of at most ``MAX_CELLS`` cells, chosen at random with an equal limit for each batch, in ascending order."""
     order = np.lexsort((uniform(seed ^ _CELL_STREAM, np.arange(len(codes))), codes))
@@ -75,14 +106,14 @@ def compared_cells(codes: NDArray[np.integer], n_batches: int, seed: int) -> NDA
     return np.sort(order[np.arange(len(codes)) - first < max(1, MAX_CELLS // n_batches)])
 
 
-def _mutual_neighbors(scores: Array, codes: NDArray[np.integer], n_batches: int) -> NDArray[np.bool_]:
+def _mutual_neighbors(scores: Array, codes: NDArray[np.integer], n_batches: int, k: int) -> NDArray[np.bool_]:
     """(n, n), which cells are mutual nearest neighbours. Cells of one batch are not."""
     units = (scores / np.maximum(np.linalg.norm(scores, axis=1, keepdims=True), 1e-12)).astype(np.float32)
     similar = units @ units.T
     other = codes[:, None] != codes
     # the k-th highest similarity of each cell to cells of other batches, and to cells of each batch
-    to_others = _kth_highest(np.where(other, similar, -np.inf))
-    to_batch = np.stack([_kth_highest(similar[:, codes == code]) for code in range(n_batches)])  # (n_batches, n)
+    to_others = _kth_highest(np.where(other, similar, -np.inf), k)
+    to_batch = np.stack([_kth_highest(similar[:, codes == code], k) for code in range(n_batches)])  # (n_batches, n)
     near = (similar >= to_others[:, None]) & (similar >= to_batch[codes])
     return near & other
 
@@ -95,9 +126,9 @@ def _typical(differences: Array, paired: NDArray[np.bool_]) -> NDArray[np.bool_]
     return np.asarray(distance <= MAX_DISTANCE * np.median(distance[paired]))
 
 
-def _kth_highest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _kth_highest(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """(n,), the k-th highest value of each row, or the lowest if there are fewer."""
     if values.shape[1] == 0:
         return np.full(len(values), np.inf, np.float32)
-    k = min(N_NEIGHBORS, values.shape[1])
+    k = min(k, values.shape[1])
     return np.partition(values, -k, axis=1)[:, -k]

@@ -29,6 +29,7 @@ from scbioformers.training._checkpoint import Checkpoints, MemberIO
 from scbioformers.training._data import TrainingData
 from scbioformers.training._extend import extend_model
 from scbioformers.training._initial_values import N_LEADING, modality_weights
+from scbioformers.training._latent_shifts import fit_latent_shifts
 from scbioformers.training._processes import warn_if_alone
 from scbioformers.training._run import run_training
 from scbioformers.training._start import new_model, thin
@@ -150,6 +151,7 @@ def fit_model(
     )
     model = replace(model, members=networks)
     if start is None or any(histories):  # without a step, a model that was fitted before keeps its axes
+        fit_latent_shifts(model, parts, seed)
         axes, mean = _fit_axes(model, thin(parts, MAX_AXES_SAMPLE), seed)
         model = replace(model, axes=axes, axes_mean=mean)
     if unread is None and (start is None or any(histories)):
