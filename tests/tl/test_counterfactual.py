@@ -48,6 +48,7 @@ def test_profiles_effects_and_errors_are_those_of_decoding_by_hand(fitted):
         rows = differs & (adata.obs["cell_type"] == name).to_numpy()
         of_group = table[table["group"] == name].set_index("gene").loc[adata.var_names]
         np.testing.assert_allclose(of_group["effect"], change[:, rows].mean(axis=(0, 1)), atol=1e-5)
+        np.testing.assert_allclose(of_group["predicted"], other[:, rows].mean(axis=(0, 1)), atol=1e-5)
         of_cells = change.mean(axis=0)[rows].var(axis=0, ddof=1) / rows.sum()
         of_members = change[:, rows].mean(axis=1).var(axis=0, ddof=1) / 2
         np.testing.assert_allclose(of_group["se"], np.sqrt(of_cells + of_members), atol=1e-5)
@@ -93,6 +94,21 @@ def test_a_number_is_interpolated_and_beyond_the_training_data_extrapolated_with
         bf.tl.counterfactual(adata, {"time": 2.5})
     with pytest.warns(BioformersWarning, match=r"such as 60\. Is this the same unit"):
         bf.tl.counterfactual(adata, {"time": 60})
+
+
+def test_a_time_that_was_not_measured_is_the_mean_over_the_cells_of_its_neighbours(fitted):
+    near = fitted[fitted.obs["time"].isin([0.0, 1.0])].copy()
+    bf.tl.counterfactual(near, {"time": 0.5}, model=fitted)
+    predicted = bf.get.counterfactual(near).set_index("gene")["predicted"][fitted.var_names]
+    whole = fitted.copy()
+    bf.tl.counterfactual(whole, {"time": 0.5})
+    expected = whole[near.obs_names].layers["counterfactual"].mean(axis=0)
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+    whole.obs["time"] = whole.obs["time"].astype("category")
+    bf.tl.counterfactual(whole, {"time": 0.5}, groupby="time")  # one neighbour at a time
+    by_time = bf.get.counterfactual(whole).pivot(index="gene", columns="group", values="predicted")
+    sizes = [int((near.obs["time"] == time).sum()) for time in (0.0, 1.0)]
+    np.testing.assert_allclose(np.average(by_time[["0", "1"]], axis=1, weights=sizes), predicted[by_time.index], 1e-4)
 
 
 def test_phenotypes_are_set_in_embeddings_and_imputed_values(fitted):

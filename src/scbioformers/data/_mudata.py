@@ -30,7 +30,7 @@ def with_modality(text: str, modality: str | None) -> str:
     owner = "mdata" if modality is None else f"mdata[{modality!r}]"
     text = re.sub(r"\badata\.", f"{owner}.", text)
     added = "" if modality is None else f", modality={modality!r}"
-    text = re.sub(r"bf\.tl\.impute\(adata", "bf.tl.impute(mdata", text)  # of all modalities, each from the others
+    text = re.sub(r"bf\.tl\.(impute|counterfactual)\(adata", r"bf.tl.\1(mdata", text)  # they predict all modalities
     return re.sub(r"\(adata([^`]*)\)", rf"(mdata\1{added})", text)
 
 

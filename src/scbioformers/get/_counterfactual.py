@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from scbioformers.core import MissingKeyError, check_arguments
+from scbioformers.data import names_modality, open_modality
 from scbioformers.results import read_counterfactual, read_counterfactual_evidence
 
 
-def counterfactual(adata: AnnData, *, group: str | None = None, key: str = "counterfactual") -> pd.DataFrame:
+@names_modality
+def counterfactual(
+    adata: AnnData | MuData, *, modality: str | None = None, group: str | None = None, key: str = "counterfactual"
+) -> pd.DataFrame:
     """Effects of a phenotype on the genes, the largest first.
 
     Parameters
     ----------
     adata
         Data after :func:`scbioformers.tl.counterfactual`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     group
         Group of cells, a category of ``groupby``. None returns all groups, one after the other.
     key
@@ -25,8 +32,9 @@ def counterfactual(adata: AnnData, *, group: str | None = None, key: str = "coun
     -------
     DataFrame
         One row per group and modelled gene, with the columns ``group``, ``gene``, ``effect`` (difference of log1p of
-        the expected counts at the mean depth) and ``se`` (its standard error). Genes are in descending order of the
-        absolute effect. Groups in which all cells have the phenotype are left out.
+        the expected counts at the mean depth), ``se`` (its standard error) and ``predicted`` (mean predicted profile of
+        the same cells). Genes are in descending order of the absolute effect. Groups in which all cells have the
+        phenotype are left out.
 
     Raises
     ------
@@ -40,10 +48,11 @@ def counterfactual(adata: AnnData, *, group: str | None = None, key: str = "coun
     >>> bf.tl.fit(adata, phenotype_keys="condition", train=bf.TrainConfig(max_steps=2))
     >>> bf.tl.counterfactual(adata, {"condition": "condition_2"})
     >>> list(bf.get.counterfactual(adata))
-    ['group', 'gene', 'effect', 'se']
+    ['group', 'gene', 'effect', 'se', 'predicted']
     """
     check_arguments(counterfactual, locals())
-    effects, errors = read_counterfactual(adata, key)
+    adata = open_modality(adata, modality)
+    effects, errors, means = read_counterfactual(adata, key)
     if group is not None and group not in effects:
         raise MissingKeyError(f"There is no group {group!r}. The groups are {list(effects)}.")
     parts = []
@@ -55,6 +64,7 @@ def counterfactual(adata: AnnData, *, group: str | None = None, key: str = "coun
             "gene": order,
             "effect": effect[order].to_numpy(),
             "se": errors[name][order].to_numpy(),
+            "predicted": means[name][order].to_numpy(),
         }
         parts.append(pd.DataFrame(table))
     return pd.concat(parts, ignore_index=True)

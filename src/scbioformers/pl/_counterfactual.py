@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from mudata import MuData
 
 from scbioformers import get
 from scbioformers.core import MissingKeyError, check_arguments, check_integer
+from scbioformers.data import names_modality, open_modality
 from scbioformers.pl._show import check_number, figure
 from scbioformers.results import read_counterfactual, read_counterfactual_params
 
@@ -20,9 +22,11 @@ COLOURS = {"model": "#0072B2", "mean of the other groups": "#999999", "linear": 
 
 
 @figure
+@names_modality
 def counterfactual(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
+    modality: str | None = None,
     n_top: int = 20,
     key: str = "counterfactual",
     axes: Sequence[Axes] | None = None,
@@ -39,6 +43,8 @@ def counterfactual(
     ----------
     adata
         Data after :func:`scbioformers.tl.counterfactual`.
+    modality
+        The modality of a MuData that has the result. None is the only one.
     n_top
         Number of genes to show.
     key
@@ -70,6 +76,7 @@ def counterfactual(
     """
     check_arguments(counterfactual, locals())
     check_integer("n_top", n_top, 1)
+    adata = open_modality(adata, modality)
     effects = read_counterfactual(adata, key)[0].dropna(axis="columns", how="all").dropna()
     params = read_counterfactual_params(adata, key)
     try:

@@ -13,6 +13,7 @@ from scbioformers.results._annotation import (
 from scbioformers.results._bins import write_bins
 from scbioformers.results._counterfactual import (
     check_counterfactual_key,
+    group_table,
     read_counterfactual,
     read_counterfactual_evidence,
     read_counterfactual_params,
@@ -105,6 +106,7 @@ __all__ = [
     "find_model",
     "get_column",
     "grn_slots",
+    "group_table",
     "has_program_genes",
     "imputed_layers",
     "layer_bytes",

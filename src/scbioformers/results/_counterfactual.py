@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scbioformers.core import MissingKeyError
+from scbioformers.results._query import Query
 from scbioformers.results._slots import (
     check_key_added,
     escape,
@@ -22,7 +23,14 @@ from scbioformers.results._slots import (
 
 def check_counterfactual_key(adata: Any, key: str, layer: str | None) -> None:
     """Check that the results may be stored under this key, see :func:`check_key_added`."""
-    check_key_added(adata, key, {"layers": [key], "varm": [_effect(key), _error(key)]}, layer=layer)
+    check_key_added(adata, key, {"layers": [key], "varm": [_effect(key), _error(key), _profile(key)]}, layer=layer)
+
+
+def group_table(query: Query, values: NDArray[np.float64], groups: NDArray[np.str_]) -> pd.DataFrame:
+    """Table (n_vars, K) from values (K, M) of the features of the model in K groups, NaN for other genes."""
+    found = np.full((query.data.n_vars, len(groups)), np.nan)
+    found[query.columns[query.measured]] = values.T[query.measured]
+    return pd.DataFrame(found, index=query.data.var_names, columns=pd.Index(groups))
 
 
 def write_counterfactual(
@@ -31,23 +39,26 @@ def write_counterfactual(
     profiles: NDArray[np.float32],
     effect: pd.DataFrame,
     error: pd.DataFrame,
+    mean: pd.DataFrame,
     *,
     params: dict[str, Any],
-    evidence: pd.DataFrame | None,
+    evidence: pd.DataFrame | None = None,
 ) -> None:
-    """Write profiles (N, n_vars), effects and their standard errors (n_vars, K) of K groups, and evidence."""
-    tables = {_effect(key): effect.rename(columns=escape), _error(key): error.rename(columns=escape)}
+    """Write profiles (N, n_vars), effects, their standard errors and mean profiles (n_vars, K), and evidence."""
+    tables = {_effect(key): effect, _error(key): error, _profile(key): mean}
+    tables = {name: table.rename(columns=escape) for name, table in tables.items()}
     entry: dict[str, Any] = {"params": params_to_json(params)}
     if evidence is not None:
         entry["evidence"] = evidence
     write_result(adata, key, entry, {"layers": {key: profiles}, "varm": tables})
 
 
-def read_counterfactual(adata: Any, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Effects and their standard errors, each (n_vars, K)."""
+def read_counterfactual(adata: Any, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Effects, their standard errors and mean profiles, each (n_vars, K)."""
     hint = 'Run `bf.tl.counterfactual(adata, {"condition": "stim"})` first.'
-    effect, error = (get_slot(adata, "varm", slot(key), hint=hint) for slot in (_effect, _error))
-    return effect.rename(columns=unescape), error.rename(columns=unescape)
+    found = [get_slot(adata, "varm", slot(key), hint=hint) for slot in (_effect, _error, _profile)]
+    effect, error, mean = (table.rename(columns=unescape) for table in found)
+    return effect, error, mean
 
 
 def read_counterfactual_params(adata: Any, key: str) -> dict[str, Any]:
@@ -77,3 +88,7 @@ def _effect(key: str) -> str:
 
 def _error(key: str) -> str:
     return f"{key}_effect_se"
+
+
+def _profile(key: str) -> str:
+    return f"{key}_profile"

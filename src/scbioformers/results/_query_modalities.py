@@ -62,6 +62,22 @@ class ModalitiesQuery:
             raise MissingKeyError(f"The model has no modality {modality!r}. It has {list(names)}.")
         return names[0] if modality is None else modality
 
+    def choose_predicted(self, modalities: Sequence[str] | None) -> list[str]:
+        """The modalities of the model that are to be predicted. None means all. The data may lack them.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no such modality, or none is named.
+        """
+        known = list(self.model.modalities)
+        names = known if modalities is None else list(dict.fromkeys(modalities))
+        if not names:
+            raise ConfigError(f"`modalities` is empty. Pass some of {known}, or leave it out for all of them.")
+        if other := [name for name in names if name not in known]:
+            raise ConfigError(f"The model has no modality {other[0]!r}. It predicts {known}.")
+        return names
+
     @property
     def layer(self) -> dict[str, str | None]:
         """Layer that is read of each modality."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ class Decoded:
     """(members, n, M), under the values that were asked for."""
     differs: NDArray[np.bool_]
     """(n,), cells that have another value of a phenotype that was changed. False where one of them is not known."""
+
+    def of(self, features: slice) -> Decoded:
+        """The profiles over some of the features."""
+        return replace(self, own=self.own[..., features], other=self.other[..., features])
 
 
 @torch.no_grad()
@@ -84,12 +88,13 @@ class Effects:
     n_features: int
     n_cells: NDArray[np.int64] = field(init=False)
     _sums: NDArray[np.float64] = field(init=False)
+    _predicted: NDArray[np.float64] = field(init=False)
     _squares: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         self.n_cells = np.zeros(self.n_groups, np.int64)
         self._sums = np.zeros((self.n_groups, self.n_members, self.n_features))
-        self._squares = np.zeros((self.n_groups, self.n_features))
+        self._predicted, self._squares = np.zeros((2, self.n_groups, self.n_features))
 
     def add(self, decoded: Decoded, groups: NDArray[np.integer]) -> None:
         """Add the cells whose phenotype differs, with the group (n,) of each. Cells of group -1 do not count."""
@@ -100,12 +105,18 @@ class Effects:
             rows = groups == group
             self.n_cells[group] += rows.sum()
             self._sums[group] += change[:, rows].sum(axis=1)
+            self._predicted[group] += decoded.other[:, rows].mean(axis=0, dtype=np.float64).sum(axis=0)
             self._squares[group] += np.square(mean[rows]).sum(axis=0)
 
     def mean(self) -> NDArray[np.float64]:
         """(K, M), mean effect, NaN for groups without cells."""
         with np.errstate(invalid="ignore"):
             return self._sums.mean(axis=1) / self.n_cells[:, None]
+
+    def predicted(self) -> NDArray[np.float64]:
+        """(K, M), mean profile of the same cells under the values that were asked for, NaN for groups without cells."""
+        with np.errstate(invalid="ignore"):
+            return self._predicted / self.n_cells[:, None]
 
     def standard_error(self) -> NDArray[np.float64]:
         """(K, M), from the variance of the effects between cells and, in an ensemble, between members.

@@ -79,9 +79,7 @@ def impute_modalities(
             f"The model reads one modality, {model.modalities[0]!r}, which cannot be predicted from another. Call "
             f"`bf.tl.impute(mdata[{model.modalities[0]!r}], model=mdata)`, or fit a model to several modalities."
         )
-    names = list(model.modalities) if modalities is None else list(modalities)
-    if other := [name for name in names if name not in model.modalities]:
-        raise ConfigError(f"The model has no modality {other[0]!r}. It predicts {list(model.modalities)}.")
+    names = query.choose_predicted(modalities)
     if request.method == "denoise":
         for name in names:
             check_method(model.of(name), "denoise", request.output)
