@@ -51,10 +51,12 @@ def decoded(mdata, model, position):
     with torch.no_grad():
         for i, network in enumerate(query.model.members):
             for batch, output in run_network(query.model, network, [query.source.read(0, mdata.n_obs)], 1):
-                phenotypes = batch.phenotypes.clone()
+                phenotypes, latent = batch.phenotypes.clone(), output.latent
                 if position is not None:
+                    shift = network.phenotypes[0].latent_shift[[int(phenotypes[0, 0]), int(position)]]
+                    latent = latent + shift[1] - shift[0]
                     phenotypes[:, 0] = position
-                found[i, batch.rows] = network.profile(output.latent, phenotypes)
+                found[i, batch.rows] = network.profile(latent, phenotypes)
     return found
 
 
