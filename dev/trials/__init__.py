@@ -1,0 +1,1 @@
+"""Scripts of trials in the experiment log whose design is not in the package."""
