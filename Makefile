@@ -3,8 +3,10 @@
 #   make demo                                           embedded data
 #   make demo DATA=cells.h5ad LABEL=cell_type           your own; also BATCH=, EPOCHS=, OUT=
 #   make test      make lint      make docs
+#   make browser-test                                   make docs, then every page in chromium (apt-get install chromium)
+#   make dist                                           the wheel and the source archive, checked and tried
 #   make coverage                                       make test, with the share of the code that tests run
-#   make bench DATA=DIR                                 the tables of docs/benchmarks.md
+#   make bench DATA=DIR                                 the tables of docs/benchmarks/
 #   make clean
 
 SHELL := /bin/sh
@@ -14,7 +16,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt
 BENCHMARKS ?= embedding masked perturbation grn transfer annotation biostate speed scale
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint bench no-data docs clean
+.PHONY: help demo test coverage lint bench no-data docs browser-test dist clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,6 +45,10 @@ no-data:
 
 docs: $(VENV)/.installed-doc
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# chromium is a program of the system; without it the test is skipped, and says so
+browser-test: docs $(VENV)/.installed-browser
+	$(PY) -m pytest -q -rs docs/test_site.py
 
 clean:
 	rm -rf demo_output docs/_build docs/api docs/tutorials dist .coverage

@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import scbioformers
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for _mathml
 
 # Sphinx reads pages below its own folder only
 shutil.copytree(
@@ -27,7 +29,11 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
     "myst_nb",
+    "_mathml",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
@@ -49,15 +55,32 @@ OTHERS = (
 )  # fmt: skip
 nitpick_ignore_regex = [("py:.*", rf"{package}\..*") for package in OTHERS]
 
-myst_enable_extensions = ["colon_fence"]
-myst_heading_anchors = 2
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "unsrt"
+bibtex_reference_style = "author_year"
+html_math_renderer = "mathml"  # MathJax would need a network
+copybutton_selector = "div:not(.output_area) > div.highlight > pre"
+
 html_theme = "sphinx_book_theme"
 html_title = project
-html_theme_options = {"show_navbar_depth": 2}
+html_context = {"default_mode": "auto"}
+html_logo = "images/logo.svg"
+html_favicon = "images/logo.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "show_navbar_depth": 1,
+    "max_navbar_depth": 3,
+    "logo": {"text": project, "alt_text": "scbioformers, start page"},
+    "use_fullscreen_button": False,
+    "use_download_button": False,
+}
 
 
 def literal_fields(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -73,7 +96,7 @@ def untyped_attributes(app: Any, what: str, name: str, obj: object, options: obj
 
 def link_files(app: Any, docname: str, source: list[str]) -> None:
     """Offer files beside the documentation, such as the experiment log, for download: they are no pages of the site."""
-    source[0] = re.sub(r"\]\((\.\./dev/[\w.]+)(#[^)]*)?\)", r"](path:\1)", source[0])
+    source[0] = re.sub(r"\]\(((?:\.\./)+dev/[\w.]+)(#[^)]*)?\)", r"](path:\1)", source[0])
 
 
 def setup(app: Any) -> None:

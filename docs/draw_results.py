@@ -1,4 +1,4 @@
-"""Draws the figures of results from the tables of ``benchmarks.md``: ``python docs/draw_results.py``."""
+"""Draws the figures of results from the tables in ``benchmarks/``: ``python docs/draw_results.py``."""
 
 from __future__ import annotations
 
@@ -23,26 +23,33 @@ METHODS = (
     {"ours": "ours", "ours_no_attention": "ours, no attention", "pca": "PCA", "scvi": "scVI"},
     {"ours": "ours", "ours_no_attention": "ours, no attention", "logistic": "softmax regression", "scvi": "scVI"},
 )
-STYLES = {
-    "ours": ("#d62728", "o"),
-    "ours_no_attention": ("#ff9896", "D"),
-    "pca": ("#1f77b4", "s"),
-    "logistic": ("#1f77b4", "s"),
+STYLES = {  # colours that are distinct also without red and green (Okabe and Ito), and markers
+    "ours": ("#d55e00", "o"),
+    "ours_no_attention": ("#f0a878", "D"),
+    "pca": ("#0072b2", "s"),
+    "logistic": ("#0072b2", "s"),
     "scvi": ("#7f7f7f", "^"),
-    "logistic_hvg": ("#1f77b4", "s"),
-    "logistic_pca": ("#aec7e8", "s"),
-    "knn_pca": ("#2ca02c", "v"),
-    "celltypist": ("#9467bd", "P"),
+    "logistic_hvg": ("#0072b2", "s"),
+    "logistic_pca": ("#7cc4ee", "s"),
+    "knn_pca": ("#009e73", "v"),
+    "celltypist": ("#cc79a7", "P"),
     "scanvi": ("#7f7f7f", "^"),
-    "ours_rna": ("#ff9896", "X"),
-    "pca_rna": ("#1f77b4", "s"),
-    "proteins": ("#2ca02c", "v"),
-    "pca_both": ("#aec7e8", "s"),
-    "pca_beside_proteins": ("#17becf", "P"),
+    "ours_rna": ("#f0a878", "X"),
+    "pca_rna": ("#0072b2", "s"),
+    "proteins": ("#009e73", "v"),
+    "pca_both": ("#7cc4ee", "s"),
+    "pca_beside_proteins": ("#e0b000", "P"),
     "totalvi": ("#7f7f7f", "^"),
-    "knn": ("#2ca02c", "v"),
-    "ridge": ("#1f77b4", "s"),
-    "mlp": ("#9467bd", "P"),
+    "knn": ("#009e73", "v"),
+    "ridge": ("#0072b2", "s"),
+    "mlp": ("#cc79a7", "P"),
+    "ours_embedding": ("#d55e00", "o"),
+    "ours_knockout": ("#f0a878", "D"),
+    "genie3": ("#7f7f7f", "^"),
+    "pearson": ("#0072b2", "s"),
+    "training_mean": ("#0072b2", "s"),
+    "linear": ("#009e73", "v"),
+    "split halves": ("#7f7f7f", "^"),
 }
 LABELS = (  # title, label, column, and the row of each table
     (
@@ -113,25 +120,46 @@ BIOSTATES = (  # title, label, column, part of the benchmark, and its methods
     ),
 )
 BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt\n(development)": "cite_malt"}
+NETWORKS = {  # start of the summary of each table
+    "simulated": "simulated",
+    "pbmc3k": "pbmc3k (2,638 cells, 2,681",
+    "papalexi_eccite": "papalexi_eccite (1,923",
+    "beeline_mdc": "beeline_mdc",
+    "beeline_hhep": "beeline_hhep",
+}
+NETWORK_METHODS = {
+    "ours_embedding": "ours, embeddings",
+    "ours_knockout": "ours, knock-outs",
+    "genie3": "GENIE3",
+    "pearson": "|Pearson|",
+}
+PERTURBATIONS = {"papalexi_eccite": "papalexi_eccite (25", "schraivogel_tapseq": "schraivogel_tapseq (14"}
+PERTURBATION_METHODS = {
+    "ours": "ours",
+    "ours_no_attention": "ours, no attention",
+    "training_mean": "training mean",
+    "linear": "linear model",
+    "split halves": "split halves of the data",
+}
 TRANSFER = {  # label, colour and line of the methods that are drawn by the number of training cells
-    "scratch": ("ours, from scratch", "#ff9896", "--"),
-    "pretrained": ("ours, pool, no fit", "#d62728", ":"),
-    "tuned": ("ours, pool, fine-tuned", "#d62728", "-"),
-    "logistic": ("softmax regression", "#aec7e8", "--"),
-    "logistic_pool": ("softmax regression, pool", "#1f77b4", "-"),
-    "scvi": ("scVI", "#c7c7c7", "--"),
+    "scratch": ("ours, from scratch", "#f0a878", "--"),
+    "pretrained": ("ours, pool, no fit", "#d55e00", ":"),
+    "tuned": ("ours, pool, fine-tuned", "#d55e00", "-"),
+    "logistic": ("softmax regression", "#7cc4ee", "--"),
+    "logistic_pool": ("softmax regression, pool", "#0072b2", "-"),
+    "scvi": ("scVI", "#bdbdbd", "--"),
     "scvi_pool": ("scVI, pool, surgery", "#7f7f7f", "-"),
 }
 
 GROWTH = {  # for each panel: part of benchmarks.scale, column of its table, label, colour and line
-    "Reading, rows/s": [("disk", "rows/s", "from disk", "#1f77b4", "-")],
+    "Reading, rows/s": [("disk", "rows/s", "from disk", "#0072b2", "-")],
     "Training, cells/s": [
-        ("fit from disk", "trained cells/s", "from disk", "#1f77b4", "-"),
-        ("fit from memory", "trained cells/s", "from memory", "#d62728", "--"),
+        ("fit from disk", "trained cells/s", "from disk", "#0072b2", "-"),
+        ("fit from memory", "trained cells/s", "from memory", "#d55e00", "--"),
     ],
     "Peak memory of a fit, MB": [
-        ("fit from disk", "peak RSS MB", "from disk", "#1f77b4", "-"),
-        ("fit from memory", "peak RSS MB", "from memory", "#d62728", "--"),
+        ("fit from disk", "peak RSS MB", "from disk", "#0072b2", "-"),
+        ("fit from memory", "peak RSS MB", "from memory", "#d55e00", "--"),
     ],
 }
 
@@ -146,6 +174,18 @@ def read_table(text: str, heading: str, column: str) -> dict[str, Score]:
     cells = [[cell.strip() for cell in row] for row in rows]
     at = cells[0].index(column)
     return {row[0]: _score(row[at]) for row in cells[2:] if row[at] != "–"}
+
+
+def read_networks(text: str, heading: str) -> dict[str, Score]:
+    """AUPRC over chance by method, in the folded part with this summary. Of several truths of a data set, the mean."""
+    table = _section(text, heading).split("\n\n")[1]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    found: dict[str, list[Score]] = {}
+    for _, method, _, ratio, *_ in rows:
+        found.setdefault(method, []).append(_score(ratio))
+    return {
+        method: tuple(sum(each) / len(each) for each in zip(*scores, strict=True)) for method, scores in found.items()
+    }
 
 
 def _section(text: str, heading: str) -> str:
@@ -239,7 +279,7 @@ def main() -> None:
     """Write the pictures."""
     plt.switch_backend("agg")
     plt.rcParams["font.size"] = 11
-    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted((DOCS / "benchmarks").glob("*.md")))
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.7), dpi=120, layout="constrained")
     for ax, (title, label, column, heading), sets, methods in zip(axes, PANELS, SETS, METHODS, strict=True):
         draw(ax, {name: read_table(text, heading.format(name), column) for name in sets}, methods)
@@ -263,6 +303,19 @@ def main() -> None:
         ax.set(title=title, xlabel=label)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, handletextpad=0.2)
     save(figure, "biostates.png")
+    figure, ax = plt.subplots(figsize=(6.5, 3.8), dpi=120, layout="constrained")
+    draw(ax, {row: read_networks(text, heading) for row, heading in NETWORKS.items()}, NETWORK_METHODS)
+    ax.axvline(1, color="0.4", linewidth=1, zorder=0)
+    ax.set(title="Known edges among the strongest", xscale="log", xlabel="AUPRC over chance, higher is better")
+    ax.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    ax.minorticks_off()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    save(figure, "networks.png")
+    figure, ax = plt.subplots(figsize=(6.5, 3), dpi=120, layout="constrained")
+    draw(ax, {row: read_table(text, part, "delta_off") for row, part in PERTURBATIONS.items()}, PERTURBATION_METHODS)
+    ax.set(title="Knock-outs that no cell had", xlabel="correlation of the change, higher is better")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    save(figure, "perturbations.png")
     if "<summary>Any size: " in text:
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.5), dpi=120, layout="constrained")
         draw_growth(axes, text)

@@ -231,7 +231,7 @@ ROOT = Path(__file__).parents[1]
 TEXTS = [
     *Path(bf.__file__).parent.rglob("*.py"),
     ROOT / "README.md",
-    *(ROOT / "docs").glob("*.md"),
+    *(page for folder in ("", "benchmarks", "guide", "reference") for page in (ROOT / "docs" / folder).glob("*.md")),
     *(ROOT / "tutorials").glob("*.ipynb"),
 ]
 NAME = r"((?:\.[A-Za-z_]\w*)+)(?![\w*])"
