@@ -78,6 +78,7 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "max_navbar_depth": 3,
     "logo": {"text": project, "alt_text": "scbioformers, start page"},
+    "navbar_persistent": [],  # the side bar has the search
     "use_fullscreen_button": False,
     "use_download_button": False,
 }

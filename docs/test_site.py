@@ -5,6 +5,7 @@ Every page is opened on a screen of 1,400 and of 390 pixels. Screenshots are kep
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ CUT_OFF = """() => {
     if (style.overflowX === "hidden" && e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 1)
       found.push(`hidden ${e.tagName} ${e.className}: ${e.textContent.slice(0, 60)}`);
   }
+  if (wide > 1000) for (const e of document.querySelectorAll("main pre")) {  // a phone may scroll code
+    if (e.scrollWidth > e.clientWidth + 1 && !e.closest(".cell_output")) found.push(`code: ${e.textContent.slice(0, 60)}`);
+  }
   for (const e of document.querySelectorAll(".bd-sidebar-primary nav a")) {
     if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) found.push(`side bar: ${e.textContent}`);
   }
@@ -60,7 +64,7 @@ CONTRAST = """() => {
   const behind = e => { for (let p = e; p; p = p.parentElement) { const c = rgb(getComputedStyle(p).backgroundColor);
     if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
   for (const e of document.querySelectorAll("main p, main li, main a, main td, main th, main dt, main summary, main pre span, nav a")) {
-    if (!e.textContent.trim() || !e.getClientRects().length) continue;
+    if (!e.textContent.trim() || !e.getClientRects().length || e.matches(".headerlink")) continue;
     const a = luminance(rgb(getComputedStyle(e).color)), b = luminance(behind(e));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (ratio < 4.5) found.add(`${e.tagName}.${e.className} ${ratio.toFixed(1)}: ${e.textContent.trim().slice(0, 30)}`);
@@ -115,6 +119,7 @@ def visits(browser: Any, address: str) -> dict[str, dict[str, Any]]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 tab.screenshot(path=file, full_page=True)
         tab.close()
+    (SCREENSHOTS / "report.json").write_text(json.dumps(found, indent=1))
     return found
 
 
