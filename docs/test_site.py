@@ -43,12 +43,14 @@ CUT_OFF = """() => {
     const box = e.getBoundingClientRect(), style = getComputedStyle(e);
     if (!box.width || !box.height || style.visibility === "hidden" || e.closest(".sr-only, .visually-hidden")) continue;
     if (e.closest("math")) continue;
-    if ((box.right > wide + 1 || box.left < -1) && !scrolls(e)) found.push(`${e.tagName} ${e.className}: ${e.textContent.slice(0, 60)}`);
+    const text = `${e.tagName} ${e.className}: ${e.textContent.slice(0, 60)}`;
+    if ((box.right > wide + 1 || box.left < -1) && !scrolls(e)) found.push(text);
     if (style.overflowX === "hidden" && e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 1)
-      found.push(`hidden ${e.tagName} ${e.className}: ${e.textContent.slice(0, 60)}`);
+      found.push(`hidden ${text}`);
   }
   if (wide > 1000) for (const e of document.querySelectorAll("main pre")) {  // a phone may scroll code
-    if (e.scrollWidth > e.clientWidth + 1 && !e.closest(".cell_output")) found.push(`code: ${e.textContent.slice(0, 60)}`);
+    if (e.scrollWidth > e.clientWidth + 1 && !e.closest(".cell_output"))
+      found.push(`code: ${e.textContent.slice(0, 60)}`);
   }
   for (const e of document.querySelectorAll(".bd-sidebar-primary nav a")) {
     if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) found.push(`side bar: ${e.textContent}`);
@@ -59,11 +61,13 @@ IMAGES = """() => [...document.images].filter(e => !e.naturalWidth || !(e.alt ||
   .map(e => e.getAttribute("src").slice(0, 80))"""
 CONTRAST = """() => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number), found = new Set();
-  const luminance = c => { const [r, g, b] = c.slice(0, 3).map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const linear = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = c => { const [r, g, b] = c.slice(0, 3).map(linear);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = e => { for (let p = e; p; p = p.parentElement) { const c = rgb(getComputedStyle(p).backgroundColor);
     if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
-  for (const e of document.querySelectorAll("main p, main li, main a, main td, main th, main dt, main summary, main pre span, nav a")) {
+  const texts = "main :is(p, li, a, td, th, dt, summary, pre span), nav a";
+  for (const e of document.querySelectorAll(texts)) {
     if (!e.textContent.trim() || !e.getClientRects().length || e.matches(".headerlink")) continue;
     const a = luminance(rgb(getComputedStyle(e).color)), b = luminance(behind(e));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
@@ -96,6 +100,29 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+def listen(tab: Any, address: str) -> list[str]:
+    """A list to which the errors of a tab are added: of its console, of its scripts, and of what it cannot load."""
+    complaints: list[str] = []
+
+    def request(asked: Any) -> None:
+        if not asked.url.startswith((address, "data:", "blob:")):
+            complaints.append(f"needs a network: {asked.url}")
+
+    def failed(asked: Any) -> None:
+        if asked.failure != ABORTED:
+            complaints.append(f"not loaded: {asked.url}")
+
+    def message(text: Any) -> None:
+        if text.type == "error":
+            complaints.append(text.text)
+
+    tab.on("request", request)
+    tab.on("requestfailed", failed)
+    tab.on("console", message)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    return complaints
+
+
 @pytest.fixture(scope="module")
 def visits(browser: Any, address: str) -> dict[str, dict[str, Any]]:
     """What the browser finds on every page, by the name of the page."""
@@ -103,11 +130,7 @@ def visits(browser: Any, address: str) -> dict[str, dict[str, Any]]:
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     for width in WIDTHS:
         tab = browser.new_page(viewport={"width": width, "height": 900})
-        complaints: list[str] = []
-        tab.on("console", lambda m, to=complaints: to.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda error, to=complaints: to.append(str(error)))
-        tab.on("requestfailed", lambda r, to=complaints: None if r.failure == ABORTED else to.append(f"not loaded: {r.url}"))
-        tab.on("request", lambda r, to=complaints: None if r.url.startswith((address, "data:", "blob:")) else to.append(f"needs a network: {r.url}"))
+        complaints = listen(tab, address)
         for name, here in found.items():
             complaints.clear()
             tab.goto(address + name, wait_until="load")
