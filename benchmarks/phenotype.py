@@ -183,7 +183,7 @@ PARTS: dict[str, tuple[tuple[str, ...], list[str], Callable[..., dict[str, Any]]
     "own": (("simulated", "kang_ifnb"), [*OURS, "logistic_pca", "logistic_genes", "constant"], score_own),
     "other": (
         ("simulated", "kang_ifnb"),
-        [*OURS, *BETWEEN_TYPES, "linear_cells", "half_of_the_cells"],
+        [*OURS, *BETWEEN_TYPES, "half_of_the_cells"],
         score_other,
     ),
     "time": (
@@ -243,7 +243,7 @@ def show(results: pd.DataFrame) -> Iterator[str]:
             for m, runs in rows.groupby("method", sort=False)
         ]
         table = markdown_table(["method", *types], lines)
-        yield f"<details>\n<summary>Pearson of the effect on each type: {name}</summary>\n\n{table}\n\n</details>"
+        yield f"<details>\n<summary>Pearson of the effect on each type: {name!s}</summary>\n\n{table}\n\n</details>"
 
 
 def main() -> None:

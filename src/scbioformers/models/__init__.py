@@ -1,5 +1,5 @@
 """Models that come with the package. Your own models are saved and loaded with :class:`scbioformers.BioFormer`."""
 
-from scbioformers.models._registry import available, load
+from scbioformers.models._blood import blood
 
-__all__ = ["available", "load"]
+__all__ = ["blood"]
