@@ -37,8 +37,8 @@ atlas: rare types, other tissues, diseases and protocols are not in it. It holds
 {sources}
 
 Its `cell_type` head was learned from the 700 cells of `bf.datasets.pbmc68k()` (Zheng et al., Nature Communications
-2017, as shipped with scanpy) and their `bulk_labels`, which were made by comparison with sorted cells. They are the only
-labels in it. In five folds over these cells its macro-F1 is {f1:.2f}.
+2017, as shipped with scanpy) and their `bulk_labels`, which were made by comparison with sorted cells. They are the
+only labels in it. In five folds over these cells its macro-F1 is {f1:.2f}.
 
 `python -m dev.blood_model --data DIR` rebuilds it.
 """
