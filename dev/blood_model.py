@@ -8,7 +8,6 @@ whose labels the model learns, has at least 40 % of their counts.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -72,21 +71,18 @@ def main() -> None:
     arguments = parser.parse_args()
     pool, labelled = read_pool(arguments.data / "blood_pool"), bf.datasets.pbmc68k()
     genes = choose_genes(pool, labelled)
-    with tempfile.TemporaryDirectory() as folder:
-        model = bf.tl.pretrain(pool, save_dir=Path(folder) / "model", features=genes, rng=SEED)
+    model = bf.tl.pretrain(pool, save_dir=arguments.out, features=genes, rng=SEED)
     model.provenance["licence"] = LICENCE
     share = model.depth_share[np.isin(model.vocabulary.feature_names(), labelled.var_names)].sum()
     total = model.depth_share.sum()
     print(f"{len(genes)} genes; those of pbmc68k have {share / total:.1%} of their counts")
     labelled.obs["cell_type"] = labelled.obs["bulk_labels"]
-    bf.tl.annotate(labelled, "cell_type", model=model, key_added="predicted")
-    f1 = bf.get.annotation_evidence(labelled, "predicted")
-    print(f1)
+    bf.tl.annotate(labelled, "cell_type", model=model)
+    evidence = bf.get.annotation_evidence(labelled, "cell_type")
     bf.get.model(labelled).save(arguments.out)
     card = arguments.out / "README.md"
     sources = "\n".join(f"- `{name}`: {text}" for name, text in SOURCES.items())
-    score = labelled.uns["predicted"]["evidence"]["macro_f1"]
-    card.write_text(card.read_text() + CARD.format(sources=sources, f1=float(score)))
+    card.write_text(card.read_text() + CARD.format(sources=sources, f1=evidence["macro_f1"]))
     size = sum(path.stat().st_size for path in arguments.out.iterdir()) / 1e6
     print(f"{size:.1f} MB in {arguments.out}")
     if size > MAX_MEGABYTES or share / total < LEAST_SHARE:
