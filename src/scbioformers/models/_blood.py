@@ -30,9 +30,10 @@ def blood() -> BioFormer:
     Examples
     --------
     >>> import scbioformers as bf
-    >>> adata = bf.datasets.pbmc68k()
-    >>> bf.tl.embed(adata, model=bf.models.blood())
-    >>> adata.obsm["X_bioformer"].shape
-    (700, 32)
+    >>> model = bf.models.blood()
+    >>> len(model.vocabulary), list(model.heads)
+    (2420, ['annotation:cell_type'])
+
+    ``bf.tl.embed(adata, model=model)`` embeds other cells, and ``bf.tl.fit(adata, model=model)`` fits it further.
     """
     return BioFormer.load(FOLDER)
