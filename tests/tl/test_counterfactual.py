@@ -129,6 +129,7 @@ def test_it_survives_h5ad_and_names_with_a_slash(fitted, tmp_path):
     bf.tl.counterfactual(adata, {"condition": "condition_2"}, groupby="group")
     adata.write_h5ad(tmp_path / "a.h5ad")
     read = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert list(read.varm["counterfactual_effect"]) == ["B", "CD4+%2FTreg"]
     assert bf.get.counterfactual(read, group="CD4+/Treg").equals(bf.get.counterfactual(adata, group="CD4+/Treg"))
     axes = bf.pl.counterfactual(read, n_top=5, show=False)
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["B", "CD4+/Treg"]

@@ -12,11 +12,9 @@ from scbioformers.core import MissingKeyError
 from scbioformers.results._query import Query
 from scbioformers.results._slots import (
     check_key_added,
-    escape,
     get_slot,
     params_from_json,
     params_to_json,
-    unescape,
     write_result,
 )
 
@@ -46,7 +44,6 @@ def write_counterfactual(
 ) -> None:
     """Write profiles (N, n_vars), effects, their standard errors and mean profiles (n_vars, K), and evidence."""
     tables = {_effect(key): effect, _error(key): error, _profile(key): mean}
-    tables = {name: table.rename(columns=escape) for name, table in tables.items()}
     entry: dict[str, Any] = {"params": params_to_json(params)}
     if evidence is not None:
         entry["evidence"] = evidence
@@ -56,8 +53,7 @@ def write_counterfactual(
 def read_counterfactual(adata: Any, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Effects, their standard errors and mean profiles, each (n_vars, K)."""
     hint = 'Run `bf.tl.counterfactual(adata, {"condition": "stim"})` first.'
-    found = [get_slot(adata, "varm", slot(key), hint=hint) for slot in (_effect, _error, _profile)]
-    effect, error, mean = (table.rename(columns=unescape) for table in found)
+    effect, error, mean = (get_slot(adata, "varm", slot(key), hint=hint) for slot in (_effect, _error, _profile))
     return effect, error, mean
 
 
