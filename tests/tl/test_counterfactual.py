@@ -1,5 +1,7 @@
 """The same cells under another phenotype: against decoding by hand, truth of simulations, and faults."""
 
+import logging
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -136,9 +138,14 @@ def test_it_survives_h5ad_and_names_with_a_slash(fitted, tmp_path):
     assert len(axes[0].get_yticklabels()) == 5
 
 
-def test_evidence_compares_with_groups_whose_cells_were_left_out(fitted):
+def test_evidence_compares_with_groups_whose_cells_were_left_out(fitted, caplog):
     adata = fitted.copy()
+    caplog.set_level("INFO", "scbioformers")
     bf.tl.counterfactual(adata, {"condition": "condition_2"}, groupby="cell_type", evidence=True)
+    # the fits themselves say nothing, and the messages are as before afterwards
+    assert [message.split(":")[0] for message in caplog.messages[:1]] == ["Evidence"]
+    assert not any(message.startswith(("Fitted", "Masking")) for message in caplog.messages)
+    assert logging.getLogger("scbioformers").level == logging.INFO
     table = bf.get.counterfactual_evidence(adata)
     names = list(adata.obs["cell_type"].cat.categories)
     assert table["group"].unique().tolist() == names

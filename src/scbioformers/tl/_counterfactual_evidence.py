@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -102,23 +103,36 @@ def _fit_without(
     kept = adata[~left_out].copy()
     kept.uns = {}
     known: dict[str, Any] = {"layer": query.layer, "gene_symbols": params["gene_symbols"]}
-    fit(
-        kept,
-        **known,
-        mask_var=modelled,
-        batch_key=params["batch_key"],
-        phenotype_keys=params["phenotype_keys"],
-        binning=Binning.from_dict({**params["binning"], "mean_depth": None, "max_bin": None}),
-        config=ModelConfig.from_dict(params["config"]),
-        train=TrainConfig(**{**params["train"], "masking": Masking.from_dict(params["train"]["masking"])}),
-        n_models=params["n_models"],
-        rng=params["seed"],
-        allow_non_integer=query.model.reading.allow_non_integer,
-        progress_bar=False,
-    )
+    with _without_messages():
+        fit(
+            kept,
+            **known,
+            mask_var=modelled,
+            batch_key=params["batch_key"],
+            phenotype_keys=params["phenotype_keys"],
+            binning=Binning.from_dict({**params["binning"], "mean_depth": None, "max_bin": None}),
+            config=ModelConfig.from_dict(params["config"]),
+            train=TrainConfig(**{**params["train"], "masking": Masking.from_dict(params["train"]["masking"])}),
+            n_models=params["n_models"],
+            rng=params["seed"],
+            allow_non_integer=query.model.reading.allow_non_integer,
+            progress_bar=False,
+        )
     again = open_query(kept, None, **known)
     model, cells = again.model, MemorySource(again.source.rows(np.flatnonzero(asked[~left_out])))
     effects = Effects(1, len(model.members), len(model.vocabulary))
     for block in decode_blocks(model, cells, check_phenotype(model.fields, model.batch, phenotype)):
         effects.add(block, np.zeros(len(block.differs), np.int64))
     return effects.mean()[0]
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Leave out what each of many fits would log, such as a next call, which is none for a model that is not kept."""
+    package = logging.getLogger("scbioformers")
+    level = package.level
+    package.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        package.setLevel(level)
