@@ -23,8 +23,8 @@ from dev.trials.memory.memory import references
 from scbioformers.metrics import poisson_loss, thin_counts
 from scbioformers.results import open_query
 
-TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
-SHARES = (0.0, 0.03, 0.1, 0.3, 1.0)  # how much an attended count weighs, compared with a count of the cell itself
+TEMPERATURES = (2.0, 4.0, 8.0, 16.0, np.inf)
+SHARES = (0.0, 0.1, 0.3, 1.0)  # how much an attended count weighs, compared with a count of the cell itself
 
 
 def attention(x: np.ndarray, y: np.ndarray, temperature: float, *, own: bool) -> np.ndarray:
