@@ -50,6 +50,19 @@ docs: $(VENV)/.installed-doc
 browser-test: docs $(VENV)/.installed-browser
 	$(PY) -m pytest -q -rs docs/test_site.py
 
+# the wheel is tried in an environment that has nothing else, outside of the source: the quick start, as it is written
+dist: $(VENV)/.installed-release
+	rm -rf dist $(VENV)-dist
+	$(PY) -m build --no-isolation --outdir dist
+	$(PY) -m twine check --strict dist/*
+	$(PY) -m venv $(VENV)-dist
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	  $(VENV)-dist/bin/$(subst $(VENV)/bin/,,$(PIP)) --quiet --no-deps --retries 0 \
+	    --extra-index-url https://download.pytorch.org/whl/cpu torch; fi
+	$(VENV)-dist/bin/$(subst $(VENV)/bin/,,$(PIP)) --quiet "$$(ls dist/*.whl)[demo]"
+	$(VENV)-dist/bin/python -I dev/try_wheel.py
+	rm -rf $(VENV)-dist
+
 clean:
 	rm -rf demo_output docs/_build docs/api docs/tutorials dist .coverage
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis lightning_logs

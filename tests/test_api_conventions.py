@@ -194,6 +194,57 @@ def test_there_is_an_example(function):
     assert ">>> " in example or "See :func:" in example
 
 
+def raises(function) -> set[str]:
+    """The errors of this package that the body of a public function raises itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+    return {name for name in names if hasattr(bf.core, name)}
+
+
+@each(FUNCTIONS)
+def test_errors_that_a_function_raises_itself_are_documented(function):
+    assert raises(function) <= set(re.findall(r"\w+", sections(function.__doc__).get("Raises", "")))
+
+
+SHAPED = ("NDArray", "ArrayLike", "ndarray", "spmatrix", "sparray", "csr_matrix")
+
+
+@each(FUNCTIONS)
+def test_arrays_have_a_shape_or_a_length(function):
+    """Of each argument that is an array, and of what is returned if it is one."""
+    found = sections(function.__doc__)
+    entries = re.split(r"\n(?=\S)", found.get("Parameters", "").strip())
+    texts = {name.strip(): entry for entry in entries for name in entry.partition("\n")[0].partition(":")[0].split(",")}
+    texts["return"] = found["Returns"]
+    for name, annotation in inspect.get_annotations(function).items():
+        if any(word in str(annotation) for word in SHAPED):
+            assert re.search(r"\([^()]*,[^()]*\)|\(\w+,?\)|length|shape|See :func:", texts[name]), name
+
+
+UNITS = r"log1p|count|float|share|bool|str|categor|uint8|JSON|DataFrame|bin|standard|dict|int|nats|weight|: as ``"
+
+
+@each(WRITERS)
+def test_what_is_written_has_a_type_or_a_unit(function):
+    returned = sections(function.__doc__)["Returns"]
+    for entry in re.split(r"\n(?=`)", returned)[1:]:
+        assert " : " not in entry.partition("\n")[0] or re.search(UNITS, entry), entry
+
+
+CITED = {  # what the paper describes, and where
+    "tl.fit": "section 2", "tl.embed": "section 2.3", "tl.impute": "section 3.2", "tl.perturb": "section 3.3",
+    "tl.grn": "section 3.4", "tl.gene_programs": "section 3.4", "tl.program_enrichment": "section 3.4",
+    "tl.regulators": "section 3.4", "tl.counterfactual": "section 1", "pp.bin_value": "Eq", "pp.bin_segment": "Eq",
+    "pl.grn_network": "section 3.4", "pl.attention_heatmap": "section 3.4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CITED)
+def test_the_source_is_given(name):
+    assert CITED[name] in FUNCTIONS[name].__doc__
+
+
 @each(WRITERS)
 def test_what_is_written_is_documented(function):
     returned = sections(function.__doc__)["Returns"]

@@ -61,6 +61,15 @@ def test_writes_table_figures_and_annotated_data(file, cells, tmp_path, capsys):
     assert "80 cells x 40 genes in adata.X: raw counts" in shown
     for name in table.index:
         assert name in shown
+    ours, pca = table.loc["BioFormer", "avg_bio"], table.loc[["PCA (39)", "PCA (32)"], "avg_bio"].max()
+    flat = " ".join(shown.split())
+    assert f"AvgBIO of {ours:.3f}; PCA has {pca:.3f}" in flat
+    assert f"The 80 cells form {adata.obs['leiden'].nunique()} Leiden clusters" in flat
+    assert f"with {bf.get.history(adata)['val_masked_bins'].min():.2f} nats in cells that the fit has not seen" in flat
+    # the paths are whole, so that they can be copied
+    assert f"Figure: {out / 'umap.png'}\n" in shown
+    assert f"  adata = anndata.read_h5ad({str(out / 'annotated.h5ad')!r})\n" in shown
+    assert "--data cells.h5ad" not in shown  # these are the user's own cells
 
 
 def test_counts_layer_without_labels(cells, tmp_path):
@@ -77,12 +86,13 @@ def test_counts_layer_without_labels(cells, tmp_path):
     assert params["batch_key"] == "batch"
 
 
-def test_default_is_the_embedded_data(cells, tmp_path, monkeypatch):
+def test_default_is_the_embedded_data(cells, tmp_path, monkeypatch, capsys):
     adata = cells.copy()
     adata.obs["bulk_labels"] = adata.obs["cell_type"].cat.rename_categories(lambda name: f"{name}/a b+")
     monkeypatch.setattr(bf.datasets, "pbmc68k", lambda: adata)
     assert run("--max-epochs", 1, "--out", tmp_path) == 0
     assert "BioFormer" in (tmp_path / "scores.csv").read_text()
+    assert "python -m scbioformers demo --data cells.h5ad --label-key cell_type" in capsys.readouterr().out
     assert set(ad.read_h5ad(tmp_path / "annotated.h5ad").obs["bulk_labels"]) == set(adata.obs["bulk_labels"])
 
 

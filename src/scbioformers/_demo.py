@@ -90,6 +90,7 @@ def run_demo(
     with console.status("Computing baselines, neighbours, UMAP and Leiden clusters"):
         baselines = embed_baselines(adata, layer)
         add_graphs(adata)
+    table = None
     if label_key is not None:
         console.rule("Scores")
         with console.status("Clustering and classifying the cells"):
@@ -98,7 +99,9 @@ def run_demo(
         show(console, table)
     draw(adata, label_key or "leiden", out)
     adata.write_h5ad(out / "annotated.h5ad")
-    console.print(f"Figures, scores and annotated.h5ad are in {out}", markup=False, highlight=False)
+    console.rule("What was found")
+    for line in (f"Figure: {out / 'umap.png'}", "", *describe(adata, table, label_key), "", *next_steps(data, out)):
+        console.print(line, markup=False, highlight=False, soft_wrap=line.startswith(("Figure", "  ")))
     return adata
 
 
@@ -196,6 +199,48 @@ def show(console: Console, scores: pd.DataFrame) -> None:
         cells = (f"[bold]{row[c]:.3f}[/]" if row[c] == best[c] else f"{row[c]:.3f}" for c in columns)
         table.add_row(str(embedding), *cells)
     console.print(table)
+
+
+def describe(adata: AnnData, scores: pd.DataFrame | None, label_key: str | None) -> list[str]:
+    """Three sentences on what the demo has found: on the fit, on the clusters, and on the comparison with PCA."""
+    history = bf.get.history(adata)
+    losses = history["val_masked_bins"] if "val_masked_bins" in history else history["train_masked_bins"]
+    losses = losses.dropna()
+    sizes = adata.obs["leiden"].value_counts()
+    found = [
+        f"Masked genes are predicted with {losses.min():.2f} nats in cells that the fit has not seen, "
+        f"after {losses.iloc[0]:.2f} in the first epoch (lower is better).",
+        f"The {adata.n_obs} cells form {len(sizes)} Leiden clusters in the embedding, of {sizes.min()} to "
+        f"{sizes.max()} cells.",
+    ]
+    if scores is None:
+        return [
+            *found,
+            "The figure shows the clusters on the UMAP of the model and on that of PCA: look if they agree.",
+        ]
+    ours = scores.loc["BioFormer", "avg_bio"]
+    pca = scores.loc[[name for name in scores.index if name.startswith("PCA")], "avg_bio"].max()
+    verdict = "equal" if abs(ours - pca) < 0.005 else "better" if ours > pca else "worse"
+    return [
+        *found,
+        f"The clusters agree with {label_key!r} by an AvgBIO of {ours:.3f}; PCA has {pca:.3f}, so here the model is "
+        f"{verdict}.",
+    ]
+
+
+def next_steps(data: Path | None, out: Path) -> list[str]:
+    """What to try next: on the user's own file, or with the model of the demo."""
+    own = [] if data is not None else [
+        "Next, with your own file (raw counts in X or layers['counts']):",
+        "  python -m scbioformers demo --data cells.h5ad --label-key cell_type",
+    ]  # fmt: skip
+    return [
+        *own,
+        "In a notebook, the model is in the file that was written:",
+        f"  adata = anndata.read_h5ad({str(out / 'annotated.h5ad')!r})",
+        "  bf.tl.impute(adata)                              # denoised expression",
+        "  bf.tl.embed(other_cells, model=adata)            # other cells, without a fit",
+    ]
 
 
 def draw(adata: AnnData, color: str, out: Path) -> None:
