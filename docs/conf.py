@@ -60,6 +60,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # log lines of a fit, which may name folders of this machine
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrt"

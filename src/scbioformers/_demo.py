@@ -218,8 +218,9 @@ def describe(adata: AnnData, scores: pd.DataFrame | None, label_key: str | None)
             *found,
             "The figure shows the clusters on the UMAP of the model and on that of PCA: look if they agree.",
         ]
-    ours = scores.loc["BioFormer", "avg_bio"]
-    pca = scores.loc[[name for name in scores.index if name.startswith("PCA")], "avg_bio"].max()
+    agreement = scores["avg_bio"].astype(float)
+    ours = float(agreement["BioFormer"])
+    pca = max(float(each) for name, each in agreement.items() if str(name).startswith("PCA"))
     verdict = "equal" if abs(ours - pca) < 0.005 else "better" if ours > pca else "worse"
     return [
         *found,
