@@ -44,6 +44,7 @@ no-data:
 	@echo 'Where are the data sets? make bench DATA=DIR' >&2; exit 1
 
 docs: $(VENV)/.installed-doc
+	rm -rf docs/api
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 # chromium is a program of the system; without it the test is skipped, and says so
