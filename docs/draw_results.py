@@ -49,6 +49,8 @@ STYLES = {  # colours that are distinct also without red and green (Okabe and It
     "pearson": ("#0072b2", "s"),
     "training_mean": ("#0072b2", "s"),
     "linear": ("#009e73", "v"),
+    "mean_of_other_types": ("#0072b2", "s"),
+    "half_of_the_cells": ("#7f7f7f", "^"),
     "split halves": ("#7f7f7f", "^"),
 }
 LABELS = (  # title, label, column, and the row of each table
@@ -117,6 +119,30 @@ BIOSTATES = (  # title, label, column, part of the benchmark, and its methods
             "mlp": "MLP",
             "totalvi": "totalVI",
         },
+    ),
+)
+PHENOTYPES = (  # title, label, column, part of the benchmark, its sets and its methods
+    (
+        "Effect on a cell type that was left out",
+        "correlation, higher is better",
+        "Pearson",
+        "other",
+        {"kang_ifnb": "kang_ifnb", "simulated": "simulated"},
+        {
+            "ours": "ours",
+            "ours_no_attention": "ours, no attention",
+            "mean_of_other_types": "mean of the other types",
+            "linear": "linear model",
+            "half_of_the_cells": "half of the cells",
+        },
+    ),
+    (
+        "Sums of five cells",
+        "share at their own type, higher is better",
+        "5 cells",
+        "bulk",
+        {"cite_cbmc": "cite_cbmc", "pbmc68k\n(development)": "pbmc68k"},
+        {"ours": "ours", "ours_no_attention": "ours, no attention", "pca": "PCA"},
     ),
 )
 BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt\n(development)": "cite_malt"}
@@ -303,6 +329,13 @@ def main() -> None:
         ax.set(title=title, xlabel=label)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, handletextpad=0.2)
     save(figure, "biostates.png")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), dpi=120, layout="constrained")
+    for ax, (title, label, column, part, sets, methods) in zip(axes, PHENOTYPES, strict=True):
+        found = {row: read_table(text, f"Phenotypes, {part}: {name}", column) for row, name in sets.items()}
+        draw(ax, found, methods)
+        ax.set(title=title, xlabel=label)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, handletextpad=0.2)
+    save(figure, "phenotypes.png")
     figure, ax = plt.subplots(figsize=(6.5, 3.8), dpi=120, layout="constrained")
     draw(ax, {row: read_networks(text, heading) for row, heading in NETWORKS.items()}, NETWORK_METHODS)
     ax.axvline(1, color="0.4", linewidth=1, zorder=0)
