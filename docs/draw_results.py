@@ -230,7 +230,7 @@ def draw(ax: Axes, tables: dict[str, dict[str, Score]], methods: dict[str, str])
     """
     labelled = set()
     for row, scores in enumerate(tables.values()):
-        if "pca" in methods:  # the better of the two
+        if "pca" in methods and "pca50" in scores:  # the better of the two
             scores["pca"] = max(scores["pca50"], scores["pca_own_width"])
         for i, (method, label) in enumerate(methods.items()):
             if method not in scores:
