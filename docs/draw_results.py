@@ -142,7 +142,7 @@ PHENOTYPES = (  # title, label, column, part of the benchmark, its sets and its 
         "5 cells",
         "bulk",
         {"cite_cbmc": "cite_cbmc", "pbmc68k\n(development)": "pbmc68k"},
-        {"ours": "ours", "ours_no_attention": "ours, no attention", "pca": "PCA"},
+        {"ours": "ours", "pca": "PCA"},
     ),
 )
 BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt\n(development)": "cite_malt"}
