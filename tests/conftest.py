@@ -18,6 +18,7 @@ from scbioformers.config import Binning, Masking, ModelConfig
 from scbioformers.core import N_DEPTHS, SPECIALS, DepthModel, DepthModels, LowRankProfile
 from scbioformers.data import Block
 from scbioformers.nn import N_SMALL_COUNTS, Batch, InitialValues, Sizes, Transformer, initialise
+from scbioformers.nn import make_network as network_of
 from scbioformers.tasks.perturbation import _token
 from scbioformers.tokens import Tokenizer
 from scbioformers.training._depth import fit_depth_models
@@ -191,7 +192,7 @@ def make_network() -> Callable[..., Transformer]:
     def make(config: ModelConfig = TINY, sizes: Sizes | None = None, *, seed=0) -> Transformer:
         sizes = sizes or Sizes(n_features=30, n_values=12)
         with torch.random.fork_rng():
-            network = Transformer(config, sizes)
+            network = network_of(config, sizes)
         initialise(network, _initial_values(sizes), seed)
         return network.eval()
 

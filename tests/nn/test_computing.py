@@ -12,7 +12,7 @@ import torch
 
 import scbioformers as bf
 from scbioformers.core import BioformersError, DataError, OutOfMemoryError
-from scbioformers.nn import Transformer, computes, use_threads
+from scbioformers.nn import Encoder, computes, use_threads
 
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=16)
 VERBS = {
@@ -62,14 +62,14 @@ def inside(monkeypatch):
     class Inside(list):
         act = staticmethod(lambda: None)
 
-    found, forward = Inside(), Transformer.forward
+    found, forward = Inside(), Encoder.forward
 
     def spied(self, *args, **kwargs):
         found.append((torch.get_num_threads(), torch.get_default_dtype()))
         found.act()
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(Transformer, "forward", spied)
+    monkeypatch.setattr(Encoder, "forward", spied)
     return found
 
 

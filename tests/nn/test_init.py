@@ -10,7 +10,7 @@ import torch
 import scbioformers as bf
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
-from scbioformers.nn import Sizes, Transformer, initialise
+from scbioformers.nn import Encoder, Sizes, initialise
 
 SIZES = Sizes(n_features=80, n_values=12, n_batches=3)
 CONFIG = ModelConfig(width=16, n_layers=2, n_heads=2, n_latent=8, n_components=8)
@@ -51,7 +51,7 @@ def test_every_weight_is_set_by_the_seed_and_the_data_alone(config, make_start):
     for global_seed in (0, 1):
         with torch.random.fork_rng():
             torch.manual_seed(global_seed)
-            network = Transformer(config, SIZES)
+            network = Encoder(config, SIZES)
         initialise(network, make_start(SIZES), 5)
         weights.append(network.state_dict())
     assert [name for name, values in weights[0].items() if not torch.equal(values, weights[1][name])] == []
@@ -168,7 +168,7 @@ def test_the_decoder_starts_with_the_factors_of_the_batches(make_network, make_s
 @pytest.mark.parametrize("n_components", [0, 1, 40], ids=["none", "one", "more-than-the-width"])
 def test_any_number_of_components_will_do(n_components, make_start, make_batch):
     with torch.random.fork_rng():
-        network = Transformer(CONFIG, SIZES)
+        network = Encoder(CONFIG, SIZES)
     initialise(network, make_start(SIZES, n_components), 0)
     with torch.no_grad():
         output = network(make_batch(sizes=SIZES))

@@ -7,7 +7,7 @@ import torch
 
 from scbioformers.config import ModelConfig
 from scbioformers.config._train import PARTS
-from scbioformers.nn import OBJECTIVES, Sizes, Transformer, join_batches, join_sizes
+from scbioformers.nn import OBJECTIVES, Encoder, Sizes, join_batches, join_sizes
 from scbioformers.nn._transformer import PART_OF
 
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2, 4))
@@ -98,7 +98,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("config", "sizes"), CONFIGS.values(), ids=CONFIGS)
 def test_each_parameter_is_in_exactly_one_part(config, sizes):
     with torch.device("meta"):
-        network = Transformer(config, sizes)
+        network = Encoder(config, sizes)
     found = []
     for part in PARTS:
         network.freeze((part,))
@@ -117,6 +117,6 @@ def test_no_name_of_a_part_is_unused():
     names = set()
     for config, sizes in CONFIGS.values():
         with torch.device("meta"):
-            names |= {name.split(".")[0] for name, _ in Transformer(config, sizes).named_parameters()}
+            names |= {name.split(".")[0] for name, _ in Encoder(config, sizes).named_parameters()}
     assert set(PART_OF) == names
     assert set(PART_OF.values()) == set(PARTS)

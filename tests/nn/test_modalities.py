@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from scbioformers.config import ModelConfig
 from scbioformers.core import SPECIALS
-from scbioformers.nn import OBJECTIVES, InitialValues, Sizes, Transformer, initialise, join_batches, join_sizes
+from scbioformers.nn import OBJECTIVES, Encoder, InitialValues, Sizes, initialise, join_batches, join_sizes
 from scbioformers.nn import join_modalities as join
 from scbioformers.training._temperature import fit_temperature
 
@@ -42,7 +42,7 @@ def network():
         "weight": np.repeat([1.0, 2.5], [30, 5]),
     }
     with torch.random.fork_rng():
-        made = Transformer(CONFIG, SIZES)
+        made = Encoder(CONFIG, SIZES)
     initialise(made, InitialValues(**{name: x.astype(np.float32) for name, x in arrays.items()}), seed=0)
     return made.eval()
 

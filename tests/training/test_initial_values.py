@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scbioformers.config import Binning, Masking, ModelConfig
 from scbioformers.core import SPECIALS, bin_normalized
 from scbioformers.data import AnnDataSource, Block, Statistics, scan
-from scbioformers.nn import Sizes, Transformer, initialise
+from scbioformers.nn import Encoder, Sizes, initialise
 from scbioformers.tokens import Tokenizer
 from scbioformers.training._initial_values import bin_means, compute_initial_values
 
@@ -313,6 +313,6 @@ def test_few_cells_start_a_network(n_cells, data):
     start = start_of(few, statistics, tokenizer)
     assert start.components.shape == (20, n_cells - 1)
     assert start.component_scale.shape == (n_cells - 1,)
-    network = Transformer(ModelConfig(width=8, n_layers=1, n_heads=1, n_latent=4), Sizes(20, 10))
+    network = Encoder(ModelConfig(width=8, n_layers=1, n_heads=1, n_latent=4), Sizes(20, 10))
     initialise(network, start, 0)
     assert all(parameter.isfinite().all() for parameter in network.parameters())

@@ -13,7 +13,8 @@ from scbioformers.core import ConfigError, check_fields
 class ModelConfig:
     """Architecture of a :class:`~scbioformers.BioFormer` (paper, section 2).
 
-    There are two presets: :meth:`small`, the default for a CPU, and :meth:`paper`, the size used in the paper.
+    The presets are :meth:`small`, the default for a CPU, :meth:`no_attention`, :meth:`decoder`, and :meth:`paper`, the
+    size used in the paper.
 
     Examples
     --------
@@ -22,6 +23,13 @@ class ModelConfig:
     8
     """
 
+    architecture: Literal["encoder", "decoder"] = "encoder"
+    """Which features a prediction is made from.
+
+    In an ``"encoder"``, a masked feature is predicted from all visible features. In a ``"decoder"``, features have a
+    random order, and each is predicted from those before it. So cells can be generated with
+    :func:`scbioformers.tl.generate`. It reads counts of one modality.
+    """
     n_layers: int = 1
     """Number of transformer blocks."""
     n_heads: int = 4
@@ -88,6 +96,12 @@ class ModelConfig:
                 f"ModelConfig.width={self.width} must be divisible by n_heads={self.n_heads}; "
                 f"the nearest valid width: {round(self.width / self.n_heads) * self.n_heads or self.n_heads}."
             )
+        if self.architecture == "decoder" and (self.tokens == "all" or self.attend_masked):
+            setting = "tokens='all'" if self.tokens == "all" else "attend_masked=True"
+            raise ConfigError(
+                f"ModelConfig.architecture='decoder' reads expressed features alone, found {setting}. Leave it out, or "
+                "use architecture='encoder'."
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"ModelConfig.dropout must lie in [0, 1), found {self.dropout}.")
         if self.latent_noise < 0.0:
@@ -111,27 +125,35 @@ class ModelConfig:
         return cls(attention=False)
 
     @classmethod
+    def decoder(cls) -> ModelConfig:
+        """The default size as a decoder, which can generate cells. The other methods are as with an encoder."""
+        return cls(architecture="decoder")
+
+    @classmethod
     def paper(cls) -> ModelConfig:
         """Size and input of the paper: 8 layers, 8 heads, width 512, one token per feature, full self-attention."""
         return cls(n_layers=8, n_heads=8, width=512, dropout=0.1, n_latent=64, tokens="all", attend_masked=True)
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """The preset with this name: ``"small"``, ``"no_attention"`` or ``"paper"``.
+        """The preset with this name: ``"small"``, ``"no_attention"``, ``"decoder"`` or ``"paper"``.
 
         Raises
         ------
         ConfigError
             If there is no such preset.
         """
-        presets = {"small": cls.small, "no_attention": cls.no_attention, "paper": cls.paper}
+        presets = {"small": cls.small, "no_attention": cls.no_attention, "decoder": cls.decoder, "paper": cls.paper}
         if name not in presets:
             raise ConfigError(f"No preset {name!r}; there are {sorted(presets)}. Use one of these, or a ModelConfig.")
         return presets[name]()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the input of :meth:`from_dict`."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.architecture == "encoder":
+            del values["architecture"]  # stored models without it are encoders, and keep their hash
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

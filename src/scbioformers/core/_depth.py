@@ -23,6 +23,7 @@ Array32 = NDArray[np.float32]
 N_DEPTHS = 7  # equally likely depths of a cell
 N_COMPONENTS = 10
 _STATE = ("share", "variance", "weights", "spread", "quantiles")
+_MEAN_CELL = 0.01  # share of a mean cell that is added to what is visible
 _PRIOR = 1.0  # masked entries of the average feature that are added to those of each feature
 _CHUNK, _ENTRY_CHUNK = 1024, 2**17  # cells, and masked entries, at a time: limits the memory
 
@@ -248,6 +249,33 @@ class DepthModel:
         error = np.where(rows.n_masked > 0, np.minimum(size, 1.0), 0.0)
         depths = np.exp(np.clip(ratio[:, None] + error[:, None] * self.quantiles.astype(np.float64), 0.0, 7.0))
         return rows.depth * np.exp(ratio), rows.depth[:, None] * depths
+
+    def estimate_from_sums(self, visible: Array, missing: Array, variance: Array, share: float) -> tuple[Array, Array]:
+        """As :meth:`estimate`, from sums over the masked features alone: each is at its mean expression.
+
+        So the estimate costs little where the masked features are many. It is for an ``exact`` model. Where hardly
+        anything is visible, the estimate is near the mean depth.
+
+        Parameters
+        ----------
+        visible
+            (...), visible depth.
+        missing, variance
+            (...), summed mean shares of the masked features, and their summed variances.
+        share
+            Share of the depth of a training cell that the features of these cells have.
+
+        Returns
+        -------
+        Estimated depth (...) and equally likely depths (..., 7).
+        """
+        known = np.clip(share - self.weights.sum(dtype=np.float64) * missing, 1e-3, None)
+        depth = (visible + _MEAN_CELL * self.profile.mean_depth) / (known + _MEAN_CELL)
+        depth = np.where(missing > 1e-9, depth, visible / share)
+        with np.errstate(over="ignore"):
+            size = np.exp(self.spread[0] + self.spread[1] * 0.5 * np.log(np.maximum(variance, 1e-30)))
+        error = np.where(missing > 1e-9, np.minimum(size, 1.0), 0.0)
+        return depth, depth[..., None] * np.exp(error[..., None] * self.quantiles.astype(np.float64))
 
     def _terms(self, rows: MaskedRows) -> Array:
         share = self.share[rows.features].astype(np.float64)

@@ -21,6 +21,7 @@ from scbioformers.model._head import Head
 from scbioformers.model._parts import (
     Modality,
     modality_sizes,
+    order_of_names,
     read_binnings,
     read_external,
     read_head,
@@ -29,7 +30,7 @@ from scbioformers.model._parts import (
     with_additions,
 )
 from scbioformers.nn import Transformer
-from scbioformers.tokens import JointTokenizer, Tokenizer
+from scbioformers.tokens import DecoderTokenizer, JointTokenizer, Tokenizer
 
 _ARRAYS = ("axes", "axes_mean", "gene_mean", "gene_share", "depth_share", "bin_mean")
 _HASHED_SCHEMA = 4  # the hash of a network must stay the same when the files get another schema
@@ -195,17 +196,27 @@ class BioFormer:
     @property
     def first_tokenizer(self) -> Tokenizer:
         """The tokenizer of the first modality. In a model of one modality, it is the tokenizer."""
-        return Tokenizer(
-            binning=self.binning,
-            n_features=len(self.vocabulary),
-            masking=self.masking,
-            depth=self.depth,
-            tokens=self.config.tokens,
-            max_tokens=self.config.max_tokens,
-            counts=self.reading.counts,
-            has_batches=self.batch is not None,
-            n_noise=self.config.noise_width(bool(self.fields)),
-        )
+        options: dict[str, Any] = {
+            "binning": self.binning,
+            "n_features": len(self.vocabulary),
+            "masking": self.masking,
+            "depth": self.depth,
+            "tokens": self.config.tokens,
+            "max_tokens": self.config.max_tokens,
+            "counts": self.reading.counts,
+            "has_batches": self.batch is not None,
+            "n_noise": self.config.noise_width(bool(self.fields)),
+        }
+        if self.config.architecture == "encoder":
+            return Tokenizer(**options)
+        return DecoderTokenizer(**options, zero_rate=self.zero_rate, name_order=order_of_names(self.vocabulary.names))
+
+    @property
+    def zero_rate(self) -> float:
+        """Of a decoder: share of the zeros that are predicted in training, where all expressed features are."""
+        share = self.gene_share[: self.n_original_features if self.members else None].astype(np.float64)
+        odds = (1.0 - self.masking.nonzero_share) / self.masking.nonzero_share
+        return float(min(1.0, odds * share.sum() / max(len(share) - share.sum(), 1e-9)))
 
     @property
     def hash(self) -> str:
@@ -280,7 +291,7 @@ class BioFormer:
     @property
     def _schema(self) -> int:
         quantiles = any(binning.kind == "quantile" for binning in self.binnings.values())
-        added = self.others or quantiles or self.external is not None
+        added = self.others or quantiles or self.external is not None or self.config.architecture == "decoder"
         return _storage.SCHEMA_OF_MODALITIES if added else _storage.SCHEMA
 
     def _documents(self) -> dict[str, Any]:

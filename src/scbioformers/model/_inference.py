@@ -184,7 +184,8 @@ def predict_masked(
     """
     device = model.members[0].cls.device
     for batch in make_batches(model, block, batch_size, query_mask, drawn=not natural):
-        odds = _odds(model, batch).log().to(device) if natural else None
+        odds = _log_odds(model, batch, natural=natural)
+        odds = None if odds is None else odds.to(device)
         batch = batch.to(device)
         mean: Tensor | None = None
         for network in model.members:
@@ -230,6 +231,17 @@ def make_batches(
         queried = None if query_mask is None else query_mask[chosen]
         yield tokenizer.inference_batch(block.take(chosen), block.start + chosen, queried, drawn=drawn)
         start += size
+
+
+def _log_odds(model: BioFormer, batch: Batch, *, natural: bool) -> Tensor | None:
+    """(B, K), log factor by which the networks predict zeros too often, None if they do not.
+
+    A decoder learns from a share of the zeros that is the same in all cells, whatever the mask of a query.
+    """
+    if model.config.architecture == "encoder":
+        return _odds(model, batch).log() if natural else None
+    learnt = torch.full((len(batch), 1), np.log(model.zero_rate), dtype=torch.float32)
+    return learnt if natural else learnt - _odds(model, batch).log()
 
 
 def _odds(model: BioFormer, batch: Batch) -> Tensor:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scbioformers.config import Binning, ModelConfig, Reading
 from scbioformers.core import SPECIALS, DepthModels, Vocabulary
 from scbioformers.data import ExternalTokens, ObsField
 from scbioformers.model._head import Head
-from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer, join_sizes
+from scbioformers.nn import N_SMALL_COUNTS, Sizes, Transformer, join_sizes, make_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +71,16 @@ def network_bytes(
     """Size of the weights of a network in bytes, without allocating them. 100 bins are assumed if it is not frozen."""
     frozen = binning if binning.max_bin else Binning().freeze(mean_depth=1.0, max_bin=99)
     with torch.device("meta"):
-        network = Transformer(config, network_sizes(n_features, frozen, batch, phenotypes, counts=True))
+        network = make_network(config, network_sizes(n_features, frozen, batch, phenotypes, counts=True))
     return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def order_of_names(names: Sequence[str]) -> NDArray[np.int64]:
+    """(M,), place of each feature in an order that depends on the names alone, not on their order here."""
+    keys = [hashlib.sha256(name.encode()).digest() for name in names]
+    places = np.empty(len(keys), np.int64)
+    places[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return places
 
 
 def with_additions(tensors: dict[str, Tensor], n_features: int) -> dict[str, Tensor]:
@@ -130,6 +141,6 @@ def read_member(config: ModelConfig, sizes: Sizes, tensors: dict[str, torch.Tens
     if config.n_layers > len(weights):
         raise ValueError(f"found {len(weights)} tensors for {config.n_layers} layers")
     with torch.device("meta"):  # a wrong configuration must fail on the shapes, not run out of memory
-        network = Transformer(config, sizes)
+        network = make_network(config, sizes)
     network.load_state_dict(weights, assign=True)
     return network.eval()

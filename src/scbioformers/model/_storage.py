@@ -27,9 +27,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 5
-SCHEMA_OF_MODALITIES = (
-    6  # also of quantile bins and external tokens: other models keep their schema, so that former versions read them
-)
+# also of quantile bins, external tokens and decoders: others keep their schema, so that former versions read them
+SCHEMA_OF_MODALITIES = 6
 READABLE = (4, SCHEMA, SCHEMA_OF_MODALITIES)  # schema 4 has no score quantiles
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"

@@ -65,6 +65,13 @@ class Batch:
 
     It is part of the batch so that it depends only on the cell and the epoch.
     """
+    prefixes: Tensor | None = None
+    """int64 (B, S), for a decoder in training: number of context tokens in each of S = H + 1 prefixes of a cell.
+
+    Each masked feature has a prefix, and the last one is that of the profile. ``visible`` and ``known`` are then
+    (B, S, M), ``log_depth`` is (B, S) and ``small_count_bins`` (B, S, N_SMALL_COUNTS, V). Without prefixes, a decoder
+    predicts all masked features from all that is visible.
+    """
     context_external: Tensor | None = None
     """int64 (B, C), external token of each visible feature, as a row of ``external``. 0 means no external token."""
     external: Tensor | None = None

@@ -14,6 +14,7 @@ from torch import nn
 
 from scbioformers.core import SPECIALS
 from scbioformers.nn._blocks import Attention, TransformerBlock
+from scbioformers.nn._decoder import Decoder
 from scbioformers.nn._phenotypes import Phenotype
 from scbioformers.nn._transformer import Transformer
 
@@ -87,7 +88,10 @@ def initialise(network: Transformer, start: InitialValues, seed: int) -> None:
             module.contract.weight.mul_((2 * config.n_layers) ** -0.5)
         elif isinstance(module, Attention):
             module.out.weight.mul_((2 * config.n_layers) ** -0.5)
-    for name, token in (("cls", network.cls), ("mask", network.mask)):
+    tokens = [("cls", network.cls), ("mask", network.mask)]
+    if isinstance(network, Decoder):
+        tokens.append(("start", network.start))
+    for name, token in tokens:
         token.normal_(std=0.02, generator=random_generator(seed, name))
 
     embedding = network.feature.weight[len(SPECIALS) :]

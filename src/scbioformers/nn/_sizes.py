@@ -9,7 +9,7 @@ from scbioformers.nn._batch import N_SMALL_COUNTS
 
 # parameters of each part that can be frozen, by the first part of their names
 PART_OF = {
-    **dict.fromkeys(("feature", "value", "phenotypes", "cls", "mask", "depth"), "embeddings"),
+    **dict.fromkeys(("feature", "value", "phenotypes", "cls", "start", "mask", "depth"), "embeddings"),
     **dict.fromkeys(("other_values", "modality", "external"), "embeddings"),
     **dict.fromkeys(("blocks", "norm"), "blocks"),
     **dict.fromkeys(("bag_to_cls", "bag_to_masked", "bag_to_latent", "complete"), "bag"),

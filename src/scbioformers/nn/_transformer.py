@@ -1,4 +1,6 @@
-"""The transformer: embeddings, blocks and output layers (paper, sections 2.1.4 and 2.2).
+"""What encoder and decoder share: embeddings, the bag, and output layers (paper, sections 2.1.4 and 2.2).
+
+:mod:`scbioformers.nn._encoder` and :mod:`scbioformers.nn._decoder` say which tokens attend to which.
 
 Letters in shapes: B cells, C context (visible) tokens, H masked tokens, T = 1 + P + C + H all tokens,
 P phenotypes, M modelled features, D width, L latent, A attention heads, V bin values, K modalities. Features, bins and
@@ -7,8 +9,9 @@ answers of all modalities are on one axis each, one modality after the other.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -55,7 +58,7 @@ def batch_vectors(table: Tensor, codes: Tensor | None) -> Tensor:
     return torch.where((codes < 0)[:, None], average, functional.embedding(codes.clamp(min=0), table))
 
 
-class Transformer(nn.Module):
+class Transformer(nn.Module, ABC):
     """Predicts the bins of the masked features, and the profile of the whole cell from ``<cls>``."""
 
     profile_mean: Tensor
@@ -122,6 +125,14 @@ class Transformer(nn.Module):
         self.rate = nn.Linear(width, sizes.n_features)
         self.linear_rate = nn.Linear(config.n_latent, sizes.n_features, bias=False)
         self.log_dispersion = nn.Parameter(torch.empty(sizes.n_features))
+
+    @abstractmethod
+    def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
+        """Compute the outputs for a batch. With ``contextual``, also those of the visible features."""
+
+    @abstractmethod
+    def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
+        """Attention weights (B, A, C, C) between visible features, for each of ``layers``. Rows are queries."""
 
     def freeze(self, parts: Collection[str]) -> None:
         """Set which parameters are trained: all but those of ``parts``, see ``PART_OF``."""
@@ -210,97 +221,6 @@ class Transformer(nn.Module):
         external, code = batch.external[code % n_external], code // n_external
         return self.features(code // n_values) + self.values(code % n_values) + external, which
 
-    def query_tokens(self, batch: Batch, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of ``<cls>`` and the phenotypes, (B, 1 + P, D), and of the masked features, (B, H, D).
-
-        A phenotype that is not known reads the bag as a masked feature does, so that it can be predicted.
-        """
-        depth = self.depth(batch.log_depth.view(len(batch), -1))[:, None]
-        masked = self.features(batch.masked_ids) + self.mask + depth
-        cls = self.cls.expand(len(batch), 1, -1)
-        if self.config.bag:
-            cls = cls + self.bag_to_cls(self.corrected(bag, batch))[:, None]
-            read = self.bag_to_masked(bag)
-            masked = masked + read[:, None]
-        else:
-            read = torch.zeros_like(bag)
-        phenotypes = [each.tokens(at, read)[:, None] for each, at in self._phenotypes_at(batch.phenotypes)]
-        return torch.cat([cls, *phenotypes], dim=1), masked
-
-    def encode(self, batch: Batch, bag: Tensor, contextual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run the blocks.
-
-        Returns outputs of ``<cls>`` and the phenotypes (B, 1 + P, D), of masked features (B, H, D) and, with
-        ``contextual``, of visible features (B, C, D). The visible features are not used after the last block. So
-        without ``contextual`` the last block updates only the others. The result is the same and the cost is much
-        lower. If there is only one block, its keys are projected once for each distinct token.
-        """
-        distinct, which = self.context_tokens(batch)
-        head, masked = self.query_tokens(batch, bag)
-        n_head, n_context, n_masked = head.shape[1], which.shape[1], masked.shape[1]
-        readable = torch.ones(len(batch), n_head, dtype=torch.bool, device=head.device)
-        readable = torch.cat([readable, batch.context_ids > 0], dim=1)
-        if self.config.attend_masked:
-            readable = torch.cat([readable, batch.masked_ids > 0], dim=1)
-        n_keys = readable.shape[1]
-        mask = None if bool(readable.all()) else readable[:, None, None]  # (B, 1, 1, n_keys)
-        last = cast("TransformerBlock", self.blocks[-1])
-        if len(self.blocks) == 1 and not contextual:
-            parts = [last.keys(head), functional.embedding(which, last.keys(distinct))]
-            keys = torch.cat([*parts, last.keys(masked)] if self.config.attend_masked else parts, dim=1)
-            x = self.norm(last(torch.cat([head, masked], dim=1), keys, mask))
-            return x[:, :n_head], x[:, n_head:], None
-        x = torch.cat([head, functional.embedding(which, distinct), masked], dim=1)
-        for block in self.blocks[:-1]:
-            x = block(x, cast("TransformerBlock", block).keys(x[:, :n_keys]), mask)
-        keys = last.keys(x[:, :n_keys])
-        if not contextual:
-            x = torch.cat([x[:, :n_head], x[:, n_head + n_context :]], dim=1)
-        x = self.norm(last(x, keys, mask))
-        visible = x[:, n_head : n_head + n_context] if contextual else None
-        return x[:, :n_head], x[:, x.shape[1] - n_masked :], visible
-
-    def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
-        """Attention weights (B, A, C, C) between visible features, for each of ``layers``.
-
-        Rows are queries. Each visible feature is used as a query in the form of a masked feature, as in training. A
-        query does not attend to its own key. Queries also attend to ``<cls>`` and the phenotypes. These weights are not
-        returned, so rows sum to less than 1.
-        """
-        ids = batch.context_ids
-        bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
-        distinct, which = self.context_tokens(batch)
-        head, masked = self.query_tokens(replace(batch, masked_ids=ids), bag)
-        n_head, n_keys = head.shape[1], head.shape[1] + ids.shape[1]
-        readable = functional.pad(ids > 0, (n_head, 0), value=True)[:, None]  # (B, 1, n_keys)
-        other = functional.pad(ids[:, :, None] != ids[:, None, :], (n_head, 0), value=True)  # (B, C, n_keys)
-        mask = torch.cat([readable.expand(-1, n_keys, -1), readable & other], dim=1)[:, None]
-        x = torch.cat([head, functional.embedding(which, distinct), masked], dim=1)
-        for i, block in enumerate(cast("list[TransformerBlock]", self.blocks)):
-            keys = block.keys(x[:, :n_keys])
-            if i in layers and block.attention is not None and block.attention_norm is not None:
-                queries = block.attention_norm(x[:, n_keys:])
-                yield block.attention.weights(queries, keys, mask[:, :, n_keys:])[..., n_head:]
-            if i < max(layers):
-                x = block(x, keys, mask)
-
-    def forward(self, batch: Batch, *, contextual: bool = False) -> Output:
-        """Compute the outputs for a batch. With ``contextual``, also those of the visible features."""
-        bag = self.bag(batch) if self.config.bag else batch.visible.new_zeros(len(batch), self.config.width)
-        head, masked, context = self.encode(batch, bag, contextual)
-        cls = head[:, 0]
-        latent = self.latent_out(functional.gelu(self.latent_inner(cls)))
-        if self.config.bag:
-            latent = latent + self.bag_to_latent(self.corrected(bag, batch))
-        latent = self.latent_norm(latent)
-        log_rate = self.decode(latent, batch.batch_codes, batch.phenotypes)
-        masked = masked + self.rate_features(log_rate, batch)
-        log_probs = self.bin_log_probs(masked, batch)
-        if self.training and batch.noise is not None:
-            noisy = latent + self.config.latent_noise * batch.noise
-            log_rate = self.decode(noisy, batch.batch_codes, batch.phenotypes)
-        return Output(log_probs, context, cls, head[:, 1:], latent, log_rate)
-
     def answers(self, number: int, output: Output) -> Tensor:
         """(B, n), probabilities of the categories of a phenotype."""
         return cast("Phenotype", self.phenotypes[number]).answer(output.phenotypes[:, number]).softmax(dim=-1)
@@ -318,7 +238,7 @@ class Transformer(nn.Module):
         if self.sizes.n_small_counts:
             n_values, probs = self.sizes.n_values, log_probs.exp()
             bins, counts = probs[..., :n_values], probs[..., n_values:]
-            log_probs = (bins + counts @ batch.small_count_bins).clamp(min=1e-12).log()
+            log_probs = (bins + self.at_likely_depths(counts, batch)).clamp(min=1e-12).log()
         if self.training:
             return log_probs
         temperature = self.temperature
@@ -326,6 +246,10 @@ class Transformer(nn.Module):
             modality = self.modality_of(batch.masked_ids)
             temperature = temperature[modality, self.is_known(batch).long().gather(1, modality)][..., None]
         return functional.log_softmax(log_probs / temperature, dim=-1)
+
+    def at_likely_depths(self, counts: Tensor, batch: Batch) -> Tensor:
+        """Probabilities of small counts (B, H, C), as those of their bins (B, H, V)."""
+        return counts @ batch.small_count_bins
 
     def _foreign_answers(self, ids: Tensor) -> Tensor:
         """(B, H, V + C), whether an answer is a bin or a small count of another modality than that of the feature."""
@@ -347,9 +271,13 @@ class Transformer(nn.Module):
         rate = log_rate.gather(1, features)
         depth = batch.log_depth.view(len(batch), -1)
         depth = depth.gather(1, self.modality_of(batch.masked_ids)) if self.sizes.parts else depth.expand_as(rate)
+        return self.embed_rates(rate, features, depth, batch.small_count_bins[:, None])
+
+    def embed_rates(self, rate: Tensor, features: Tensor, depth: Tensor, small_count_bins: Tensor) -> Tensor:
+        """Embed the rates of features, all (B, H), and the bins of small counts (B, H or 1, C, V), -> (B, H, D)."""
         h = self.rate_feature_in(torch.stack([rate, rate - self.rate.bias[features], depth], dim=-1))
         if self.sizes.n_small_counts:
-            h = h + self.small_counts(batch.small_count_bins.flatten(1))[:, None]
+            h = h + self.small_counts(small_count_bins.flatten(2))
         return self.rate_feature_out(functional.gelu(self.rate_feature_inner(functional.gelu(h))))
 
     def decode(self, latent: Tensor, batch_codes: Tensor | None, phenotypes: Tensor) -> Tensor:

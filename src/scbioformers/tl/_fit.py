@@ -33,7 +33,7 @@ from scbioformers.settings import shows_progress
 from scbioformers.tasks.perturbation import Design, fit_perturbation, read_design, require_head
 from scbioformers.tl._fit_cells import Cells, read_cells, read_cells_for
 from scbioformers.tl._fit_modalities import read_modalities, read_modalities_for
-from scbioformers.tl._fit_settings import fit_settings
+from scbioformers.tl._fit_settings import fit_settings, require_encoder
 from scbioformers.training import check_checkpoint_dir, fit_model
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def fit(
     phenotype_keys: str | Sequence[str] = (),
     external_key: str | Mapping[str, str] | None = None,
     binning: Literal["value", "segment", "quantile"] | Binning | Mapping[str, Any] | None = None,
-    config: Literal["small", "no_attention", "paper"] | ModelConfig | None = None,
+    config: Literal["small", "no_attention", "decoder", "paper"] | ModelConfig | None = None,
     train: TrainConfig | None = None,
     task: Perturbation | None = None,
     max_epochs: int | None = None,
@@ -124,8 +124,8 @@ def fit(
         among the training cells, for few features) or a :class:`~scbioformers.Binning`. The default is ``"value"``,
         or that of ``model``. In a MuData, the default is chosen by the values of each modality, which is logged.
     config
-        Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
-        The default is ``"small"``, or that of ``model``.
+        Architecture of the model: ``"small"``, ``"no_attention"``, ``"decoder"``, ``"paper"`` or a
+        :class:`~scbioformers.ModelConfig`. The default is ``"small"``, or that of ``model``.
     train
         Parameters of the training. By default, ``TrainConfig.paper()`` if ``config="paper"``,
         ``TrainConfig.fine_tuning()`` with ``model``, else ``TrainConfig()``.
@@ -212,6 +212,7 @@ def fit(
     else:
         refuse_dicts(modalities=modalities, **given)
     chosen = fit_settings(start, config, None if several else given["binning"], train, max_epochs, n_models)
+    require_encoder(chosen.config, chosen.binning, several=several, perturbed=task is not None)
     device, shown = choose_device(device), shows_progress(progress_bar)
     use_threads(chosen.config.width)
     check_checkpoint_dir(chosen.train, save_dir)

@@ -56,6 +56,20 @@ def fit_settings(
     return Settings(kind, given, train, _n_members(start, n_models, train))
 
 
+def require_encoder(config: ModelConfig, *binnings: Binning, several: bool = False, perturbed: bool = False) -> None:
+    """Check that a decoder has what it can read: counts of one modality. Otherwise an encoder is needed."""
+    if config.architecture == "encoder":
+        return
+    other = [binning.kind for binning in binnings if binning.kind != "value"]
+    found = f"binning={other[0]!r}" if other else ""
+    found = "a MuData" if several or len(binnings) > 1 else "`task`, a Perturbation" if perturbed else found
+    if found:
+        raise ConfigError(
+            f"A decoder reads the counts of an AnnData, with binning='value' and without a task, found {found}. Pass "
+            "`config=bf.ModelConfig(architecture='encoder')`, which is the default."
+        )
+
+
 def to_binning(given: str | Binning | None) -> Binning | None:
     """The binning that is given, or one of the kind that is given."""
     return Binning(kind=given) if isinstance(given, str) else given  # type: ignore[arg-type]

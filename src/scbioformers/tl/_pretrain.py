@@ -41,6 +41,7 @@ from scbioformers.nn import choose_device, computes, use_threads
 from scbioformers.results import check_storage
 from scbioformers.settings import shows_progress
 from scbioformers.tl._fit_cells import check_keys, warn_of_fields
+from scbioformers.tl._fit_settings import require_encoder
 from scbioformers.training import check_checkpoint_dir, fit_model, in_one_process
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def pretrain(
     phenotype_keys: str | Sequence[str] = (),
     external_key: str | Mapping[str, str] | None = None,
     binning: Literal["value", "segment", "quantile"] | Binning | Mapping[str, str | Binning] | None = None,
-    config: Literal["small", "no_attention", "paper"] | ModelConfig = "small",
+    config: Literal["small", "no_attention", "decoder", "paper"] | ModelConfig = "small",
     train: TrainConfig | None = None,
     max_epochs: int | None = None,
     n_models: int = 1,
@@ -120,7 +121,8 @@ def pretrain(
         source is a MuData, the default is chosen by the values of each modality, which is logged. Values with other
         bins than ``"value"`` must be on the same scale in all sources.
     config
-        Architecture of the model: ``"small"``, ``"no_attention"``, ``"paper"`` or a :class:`~scbioformers.ModelConfig`.
+        Architecture of the model: ``"small"``, ``"no_attention"``, ``"decoder"``, ``"paper"`` or a
+        :class:`~scbioformers.ModelConfig`.
     train
         Parameters of the training. ``TrainConfig.source_power`` says how often the cells of small data sets are drawn.
     max_epochs
@@ -205,6 +207,7 @@ def pretrain(
     given: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "binning": binning, "features": features}
     given |= {"phenotype_keys": keys, "allow_non_integer": allow_non_integer}
     with open_data_sets(sources, modalities, **given, seed=seed) as opened:
+        require_encoder(model_config, *(each.binning for each in opened.values()))
         numbers = _of_each("n_top_features", n_top_features, opened, 4000), _of_each("min_sources", min_sources, opened)
         external_keys = of_modality("external_key", external_key, list(opened))
         chosen = with_chosen_features(opened, *numbers, seed)

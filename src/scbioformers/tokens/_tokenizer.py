@@ -20,7 +20,7 @@ from scbioformers.tokens._rows import Rows, fill_highest, fill_random
 Floats = NDArray[np.float64]
 
 # constants that make the random numbers of different purposes independent
-_CONTEXT_STREAM, _MASKED_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
+_CONTEXT_STREAM, MASKED_STREAM, _NOISE_STREAM, _BAG_STREAM = 0x9E37, 0x79B9, 0x7F4A, 0x7C15
 _PHENOTYPE_STREAM = 0xF39C
 MASKED_PHENOTYPES = 0.25  # probability that a phenotype of a cell is masked in a training step
 
@@ -30,7 +30,7 @@ def _aligned(array: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(array).clone()
 
 
-def _mask_phenotypes(batch: Batch, rows: NDArray[np.int64], seed: int, epoch: int) -> Batch:
+def mask_phenotypes(batch: Batch, rows: NDArray[np.int64], seed: int, epoch: int) -> Batch:
     """Mask phenotypes at random. They are targets then."""
     numbers = np.arange(batch.phenotypes.shape[1])
     draws = uniform(seed ^ _PHENOTYPE_STREAM, epoch, rows[:, None], numbers)
@@ -117,7 +117,7 @@ class Tokenizer:
             scored.values,
             rows,
             n_masked,
-            seed ^ _MASKED_STREAM,
+            seed ^ MASKED_STREAM,
             epoch,
             masked_ids,
             masked_bins,
@@ -138,11 +138,14 @@ class Tokenizer:
             bins,
         )
         batch = self._batch(block, rows, context, (ids, bins), (masked_ids, masked_bins), (full, target_bins))
-        batch = _mask_phenotypes(batch, rows, seed, epoch)
+        batch = mask_phenotypes(batch, rows, seed, epoch)
         if bag_dropout:
             share = bag_dropout * uniform(seed ^ _BAG_STREAM, epoch, rows)[:, None]
             kept = uniform(seed ^ _BAG_STREAM, epoch, rows[:, None], np.arange(1, self.n_features + 1)) >= share
             batch = replace(batch, known=batch.known & torch.from_numpy(kept))
+        return self._with_noise(batch, rows, seed, epoch)
+
+    def _with_noise(self, batch: Batch, rows: NDArray[np.int64], seed: int, epoch: int) -> Batch:
         if not self.n_noise:
             return batch
         draws = uniform(seed ^ _NOISE_STREAM, epoch, rows[:, None], np.arange(self.n_noise))

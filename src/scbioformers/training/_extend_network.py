@@ -15,7 +15,7 @@ from torch import Tensor
 from scbioformers.core import SPECIALS
 from scbioformers.data import Block
 from scbioformers.model import BioFormer, run_network
-from scbioformers.nn import InitialValues, Phenotype, Sizes, Transformer, random_generator
+from scbioformers.nn import InitialValues, Phenotype, Sizes, Transformer, make_network, random_generator
 from scbioformers.training._isolation import isolated
 from scbioformers.training._start import set_external
 
@@ -69,7 +69,7 @@ def extend_network(
     """
     new = np.setdiff1d(np.arange(sizes.n_features), kept)
     with isolated(seed):  # torch layers draw random weights, which are replaced
-        network = _enlarged(former, Transformer(model.config, sizes), kept).eval()
+        network = _enlarged(former, make_network(model.config, sizes), kept).eval()
     _fill_features(network, former, start, embeddings, new, seed)
     _fill_batches(network, former, start)
     _fill_phenotypes(network, former, start, seed)

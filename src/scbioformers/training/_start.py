@@ -17,7 +17,7 @@ from scbioformers.config import Binning, Masking, ModelConfig, Reading
 from scbioformers.core import SPECIALS, ConfigError, DataError, DepthModels, QuantileBins, Vocabulary, bin_normalized
 from scbioformers.data import Block, ExternalTokens, ObsField, Statistics
 from scbioformers.model import BioFormer, Modality, modality_sizes
-from scbioformers.nn import Sizes, Transformer, initialise
+from scbioformers.nn import Sizes, Transformer, initialise, make_network
 from scbioformers.tokens import JointTokenizer, Tokenizer
 from scbioformers.training._depth import fit_depth_models
 from scbioformers.training._initial_values import bin_means, compute_initial_values
@@ -156,7 +156,7 @@ def _new_network(
     seed: int,
 ) -> Transformer:
     with isolated(seed):  # torch layers draw random weights, which `initialise` replaces
-        network = Transformer(config, sizes)
+        network = make_network(config, sizes)
     initialise(network, compute_initial_values(parts, statistics, tokenizer, sizes, seed), seed)
     return network
 
