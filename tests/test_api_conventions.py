@@ -28,7 +28,7 @@ FUNCTIONS = {
 CLASSES = {name: getattr(bf, name) for name in bf.__all__ if inspect.isclass(getattr(bf, name))}
 CONFIGS = {name: each for name, each in CLASSES.items() if name not in ("BioFormer", "RowReader")}
 # verbs that return something new instead of writing to `adata`: they have no `copy` and no `key_added`
-MAKERS = {"tl.pretrain": bf.tl.pretrain}
+MAKERS = {"tl.generate": bf.tl.generate, "tl.pretrain": bf.tl.pretrain}
 VERBS = {name: each for name, each in FUNCTIONS.items() if name.split(".")[0] in ("get", "pl", "pp", "tl")}
 ON_ADATA = {name: each for name, each in VERBS.items() if name not in MAKERS}
 WRITERS = {name: each for name, each in ON_ADATA.items() if "copy" in inspect.signature(each).parameters}

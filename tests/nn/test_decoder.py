@@ -132,7 +132,7 @@ def test_attention_is_the_mean_over_orders_of_that_to_the_features_before(build,
     plain = replace(batch, **{name: getattr(batch, name)[:, -1] for name in names}, prefixes=None)
     (found,) = network.attend(plain, [0])
     n_tokens = (plain.context_ids > 0).sum(dim=1)
-    state = network.prefix_of_queries(plain, network.bag(plain))
+    state = network.prefix_of_queries(plain.log_depth, network.share_known(plain), network.bag(plain))
     for cell in range(2):
         n, ids = int(n_tokens[cell]), plain.context_ids[cell]
         expected = torch.zeros(2, n, n, dtype=torch.float64)

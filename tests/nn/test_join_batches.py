@@ -7,7 +7,8 @@ import torch
 
 from scbioformers.config import ModelConfig
 from scbioformers.config._train import PARTS
-from scbioformers.nn import OBJECTIVES, Encoder, Sizes, join_batches, join_sizes
+from scbioformers.nn import OBJECTIVES, Sizes, join_batches, join_sizes
+from scbioformers.nn import make_network as network_of
 from scbioformers.nn._transformer import PART_OF
 
 SIZES = Sizes(n_features=30, n_values=12, n_batches=3, phenotype_sizes=(2, 4))
@@ -71,7 +72,7 @@ def test_the_fields_of_the_cells_follow_each_other(parts):
     parts = [replace(part, noise=torch.full((len(part), 2), float(i)), weight=0.9) for i, part in enumerate(parts)]
     joined = join_batches(parts)
     assert joined.weight == 0.9
-    for name in {each.name for each in fields(joined)} - {"context_external", "external", "weight"}:
+    for name in {each.name for each in fields(joined)} - {"context_external", "external", "weight", "prefixes"}:
         value = getattr(joined, name)
         assert len(value) == 9
         for at, part in zip((slice(0, 4), slice(4, 7), slice(7, 9)), parts, strict=True):
@@ -90,6 +91,7 @@ CONFIGS = {
     "no bag": (ModelConfig(width=16, n_heads=2, bag=False), Sizes(20, 9, n_batches=2)),
     "segment": (ModelConfig(width=16, n_heads=2), Sizes(20, 9, counts=False, n_small_counts=0)),
     "lookup": (ModelConfig(width=16, n_heads=2, value_embedding="lookup"), Sizes(20, 9, phenotype_sizes=(3,))),
+    "decoder": (ModelConfig(width=16, n_heads=2, architecture="decoder"), Sizes(20, 9)),
     "two modalities": (ModelConfig(width=16, n_heads=2), join_sizes([Sizes(20, 9), Sizes(5, 12)])),
     "external tokens": (ModelConfig(width=16, n_heads=2), Sizes(20, 9, n_external=2)),
 }
@@ -98,7 +100,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("config", "sizes"), CONFIGS.values(), ids=CONFIGS)
 def test_each_parameter_is_in_exactly_one_part(config, sizes):
     with torch.device("meta"):
-        network = Encoder(config, sizes)
+        network = network_of(config, sizes)
     found = []
     for part in PARTS:
         network.freeze((part,))
@@ -117,6 +119,6 @@ def test_no_name_of_a_part_is_unused():
     names = set()
     for config, sizes in CONFIGS.values():
         with torch.device("meta"):
-            names |= {name.split(".")[0] for name, _ in Encoder(config, sizes).named_parameters()}
+            names |= {name.split(".")[0] for name, _ in network_of(config, sizes).named_parameters()}
     assert set(PART_OF) == names
     assert set(PART_OF.values()) == set(PARTS)

@@ -6,6 +6,7 @@ from scbioformers.nn._computing import computes, use_threads
 from scbioformers.nn._decoder import Decoder
 from scbioformers.nn._device import choose_device
 from scbioformers.nn._encoder import Encoder
+from scbioformers.nn._growing import GrowingPrefix
 from scbioformers.nn._init import InitialValues, initialise, random_generator
 from scbioformers.nn._losses import BY_MODALITY, OBJECTIVES, count_losses, mean_of_modalities
 from scbioformers.nn._phenotypes import Phenotype
@@ -19,6 +20,7 @@ __all__ = [
     "Batch",
     "Decoder",
     "Encoder",
+    "GrowingPrefix",
     "InitialValues",
     "Output",
     "Phenotype",

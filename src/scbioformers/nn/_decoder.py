@@ -64,10 +64,13 @@ class Decoder(Transformer):
         phenotypes = [each.tokens(at, read) for each, at in self._phenotypes_at(prefixes.phenotypes)]
         return torch.stack([cls, *phenotypes], dim=1)
 
-    def prefix_of_queries(self, prefixes: Batch, bag: Tensor) -> Tensor:
-        """What the tokens of masked features have of their prefix, (N, D): its depth and its bag."""
-        known = prefixes.known.to(prefixes.visible.dtype).sum(dim=1) / self.bag_size
-        state = self.depth(torch.stack([prefixes.log_depth, known], dim=1))
+    def share_known(self, prefixes: Batch) -> Tensor:
+        """(N,), number of features that are known in each prefix, relative to those that the model was fitted to."""
+        return prefixes.known.to(prefixes.visible.dtype).sum(dim=1) / self.bag_size
+
+    def prefix_of_queries(self, log_depth: Tensor, share_known: Tensor, bag: Tensor) -> Tensor:
+        """What the tokens of masked features have of N prefixes, (N, D): their depth and their bag."""
+        state = self.depth(torch.stack([log_depth, share_known], dim=1))
         return state + self.bag_to_masked(bag) if self.config.bag else state
 
     def latents(self, cls: Tensor, prefixes: Batch, bag: Tensor) -> Tensor:
@@ -100,13 +103,14 @@ class Decoder(Transformer):
         prefixes = unfold(batch)
         n_cells, n_queries = batch.masked_ids.shape
         n_prefixes = len(prefixes) // n_cells
+        shape = n_cells, n_prefixes
         bag = self.bag(prefixes) if self.config.bag else prefixes.visible.new_zeros(len(prefixes), self.config.width)
-        read = self.read_tokens(prefixes, bag).unflatten(0, (n_cells, n_prefixes))  # (B, S, 1 + P, D)
-        state = self.prefix_of_queries(prefixes, bag).unflatten(0, (n_cells, n_prefixes))
+        read = self.read_tokens(prefixes, bag).view(*shape, -1, self.config.width)  # (B, S, 1 + P, D)
+        state = self.prefix_of_queries(prefixes.log_depth, self.share_known(prefixes), bag).view(*shape, -1)
         asked = slice(0, n_queries) if n_prefixes > 1 else slice(0, 1)
         queries = self.features(batch.masked_ids) + self.mask + state[:, asked]
         read, queries, context = self.run(batch, read, queries, asked, contextual)
-        latents = self.latents(read[:, :, 0].flatten(0, 1), prefixes, bag).unflatten(0, (n_cells, n_prefixes))
+        latents = self.latents(read[:, :, 0].flatten(0, 1), prefixes, bag).view(*shape, -1)
         latent = latents[:, -1]
         log_rate = self.decode(latent, batch.batch_codes, batch.phenotypes)
         features = (batch.masked_ids - len(SPECIALS)).clamp(min=0)
@@ -156,7 +160,7 @@ class Decoder(Transformer):
         context = x[:, n_start:n_keys] if contextual else None
         x = x[:, x.shape[1] - tail.shape[1] :]
         n_read = x.shape[1] - n_queries
-        return x[:, :n_read].unflatten(1, read.shape[1:3]), x[:, n_read:], context
+        return x[:, :n_read].reshape(read.shape), x[:, n_read:], context
 
     def attend(self, batch: Batch, layers: Collection[int]) -> Iterator[Tensor]:
         """Attention weights (B, A, C, C) between visible features, for each of ``layers``.
@@ -181,7 +185,8 @@ class Decoder(Transformer):
         own = replace(batch, **tensors, masked_ids=tensors["context_ids"])
         prefixes = unfold(own)
         bag = self.bag(prefixes) if self.config.bag else prefixes.visible.new_zeros(len(ids), self.config.width)
-        queries = self.features(own.masked_ids) + self.mask + self.prefix_of_queries(prefixes, bag)[:, None]
+        state = self.prefix_of_queries(prefixes.log_depth, self.share_known(prefixes), bag)
+        queries = self.features(own.masked_ids) + self.mask + state[:, None]
         distinct, which = self.context_tokens(own)
         start = self.start_tokens(batch.phenotypes)
         n_start, n_keys = start.shape[1], start.shape[1] + ids.shape[1]

@@ -231,10 +231,7 @@ class Transformer(nn.Module, ABC):
         The head answers with a bin or with a small count. The bin of a small count depends on the depth of the whole
         cell alone, so its probability is divided among its bins at the likely depths.
         """
-        logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
-        if self.sizes.parts:
-            logits = logits.masked_fill(self._foreign_answers(batch.masked_ids), -torch.inf)
-        log_probs = functional.log_softmax(logits, dim=-1)
+        log_probs = self.answer_log_probs(masked, batch)
         if self.sizes.n_small_counts:
             n_values, probs = self.sizes.n_values, log_probs.exp()
             bins, counts = probs[..., :n_values], probs[..., n_values:]
@@ -246,6 +243,13 @@ class Transformer(nn.Module, ABC):
             modality = self.modality_of(batch.masked_ids)
             temperature = temperature[modality, self.is_known(batch).long().gather(1, modality)][..., None]
         return functional.log_softmax(log_probs / temperature, dim=-1)
+
+    def answer_log_probs(self, masked: Tensor, batch: Batch) -> Tensor:
+        """Log probabilities of the answers of the head, (B, H, D) -> (B, H, V + C): bins, then small counts."""
+        logits = self.bin_out(functional.gelu(self.bin_inner(masked))) + self.bin_bias(batch.masked_ids)
+        if self.sizes.parts:
+            logits = logits.masked_fill(self._foreign_answers(batch.masked_ids), -torch.inf)
+        return functional.log_softmax(logits, dim=-1)
 
     def at_likely_depths(self, counts: Tensor, batch: Batch) -> Tensor:
         """Probabilities of small counts (B, H, C), as those of their bins (B, H, V)."""

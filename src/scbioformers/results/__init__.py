@@ -29,6 +29,7 @@ from scbioformers.results._gene_programs import (
     read_program_scores,
     write_gene_programs,
 )
+from scbioformers.results._generated import generated_entry
 from scbioformers.results._grn import (
     ConditionGRN,
     WeightTable,
@@ -104,6 +105,7 @@ __all__ = [
     "find_condition",
     "find_fit",
     "find_model",
+    "generated_entry",
     "get_column",
     "grn_slots",
     "group_table",

@@ -12,6 +12,12 @@ from scbioformers.tasks._gene_programs import (
     similarity,
 )
 from scbioformers.tasks._gene_signals import Features
+from scbioformers.tasks._generation import (
+    draw_conditions_of_cells,
+    generate_counts,
+    phenotype_values,
+    require_decoder,
+)
 from scbioformers.tasks._grn import EdgeScorer, Method, draw_conditions, infer_grn
 from scbioformers.tasks._grn_edges import ConsensusGRN, edge_table
 from scbioformers.tasks._imputation import (
@@ -59,21 +65,25 @@ __all__ = [
     "decode_blocks",
     "denoise_modality",
     "draw_conditions",
+    "draw_conditions_of_cells",
     "edge_table",
     "find_evidence_cells",
     "find_programs",
     "folds",
+    "generate_counts",
     "impute_blocks",
     "infer_grn",
     "masked_evidence",
     "modality_scale",
     "own_values",
+    "phenotype_values",
     "positions",
     "posterior_blocks",
     "predict_modality",
     "predict_phenotype",
     "rank_drivers",
     "rank_set_regulators",
+    "require_decoder",
     "score_cells",
     "similarity",
     "which_have",

@@ -5,6 +5,7 @@ from scbioformers.tl._counterfactual import counterfactual
 from scbioformers.tl._embed import embed
 from scbioformers.tl._fit import fit
 from scbioformers.tl._gene_programs import gene_programs
+from scbioformers.tl._generate import generate
 from scbioformers.tl._grn import grn
 from scbioformers.tl._impute import impute
 from scbioformers.tl._perturb import perturb
@@ -17,6 +18,7 @@ __all__ = [
     "embed",
     "fit",
     "gene_programs",
+    "generate",
     "grn",
     "impute",
     "perturb",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from scbioformers.core import N_DEPTHS, SPECIALS, uniform
 from scbioformers.data import Block
@@ -82,9 +83,17 @@ class DecoderTokenizer(Tokenizer):
         batch = mask_phenotypes(replace(batch, prefixes=torch.from_numpy(prefixes)), rows, seed, epoch)
         return self._with_noise(batch, rows, seed, epoch)
 
-    def inference_batch(self, block: Block, rows: NDArray[np.int64], query_mask=None, **options: bool) -> Batch:  # type: ignore[no-untyped-def, override]
+    def inference_batch(
+        self,
+        block: Block,
+        rows: NDArray[np.int64],
+        query_mask: csr_matrix | None = None,
+        *,
+        drawn: bool = False,
+        hidden: NDArray[np.bool_] | None = None,
+    ) -> Batch:
         """As that of the encoder, with the visible features in an order that depends on their names alone."""
-        batch = super().inference_batch(block, rows, query_mask, **options)
+        batch = super().inference_batch(block, rows, query_mask, drawn=drawn, hidden=hidden)
         ids = batch.context_ids
         last = torch.from_numpy(np.concatenate([np.full(len(SPECIALS), len(self.name_order)), self.name_order]))
         order = last[ids].argsort(dim=1, stable=True)
@@ -151,7 +160,7 @@ class DecoderTokenizer(Tokenizer):
         cell, feature = full.cells[entry], full.features[entry]
         size = self._size(depth)[cell, prefix]
         profile[cell, prefix, feature] = np.log1p(full.values[entry] / size)
-        small = self._small_count_bins(depths.reshape(n * n_prefixes, -1))
+        small = self.small_count_bins(depths.reshape(n * n_prefixes, -1))
         nothing = Rows(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0))
         return Context(
             tokens=nothing,

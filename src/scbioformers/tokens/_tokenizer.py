@@ -322,7 +322,7 @@ class Tokenizer:
             return bins / float(self.binning.n_values - 1)
         return self.binning.quantiles.shares[rows.features, bins.astype(np.int64)]
 
-    def _small_count_bins(self, depths: Floats) -> NDArray[np.float32]:
+    def small_count_bins(self, depths: Floats) -> NDArray[np.float32]:
         """(B, N_SMALL_COUNTS, V), share of the equally likely depths at which the counts 1, 2, … are in each bin.
 
         Zeros for segment bins, which are ranks.
@@ -353,7 +353,7 @@ class Tokenizer:
         profile = np.zeros(known.shape, np.float32)
         profile[visible.cells, visible.features] = self._levels(visible, depth)
         log_depth = np.log(self._size(depth))
-        return Context(tokens, order, bins, profile, known, log_depth, self._small_count_bins(depths), depth)
+        return Context(tokens, order, bins, profile, known, log_depth, self.small_count_bins(depths), depth)
 
     def _batch(
         self,

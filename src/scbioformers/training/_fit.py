@@ -23,7 +23,7 @@ from sklearn.decomposition import PCA
 from scbioformers.config import Binning, Masking, ModelConfig, Reading, TrainConfig
 from scbioformers.core import DataError, ReadError, Vocabulary
 from scbioformers.data import Block, BlockSource, ExternalTokens, ObsField, Survey, survey
-from scbioformers.model import BioFormer, run_network, score_quantiles
+from scbioformers.model import BioFormer, Head, run_network, score_quantiles
 from scbioformers.nn import Transformer
 from scbioformers.training._checkpoint import Checkpoints, MemberIO
 from scbioformers.training._data import TrainingData
@@ -37,6 +37,8 @@ from scbioformers.training._temperature import fit_temperature
 
 logger = logging.getLogger(__name__)
 
+DRAWN_FROM = "generation"  # key of the head of a decoder in BioFormer.heads
+MAX_DRAWN_FROM = 1000  # maximum number of cells whose depths and phenotypes generated cells have
 MAX_AXES_SAMPLE = 10_000  # maximum number of cells for the axes of the embedding
 MAX_SCORED = 500  # maximum number of validation cells whose scores are stored, for the comparison with other cells
 
@@ -159,7 +161,17 @@ def fit_model(
         nth = np.unique(np.linspace(0, known.sum() - 1, MAX_SCORED).astype(np.int64))
         quantiles = score_quantiles(model, source.parts(np.flatnonzero(known)[nth]))
         model = replace(model, score_quantiles=quantiles)
+    if config.architecture == "decoder":
+        model = replace(model, heads=model.heads | {DRAWN_FROM: _drawn_from(model, parts)})
     return Fitted(replace(model, provenance=model.provenance | {"history": histories}), histories, unread)
+
+
+def _drawn_from(model: BioFormer, parts: list[Block]) -> Head:
+    """Depths and phenotypes (n, 1 + P) of some training cells, as those of generated cells."""
+    first = int(model.batch is not None)
+    some = thin(parts, MAX_DRAWN_FROM)
+    cells = np.concatenate([np.column_stack([part.depth, part.fields[:, first:]]) for part in some])
+    return Head({}, {"cells": cells.astype(np.float32)})
 
 
 def _train_members(
