@@ -13,7 +13,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt
-BENCHMARKS ?= embedding masked perturbation grn transfer annotation biostate phenotype blood speed scale
+BENCHMARKS ?= embedding masked perturbation grn transfer annotation biostate phenotype decoder blood speed scale
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage lint bench no-data docs browser-test dist clean
