@@ -50,8 +50,8 @@ def score_other(data: Path, name: str, method: str, seed: int) -> dict[str, Any]
         truth, scored = summary(values[left_out]) - summary(values[own]), np.ones(adata.n_vars, bool)
         if simulated:
             expected = shares(adata, "expected") * depth
-            means = expected[left_out].mean(axis=0), expected[own].mean(axis=0)
-            truth, scored = np.log(means[0]) - np.log(means[1]), np.minimum(*means) >= LOW
+            two = expected[left_out].mean(axis=0), expected[own].mean(axis=0)
+            truth, scored = np.log(two[0]) - np.log(two[1]), np.minimum(*two) >= LOW
         if method == "half_of_the_cells":  # what measuring half of them would give, scored on the other half
             half = np.random.default_rng(seed).random(adata.n_obs) < 0.5
             predicted, truth = (
@@ -66,8 +66,8 @@ def score_other(data: Path, name: str, method: str, seed: int) -> dict[str, Any]
             control_profile = summary(values[own], simulated)
             predicted = BETWEEN_TYPES[method](np.array(controls), np.array(effects), control_profile)
         else:
-            two = predict_cells(adata[~left_out].copy(), adata[own].copy(), method, seed, (control, changed))
-            predicted = summary(two[1], simulated) - summary(two[0], simulated)
+            cells = predict_cells(adata[~left_out].copy(), adata[own].copy(), method, seed, (control, changed))
+            predicted = summary(cells[1], simulated) - summary(cells[0], simulated)
         found[held] = compare(predicted[scored], truth[scored])
     means: dict[str, Any] = {score: float(np.mean([each[score] for each in found.values()])) for score in found[held]}
     return {**means, "by_type": found}

@@ -79,7 +79,8 @@ def score_bits(problem: Problem, method: str) -> dict[str, Any]:
     fitted, seconds = fit(problem.train, method, problem.seed)
     masks, model = (problem.mask_test(), problem.mask_test(EvenMasking())), bf.get.model(fitted)
     found = [predict_ours(model, problem.test_cells, mask, natural=i > 0) for i, mask in enumerate(masks)]
-    return score_masked(Prediction(*found, seconds), *masks, problem.binning.cutoff) | {"fit_seconds": seconds}
+    predicted = Prediction(found[0], found[1], seconds)
+    return score_masked(predicted, *masks, problem.binning.cutoff) | {"fit_seconds": seconds}
 
 
 def score_embedding(adata: AnnData, name: str, method: str, seed: int) -> dict[str, Any]:
