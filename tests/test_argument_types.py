@@ -96,6 +96,7 @@ def test_every_argument_of_every_function(function, name, annotation):
 def valid(name: str, annotation: str, function) -> object:
     by_name = {
         "adata": CELLS,
+        "data": CELLS,
         "genes": ["a", "b"],
         "weights": np.zeros((2, 2)),
         "train": None,

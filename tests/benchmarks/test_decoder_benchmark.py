@@ -19,7 +19,7 @@ def test_generated_cells_have_the_depths_of_the_test_cells(problem, method):
     real = problem.test_cells.counts.toarray()
     assert drawn.shape == real.shape
     assert (drawn == np.rint(drawn)).all()
-    assert np.corrcoef(drawn.sum(axis=1), real.sum(axis=1))[0, 1] > 0.9
+    assert np.corrcoef(drawn.sum(axis=1), real.sum(axis=1))[0, 1] > (0.9 if method == "training_cells" else 0.6)
 
 
 def test_genes_that_are_drawn_alone_have_no_correlations(problem):

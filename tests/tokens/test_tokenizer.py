@@ -230,6 +230,7 @@ def test_types_and_shapes_are_those_of_the_batch(make_block, make_tokenizer):
     # there are no external tokens where nothing is perturbed
     assert tensors.pop("context_external") is tensors.pop("external") is None
     assert tensors.pop("noise") is None
+    assert tensors.pop("prefixes") is None  # a decoder has them
     assert tensors.pop("weight") == 1.0
     assert {name for name, x in tensors.items() if x.dtype == torch.float32} == floats
     assert {name for name, x in tensors.items() if x.dtype == torch.bool} == {"known", "present"}

@@ -21,12 +21,12 @@ from scbioformers.tasks import draw_conditions_of_cells, generate_counts, phenot
 
 @computes
 def generate(
-    model: ModelLike,
+    data: ModelLike,
     n: int,
     *,
     phenotype: Mapping[str, Any] | None = None,
     depth: float | ArrayLike | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
     rng: int | np.random.Generator | None = 0,
     device: str = "auto",
     progress_bar: bool | None = None,
@@ -40,7 +40,7 @@ def generate(
 
     Parameters
     ----------
-    model
+    data
         A decoder (``bf.tl.fit(adata, config="decoder")``): the AnnData that it was fitted on, a
         :class:`~scbioformers.BioFormer`, or the directory of a saved model.
     n
@@ -61,11 +61,11 @@ def generate(
     progress_bar
         Show a progress bar. None uses ``bf.settings.progress_bar``.
     key
-        Key of the model in ``uns``, if ``model`` is an AnnData.
+        Key of the model in ``uns``, if ``data`` is an AnnData.
 
     Returns
     -------
-    A new :class:`~anndata.AnnData` with the n cells and the M genes of the model:
+    :class:`~anndata.AnnData` with the n cells and the M genes of the model:
 
     ``X`` : float32 :class:`~scipy.sparse.csr_matrix` (n, M)
         Counts. They are whole numbers, within the edges of the drawn bins at the depth of the cell.
@@ -98,7 +98,7 @@ def generate(
     """
     check_arguments(generate, locals())
     check_phenotype_values(phenotype)
-    found = find_model(model, None, key) if isinstance(model, AnnData) else find_model(None, model)
+    found = find_model(data, None, key) if isinstance(data, AnnData) else find_model(None, data)
     require_decoder(found)
     for name, value in (("n", n), ("batch_size", batch_size)):
         if value < 1:
