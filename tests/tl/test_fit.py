@@ -466,7 +466,10 @@ def test_configurations(simulated, fit, tiny_config, changes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"config": "huge"}, r"`config` must be 'small', 'no_attention', 'decoder', 'paper', a ModelConfig or None, found 'huge'"),
+        (
+            {"config": "huge"},
+            r"must be 'small', 'no_attention', 'decoder', 'paper', a ModelConfig or None, found 'huge'",
+        ),
         ({"binning": "ranks"}, r"`binning` must be 'value', 'segment', 'quantile', a Binning, a dict or None"),
         ({"n_models": 0}, r"`n_models` must be at least 1, found 0"),
         ({"rng": -1}, r"`rng` must be an integer"),
