@@ -81,7 +81,7 @@ class Decoder(Transformer):
         return self.latent_norm(latent)
 
     def rates(self, latents: Tensor, features: Tensor, prefixes: Batch) -> Tensor:
-        """(N,), as :meth:`decode`, but of one feature for each of N latents."""
+        """(N,), as ``decode``, but of one feature for each of N latents."""
         inner = self.from_latent[0](latents)
         for each, at in self._phenotypes_at(prefixes.phenotypes):
             inner = inner + rows_at(each.inner.weight, at)
