@@ -42,6 +42,7 @@ def test_writes_table_figures_and_annotated_data(file, cells, tmp_path, capsys):
     adata = ad.read_h5ad(out / "annotated.h5ad")
     assert (adata.X != cells.X).nnz == 0
     assert {"X_bioformer", "X_pca", "X_umap", "X_umap_pca"} <= set(adata.obsm)
+    assert not {"X_blood", "X_blood_tuned"} & set(adata.obsm)  # these cells may be no blood
     assert "leiden" in adata.obs
     assert bf.get.params(adata)["train"]["max_epochs"] == 1
 
@@ -69,6 +70,7 @@ def test_writes_table_figures_and_annotated_data(file, cells, tmp_path, capsys):
     # the paths are whole, so that they can be copied
     assert f"Figure: {out / 'umap.png'}\n" in shown
     assert f"  adata = anndata.read_h5ad({str(out / 'annotated.h5ad')!r})\n" in shown
+    assert "blood" not in shown
     assert "--data cells.h5ad" not in shown  # these are the user's own cells
 
 
@@ -86,14 +88,26 @@ def test_counts_layer_without_labels(cells, tmp_path):
     assert params["batch_key"] == "batch"
 
 
-def test_default_is_the_embedded_data(cells, tmp_path, monkeypatch, capsys):
-    adata = cells.copy()
-    adata.obs["bulk_labels"] = adata.obs["cell_type"].cat.rename_categories(lambda name: f"{name}/a b+")
-    monkeypatch.setattr(bf.datasets, "pbmc68k", lambda: adata)
+@pytest.mark.filterwarnings("ignore::scbioformers.core.BioformersWarning")  # genes that are missing or all zero
+def test_default_is_the_embedded_data(tmp_path, monkeypatch, capsys):
+    """Every seventh cell of scanpy: fitted, and embedded by the blood model as it is and trained further."""
+    blood = bf.datasets.pbmc68k()[::7].copy()
+    monkeypatch.setattr(bf.datasets, "pbmc68k", blood.copy)
     assert run("--max-epochs", 1, "--out", tmp_path) == 0
-    assert "BioFormer" in (tmp_path / "scores.csv").read_text()
-    assert "python -m scbioformers demo --data cells.h5ad --label-key cell_type" in capsys.readouterr().out
-    assert set(ad.read_h5ad(tmp_path / "annotated.h5ad").obs["bulk_labels"]) == set(adata.obs["bulk_labels"])
+    table = pd.read_csv(tmp_path / "scores.csv", index_col="embedding")
+    assert list(table.index) == ["raw HVG", "PCA (50)", "PCA (32)", "BioFormer", "blood model", "blood, tuned"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "python -m scbioformers demo --data cells.h5ad --label-key cell_type" in shown
+    scores = table.loc["blood model", "avg_bio"], table.loc["blood, tuned", "avg_bio"]
+    assert "AvgBIO of {:.3f} without a fit, and {:.3f} after training on these cells".format(*scores) in shown
+
+    written = ad.read_h5ad(tmp_path / "annotated.h5ad")
+    assert set(written.obs["bulk_labels"]) == set(blood.obs["bulk_labels"])
+    bf.tl.embed(blood, model=bf.models.blood())
+    np.testing.assert_array_equal(written.obsm["X_blood"], blood.obsm["X_bioformer"])
+    bf.tl.embed(blood, model=bf.get.model(written, key="bioformer_blood"))
+    np.testing.assert_array_equal(written.obsm["X_blood_tuned"], blood.obsm["X_bioformer"])
+    assert bf.get.params(written, key="bioformer_blood")["train"]["max_epochs"] == 1
 
 
 @pytest.mark.parametrize("option", ["--label-key", "--batch-key"])

@@ -86,8 +86,9 @@ def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="fit a model, embed and cluster the cells, and compare with PCA",
-        description="Fit a model without labels, embed and cluster the cells, and compare with PCA. "
-        "Writes an annotated h5ad file, two figures and, if there are labels, a table of scores.",
+        description="Fit a model without labels, embed and cluster the cells, and compare with PCA. Without --data, "
+        "the blood model of the package is shown too. Writes an annotated h5ad file, two figures and, if there are "
+        "labels, a table of scores.",
     )
     demo.add_argument(
         "--data",

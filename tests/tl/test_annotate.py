@@ -221,7 +221,7 @@ def test_a_query_is_labelled_and_its_own_labels_are_not_used(reference, query):
     bf.tl.annotate(alone, "some", model=reference)
     assert "bioformer" not in alone.uns
     assert (alone.obs["bioformer_some"].astype(str) == truth.astype(str)).mean() > 0.85
-    assert bf.get.annotation_evidence(alone, "some")["source"] == "cross-validation"
+    assert bf.get.annotation_evidence(alone, "some")["source"] == "reference"
     query.obs["some"] = "type_1"
     bf.tl.annotate(query, "some", model=reference)
     pd.testing.assert_frame_equal(bf.get.annotation(query, "some"), bf.get.annotation(alone, "some"))
@@ -243,12 +243,32 @@ def test_labels_of_a_query_are_compared_with_the_predictions(reference, query):
     assert evidence["accuracy"] == pytest.approx(right.mean())
 
 
+def test_the_message_says_which_cells_the_score_is_of(reference, query, caplog):
+    learned = bf.get.annotation_evidence(reference, "some")["macro_f1"]
+    caplog.set_level(logging.INFO, logger="scbioformers")
+    bf.tl.annotate(query, "some", model=reference)
+    unknown = (query.obs["bioformer_some"] == "unknown").sum()
+    assert caplog.messages[-1] == (
+        f"adata.obs['bioformer_some']: 70 cells are labelled by the reference, of which {unknown} are unlike all cells "
+        "with a known label (unknown). These cells have no 'some' to compare with. In a cross-validation over the "
+        f"cells of the reference, the macro-F1 was {learned:.3f}; in other data it can be much lower. "
+        "The next call can be `bf.pl.annotation(adata, 'some')`."
+    )
+    query.obs["some"] = query.obs["cell_type"].where(np.arange(70) < 60)
+    bf.tl.annotate(query, "some", model=reference)
+    own = bf.get.annotation_evidence(query, "some")["macro_f1"]
+    assert f"Compared with the 60 labels in adata.obs['some'], the macro-F1 is {own:.3f}." in caplog.messages[-1]
+    bf.tl.annotate(reference, "some")
+    assert "100 cells keep their label, 50 are labelled" in caplog.messages[-1]
+    assert f"In a cross-validation over the labelled cells, the macro-F1 is {learned:.3f}." in caplog.messages[-1]
+
+
 def test_a_query_with_numbers_in_the_column(reference, query, caplog):
     query.obs["some"] = 1.5
     with caplog.at_level(logging.WARNING, logger="scbioformers"):
         bf.tl.annotate(query, "some", model=reference)
     assert "not compared with adata.obs['some']" in caplog.text
-    assert bf.get.annotation_evidence(query, "some")["source"] == "cross-validation"
+    assert bf.get.annotation_evidence(query, "some")["source"] == "reference"
 
 
 @pytest.mark.fault(77)

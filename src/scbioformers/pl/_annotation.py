@@ -37,8 +37,9 @@ def annotation(
     """Evidence of labels: confusion, calibration, and the probability of each cell on the UMAP.
 
     The first panel shows the share of the cells of each given label (rows) that have each predicted label (columns).
-    The second one groups cells by the probability of their label. For calibrated probabilities, the share of right
-    labels is on the dashed diagonal. The bars show the number of cells. The third panel shows the cells on
+    Its title says which cells these are: ``source`` in :func:`scbioformers.get.annotation_evidence`. The second panel
+    groups the same cells by the probability of their label. For calibrated probabilities, the share of right labels is
+    on the dashed diagonal. The bars show the number of cells. The third panel shows the cells of ``adata`` on
     ``adata.obsm["X_umap"]``, coloured by the probability of their label; "unknown" cells are grey. It is left out if
     there is no UMAP.
 
@@ -96,7 +97,7 @@ def annotation(
         _, grid = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, width_ratios=widths)
         axes = list(grid[0])
     check_number(axes, panels)
-    source = {"query": "these cells"}.get(evidence["source"], evidence["source"])
+    source = {"query": "these cells", "reference": "cells of the reference"}.get(evidence["source"], evidence["source"])
     _draw_confusion(axes[0], evidence["confusion"])
     axes[0].set_title(f"{source}: macro-F1 {evidence['macro_f1']:.3f}", fontsize=10)
     _draw_calibration(axes[1], evidence["calibration"])

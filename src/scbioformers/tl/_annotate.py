@@ -251,6 +251,7 @@ def annotate(
         found.probability[learned_from] = learned.probability
     params: dict[str, Any] = {"model_hash": query.model.hash, "head_hash": head.to_head().hash, "label_key": label_key}
     params |= {"layer": query.layer, "learned": learned is not None, "seed": None if learned is None else seed}
+    evidence = head.evidence if learned is not None else _compare(adata, query, head, found, labels)
     write_annotation(
         adata,
         key_added,
@@ -260,9 +261,9 @@ def annotate(
         probabilities=found.probabilities,
         colours=head.colours,
         params=params,
-        evidence=head.evidence if learned is not None else _compare(adata, query, head, found, labels),
+        evidence=evidence,
     )
-    _log_summary(found, head, label_key, key_added, int((labels.codes >= 0).sum()) if learned is not None else 0)
+    _log_summary(found, evidence, label_key, key_added, int((labels.codes >= 0).sum()))
     return adata if copy else None
 
 
@@ -287,7 +288,7 @@ def _compare(
     """The evidence for labels of other cells: how they agree with given ones, else that of the reference."""
     rows = np.flatnonzero(labels.codes >= 0)
     if not rows.size:
-        return head.evidence
+        return {**head.evidence, "source": "reference"}
     evidence = collect_evidence(
         labels.codes[rows],
         found.codes[rows],
@@ -299,16 +300,27 @@ def _compare(
     return {"source": "query", **evidence}
 
 
-def _log_summary(found: LabelledCells, head: AnnotationHead, label_key: str, key: str, n_given: int) -> None:
-    unknown = int((found.codes < 0).sum())
-    score = head.evidence["macro_f1"]
+def _log_summary(found: LabelledCells, evidence: Mapping[str, Any], label_key: str, key: str, n_given: int) -> None:
+    """Say how many cells are labelled, and from which cells the score comes: not always from those just labelled."""
+    unknown, score = int((found.codes < 0).sum()), evidence["macro_f1"]
+    if evidence["source"] == "cross-validation":
+        counts = f"{n_given} cells keep their label, {len(found.codes) - n_given} are labelled"
+        scored = f"In a cross-validation over the labelled cells, the macro-F1 is {score:.3f}."
+    elif evidence["source"] == "query":
+        counts = f"{len(found.codes)} cells are labelled by the reference"
+        scored = f"Compared with the {n_given} labels in adata.obs[{label_key!r}], the macro-F1 is {score:.3f}."
+    else:
+        counts = f"{len(found.codes)} cells are labelled by the reference"
+        scored = (
+            f"These cells have no {label_key!r} to compare with. In a cross-validation over the cells of the "
+            f"reference, the macro-F1 was {score:.3f}; in other data it can be much lower."
+        )
     logger.info(
-        "adata.obs[%r]: %d cells keep their label, %d are labelled, of which %d are unlike all labelled cells "
-        "(unknown). Cross-validated macro-F1: %.3f. The next call can be `bf.pl.annotation(adata, %r)`.",
+        "adata.obs[%r]: %s, of which %d are unlike all cells with a known label (unknown). %s "
+        "The next call can be `bf.pl.annotation(adata, %r)`.",
         key,
-        n_given,
-        len(found.codes) - n_given,
+        counts,
         unknown,
-        score,
+        scored,
         label_key,
     )
