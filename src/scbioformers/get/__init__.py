@@ -5,7 +5,7 @@ from scbioformers.get._counterfactual import counterfactual, counterfactual_evid
 from scbioformers.get._gene_programs import gene_program_scores, gene_programs
 from scbioformers.get._grn import grn, grn_matrix
 from scbioformers.get._grn_graph import grn_graph
-from scbioformers.get._imputed import imputation_evidence, imputed
+from scbioformers.get._imputed import imputation_evidence, imputed, reference_cells
 from scbioformers.get._model import gene_embeddings, history, model, params
 from scbioformers.get._perturb import perturb, perturb_evidence, perturbed_cells
 from scbioformers.get._regulators import known_targets, program_enrichment, regulators, set_regulators
@@ -31,6 +31,7 @@ __all__ = [
     "perturb_evidence",
     "perturbed_cells",
     "program_enrichment",
+    "reference_cells",
     "regulators",
     "set_regulators",
 ]

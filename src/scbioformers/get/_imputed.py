@@ -13,7 +13,14 @@ from mudata import MuData
 from scbioformers.core import DataError, GeneIndex, Names, Scale, as_names, check_arguments, describe_unknown
 from scbioformers.data import FeatureMap, names_modality, open_modality, refuse_dicts
 from scbioformers.nn import computes
-from scbioformers.results import ModalitiesQuery, ModelLike, open_modalities, open_query, read_evidence
+from scbioformers.results import (
+    ModalitiesQuery,
+    ModelLike,
+    open_modalities,
+    open_query,
+    read_evidence,
+    read_references,
+)
 from scbioformers.settings import shows_progress
 from scbioformers.tasks import N_FOLDS, check_request, folds, impute_blocks, modality_scale, predict_modality
 
@@ -225,3 +232,47 @@ def imputation_evidence(
         "n_cells": int(params.get("n_evidence_cells", 0)),
         "n_validation_cells": int(params.get("n_validation_cells", 0)),
     }
+
+
+def reference_cells(adata: AnnData, *, key: str = "imputed") -> pd.DataFrame:
+    """Which cells each cell has read, after ``bf.tl.impute(adata, model=model, memory="query")``.
+
+    Parameters
+    ----------
+    adata
+        Data after :func:`scbioformers.tl.impute` with ``memory="query"``.
+    key
+        Key of the result: the value of ``key_added`` in :func:`scbioformers.tl.impute`.
+
+    Returns
+    -------
+    DataFrame
+        Names ``cell`` and ``reference``, and the ``weight`` of the reference in this cell. For each cell, in the order
+        of ``adata``, the fifteen references with the highest weights come first to last. The weights of *all*
+        references of a cell add up to 1.
+
+    Raises
+    ------
+    MissingKeyError
+        If no imputed values are stored under ``key``, or if they were imputed without ``memory="query"``.
+
+    Examples
+    --------
+    >>> import scbioformers as bf
+    >>> other, adata = (bf.datasets.simulate(n_cells=120, n_genes=40, rng=seed) for seed in (0, 1))
+    >>> bf.tl.fit(other, train=bf.TrainConfig(max_steps=2))
+    >>> bf.tl.impute(adata, model=other, memory="query")
+    >>> bf.get.reference_cells(adata).groupby("cell").size().max()
+    np.int64(15)
+    """
+    check_arguments(reference_cells, locals())
+    weights = read_references(adata, key).tocoo()
+    order = np.lexsort((-weights.data, weights.row))
+    names = np.asarray(adata.obs_names)
+    return pd.DataFrame(
+        {
+            "cell": names[weights.row[order]],
+            "reference": names[weights.col[order]],
+            "weight": weights.data[order],
+        }
+    )

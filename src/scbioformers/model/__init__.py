@@ -12,6 +12,7 @@ from scbioformers.model._inference import (
     make_batches,
     on_device,
     predict_masked,
+    predict_with_rates,
     run_network,
 )
 from scbioformers.model._parts import Modality, modality_sizes, network_bytes, network_sizes
@@ -37,6 +38,7 @@ __all__ = [
     "network_sizes",
     "on_device",
     "predict_masked",
+    "predict_with_rates",
     "read_tensors",
     "run_network",
     "score_cells",

@@ -157,7 +157,6 @@ def run_network(
             yield batch, network(batch, contextual=contextual)
 
 
-@torch.no_grad()
 def predict_masked(
     model: BioFormer,
     block: Block,
@@ -182,21 +181,40 @@ def predict_masked(
     ------
     A batch of cells with ``masked_ids`` (B, H), and the probabilities (B, H, V) of the bins, averaged over the members.
     """
+    for batch, probabilities, _ in predict_with_rates(model, block, query_mask, batch_size, natural=natural):
+        yield batch, probabilities
+
+
+@torch.no_grad()
+def predict_with_rates(
+    model: BioFormer,
+    block: Block,
+    query_mask: csr_matrix,
+    batch_size: int,
+    *,
+    natural: bool = True,
+) -> Iterator[tuple[Batch, NDArray[np.float32], NDArray[np.float32]]]:
+    """As :func:`predict_masked`, also with the mean count (B, M) of each feature at the mean depth.
+
+    It is decoded from ``<cls>``, and averaged over the members too. For data that are not counts, it is a level.
+    """
     device = model.members[0].cls.device
     for batch in make_batches(model, block, batch_size, query_mask, drawn=not natural):
         odds = _log_odds(model, batch, natural=natural)
         odds = None if odds is None else odds.to(device)
         batch = batch.to(device)
         mean: Tensor | None = None
+        rate: Tensor | None = None
         for network in model.members:
-            log_probs = network(batch).log_probs
+            output = network(batch)
+            log_probs = output.log_probs
             if odds is not None:
                 zeros = np.cumsum([0, *(sizes.n_values for sizes in network.sizes.modalities)])[:-1]
                 log_probs[..., zeros] -= odds[:, None]
-            part = log_probs.softmax(dim=-1) / len(model.members)
-            mean = part if mean is None else mean + part
-        if mean is not None:
-            yield batch, mean.cpu().numpy()
+            part, own = log_probs.softmax(dim=-1) / len(model.members), output.log_rate.exp() / len(model.members)
+            mean, rate = (part, own) if mean is None or rate is None else (mean + part, rate + own)
+        if mean is not None and rate is not None:
+            yield batch, mean.cpu().numpy(), rate.cpu().numpy()
 
 
 def make_batches(

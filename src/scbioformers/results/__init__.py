@@ -51,6 +51,7 @@ from scbioformers.results._imputed import (
     layer_bytes,
     new_layer,
     read_evidence,
+    read_references,
     write_imputed,
     write_modalities,
 )
@@ -142,6 +143,7 @@ __all__ = [
     "read_program_genes",
     "read_program_labels",
     "read_program_scores",
+    "read_references",
     "read_regulators",
     "result_genes",
     "show_genes",

@@ -73,7 +73,7 @@ def layer_bytes(shape: tuple[int, int], n_imputed: int) -> float:
 
 def check_imputed_key(adata: Any, key: str, layers: Collection[str], layer: str | None) -> None:
     """Check that the results may be stored under this key, see :func:`check_key_added`."""
-    slots = {"layers": layers, "var": [key], "obs": [_low_depth(key)]}
+    slots = {"layers": layers, "var": [key], "obs": [_low_depth(key)], "obsp": [_references(key)]}
     check_key_added(adata, key, slots, layer=layer)
 
 
@@ -86,15 +86,18 @@ def write_imputed(
     low_depth: NDArray[np.bool_],
     params: dict[str, Any],
     evidence: dict[str, NDArray[np.float64]],
+    references: sp.csr_matrix | None = None,
 ) -> None:
     """Write layers (N, n_vars), which genes are imputed (n_vars,), which cells have too few counts (N,), and evidence.
 
-    The evidence is how well masked measured values were predicted.
+    The evidence is how well masked measured values were predicted. ``references`` (N, N) are the weights of the cells
+    that each cell has read most.
     """
     slots: dict[str, dict[str, Any]] = {
         "layers": {name: layer.matrix() for name, layer in layers.items()},
         "var": {key: imputed},
         "obs": {_low_depth(key): low_depth} if low_depth.any() else {},
+        "obsp": {} if references is None else {_references(key): references},
     }
     write_result(adata, key, {"params": params_to_json(params), "evidence": evidence}, slots)
 
@@ -106,6 +109,23 @@ def write_modalities(mdata: Any, key: str, tables: Mapping[str, pd.DataFrame], p
 
 def _low_depth(key: str) -> str:
     return f"{key}_low_depth"
+
+
+def _references(key: str) -> str:
+    return f"{key}_references"
+
+
+def read_references(adata: Any, key: str) -> sp.csr_matrix:
+    """(N, N) weights of the cells that each cell has read most.
+
+    Raises
+    ------
+    MissingKeyError
+        If there are no imputed values, or if they were imputed without ``memory="query"``.
+    """
+    get_slot(adata, "uns", key, hint="Run `bf.tl.impute(adata, model=model, memory='query')` first.")
+    hint = "Each cell was imputed by itself. Run `bf.tl.impute(adata, model=model, memory='query')`."
+    return sp.csr_matrix(get_slot(adata, "obsp", _references(key), hint=hint))
 
 
 def read_evidence(adata: Any, key: str) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:

@@ -125,7 +125,8 @@ def open_result(
             ad.io.write_elem(group, "/", data, dataset_kwargs={"shards": None})
         yield Result(data, columns, group, out)
         with _storing(out), warnings.catch_warnings():
-            for slot, value in {"obs": data.obs, "var": data.var, "uns": dict(data.uns)}.items():
+            slots = {"obs": data.obs, "var": data.var, "uns": dict(data.uns), "obsp": dict(data.obsp)}
+            for slot, value in slots.items():
                 ad.io.write_elem(group, slot, value, dataset_kwargs={"shards": None})
             # read_lazy asks for it; zarr warns that other libraries may not know it
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)

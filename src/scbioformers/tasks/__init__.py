@@ -34,8 +34,15 @@ from scbioformers.tasks._imputation import (
     posterior_blocks,
 )
 from scbioformers.tasks._imputation_evidence import Evidence, choose_evidence_cells
-from scbioformers.tasks._imputation_request import ImputeMethod, check_method, check_request, choose_method
+from scbioformers.tasks._imputation_request import (
+    ImputeMethod,
+    check_memory,
+    check_method,
+    check_request,
+    choose_method,
+)
 from scbioformers.tasks._phenotypes import predict_phenotype
+from scbioformers.tasks._query_memory import QueryMemory, fit_query_memory
 from scbioformers.tasks._regulators import count_known_targets, rank_drivers, rank_set_regulators
 
 __all__ = [
@@ -52,8 +59,10 @@ __all__ = [
     "Method",
     "Plan",
     "Programs",
+    "QueryMemory",
     "Use",
     "agreement",
+    "check_memory",
     "check_method",
     "check_request",
     "check_use",
@@ -69,6 +78,7 @@ __all__ = [
     "edge_table",
     "find_evidence_cells",
     "find_programs",
+    "fit_query_memory",
     "folds",
     "generate_counts",
     "impute_blocks",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +22,34 @@ from scbioformers.core import (
     uniform,
 )
 from scbioformers.data import Block, BlockSource, MemorySource
-from scbioformers.model import BioFormer, predict_masked, run_network
+from scbioformers.model import BioFormer, predict_with_rates, run_network
 from scbioformers.nn import Batch
-from scbioformers.tasks._imputation_evidence import Evidence, choose_evidence_cells
+from scbioformers.tasks._imputation_evidence import LOW_DEPTH, Evidence, choose_evidence_cells
+from scbioformers.tasks._query_memory import QueryMemory
+from scbioformers.tasks._query_memory_reader import masked_in_all
 from scbioformers.training import find_validation
 
 BLOCK_CELLS = 1024  # cells that are decoded to dense rows at a time
 N_FOLDS = 7  # a seventh of the genes is masked at a time, about the share that is masked in training
-LOW_DEPTH = 0.05  # cells with a lower share of the mean depth are flagged
 _FOLD_STREAM = 0xF01D
 
-Plan = Callable[[Block], Iterator[csr_matrix]]
-"""Function that returns the masks of a block: one (n, M) matrix per pass, non-zero at the positions to predict."""
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which positions are masked and predicted together, in one pass or several. See :func:`folds`."""
+
+    n_features: int
+    """Number of features, M."""
+    columns: tuple[NDArray[np.int64], ...]
+    """Features that each pass masks in all cells."""
+    mask: csr_matrix | None = None
+    """(N, M), non-zero at positions that each pass masks besides."""
+
+    def __call__(self, block: Block) -> Iterator[csr_matrix]:
+        """The masks of a block: one (n, M) matrix per pass, non-zero at the positions to predict."""
+        rows = None if self.mask is None else self.mask[block.start : block.start + len(block.depth)]
+        for columns in self.columns:
+            yield masked_in_all((len(block.depth), self.n_features), columns, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +62,8 @@ class ImputedBlock:
     """Arrays (n, M): ``"mean"`` and, if requested, ``"std"`` and each quantile, with the number as its name."""
     low_depth: NDArray[np.bool_]
     """(n,) cells whose values are predicted from almost nothing, see :func:`low_depth`."""
+    references: csr_matrix | None = None
+    """(n, N) mean weights of the cells that each cell reads most. None without a memory."""
 
 
 def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None) -> Plan:
@@ -59,25 +77,13 @@ def folds(n_features: int, n_folds: int, genes: NDArray[np.int64] | None = None)
     if genes is not None:
         wanted[:] = False
         wanted[genes] = True
-    columns = [np.flatnonzero((rank % n_folds == k) & wanted) for k in range(n_folds)]
-
-    def plan(block: Block) -> Iterator[csr_matrix]:
-        n = len(block.depth)
-        for fold in columns:
-            if fold.size:
-                indices, indptr = np.tile(fold, n), np.arange(n + 1) * fold.size
-                yield csr_matrix((np.ones(indices.size, bool), indices, indptr), shape=(n, n_features))
-
-    return plan
+    columns = (np.flatnonzero((rank % n_folds == k) & wanted) for k in range(n_folds))
+    return Plan(n_features, tuple(fold for fold in columns if fold.size))
 
 
 def positions(mask: csr_matrix) -> Plan:
     """Plan that predicts all non-zero positions of a (N, M) mask in one pass."""
-
-    def plan(block: Block) -> Iterator[csr_matrix]:
-        yield mask[block.start : block.start + len(block.depth)]
-
-    return plan
+    return Plan(mask.shape[1], (np.zeros(0, np.int64),), mask)
 
 
 def low_depth(model: BioFormer, block: Block) -> NDArray[np.bool_]:
@@ -86,17 +92,6 @@ def low_depth(model: BioFormer, block: Block) -> NDArray[np.bool_]:
     if not model.reading.counts:
         return empty
     return empty | (block.depth < LOW_DEPTH * float(model.binning.mean_depth or 1.0))
-
-
-def beside(plan: Plan, hidden: csr_matrix) -> Plan:
-    """Plan that also masks the non-zero positions of a (N, M) matrix in each pass."""
-
-    def both(block: Block) -> Iterator[csr_matrix]:
-        rows = hidden[block.start : block.start + len(block.depth)]
-        for mask in plan(block):
-            yield (mask + rows).astype(bool)
-
-    return both
 
 
 def impute_blocks(
@@ -109,6 +104,7 @@ def impute_blocks(
     quantiles: Sequence[float] = (),
     keep_measured: bool = False,
     evidence: Evidence | None = None,
+    memory: QueryMemory | None = None,
     batch_size: int = 64,
     progress_bar: bool = False,
     title: str = "Imputing cells",
@@ -118,6 +114,8 @@ def impute_blocks(
     If a pass leaves nothing visible in a cell, its predictions are 0: the depth of the cell is then estimated as 0.
 
     With ``keep_measured``, positions that are not queried contain the measured values, with a standard deviation of 0.
+
+    With ``memory``, predictions are changed by what similar cells of the source showed.
 
     Yields
     ------
@@ -130,10 +128,16 @@ def impute_blocks(
             values = {name: np.full(shape, np.nan, np.float32) for name in names}
             low = low_depth(model, block)
             masks, done = list(plan(block)), float(bar.n)
-            for query_mask in masks:
-                for batch, probabilities in predict_masked(model, block, query_mask, batch_size):
+            weights: list[NDArray[np.float64]] = []
+            for columns, query_mask in zip(plan.columns, masks, strict=True):
+                attended = None if memory is None else memory.read(block, query_mask, columns)
+                if attended is not None:
+                    weights.append(attended.weights)
+                for batch, probabilities, rates in predict_with_rates(model, block, query_mask, batch_size):
                     done += len(batch) / len(masks)
                     bar.advance_to(done)
+                    if memory is not None and attended is not None:
+                        probabilities = memory.tilt(block, attended, batch, probabilities, rates)
                     if evidence is not None:
                         evidence.add(batch, probabilities)
                     _decode(model, batch, probabilities, scale, block.start, values)
@@ -147,7 +151,7 @@ def impute_blocks(
                     kept = np.isnan(values["mean"])
                     for name, array in values.items():
                         array[kept] = 0 if name == "std" else measured[kept]
-            yield ImputedBlock(block, values, low)
+            yield ImputedBlock(block, values, low, _strongest(memory, weights))
 
 
 def _nothing_visible(model: BioFormer, block: Block, query_mask: csr_matrix) -> NDArray[np.bool_]:
@@ -159,17 +163,23 @@ def _nothing_visible(model: BioFormer, block: Block, query_mask: csr_matrix) -> 
     return block.depth - (modelled - left) <= 1e-9 * block.depth  # sums of estimated counts are rounded
 
 
+def _strongest(memory: QueryMemory | None, weights: list[NDArray[np.float64]]) -> csr_matrix | None:
+    return None if memory is None or not weights else memory.strongest(np.mean(weights, axis=0))
+
+
 def posterior_blocks(
     model: BioFormer,
     source: BlockSource,
     *,
     scale: Scale,
+    memory: QueryMemory | None = None,
     batch_size: int = 64,
     progress_bar: bool = False,
 ) -> Iterator[ImputedBlock]:
     """Posterior mean of the expression given all measured values of a cell, including the gene itself.
 
-    The values of a cell of depth 0 are 0. The values are averaged over the members.
+    The values of a cell of depth 0 are 0. The values are averaged over the members. With ``memory``, what similar cells
+    of the source showed is further evidence.
     """
     mean_depth = float(model.binning.mean_depth or 1.0)
     with tqdm(total=source.n_obs, desc="Imputing cells", unit="cell", disable=not progress_bar) as bar:
@@ -177,17 +187,21 @@ def posterior_blocks(
             counts = block.counts.toarray()
             mean, size = np.zeros(counts.shape), (block.depth / mean_depth)[:, None]
             done = float(bar.n)
+            attended = None if memory is None else memory.read(block)
             for network in model.members:
                 dispersion = network.log_dispersion.detach().exp().cpu().double().numpy()
                 for batch, output in run_network(model, network, [block], batch_size):
                     at = batch.rows.cpu().numpy() - block.start
                     rate = output.log_rate.cpu().double().exp().numpy() * size[at]
+                    if memory is not None and attended is not None:
+                        rate = memory.prior(attended, rate, dispersion, at)
                     mean[at] += posterior_mean(rate, dispersion, counts[at]) / len(model.members)
                     done += len(at) / len(model.members)
                     bar.advance_to(done)
             if scale == "log1p":
                 mean = np.log1p(mean / np.where(size > 0, size, 1.0))
-            yield ImputedBlock(block, {"mean": mean.astype(np.float32)}, low_depth(model, block))
+            references = _strongest(memory, [] if attended is None else [attended.weights])
+            yield ImputedBlock(block, {"mean": mean.astype(np.float32)}, low_depth(model, block), references)
 
 
 def collect_evidence(
@@ -197,6 +211,7 @@ def collect_evidence(
     genes: NDArray[np.int64],
     *,
     hidden: csr_matrix | None = None,
+    memory: QueryMemory | None = None,
     batch_size: int = 64,
     progress_bar: bool = False,
 ) -> Evidence:
@@ -210,6 +225,8 @@ def collect_evidence(
         Positions of the genes whose values are predicted.
     hidden
         (N, M), non-zero at values of the source that are not measured. They stay masked and are not compared.
+    memory
+        What the cells of the source read of each other.
     """
     part = None if hidden is None else hidden[cells]
     evidence = Evidence.empty(model, hidden=part)
@@ -217,9 +234,10 @@ def collect_evidence(
     for _ in impute_blocks(
         model,
         MemorySource(source.rows(cells)),
-        plan if part is None else beside(plan, part),
+        replace(plan, mask=part),
         scale="bins",
         evidence=evidence,
+        memory=None if memory is None else memory.take(cells),
         batch_size=batch_size,
         progress_bar=progress_bar,
         title="Predicting masked values",

@@ -13,6 +13,7 @@ from scbioformers.core import SPECIALS, uniform
 from scbioformers.model import BioFormer
 from scbioformers.nn import Batch
 
+LOW_DEPTH = 0.05  # cells with a lower share of the mean depth are flagged
 N_RELIABILITY_BINS = 20  # intervals of predicted probability for calibration
 MAX_EVIDENCE_CELLS, MIN_EVIDENCE_CELLS = 2000, 50
 _EVIDENCE_VALUES = 1_000_000  # with many genes, fewer cells have enough values

@@ -56,6 +56,22 @@ def check_method(model: BioFormer, method: ImputeMethod, output: str) -> None:
         )
 
 
+def check_memory(model: BioFormer) -> None:
+    """Check that ``memory="query"`` can be used with this model.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no value bins, or was not fitted to counts.
+    """
+    if model.binning.kind != "value" or not model.reading.counts:
+        what = f"has {model.binning.kind} bins" if model.binning.kind != "value" else "was fitted to other values"
+        raise ConfigError(
+            f"`memory='query'` needs a model of counts with value bins, but this model {what}. Leave out `memory=`, or "
+            "fit a model to counts with `binning='value'`."
+        )
+
+
 def check_request(output: str, quantiles: Sequence[float], batch_size: int) -> None:
     """Check the arguments before the computation.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,6 +36,7 @@ from scbioformers.tasks import (
     Evidence,
     ImputedBlock,
     ImputeMethod,
+    check_memory,
     check_method,
     check_request,
     choose_method,
@@ -47,6 +49,8 @@ from scbioformers.tasks import (
 )
 from scbioformers.tl._impute_cells import ImputedCells
 from scbioformers.tl._impute_modalities import Request, impute_modalities, refuse_arguments
+
+logger = logging.getLogger(__name__)
 
 
 @computes
@@ -62,6 +66,7 @@ def impute(
     quantiles: Sequence[float] = (),
     out: str | Path | None = None,
     model: ModelLike | None = None,
+    memory: Literal["query"] | None = None,
     layer: str | Mapping[str, Any] | None = None,
     gene_symbols: str | Mapping[str, Any] | None = None,
     feature_map: FeatureMap | None = None,
@@ -91,6 +96,8 @@ def impute(
     Genes that are not modelled keep their own values, in the same unit, so that they can be shown beside the others.
 
     :func:`scbioformers.get.imputed` predicts genes that were not measured.
+
+    With ``memory="query"``, a model that was fitted to *other* data reads similar cells of ``adata``, without a fit.
 
     In a MuData, the default is ``"held_out"``: each modality is predicted from the *other* modalities of a sample, such
     as proteins from RNA. Nothing of the modality itself is read. So all samples are predicted in the same way, also
@@ -139,6 +146,12 @@ def impute(
     model
         A :class:`~scbioformers.BioFormer`, the directory of a saved model, or the AnnData that the model was fitted on.
         By default, the model in ``adata.uns[key]``.
+    memory
+        ``"query"``: each cell also reads what similar cells of ``adata`` showed at the same gene. It is for a model of
+        *other* data; a model that was fitted to these cells gains little. At most 4,096 cells are read. They are chosen
+        by a hash of their names, so that results depend neither on the batch size nor on the order of the cells. A cell
+        never reads itself, nor a cell with the same visible values. At least 100 cells are needed. The model must have
+        one modality of counts with value bins. Nothing is stored in it.
     layer
         Layer to read. By default, the layer that the model was fitted on if ``adata`` has it, else ``adata.X``.
         ``"X"`` reads ``adata.X``.
@@ -187,11 +200,17 @@ def impute(
         True for cells with less than 5 % of the mean depth of the training cells, and for cells without a count in the
         genes of the model, or in those that were not masked together. They are imputed at their own depth: an empty
         cell has zeros. Only set if there are such cells.
+    ``adata.obsp[f"{key_added}_references"]`` : float32 :class:`~scipy.sparse.csr_matrix` (n_obs, n_obs)
+        Weights of the fifteen cells that each cell has read most; those of all cells add up to 1. With
+        ``method="held_out"``, they are means over the groups of genes. Only with ``memory``. Read them with
+        :func:`scbioformers.get.reference_cells`.
     ``adata.uns[key_added]`` : dict
-        ``params`` (JSON string with the hash of the model, ``method``, ``output``, …). ``evidence``: the accuracy of
-        predictions of measured values that were masked, in at most 2,000 cells, and not more than about a million
-        values. If these are the cells of the fit, they are its validation cells if there are at least 50, else
-        validation cells come first. Read it with :func:`scbioformers.get.imputation_evidence`.
+        ``params`` (JSON string with the hash of the model, ``method``, ``output``, …; with ``memory`` also the number
+        of references, the temperature, the weights of the head, and ``head_bits``: bits of masked values without and
+        with the memory). ``evidence``: the accuracy of predictions of measured values that were masked, in at most
+        2,000 cells, and not more than about a million values. If these are the cells of the fit, they are its
+        validation cells if there are at least 50, else validation cells come first. Read it with
+        :func:`scbioformers.get.imputation_evidence`.
         :func:`scbioformers.pl.imputation` and :func:`scbioformers.pl.calibration` show it.
 
     Raises
@@ -201,10 +220,11 @@ def impute(
     ConfigError
         If ``method``, ``output``, a quantile or ``batch_size`` is not valid, ``method`` cannot be combined with the
         other arguments or the model, ``key_added`` would overwrite a model or counts, the device is not available, or
-        ``out`` exists or is passed with ``copy=True``.
+        ``out`` exists or is passed with ``copy=True``. Also if ``memory`` is passed for a MuData, or for a model that
+        does not have one modality of counts with value bins.
     DataError
-        If the mask has another shape or dtype, none of ``genes`` can be used, the values are on another scale than the
-        training data, or ``adata`` has too few genes of the model.
+        If the mask has another shape or dtype, ``memory`` is passed for fewer than 100 cells, none of ``genes`` can be
+        used, the values are on another scale than the training data, or ``adata`` has too few genes of the model.
     StorageError
         If ``out`` cannot be written, for instance to a full disk. No part of the store is left.
 
@@ -232,7 +252,7 @@ def impute(
     check_request(output, quantiles, batch_size)
     names_of: dict[str, Any] = {"layer": layer, "gene_symbols": gene_symbols, "feature_map": feature_map}
     if isinstance(adata, MuData):
-        refuse_arguments(adata, mask=mask, genes=genes, out=out)
+        refuse_arguments(adata, mask=mask, genes=genes, out=out, memory=memory)
         kept: dict[str, Any] = {"masked": False, "std": std, "quantiles": quantiles}
         way = choose_method(method or "held_out", output, **kept)
         samples = open_modalities(
@@ -254,6 +274,8 @@ def impute(
         phenotype=phenotype,
     )
     check_method(query.model, method, output)
+    if memory is not None:
+        check_memory(query.model)
     wanted = np.flatnonzero(query.measured) if genes is None else query.positions(genes)
     names = imputed_layers(key_added, std, quantiles)
     if place is None:
@@ -261,31 +283,37 @@ def impute(
         warn_of_memory(len(names) * layer_bytes(adata.shape, wanted.size), free_memory())
     cells = ImputedCells(query, query.columns[wanted], hidden)
     options: dict[str, Any] = {"batch_size": batch_size, "progress_bar": shows_progress(progress_bar)}
+    read = None if memory is None else cells.fit_memory(**options)
     rows, n_validation = find_evidence_cells(query.model, cells.source, masked=hidden is not None)
     evidence = Evidence.empty(query.model, cells=np.isin(np.arange(adata.n_obs), rows))
     params: dict[str, Any] = {"model_hash": query.model.hash, "method": method, "output": output, "layer": query.layer}
     params |= {} if phenotype is None else {"phenotype": dict(phenotype)}
     params |= {"masked": hidden is not None, "n_evidence_cells": len(rows), "n_validation_cells": n_validation}
+    params |= {} if read is None else read.params()
+    if read is not None and n_validation:
+        logger.info("The model was fitted to these cells, so `memory='query'` gains little. It is for other models.")
     blocks: Iterator[ImputedBlock]
     if method == "denoise":
-        blocks = posterior_blocks(query.model, cells.source, scale=output, **options)
+        blocks = posterior_blocks(query.model, cells.source, scale=output, memory=read, **options)
     else:
-        held: dict[str, Any] = {"std": std, "quantiles": quantiles, "keep_measured": hidden is not None}
+        held: dict[str, Any] = {"std": std, "quantiles": quantiles, "keep_measured": hidden is not None, "memory": read}
         plan = folds(len(query.columns), N_FOLDS, wanted) if cells.mask is None else positions(cells.mask)
         counted = evidence if cells.mask is None else None
         blocks = impute_blocks(query.model, cells.source, plan, scale=output, evidence=counted, **held, **options)
-    low_depth = np.zeros(adata.n_obs, dtype=bool)
+    low_depth, references = np.zeros(adata.n_obs, dtype=bool), []
     with open_result(adata, place, copy, np.sort(query.columns[query.measured])) as result:
         layers = {name: new_layer(result, name, wanted.size, BLOCK_CELLS) for name in names.values()}
         for block in blocks:
             start, n = block.cells.start, len(block.low_depth)
             low_depth[start : start + n] = block.low_depth
+            references += [] if block.references is None else [block.references]
             own = cells.own(block.cells, output)
             for name, written in names.items():
                 values = block.values[name][:, wanted]
                 layers[written].add(start, cells.assemble(values, 0 * own if name == "std" else own))
         if method == "denoise" or cells.mask is not None:
-            evidence = collect_evidence(query.model, cells.source, rows, wanted, hidden=cells.mask, **options)
+            shown: dict[str, Any] = {"hidden": cells.mask, "memory": read}
+            evidence = collect_evidence(query.model, cells.source, rows, wanted, **shown, **options)
         write_imputed(
             result.data,
             key_added,
@@ -294,5 +322,6 @@ def impute(
             low_depth=low_depth,
             params=params,
             evidence=evidence.to_dict(),
+            references=sp.vstack(references, format="csr") if references else None,
         )
     return result.data if copy else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scbioformers.core import Scale
 from scbioformers.data import AnnDataSource, Block, BlockSource, HiddenSource
 from scbioformers.results import Query
-from scbioformers.tasks import own_values
+from scbioformers.tasks import N_FOLDS, QueryMemory, fit_query_memory, folds, own_values
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,19 @@ class ImputedCells:
         if query.model.reading.counts and hidden[:, unmodelled].nnz:
             rest = AnnDataSource(query.data, layer=query.layer, columns=unmodelled)
             self.source = HiddenSource(query.source, rest, hidden[:, unmodelled])
+
+    def fit_memory(self, *, batch_size: int, progress_bar: bool) -> QueryMemory:
+        """What the cells read of each other."""
+        measured = self.query.measured
+        return fit_query_memory(
+            self.query.model,
+            self.source,
+            self.query.data.obs_names,
+            folds(len(measured), N_FOLDS, np.flatnonzero(measured)).columns,
+            hidden=self.mask,
+            batch_size=batch_size,
+            progress_bar=progress_bar,
+        )
 
     def own(self, block: Block, scale: Scale) -> sp.csr_matrix:
         """(n, n_vars), values of the genes that are not imputed, of the cells of a block."""
