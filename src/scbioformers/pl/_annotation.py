@@ -94,7 +94,10 @@ def annotation(
         widths = [width, 4.0, 4.4][: len(panels)]
         longest = max(len(str(name)) for name in evidence["confusion"].columns)
         size = (sum(widths), max(3.6, 1.6 + 0.05 * longest + 0.24 * len(evidence["confusion"])))
-        _, grid = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, width_ratios=widths)
+        whole, grid = plt.subplots(
+            1, len(panels), figsize=size, layout="constrained", squeeze=False, width_ratios=widths
+        )
+        whole.get_layout_engine().set(w_pad=0.12)  # each label beside its own panel
         axes = list(grid[0])
     check_number(axes, panels)
     source = {"query": "these cells", "reference": "cells of the reference"}.get(evidence["source"], evidence["source"])
@@ -145,5 +148,5 @@ def _draw_cells(ax: Axes, places: np.ndarray, probability: pd.Series) -> None:
     if not known.all():
         ax.legend(fontsize=8, frameon=False)
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    ax.set_title("probability of the label", fontsize=10)
-    ax.figure.colorbar(image, ax=ax, pad=0.02)
+    ax.set_title(f"{len(order):,} cells", fontsize=10)
+    ax.figure.colorbar(image, ax=ax, pad=0.02, label="probability of the label")

@@ -86,11 +86,12 @@ def counterfactual(
     top = effects.loc[effects.pow(2).mean(axis=1).sort_values(ascending=False).index[:n_top]]
     n_panels = 1 if evidence is None else 2
     if axes is None:
-        height, width = 1.6 + 0.19 * len(top), 2.6 + 0.32 * effects.shape[1]
-        ratios = [width, 3.4][:n_panels]
-        _, drawn = plt.subplots(
+        height = max(3.0, 1.6 + 0.19 * len(top), (1.2 + 0.35 * effects.shape[1]) * (n_panels - 1))
+        ratios = [2.6 + 0.32 * effects.shape[1], 4.0][:n_panels]
+        whole, drawn = plt.subplots(
             1, n_panels, figsize=(sum(ratios), height), width_ratios=ratios, squeeze=False, layout="constrained"
         )
+        whole.get_layout_engine().set(w_pad=0.08)  # the label of the colour bar is not that of the second panel
         axes = list(drawn[0])
     check_number(axes, ["effects", "evidence"][:n_panels])
     _draw_effects(axes[0], top, " and ".join(f"{name} = {value}" for name, value in params["phenotype"].items()))
@@ -102,12 +103,13 @@ def counterfactual(
 def _draw_effects(ax: Axes, top: pd.DataFrame, asked: str) -> None:
     limit = float(np.abs(top.to_numpy()).max()) or 1.0
     image = ax.imshow(top, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    ax.set_xticks(range(top.shape[1]), list(map(str, top)), rotation=90, fontsize=8)
+    ax.set_xticks(range(top.shape[1]), list(map(str, top)), rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_yticks(range(len(top)), list(top.index), fontsize=7)
     ax.set_title(f"effect of {asked}", fontsize=9)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
     bar.set_label("difference of log1p counts", fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
 
 
 def _draw_evidence(ax: Axes, evidence: pd.DataFrame) -> None:
@@ -120,4 +122,5 @@ def _draw_evidence(ax: Axes, evidence: pd.DataFrame) -> None:
     ax.set_xlabel("correlation with the measured effect", fontsize=8)
     ax.set_xlim(min(0.0, float(table.min().min())), 1.0)
     ax.tick_params(axis="x", labelsize=7)
-    ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    legend = {"ncols": 3, "columnspacing": 1.2, "handlelength": 1.0, "handletextpad": 0.5}
+    ax.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), borderaxespad=0.2, **legend)

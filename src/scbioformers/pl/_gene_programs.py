@@ -132,7 +132,7 @@ def gene_programs(
     ax.spines[:].set_visible(False)
     ax.set_title("gene programs" if len(shown) == n_all else f"{len(shown)} of {n_all} gene programs", fontsize=10)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label(f"{'score' if groupby is None else 'mean score'} (standard deviations)", fontsize=8)
+    bar.set_label(f"{'score' if groupby is None else 'mean score'}\n(standard deviations)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     return ax
