@@ -248,9 +248,10 @@ def test_the_message_says_which_cells_the_score_is_of(reference, query, caplog):
     caplog.set_level(logging.INFO, logger="scbioformers")
     bf.tl.annotate(query, "some", model=reference)
     unknown = (query.obs["bioformer_some"] == "unknown").sum()
+    of_which = f", of which {unknown} are unlike all cells with a known label (unknown)" if unknown else ""
     assert caplog.messages[-1] == (
-        f"adata.obs['bioformer_some']: 70 cells are labelled by the reference, of which {unknown} are unlike all cells "
-        "with a known label (unknown). These cells have no 'some' to compare with. In a cross-validation over the "
+        f"adata.obs['bioformer_some']: 70 cells are labelled by the reference{of_which}. "
+        "These cells have no 'some' to compare with. In a cross-validation over the "
         f"cells of the reference, the macro-F1 was {learned:.3f}; in other data it can be much lower. "
         "The next call can be `bf.pl.annotation(adata, 'some')`."
     )
@@ -258,6 +259,11 @@ def test_the_message_says_which_cells_the_score_is_of(reference, query, caplog):
     bf.tl.annotate(query, "some", model=reference)
     own = bf.get.annotation_evidence(query, "some")["macro_f1"]
     assert f"Compared with the 60 labels in adata.obs['some'], the macro-F1 is {own:.3f}." in caplog.messages[-1]
+    query.obs["some"] = query.obs["some"].cat.rename_categories({"type_1": "B"})
+    bf.tl.annotate(query, "some", model=reference)
+    own = bf.get.annotation_evidence(query, "some")["macro_f1"]
+    message = f"the macro-F1 is {own:.3f}. The reference has no label ['B'], so these cells count as wrong."
+    assert message in caplog.messages[-1]
     bf.tl.annotate(reference, "some")
     assert "100 cells keep their label, 50 are labelled" in caplog.messages[-1]
     assert f"In a cross-validation over the labelled cells, the macro-F1 is {learned:.3f}." in caplog.messages[-1]

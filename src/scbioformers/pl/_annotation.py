@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from mudata import MuData
 
 from scbioformers import get
@@ -94,10 +95,8 @@ def annotation(
         widths = [width, 4.0, 4.4][: len(panels)]
         longest = max(len(str(name)) for name in evidence["confusion"].columns)
         size = (sum(widths), max(3.6, 1.6 + 0.05 * longest + 0.24 * len(evidence["confusion"])))
-        whole, grid = plt.subplots(
-            1, len(panels), figsize=size, layout="constrained", squeeze=False, width_ratios=widths
-        )
-        whole.get_layout_engine().set(w_pad=0.12)  # each label beside its own panel
+        wide = ConstrainedLayoutEngine(w_pad=0.12)  # each label beside its own panel
+        _, grid = plt.subplots(1, len(panels), figsize=size, layout=wide, squeeze=False, width_ratios=widths)
         axes = list(grid[0])
     check_number(axes, panels)
     source = {"query": "these cells", "reference": "cells of the reference"}.get(evidence["source"], evidence["source"])

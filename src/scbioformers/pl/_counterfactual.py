@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from mudata import MuData
 
 from scbioformers import get
@@ -88,10 +89,10 @@ def counterfactual(
     if axes is None:
         height = max(3.0, 1.6 + 0.19 * len(top), (1.2 + 0.35 * effects.shape[1]) * (n_panels - 1))
         ratios = [2.6 + 0.32 * effects.shape[1], 4.0][:n_panels]
-        whole, drawn = plt.subplots(
-            1, n_panels, figsize=(sum(ratios), height), width_ratios=ratios, squeeze=False, layout="constrained"
+        wide = ConstrainedLayoutEngine(w_pad=0.08)  # the label of the colour bar is not that of the second panel
+        _, drawn = plt.subplots(
+            1, n_panels, figsize=(sum(ratios), height), width_ratios=ratios, squeeze=False, layout=wide
         )
-        whole.get_layout_engine().set(w_pad=0.08)  # the label of the colour bar is not that of the second panel
         axes = list(drawn[0])
     check_number(axes, ["effects", "evidence"][:n_panels])
     _draw_effects(axes[0], top, " and ".join(f"{name} = {value}" for name, value in params["phenotype"].items()))

@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from scbioformers.core import check_arguments, seed_from
+from scbioformers.core import check_arguments, seed_from, short_list
 from scbioformers.data import FeatureMap, Labels, check_phenotype_values
 from scbioformers.model import embed_blocks
 from scbioformers.nn import computes
@@ -302,25 +302,27 @@ def _compare(
 
 def _log_summary(found: LabelledCells, evidence: Mapping[str, Any], label_key: str, key: str, n_given: int) -> None:
     """Say how many cells are labelled, and from which cells the score comes: not always from those just labelled."""
-    unknown, score = int((found.codes < 0).sum()), evidence["macro_f1"]
+    n_cells, score = len(found.codes), evidence["macro_f1"]
+    labelled = f"{n_cells} cells are labelled by the reference"
     if evidence["source"] == "cross-validation":
-        counts = f"{n_given} cells keep their label, {len(found.codes) - n_given} are labelled"
+        labelled = f"{n_given} cells keep their label, {n_cells - n_given} are labelled"
         scored = f"In a cross-validation over the labelled cells, the macro-F1 is {score:.3f}."
     elif evidence["source"] == "query":
-        counts = f"{len(found.codes)} cells are labelled by the reference"
+        foreign = sorted(set(evidence["rows"]) - set(evidence["columns"]))
         scored = f"Compared with the {n_given} labels in adata.obs[{label_key!r}], the macro-F1 is {score:.3f}."
+        if foreign:
+            scored += f" The reference has no label {short_list(foreign)}, so these cells count as wrong."
     else:
-        counts = f"{len(found.codes)} cells are labelled by the reference"
         scored = (
             f"These cells have no {label_key!r} to compare with. In a cross-validation over the cells of the "
             f"reference, the macro-F1 was {score:.3f}; in other data it can be much lower."
         )
+    if unknown := int((found.codes < 0).sum()):
+        labelled += f", of which {unknown} are unlike all cells with a known label (unknown)"
     logger.info(
-        "adata.obs[%r]: %s, of which %d are unlike all cells with a known label (unknown). %s "
-        "The next call can be `bf.pl.annotation(adata, %r)`.",
+        "adata.obs[%r]: %s. %s The next call can be `bf.pl.annotation(adata, %r)`.",
         key,
-        counts,
-        unknown,
+        labelled,
         scored,
         label_key,
     )

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from scbioformers import settings
 
 Array: TypeAlias = NDArray[np.float64]
 Codes: TypeAlias = NDArray[np.int64]
@@ -71,7 +74,8 @@ def fit_linear(X: Array, codes: Codes, n_classes: int) -> tuple[Array, Array]:
     if len(present) == 1:
         intercepts[present] = 0.0
         return weights, intercepts
-    fitted = LogisticRegression(C=STRENGTH, max_iter=_MAX_STEPS).fit(X, codes)
+    with threadpool_limits(settings.n_threads or 1):  # on a busy machine, several threads take many times longer
+        fitted = LogisticRegression(C=STRENGTH, max_iter=_MAX_STEPS).fit(X, codes)
     if len(present) == 2:  # scikit-learn has one logit for two classes
         weights[present] = np.stack([-fitted.coef_[0], fitted.coef_[0]]) / 2
         intercepts[present] = np.array([-1, 1]) * fitted.intercept_[0] / 2
