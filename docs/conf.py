@@ -4,9 +4,18 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
-import scbioformers
+import numpy.typing
+
+# Sphinx would write out these unions, a line for each argument. Classes keep their names. They must be in place before
+# the package is imported.
+for alias in ("ArrayLike", "NDArray"):
+    members = {"__module__": "numpy.typing", "__class_getitem__": classmethod(GenericAlias)}
+    setattr(numpy.typing, alias, type(alias, (), members))
+
+import scbioformers  # noqa: E402
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for _mathml
