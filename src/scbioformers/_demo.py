@@ -26,6 +26,7 @@ except ImportError as error:
 N_TOP_GENES = 2000
 N_COMPONENTS = 50
 TUNING_EPOCHS = 20
+SEED_RANGE = 0.02  # by which AvgBIO of a fit to scanpy's 700 cells differed between three seeds
 # keys of obsm by the names in the table, and the titles of the panels
 MODELS = {"BioFormer": "X_bioformer", "blood model": "X_blood", "blood, tuned": "X_blood_tuned"}
 TITLES = {
@@ -253,7 +254,7 @@ def describe(adata: AnnData, scores: pd.DataFrame | None, label_key: str | None)
     agreement = scores["avg_bio"].astype(float)
     ours = float(agreement["BioFormer"])
     pca = max(float(each) for name, each in agreement.items() if str(name).startswith("PCA"))
-    verdict = "as good" if abs(ours - pca) < 0.005 else "better" if ours > pca else "worse"
+    verdict = "as good" if abs(ours - pca) <= SEED_RANGE else "better" if ours > pca else "worse"
     found.append(
         f"The clusters agree with {label_key!r} by an AvgBIO of {ours:.3f}; PCA has {pca:.3f}, so here the model is "
         f"{verdict}."
@@ -262,7 +263,7 @@ def describe(adata: AnnData, scores: pd.DataFrame | None, label_key: str | None)
         found.append(
             f"The blood model of the package has an AvgBIO of {agreement['blood model']:.3f} without a fit, and "
             f"{agreement['blood, tuned']:.3f} after training on these cells, which were new to it. "
-            "Another seed changes a fit's AvgBIO by about 0.02."
+            f"Another seed changes a fit's AvgBIO by up to {SEED_RANGE}."
         )
         found.append(
             f"{label_key!r} taught the blood model its cell types, but not its embedding. So the labels that "

@@ -222,7 +222,7 @@ def test_progress_bar(simulated, model, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"output": "tpm"}, r"`output` is one of \('counts', 'log1p', 'bins', 'values'\), found 'tpm'"),
+        ({"output": "tpm"}, r"`output` must be one of \('counts', 'log1p', 'bins', 'values'\), found 'tpm'"),
         ({"quantiles": (0.1, 1.0)}, r"strictly between 0 and 1, found \[1\.0\]"),
         ({"quantiles": (float("nan"), 0)}, r"found \[nan, 0\]"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, found 0"),

@@ -153,5 +153,5 @@ def test_several_modalities_name_the_encoder():
 
 @pytest.mark.parametrize("change", [{"tokens": "all"}, {"attend_masked": True}], ids=["all-tokens", "attend-masked"])
 def test_a_decoder_without_zeros_and_masked_keys(change):
-    with pytest.raises(ConfigError, match="reads expressed features alone"):
+    with pytest.raises(ConfigError, match="reads only expressed features, but"):
         bf.ModelConfig(architecture="decoder", **change)

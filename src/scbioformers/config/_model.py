@@ -99,8 +99,8 @@ class ModelConfig:
         if self.architecture == "decoder" and (self.tokens == "all" or self.attend_masked):
             setting = "tokens='all'" if self.tokens == "all" else "attend_masked=True"
             raise ConfigError(
-                f"ModelConfig.architecture='decoder' reads expressed features alone, found {setting}. Leave it out, or "
-                "use architecture='encoder'."
+                f"A decoder (ModelConfig.architecture='decoder') reads only expressed features, but {setting} was "
+                "passed. Leave it out, or use architecture='encoder'."
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"ModelConfig.dropout must lie in [0, 1), found {self.dropout}.")

@@ -163,7 +163,7 @@ def _require_categories(key: str, dtype: Any, values: Any, n_features: int) -> N
         if len(numbers) > MAX_NUMBERS or (numbers != np.rint(numbers)).any():
             raise DataError(
                 f"adata.var[{key!r}] has {len(numbers)} different numbers, such as {numbers[0]:g}, expected "
-                f"categories. Make classes of them, {advice}."
+                f"categories. Divide them into classes, {advice}."
             )
     elif len(values) == n_features > 2:
         raise DataError(

@@ -146,7 +146,7 @@ def warn_of_sources(fields: Sequence[ObsField], codes: Mapping[str, NDArray[np.f
         if any(each.size > 1 for each in values.values()) or len(set(known.values())) < 2:
             continue
         warn(
-            f"The source fixes the phenotype obs[{field.name!r}]: all cells of a source have the same value. What the "
-            "phenotype does cannot be told from how the sources differ otherwise, such as in their technique. Leave it "
-            "out of `phenotype_keys`, or read results for this phenotype as differences between sources."
+            f"The source fixes the phenotype obs[{field.name!r}]: all cells of a source have the same value. Its "
+            "effect cannot be told from other differences between the sources, such as their technique. "
+            "Leave it out of `phenotype_keys`, or read results for this phenotype as differences between sources."
         )

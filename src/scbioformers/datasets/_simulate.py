@@ -84,7 +84,8 @@ def simulate(
         Knock-downs of regulators: names such as ``"TF1"``, or combinations such as ``"TF1+TF2"``. The cells are divided
         equally between the perturbations and unperturbed controls.
     n_conditions, n_times
-        Numbers of conditions, and of times 0, 1, …. The cells are divided equally between them. 1: there are none.
+        Numbers of conditions, and of times 0, 1, …. The cells are divided equally between them. With 1, no
+        column is added.
     n_proteins
         Number of genes whose protein is counted, too.
     expected

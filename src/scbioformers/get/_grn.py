@@ -159,7 +159,7 @@ def grn_matrix(
     Raises
     ------
     MissingKeyError
-        If no network is stored under ``key``, none for ``condition``, or no difference for ``condition``.
+        If no network is stored under ``key``, or if ``condition`` has no network or no difference.
     ConfigError
         If the network was computed with ``groupby`` and ``condition`` is None.
 

@@ -64,13 +64,14 @@ def history(adata: AnnData | MuData, *, key: str = "bioformer") -> pd.DataFrame:
     -------
     DataFrame
         One row per ensemble member and epoch. The columns are ``member``, ``epoch``, ``step`` and the losses. With more
-        than 65,536 cells, a validation within an epoch has a row of its own, with the part of the epoch that is done.
-        ``train_…`` are losses on the training cells. ``val_…`` are losses on held-out cells, NaN in epochs without a
-        validation. ``…_loss`` is the weighted sum of the objectives. An objective is a mean over cells, in nats per
-        masked gene (``…_masked_bins``), per expressed gene (``…_profile_counts``) or per gene (``…_profile_bins``).
-        With several modalities, the objectives are ``…_masked_bins`` and ``…_profile_modalities``. Those of a modality,
-        such as ``…_masked_bins_rna``, are means over the cells that have it, NaN if none has.
-        If the fit started from a model, the first row, of step 0, has the losses on held-out cells before it.
+        than 65,536 cells, the model is also validated within an epoch. Such a validation has a row of its own, whose
+        ``epoch`` is a fraction. ``train_…`` are losses on the training cells. ``val_…`` are losses on held-out cells,
+        NaN in epochs without a validation. ``…_loss`` is the weighted sum of the objectives. An objective is a mean
+        over cells, in nats per masked gene (``…_masked_bins``), per expressed gene (``…_profile_counts``) or per gene
+        (``…_profile_bins``). With several modalities, the objectives are ``…_masked_bins`` and
+        ``…_profile_modalities``. Those of a modality, such as ``…_masked_bins_rna``, are means over the cells that have
+        it, NaN if none has. If the fit started from a model, the first row, of step 0, has the losses on held-out cells
+        before it.
 
     Raises
     ------

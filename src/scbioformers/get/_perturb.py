@@ -58,8 +58,8 @@ def perturb(
         - ``lower`` and ``upper``: limits of the 95 % interval.
         - ``predicted``: the effect that is predicted without cells of this perturbation. For a perturbation that is in
           the training data, it is cross-validated. NaN with ``group``.
-        - ``observed``: the effect that is measured in ``adata``. NaN if it has no cells with this perturbation, and
-          with ``group``.
+        - ``observed``: the effect that is measured in ``adata``. NaN if no cell of ``adata`` has this perturbation,
+          or if ``group`` is given.
 
         Without ``perturbation``, one row per perturbation, sorted by decreasing ``size``. The columns are:
 

@@ -181,7 +181,7 @@ def jaccard_top(
     ConfigError
         If `k` is below 1.
     DataError
-        If the shapes do not match each other or the names, or weights are infinite.
+        If the shapes do not match each other or the number of names, or if weights are infinite.
 
     Examples
     --------

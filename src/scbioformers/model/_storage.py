@@ -101,8 +101,8 @@ def check_directory(directory: Path, n_bytes: int = 0) -> None:
     free = shutil.disk_usage(parent).free
     if not parent.is_dir() or not os.access(parent, os.W_OK) or free < n_bytes:
         raise StorageError(
-            f"The model of {n_bytes / 1e6:.1f} MB cannot be written to {directory}: {parent} must be a directory that "
-            f"is writable, and {free / 1e6:.1f} MB of its disk are free. Use another directory, or free space."
+            f"The model of {n_bytes / 1e6:.1f} MB cannot be written to {directory}: {parent} must be a writable "
+            f"directory, and its disk has {free / 1e6:.1f} MB free. Use another directory, or free space."
         )
 
 

@@ -38,9 +38,9 @@ def perturbation(
 ) -> Axes:
     """Predicted against observed change of every gene after a perturbation (paper, section 3.3).
 
-    For a perturbation that is in the training data, the figure shows the cross-validated prediction, for which its
-    cells were not used, and not the effect that :func:`scbioformers.get.perturb` ranks genes by. Otherwise the measured
-    effect would be compared with itself. The genes with the largest observed change are labelled. The title shows the
+    For a perturbation that is in the training data, the figure shows the cross-validated prediction, which was made
+    without its cells. The effect in :func:`scbioformers.get.perturb` uses these cells, so it cannot be compared with
+    their measured effect. The genes with the largest observed change are labelled. The title shows the
     Pearson correlation over all genes except the perturbed ones.
 
     Parameters

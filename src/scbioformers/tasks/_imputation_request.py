@@ -23,7 +23,7 @@ def choose_method(
         If the method is unknown, or contradicts another argument.
     """
     if method not in (None, *IMPUTE_METHODS):
-        raise ConfigError(f"`method` is one of {IMPUTE_METHODS}, or None, found {method!r}.")
+        raise ConfigError(f"`method` must be one of {IMPUTE_METHODS}, or None, found {method!r}.")
     given = {"mask=": masked, "std=True": std, "quantiles=": bool(len(quantiles)), "output='bins'": output == "bins"}
     implied = [name for name, is_given in given.items() if is_given]
     if method == "denoise" and implied:
@@ -81,7 +81,7 @@ def check_request(output: str, quantiles: Sequence[float], batch_size: int) -> N
         If the output scale, a quantile or the batch size is not valid.
     """
     if output not in SCALES:
-        raise ConfigError(f"`output` is one of {SCALES}, found {output!r}.")
+        raise ConfigError(f"`output` must be one of {SCALES}, found {output!r}.")
     if wrong := [q for q in quantiles if not 0 < q < 1]:
         raise ConfigError(f"`quantiles` must lie strictly between 0 and 1, found {wrong}.")
     if batch_size < 1:

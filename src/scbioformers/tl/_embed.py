@@ -99,7 +99,7 @@ def embed(
 
     Returns
     -------
-    None, or the copy if ``copy=True``. With ``out``, the fields are those of the AnnData in the store, which has the
+    None, or the copy if ``copy=True``. With ``out``, the fields are in the AnnData of the store instead. It has the
     names of the cells and no genes. Sets the following fields:
 
     ``adata.obsm[key_added]`` : float32 :class:`~numpy.ndarray` (n_obs, K)

@@ -86,9 +86,9 @@ def fit(
         the MuData lacks stays in the model; one that the model does not have is an error.
     modalities
         Modalities of the MuData to read. None reads all. ``layer``, ``mask_var``, ``gene_symbols``, ``external_key``
-        and ``binning`` are then dicts by modality, such as ``layer={"rna": "counts"}``. What they do not name has its
-        default. Each modality has its own bins, depth, masks, tokens and loss. In training, whole modalities are hidden
-        at random, so that one can be predicted from another.
+        and ``binning`` are then dicts by modality, such as ``layer={"rna": "counts"}``. A modality that they do not
+        name has the default. Each modality has its own bins, depth, masks, tokens and loss. In training, whole
+        modalities are hidden at random, so that one can be predicted from another.
     layer
         Layer to read. None, and ``"X"``, read ``adata.X``.
     mask_var

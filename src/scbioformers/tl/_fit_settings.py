@@ -65,8 +65,8 @@ def require_encoder(config: ModelConfig, *binnings: Binning, several: bool = Fal
     found = "a MuData" if several or len(binnings) > 1 else "`task`, a Perturbation" if perturbed else found
     if found:
         raise ConfigError(
-            f"A decoder reads the counts of an AnnData, with binning='value' and without a task, found {found}. Pass "
-            "`config=bf.ModelConfig(architecture='encoder')`, which is the default."
+            f"A decoder can read only counts of an AnnData, with binning='value' and without a task; found {found}. "
+            "Pass `config=bf.ModelConfig(architecture='encoder')`, which is the default."
         )
 
 

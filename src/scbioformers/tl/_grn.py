@@ -126,8 +126,8 @@ def grn(
     min_cells
         Minimum number of cells of a network.
     min_count
-        Minimum number of cells of a weight. A pair has no weight, and so no rank, if fewer cells were used for it, or
-        if fewer of the drawn cells express one of its genes.
+        Minimum number of cells of a weight. A pair of genes gets no weight and no rank if its weight comes from fewer
+        cells, or if fewer of the drawn cells express one of the two genes.
     layers, heads
         Attention layers and heads to average over, counted from 0. By default, all. Only for ``method="attention"``.
     contextual

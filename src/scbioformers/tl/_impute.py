@@ -100,9 +100,9 @@ def impute(
     With ``memory="query"``, a model that was fitted to *other* data reads similar cells of ``adata``, without a fit.
 
     In a MuData, the default is ``"held_out"``: each modality is predicted from the *other* modalities of a sample, such
-    as proteins from RNA. Nothing of the modality itself is read. So all samples are predicted in the same way, also
-    those that lack it. ``"denoise"`` estimates the expression given *all* modalities of the sample, also the modality
-    itself: RNA given RNA and proteins.
+    as proteins from RNA. The modality itself is not read, so samples that have it and samples that lack it are
+    predicted in the same way. ``"denoise"`` estimates the expression given *all* modalities of the sample, also the
+    modality itself: RNA given RNA and proteins.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def impute(
         scale of the training data, for counts the same as ``"counts"``. With ``mask``, the depth of a cell is estimated
         from the values that are not masked. In a MuData, counts with value bins are at the mean depth of the training
         cells. A modality with quantile bins is predicted on the scale of the training data, without a correction for
-        depth, and one with segment bins in bins.
+        depth. A modality with segment bins is predicted in bins.
     std
         Also store the standard deviation of the predicted distribution. It is that of a new measurement, not the
         standard error of the mean. It is 0 for values that are kept.
@@ -181,7 +181,7 @@ def impute(
 
     Returns
     -------
-    None, or the copy if ``copy=True``. With ``out``, the fields are those of the AnnData in the store, which has the
+    None, or the copy if ``copy=True``. With ``out``, the fields are in the AnnData of the store instead. It has the
     names of the cells, and the genes of the model that are in ``adata``. Sets the following fields:
 
     ``adata.layers[key_added]`` : float32 :class:`~numpy.ndarray` or :class:`~scipy.sparse.csr_matrix` (n_obs, n_vars)
@@ -208,8 +208,8 @@ def impute(
         ``params`` (JSON string with the hash of the model, ``method``, ``output``, …; with ``memory`` also the number
         of references, the temperature, the weights of the head, and ``head_bits``: bits of masked values without and
         with the memory). ``evidence``: the accuracy of predictions of measured values that were masked, in at most
-        2,000 cells, and not more than about a million values. If these are the cells of the fit, they are its
-        validation cells if there are at least 50, else validation cells come first. Read it with
+        2,000 cells and about a million values. In the data of the fit, its validation cells are used; if they are fewer
+        than 50, other cells are added. Read it with
         :func:`scbioformers.get.imputation_evidence`.
         :func:`scbioformers.pl.imputation` and :func:`scbioformers.pl.calibration` show it.
 
