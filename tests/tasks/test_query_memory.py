@@ -16,7 +16,7 @@ from scbioformers.data import AnnDataSource
 from scbioformers.model import predict_masked, run_network
 from scbioformers.tasks import _query_memory as query_memory
 from scbioformers.tasks import fit_query_memory, folds, impute_blocks, posterior_blocks
-from scbioformers.tasks._query_memory_head import RIDGE, fit_head, head_inputs, tilted, value_basis
+from scbioformers.tasks._query_memory_head import RIDGE, bin_log_levels, directions, fit_head, head_inputs, tilted
 from scbioformers.tasks._query_memory_reader import Reader, References, masked_in_all
 
 FOLDS = folds(40, 7).columns
@@ -178,34 +178,50 @@ def test_inputs_by_hand():
     np.testing.assert_allclose(found, [expected])
 
 
-def test_the_basis_is_above_zero_and_the_level():
+def test_levels_and_directions_by_hand():
     binning = Binning(cutoff=2, bins_per_doubling=1).freeze(mean_depth=1.0, max_bin=4)  # to 1.5, 2, 4 and 8
-    level = [0.5 * math.log2(a * b) for a, b in ((0.5, 1.5), (1.5, 2.0), (2.0, 4.0), (4.0, 8.0))]
-    found = value_basis(binning)
-    np.testing.assert_allclose(found[:, 0], [0, 1, 1, 1, 1])
-    np.testing.assert_allclose(found[1:, 1], np.array(level) - level[0])
+    levels = bin_log_levels(binning)
+    expected = [0.5 * math.log2(a * b) for a, b in ((0.5, 0.5), (0.5, 1.5), (1.5, 2.0), (2.0, 4.0), (4.0, 8.0))]
+    np.testing.assert_allclose(levels, expected)
+    found = directions(np.array([[0.6, 0.1, 0.0, 0.3, 0.0], [0.2, 0.8, 0, 0, 0]]), levels)
+    np.testing.assert_array_equal(found[:, :, 0], [[0, 1, 1, 1, 1]] * 2)
+    middle = 0.25 * expected[1] + 0.75 * expected[3]
+    np.testing.assert_allclose(found[0, 1:, 1], np.array(expected[1:]) - middle)
+    assert found[1, 1, 1] == pytest.approx(0)
+    assert found[1, 4, 1] == 2  # 2.7 doublings above the expected level
+    assert not found[:, 0].any()
+
+
+LEVELS = np.array([-1.0, 0.0, 0.7, 1.5, 4.0])
 
 
 @pytest.fixture(scope="module")
 def problem():
     random = np.random.default_rng(4)
-    basis = np.column_stack([np.arange(5) > 0, np.arange(5.0)])
     inputs, p = random.normal(size=(400, 10)), random.dirichlet(np.ones(5), 400)
     true = random.normal(scale=0.3, size=(10, 2))
-    drawn = np.array([random.choice(5, p=row) for row in tilted(p, inputs, true, basis)])
-    return p, inputs, drawn, basis
+    drawn = np.array([random.choice(5, p=row) for row in tilted(p, inputs, true, LEVELS)])
+    return p, inputs, drawn
 
 
-def loss(weights, p, inputs, bins, basis):
+def slow_logits(p, own, weights):
+    """Of one value: log p plus the change of each bin."""
+    level = sum(p[b] * LEVELS[b] for b in range(1, 5)) / sum(p[1:])
+    slope, tail = own @ weights
+    change = [0.0] + [slope + tail * min(max(LEVELS[b] - level, -2.0), 2.0) for b in range(1, 5)]
+    return np.log(p) + change
+
+
+def loss(weights, p, inputs, bins):
     total = 0.5 * RIDGE * (weights**2).sum()
     for row, own, b in zip(p, inputs, bins, strict=True):
-        logits = np.log(row) + basis @ (own @ weights)
+        logits = slow_logits(row, own, weights)
         total -= logits[b] - logsumexp(logits)
     return total
 
 
 def test_the_head_has_the_highest_penalised_likelihood(problem):
-    found = fit_head(*problem)
+    found = fit_head(*problem, LEVELS)
     at = loss(found, *problem)
     assert at < loss(np.zeros((10, 2)), *problem) - 10
     for i, j in np.ndindex(10, 2):
@@ -216,13 +232,23 @@ def test_the_head_has_the_highest_penalised_likelihood(problem):
 
 
 def test_probabilities_after_the_head(problem):
-    p, inputs, _, basis = problem
+    p, inputs, _ = problem
     weights = np.random.default_rng(0).normal(size=(400, 10, 2))
-    found = tilted(p, inputs, weights, basis)
+    found = tilted(p, inputs, weights, LEVELS)
     np.testing.assert_allclose(found.sum(axis=1), 1)
-    logits = np.array([np.log(p[i]) + basis @ (inputs[i] @ weights[i]) for i in range(400)])
+    logits = np.array([slow_logits(p[i], inputs[i], weights[i]) for i in range(400)])
     np.testing.assert_allclose(np.log(found), logits - logsumexp(logits, axis=1, keepdims=True), atol=1e-9)
-    np.testing.assert_allclose(tilted(p, inputs, np.zeros((10, 2)), basis), p)
+    np.testing.assert_allclose(tilted(p, inputs, np.zeros((10, 2)), LEVELS), p)
+
+
+def test_a_bin_that_is_nearly_impossible_does_not_become_likely():
+    """Far from what is expected, all bins are changed alike: the mean does not follow the highest bin."""
+    levels, p = np.arange(-1.0, 11.0), np.array([[0.5, 0.3, 0.2, *[1e-5] * 9]])
+    weights = np.zeros((10, 2))
+    weights[0] = 1.0, 1.5
+    found = tilted(p / p.sum(), np.eye(10)[:1], weights, levels)
+    assert found[0, 1:3].sum() > 0.7
+    assert found[0, 5:].sum() < 0.005  # 0.999 without the limit
 
 
 # the memory
@@ -241,7 +267,7 @@ def test_a_head_is_that_of_the_other_half(model, x, memory):
 def test_held_out_values_equal_a_loop_over_values(model, x, memory):
     cells = source(x).read(0, 120)
     found = next(impute_blocks(model, source(x), folds(40, 7), scale="bins", memory=memory))
-    basis, weights = value_basis(model.binning), []
+    levels, weights = bin_log_levels(model.binning), []
     for fold in FOLDS:
         mask = masked_in_all(cells.counts.shape, fold)
         attended = Reader(model, memory.references, fold).read(cells, memory.rank, mask)
@@ -260,7 +286,9 @@ def test_held_out_values_equal_a_loop_over_values(model, x, memory):
                 read = (x[row, attended.column[gene]] for x in (attended.counts, attended.exposure, attended.expected))
                 values = (np.array([float(value)]) for value in (log_rate, log_depth, *read))
                 inputs = head_inputs(p[None].astype(float), *values)[0]
-                tilt = p * np.exp(basis @ (inputs @ memory.heads[memory.rank[row] % 2]))
+                slope, tail = inputs @ memory.heads[memory.rank[row] % 2]
+                doublings = np.clip(levels - p[1:] @ levels[1:] / p[1:].sum(), -2, 2)
+                tilt = p * np.exp(np.where(np.arange(len(p)) > 0, slope + tail * doublings, 0))
                 expected = (tilt / tilt.sum()) @ np.arange(len(p))
                 assert found.values["mean"][row, gene] == pytest.approx(expected, rel=1e-4)
     mean = np.mean(weights, axis=0)

@@ -113,6 +113,7 @@ def test_a_model_of_other_data_predicts_better_with_a_memory(other, model, decod
         x = other.X.toarray()
         error = [np.abs(values(y) - x).mean() for y in (alone, found)]
         assert error[1] < error[0]
+        assert values(found).mean() == pytest.approx(x.mean(), rel=0.05)
 
 
 def test_denoised_values_are_nearer_to_the_true_expression(model):

@@ -26,7 +26,7 @@ from scbioformers.data import Block, BlockSource
 from scbioformers.model import BioFormer, predict_with_rates
 from scbioformers.nn import Batch
 from scbioformers.tasks._imputation_evidence import LOW_DEPTH
-from scbioformers.tasks._query_memory_head import fit_head, head_inputs, tilted, value_basis
+from scbioformers.tasks._query_memory_head import bin_log_levels, fit_head, head_inputs, tilted
 from scbioformers.tasks._query_memory_reader import TEMPERATURE, Attended, Reader, References, masked_in_all
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class QueryMemory:
         values = _Values.of(cells, attended, batch, probabilities, rates)
         weights = self.heads[self._rank(cells)[values.row] % 2]
         changed = probabilities.copy()
-        changed[values.at] = tilted(values.probabilities, values.inputs, weights, value_basis(self.model.binning))
+        changed[values.at] = tilted(values.probabilities, values.inputs, weights, bin_log_levels(self.model.binning))
         return changed
 
     def prior(self, attended: Attended, rate: Array, dispersion: Array, rows: Rows) -> Array:
@@ -152,10 +152,10 @@ def fit_query_memory(
     references = _read_references(model, source, rank, hidden, batch_size, progress_bar)
     halves = [references.take(np.flatnonzero(references.rank % 2 == half)) for half in (0, 1)]
     measured = [_mask_values(model, half, folds, batch_size) for half in halves]
-    basis = value_basis(model.binning)
-    fitted = [fit_head(each.probabilities, each.inputs, each.bins, basis) for each in measured]
+    levels = bin_log_levels(model.binning)
+    fitted = [fit_head(each.probabilities, each.inputs, each.bins, levels) for each in measured]
     heads = np.stack(fitted[::-1])  # each is for the cells of the other half
-    bits = _bits(measured, None, basis), _bits(measured, heads, basis)
+    bits = _bits(measured, None, levels), _bits(measured, heads, levels)
     logger.info(
         "Each cell reads %d of the %d cells as references. A masked value has %.4f bits with them, and %.4f without.",
         len(references.rows),
@@ -288,10 +288,10 @@ def _dispersion(model: BioFormer) -> Array:
     return np.asarray(np.mean(found, axis=0))
 
 
-def _bits(measured: Sequence[_Measured], heads: Array | None, basis: Array) -> float:
+def _bits(measured: Sequence[_Measured], heads: Array | None, levels: Array) -> float:
     """Mean negative log-likelihood of the measured bins, in bits, with a head for each part or without."""
     total = 0.0
     for i, each in enumerate(measured):
-        p = each.probabilities if heads is None else tilted(each.probabilities, each.inputs, heads[i], basis)
+        p = each.probabilities if heads is None else tilted(each.probabilities, each.inputs, heads[i], levels)
         total -= float(np.log2(np.maximum(p[np.arange(each.bins.size), each.bins], 1e-12)).sum())
     return total / max(sum(each.bins.size for each in measured), 1)
