@@ -168,6 +168,23 @@ def test_only_some_cells_are_read_of_many(other, model, monkeypatch):
     np.testing.assert_allclose(values(again), values(found)[order], rtol=1e-5, atol=1e-5)
 
 
+@EACH_WAY
+@pytest.mark.filterwarnings("ignore:The data have other genes")
+def test_cells_on_disk_and_an_ensemble(ensemble, kwargs, tmp_path):
+    """In memory and on disk the same. The ensemble has a batch that these cells lack, and lacks some of their genes."""
+    adata = bf.datasets.simulate(110, 40, n_regulators=5, n_types=3, rng=6)
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    mask = {"mask": np.random.default_rng(0).random(adata.shape) < 0.2} if "mask" in kwargs else {}
+    found = impute(adata, ensemble, **kwargs | mask)
+    backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    bf.tl.impute(backed, model=ensemble, memory="query", **{"method": "held_out"} | kwargs | mask)
+    np.testing.assert_array_equal(values(backed), values(found))
+    backed.file.close()
+    alone = impute(adata, ensemble, memory=None, **kwargs | mask)
+    bits = [bf.get.imputation_evidence(x)["nll_bits"] for x in (alone, found)]
+    assert bits[1] < 0.95 * bits[0]
+
+
 def test_genes_that_are_asked_for_alone(other, model):
     some = list(other.var_names[[3, 20, 31]])
     whole, found = impute(other, model), impute(other, model, genes=some)
