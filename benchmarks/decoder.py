@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from benchmarks._common import (
     select_genes,
     warm_up,
 )
+from benchmarks._masked_methods import METHODS as MASKED_METHODS
 from benchmarks._masked_methods import Prediction, Problem, predict_ours
 from benchmarks._masking import EvenMasking
 from benchmarks.masked import score as score_masked
@@ -49,7 +51,14 @@ Array = NDArray[np.float64]
 
 SETS = ("pbmc3k", "paul15", "pbmc68k")
 PARTS = ("masked", "embed", "generate")
-OURS = {"encoder": "small", "decoder": "decoder"}
+DECODER = bf.ModelConfig.decoder()
+OURS = {  # configuration, and the number of steps if it is not the default
+    "encoder": (bf.ModelConfig.small(), None),
+    "decoder": (DECODER, None),
+    "decoder_no_attention": (replace(DECODER, attention=False), None),
+    "decoder_untrained": (DECODER, 0),
+}
+BASELINES = ("constant_0", "histogram", "low_rank")
 LABELS = {"pbmc68k": "bulk_labels"}
 SCORES = {
     "nll_bits": "bits", "natural_nll_bits": "bits, natural odds", "auroc": "zero or not, AUROC",
@@ -67,20 +76,25 @@ def load(data: Path, name: str) -> AnnData:
 
 
 def fit(adata: AnnData, method: str, seed: int) -> tuple[AnnData, float]:
-    """Fit our model with its default settings. Returns the seconds too."""
+    """Fit one of our models. Returns the seconds too."""
     warm_up()
+    config, steps = OURS[method]
+    train = bf.TrainConfig() if steps is None else bf.TrainConfig(max_steps=steps)
     start = time.perf_counter()
-    fitted = bf.tl.fit(adata, config=OURS[method], rng=seed, copy=True)
+    fitted = bf.tl.fit(adata, config=config, train=train, rng=seed, copy=True)
     return fitted, time.perf_counter() - start
 
 
 def score_bits(problem: Problem, method: str) -> dict[str, Any]:
     """Scores of the masked values of the test cells, with the mask of the training and with natural odds."""
+    masks, cutoff = (problem.mask_test(), problem.mask_test(EvenMasking())), problem.binning.cutoff
+    if method in BASELINES:
+        return score_masked(MASKED_METHODS[method](problem), *masks, cutoff)
     fitted, seconds = fit(problem.train, method, problem.seed)
-    masks, model = (problem.mask_test(), problem.mask_test(EvenMasking())), bf.get.model(fitted)
+    model = bf.get.model(fitted)
     found = [predict_ours(model, problem.test_cells, mask, natural=i > 0) for i, mask in enumerate(masks)]
     predicted = Prediction(found[0], found[1], seconds)
-    return score_masked(predicted, *masks, problem.binning.cutoff) | {"fit_seconds": seconds}
+    return score_masked(predicted, *masks, cutoff) | {"fit_seconds": seconds}
 
 
 def score_embedding(adata: AnnData, name: str, method: str, seed: int) -> dict[str, Any]:
@@ -201,7 +215,11 @@ def auroc(classifier: Any, features: Array, is_real: NDArray[np.int64]) -> float
     return float(roc_auc_score(is_real, found))
 
 
-METHODS: dict[str, list[str]] = {"masked": [*OURS], "embed": [*OURS], "generate": [*GENERATORS]}
+METHODS: dict[str, list[str]] = {
+    "masked": [*OURS, *BASELINES],
+    "embed": ["encoder", "decoder"],
+    "generate": [*GENERATORS],
+}
 
 
 def run(data: Path, part: str, name: str, method: str, seed: int) -> dict[str, Any]:
@@ -237,7 +255,7 @@ def show(results: pd.DataFrame) -> Iterator[str]:
 
 def main() -> None:
     """Run the jobs that have no stored result, then print the tables."""
-    parser = make_parser(__doc__ or "", SETS, list(dict.fromkeys([*OURS, *GENERATORS])))
+    parser = make_parser(__doc__ or "", SETS, list(dict.fromkeys([*OURS, *BASELINES, *GENERATORS])))
     parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--workers", type=int, default=1, help="number of processes, each with one thread")
     arguments = parser.parse_args()
