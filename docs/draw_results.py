@@ -52,6 +52,14 @@ STYLES = {  # colours that are distinct also without red and green (Okabe and It
     "mean_of_other_types": ("#0072b2", "s"),
     "half_of_the_cells": ("#7f7f7f", "^"),
     "split halves": ("#7f7f7f", "^"),
+    "decoder": ("#d55e00", "o"),
+    "independent": ("#0072b2", "s"),
+    "training_cells": ("#009e73", "v"),
+    "zero_shot": ("#d55e00", "o"),
+    "fine_tuned": ("#cc79a7", "P"),
+    "scratch": ("#f0a878", "D"),
+    "alone": ("#f0a878", "D"),
+    "query_memory": ("#d55e00", "o"),
 }
 LABELS = (  # title, label, column, and the row of each table
     (
@@ -143,6 +151,40 @@ PHENOTYPES = (  # title, label, column, part of the benchmark, its sets and its 
         "bulk",
         {"cite_cbmc": "cite_cbmc", "pbmc68k\n(development)": "pbmc68k"},
         {"ours": "ours", "pca": "PCA"},
+    ),
+)
+DECODER_SETS = {"pbmc3k": "pbmc3k", "paul15": "paul15", "pbmc68k\n(development)": "pbmc68k"}
+DECODER_METHODS = {
+    "decoder": "decoder",
+    "scvi": "scVI, prior",
+    "independent": "each gene by itself",
+    "training_cells": "real cells (training)",
+}
+DECODER = (  # title, label and column
+    ("Real or generated?", "AUROC of a random forest, 0.5 is best", "AUROC, forest"),
+    ("Correlations of genes", "agreement with held-out cells, higher is better", "correlations, Pearson r"),
+)
+BLOOD_SETS = ("pbmc3k", "kang_ifnb", "onek1k_panel")
+BLOOD = (  # title, label, column, summary of the tables and methods
+    (
+        "Embedding",
+        "AvgBIO, higher is better",
+        "AvgBIO",
+        "Blood model: ",
+        {
+            "zero_shot": "blood model, no fit",
+            "fine_tuned": "blood model, fine-tuned",
+            "scratch": "ours, from scratch",
+            "pca": "PCA",
+            "scvi": "scVI",
+        },
+    ),
+    (
+        "Masked values without a fit",
+        "bits per masked value, lower is better",
+        "bits",
+        "Blood model, masked values: ",
+        {"alone": "blood model", "query_memory": 'with memory="query"'},
     ),
 )
 BIOSTATE_SETS = {"cite_cbmc": "cite_cbmc", "cite_malt\n(development)": "cite_malt"}
@@ -336,6 +378,19 @@ def main() -> None:
         ax.set(title=title, xlabel=label)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, handletextpad=0.2)
     save(figure, "phenotypes.png")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), dpi=120, layout="constrained")
+    for ax, (title, label, column) in zip(axes, DECODER, strict=True):
+        found = {row: read_table(text, f"Decoder, generate: {name}", column) for row, name in DECODER_SETS.items()}
+        draw(ax, found, DECODER_METHODS)
+        ax.set(title=title, xlabel=label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    save(figure, "decoder.png")
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), dpi=120, layout="constrained")
+    for ax, (title, label, column, part, methods) in zip(axes, BLOOD, strict=True):
+        draw(ax, {name: read_table(text, f"{part}{name}", column) for name in BLOOD_SETS}, methods)
+        ax.set(title=title, xlabel=label)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, handletextpad=0.2)
+    save(figure, "blood.png")
     figure, ax = plt.subplots(figsize=(6.5, 3.8), dpi=120, layout="constrained")
     draw(ax, {row: read_networks(text, heading) for row, heading in NETWORKS.items()}, NETWORK_METHODS)
     ax.axvline(1, color="0.4", linewidth=1, zorder=0)
