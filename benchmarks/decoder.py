@@ -4,9 +4,10 @@ Run ``python -m benchmarks.decoder --data DIR``. DIR contains the data sets with
 example ``pbmc3k.h5ad``. pbmc68k, which comes with the package, is a development set.
 
 Parts: ``masked`` (bits of the same masked values of test cells), ``embed`` (embeddings of all cells, scored with
-labels) and ``generate``: as many cells as there are test cells, of the same depths, are compared with these. Beside the
-decoder stand independent negative binomials of each gene, draws from the prior of scVI (if it is installed), and
-training cells, which are real: what they score is what perfect cells would score.
+labels), ``networks`` (of simulated cells, AUPRC over chance) and ``generate``: as many cells as there are test cells,
+of the same depths, are compared with these. Beside the decoder stand independent negative binomials of each gene,
+draws from the prior of scVI (if it is installed), and training cells, which are real: what they score is what perfect
+cells would score.
 """
 
 from __future__ import annotations
@@ -42,15 +43,18 @@ from benchmarks._common import (
     select_genes,
     warm_up,
 )
+from benchmarks._grn_truth import simulate
 from benchmarks._masked_methods import METHODS as MASKED_METHODS
 from benchmarks._masked_methods import Prediction, Problem, predict_ours
 from benchmarks._masking import EvenMasking
+from benchmarks.grn import infer
 from benchmarks.masked import score as score_masked
 
 Array = NDArray[np.float64]
 
-SETS = ("pbmc3k", "paul15", "pbmc68k")
-PARTS = ("masked", "embed", "generate")
+SETS = ("pbmc3k", "paul15", "pbmc68k", "simulated")
+NETWORKS = ("embedding", "attention", "knockout")
+PARTS = ("masked", "embed", "networks", "generate")
 DECODER = bf.ModelConfig.decoder()
 OURS = {  # configuration, and the number of steps if it is not the default
     "encoder": (bf.ModelConfig.small(), None),
@@ -63,7 +67,8 @@ LABELS = {"pbmc68k": "bulk_labels"}
 SCORES = {
     "nll_bits": "bits", "natural_nll_bits": "bits, natural odds", "auroc": "zero or not, AUROC",
     "natural_zero_calibration": "calibration error", "avg_bio": "AvgBIO", "knn_f1": "kNN F1",
-    "linear_f1": "linear F1", "variance": "log variance, RMSE", "zeros": "zeros, mean error",
+    "linear_f1": "linear F1", "embedding": "embedding", "attention": "attention", "knockout": "knock-outs",
+    "variance": "log variance, RMSE", "zeros": "zeros, mean error",
     "correlations": "correlations, Pearson r", "linear": "AUROC, linear", "forest": "AUROC, forest",
     "distance": "distance to training cells, ratio", "fit_seconds": "seconds of the fit",
     "generate_seconds": "seconds of 1,000 cells",
@@ -105,6 +110,22 @@ def score_embedding(adata: AnnData, name: str, method: str, seed: int) -> dict[s
     labels = adata.obs[LABELS.get(name, "cell_type")].astype(str).to_numpy()
     scores = bf.metrics.embedding_scores(fitted.obsm["X_bioformer"], labels, seed=seed)
     return {**scores.to_dict(), "fit_seconds": seconds}
+
+
+def score_networks(method: str, seed: int) -> dict[str, Any]:
+    """AUPRC over chance of the networks of one model, in the simulation of the benchmark of networks."""
+    problem = simulate()
+    names = {"genes": problem.adata.var_names, "regulators": problem.regulators}
+    if method == "pearson":
+        ranked = dict.fromkeys(NETWORKS, bf.metrics.pearson_edges(problem.expression, problem.columns))
+    else:
+        model = bf.get.model(fit(problem.adata, method, seed)[0])
+        ranked = {kind: infer(problem, model, kind) for kind in NETWORKS}
+    edges = problem.truths["network"]
+    return {
+        kind: bf.metrics.grn_scores(weights, edges, universe=problem.universe, **names).auprc_ratio
+        for kind, weights in ranked.items()
+    }
 
 
 # --- generators: (problem) -> counts of the modelled genes (n, M), of the depths of the test cells --------------------
@@ -218,14 +239,18 @@ def auroc(classifier: Any, features: Array, is_real: NDArray[np.int64]) -> float
 METHODS: dict[str, list[str]] = {
     "masked": [*OURS, *BASELINES],
     "embed": ["encoder", "decoder"],
+    "networks": ["encoder", "decoder", "pearson"],
     "generate": [*GENERATORS],
 }
 
 
 def run(data: Path, part: str, name: str, method: str, seed: int) -> dict[str, Any]:
     """Score one method with one seed."""
+    found: dict[str, Any] = {"part": part, "set": name, "method": method, "seed": seed}
+    if part == "networks":
+        return found | score_networks(method, seed)
     adata = load(data, name)
-    found: dict[str, Any] = {"part": part, "set": name, "method": method, "seed": seed, "n_cells": adata.n_obs}
+    found["n_cells"] = adata.n_obs
     if part == "embed":
         return found | score_embedding(adata, name, method, seed)
     problem = Problem.make(adata, seed)
@@ -237,6 +262,8 @@ def jobs(data: Path, parts: list[str], sets: list[str], methods: list[str], n_se
     for seed in range(n_seeds):
         for part in parts:
             for name in sets:
+                if (part == "networks") != (name == "simulated"):
+                    continue
                 for method in (method for method in methods if method in METHODS[part]):
                     yield f"{part}-{name}-{method}-{seed}", partial(run, data, part, name, method, seed)
 
@@ -246,7 +273,7 @@ def show(results: pd.DataFrame) -> Iterator[str]:
     for (part, name), rows in results.groupby(["part", "set"], sort=False):
         scores = [score for score in SCORES if score in rows and rows[score].notna().any()]
         lines = [
-            [str(method), *(mean_and_range(runs[score].dropna()) for score in scores)]
+            [str(method), *(mean_and_range(runs[score].dropna(), 0 if "second" in score else 3) for score in scores)]
             for method, runs in rows.groupby("method", sort=False)
         ]
         table = markdown_table(["method", *(SCORES[score] for score in scores)], lines)
@@ -255,7 +282,7 @@ def show(results: pd.DataFrame) -> Iterator[str]:
 
 def main() -> None:
     """Run the jobs that have no stored result, then print the tables."""
-    parser = make_parser(__doc__ or "", SETS, list(dict.fromkeys([*OURS, *BASELINES, *GENERATORS])))
+    parser = make_parser(__doc__ or "", SETS, list(dict.fromkeys([*OURS, *BASELINES, *GENERATORS, "pearson"])))
     parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--workers", type=int, default=1, help="number of processes, each with one thread")
     arguments = parser.parse_args()
