@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
 from scbioformers.results._slots import (
-    actual,
     escape,
     get_slot,
     params_from_json,
     params_to_json,
     set_slot,
-    target,
     unescape,
 )
+from scbioformers.results._target import actual, target
 
 NAMES = [
     "a/b",
@@ -242,6 +241,16 @@ def test_row14_row15_backed(tmp_path):
         actual(backed[:2])
     backed.file.close()
     assert (tmp_path / "x.h5ad").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+def test_a_copy_of_a_backed_mudata(tmp_path):
+    mudata.MuData({"rna": small()}).write_h5mu(tmp_path / "x.h5mu")
+    backed = mudata.read_h5mu(tmp_path / "x.h5mu", backed="r")
+    with pytest.raises(DataError, match=r"backed MuData, .* `mudata\.read_h5mu\('.*x\.h5mu'\)`"):
+        target(backed, copy=True)
+    assert target(backed, copy=False) is backed
+    backed.file.close()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:mudata")

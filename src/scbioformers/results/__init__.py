@@ -76,8 +76,9 @@ from scbioformers.results._query_modalities import (
 )
 from scbioformers.results._query_parts import ModalityPair, Part, open_parts
 from scbioformers.results._regulators import read_enrichment, read_regulators, write_enrichment, write_regulators
-from scbioformers.results._slots import check_key_added, get_column, target
+from scbioformers.results._slots import check_key_added, get_column
 from scbioformers.results._store import check_out, open_result, warn_of_memory
+from scbioformers.results._target import target
 
 __all__ = [
     "UNKNOWN",

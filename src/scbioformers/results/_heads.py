@@ -18,7 +18,8 @@ from mudata import MuData
 from scbioformers.core import ConfigError
 from scbioformers.model import BioFormer, Head
 from scbioformers.results._model import HEADS, MAX_BYTES_IN_UNS, ModelLike, read_heads
-from scbioformers.results._slots import actual, escape, get_slot, rename_keys, write_result
+from scbioformers.results._slots import escape, get_slot, rename_keys, write_result
+from scbioformers.results._target import actual
 
 
 def check_head_storage(adata: Any, key: str, model: BioFormer, given: ModelLike | None) -> None:

@@ -6,21 +6,18 @@ import json
 import logging
 import math
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from mudata import MuData
 
 from scbioformers.core import ConfigError, DataError, MissingKeyError
 from scbioformers.data import SLOTS, own_layers, seem_counts, with_modality
+from scbioformers.results._target import actual
 
 logger = logging.getLogger(__name__)
-
-Data = TypeVar("Data")
 
 # "/" separates groups in h5ad and zarr, zarr converts "\" to "/", HDF5 does not allow NUL, "%" is the escape character
 _UNSAFE = re.compile(r"[%/\\\x00-\x1f\x7f]")
@@ -79,37 +76,6 @@ def params_from_json(text: str) -> Any:
         return _unpack(json.loads(text))
     except json.JSONDecodeError as error:
         raise DataError(f"Stored parameters are not valid JSON: {error}.") from error
-
-
-def actual(adata: Data) -> Data:
-    """Return `adata` itself. A view is first converted to an actual AnnData, in place and without a warning.
-
-    Raises
-    ------
-    DataError
-        If `adata` is a view of a backed AnnData, or a view of a MuData.
-    """
-    if not getattr(adata, "is_view", False):
-        return adata
-    if not isinstance(adata, AnnData):
-        raise DataError("This is a view of a MuData, which cannot take results. Call `.copy()` on it first.")
-    if adata.isbacked:
-        raise DataError("This is a view of a backed AnnData, which cannot take results. Call `.to_memory()` first.")
-    adata._init_as_actual(adata.copy())  # as in scanpy; anndata has no public method without a warning
-    return adata
-
-
-def target(adata: Data, copy: bool) -> Data:
-    """Return the object to write results to: `adata` itself, or a copy (in memory if `adata` is backed)."""
-    if not copy:
-        return actual(adata)
-    backed: Any = adata
-    with warnings.catch_warnings():
-        if isinstance(adata, MuData):
-            # of names that modalities share, and mudata 0.3 of its next release: the user has seen both
-            warnings.simplefilter("ignore")
-        copied: Data = backed.to_memory() if getattr(adata, "isbacked", False) else backed.copy()
-    return copied
 
 
 def check_key_added(

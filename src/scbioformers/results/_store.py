@@ -20,7 +20,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scbioformers.core import ConfigError, StorageError, warn
-from scbioformers.results._slots import escape, target
+from scbioformers.results._slots import escape
+from scbioformers.results._target import target
 
 logger = logging.getLogger(__name__)
 
