@@ -1,12 +1,14 @@
 """`tl.fit(mdata, model=…)`: a fit of several modalities that starts from a model."""
 
 import logging
+import warnings
 from dataclasses import replace
 
 import mudata
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 import scbioformers as bf
 from scbioformers.core import BioformersWarning, ConfigError, DataError, QuantileBins
@@ -125,6 +127,7 @@ def test_what_is_added_changes_nothing_for_samples_without_it(start, known, whol
         np.testing.assert_allclose(values[1], values[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_new_protein_is_predicted_from_genes_before_the_first_step():
     first, second = simulated(300)[:150].copy(), simulated(300)[150:].copy()
     model = bf.tl.fit(
@@ -144,6 +147,27 @@ def test_a_new_protein_is_predicted_from_genes_before_the_first_step():
     truth = second["prot"].X.toarray()[:, :2]
     for values, measured in zip(predicted[:, new].T, truth.T, strict=True):
         assert np.corrcoef(values, measured)[0, 1] > 0.3
+
+
+def test_the_depth_of_a_sample_of_which_one_protein_is_visible():
+    """The new proteins have a share of 0.66 beside the depth, which is that of the known proteins."""
+    first, second = simulated(300)[:150].copy(), simulated(300)[150:].copy()
+    start = bf.tl.fit(
+        of(first, rna=slice(None), prot=slice(2, None)), binning=BINS, config=CONFIG, train=ZERO, copy=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = fit(of(second, rna=slice(None), prot=slice(None)), start)
+    prot = open_modalities(second, found).source.read(0, 150).others[0]
+    assert prot.rule.modelled_only
+    assert prot.rule.share > 1.5
+    for kept in range(8):
+        queried = np.ones(prot.counts.shape, bool)
+        queried[:, kept] = False
+        depth = found.of("prot").first_tokenizer.whole_depth(prot, csr_matrix(queried))
+        seen = prot.counts[:, kept].toarray().ravel() > 0
+        assert (depth[seen] > 0).all()
+        assert 0.4 < np.median(depth[seen] / prot.depth[seen]) < 1.6
 
 
 # --- modalities ----------------------------------------------------------------------------------------------------

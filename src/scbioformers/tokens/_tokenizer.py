@@ -296,7 +296,9 @@ class Tokenizer:
             if block.rule.modelled_only:  # the shares of all measured features must add up to that of the total
                 shares *= share / max(shares[present].sum(), 1e-300)
             missing = np.minimum(np.bincount(cells, shares[features], len(total)), 0.999 * share)
-            total = total * (1.0 - missing) / (share - missing)  # total / share if nothing is masked, as the block
+            # total / share if nothing is masked, as the block. Features that were added to a model are not part of
+            # its depth, so their masked shares may add up to more than 1.
+            total = total * np.maximum(1.0 - missing, 0.001) / (share - missing)
         return model.estimate(MaskedRows(counts, total, cells, features, ~present))
 
     def _size(self, depth: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -76,7 +76,8 @@ def _masked_rows(
     counts, n = sample.counts, len(sample.depth)
     cells = np.repeat(np.arange(n), np.diff(counts.indptr))
     visible = csr_matrix((counts.data[~masked], (cells[~masked], counts.indices[~masked])), shape=counts.shape)
-    depth = sample.depth - np.bincount(cells[masked], weights=counts.data[masked], minlength=n)
+    # features that were added to a model are not part of its depth, so the masked counts may exceed it
+    depth = np.maximum(sample.depth - np.bincount(cells[masked], weights=counts.data[masked], minlength=n), 0.0)
     all_cells = np.concatenate([cells[masked], zero_cells])
     features = np.concatenate([counts.indices[masked].astype(np.int64), zeros])
     # as CSR rows, because this sorts in linear time
