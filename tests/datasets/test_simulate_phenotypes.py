@@ -242,8 +242,8 @@ def test_the_rna_is_that_of_the_same_call_without_proteins(mdata):
     pd.testing.assert_frame_equal(mdata["rna"].uns["grn_true"], rna.uns["grn_true"])
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.filterwarnings("ignore:.*future.infer_string:DeprecationWarning")  # raised by anndata 0.13 with pandas 3.1
+@pytest.mark.filterwarnings("error")  # the mark above has precedence
 def test_proteins_do_not_warn():
     assert simulate(20, **SMALL, n_proteins=3)["prot"].n_vars == 5
 

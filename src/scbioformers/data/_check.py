@@ -119,7 +119,8 @@ def find_problems(found: Inspection) -> list[str]:
     if found.n_unnamed_vars:
         problems.append(
             f"{found.n_unnamed_vars} genes have no name (NaN or empty), expected a name for each. "
-            f"Remove them, `adata = adata[:, ~adata.var_names.astype(str).isin({UNNAMED})].{_copied(found)}()`."
+            "Remove them, "
+            f"`adata = adata[:, ~(adata.var_names.isna() | adata.var_names.isin({UNNAMED}))].{_copied(found)}()`."
         )
     if found.duplicate_vars:
         problems.append(
