@@ -21,6 +21,7 @@ NAMES = [
     "external-unseen",
     *("phenotype-infinite", "phenotype-text", "phenotype-constant", "phenotype-unit", "phenotype-batch"),
     *("phenotype-sources", "counterfactual-unknown", "counterfactual-evidence"),
+    "annotation-far",
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 import scbioformers as bf
 from scbioformers.core import BioformersWarning
 from scbioformers.results._slots import params_from_json
+from scbioformers.tl._annotate_labels import warn_of_unknown
 
 CONFIG = bf.ModelConfig(width=16, n_layers=1, n_heads=2, n_latent=8, n_components=8)
 TRAIN = bf.TrainConfig(max_steps=2, batch_size=32)
@@ -187,6 +188,42 @@ def test_cells_of_a_type_without_labels_are_unknown(adata, query):
     assert list(evidence["confusion"].columns) == ["type_2", "type_3"]
 
 
+@pytest.mark.fault("annotation-far")
+def test_a_query_of_which_most_cells_are_unknown(adata, query):
+    labels = adata.obs["truth"].cat.rename_categories({"type_2": "2+/X"})
+    adata.obs["a/b"] = labels.where(labels != "type_1")
+    bf.tl.annotate(adata, "a/b")
+    far = with_empty_cell(query[query.obs["cell_type"] == "type_1"].copy())
+    with pytest.warns(BioformersWarning) as caught:
+        bf.tl.annotate(far, "a/b", model=adata)
+    n_unknown = int((far.obs["bioformer_a%2Fb"] == "unknown").sum()) - 1
+    table = "bf.get.annotation(adata, 'a/b').iloc[:, 2:].idxmax(axis=1)"
+    said = (
+        f"{n_unknown} of the {far.n_obs - 1} cells with counts are 'unknown'. So the data differ from the labelled "
+        "cells as a whole, for instance by technique or tissue, and 'unknown' says little about a single cell. For the "
+        "most probable label of each cell, "
+    )
+    last = " Check these labels with marker genes."
+    again = "call `bf.tl.annotate` again with `probabilities=True`, and then "
+    assert [str(each.message) for each in caught] == [f"{said}{again}call `{table}`.{last}"]
+    with pytest.warns(BioformersWarning) as caught:
+        bf.tl.annotate(far, "a/b", model=adata, probabilities=True, key_added="new")
+    key = table.replace("'a/b'", "'a/b', key='new'")
+    assert [str(each.message) for each in caught] == [f"{said}call `{key}`.{last}"]
+    best = eval(key, {"bf": bf, "adata": far})
+    assert set(best) <= {"2+/X", "type_3"}
+    np.testing.assert_array_equal(
+        far.obsm["new_probabilities"].max(axis=1), bf.get.annotation(far, "a/b", key="new")["probability"]
+    )
+
+
+def test_no_warning_if_half_of_the_cells_are_unknown():
+    warn_of_unknown(np.array([-1, 0, -1, 2]), "type", "bioformer_type", False)
+    warn_of_unknown(np.array([], np.int64), "type", "bioformer_type", False)
+    with pytest.warns(BioformersWarning, match=r"^2 of the 3 cells with counts are 'unknown'"):
+        warn_of_unknown(np.array([-1, -1, 2]), "type", "bioformer_type", False)
+
+
 @pytest.mark.fault(20)
 def test_cells_without_counts_are_unknown_and_not_learned_from(adata, query):
     x = adata.X.tolil()
@@ -264,6 +301,16 @@ def test_the_message_says_which_cells_the_score_is_of(reference, query, caplog):
     own = bf.get.annotation_evidence(query, "some")["macro_f1"]
     message = f"the macro-F1 is {own:.3f}. The reference has no label ['B'], so these cells count as wrong."
     assert message in caplog.messages[-1]
+    query.obs["some"] = query.obs["cell_type"].cat.rename_categories(str.upper)
+    bf.tl.annotate(query, "some", model=reference)
+    assert caplog.messages[-1] == (
+        f"adata.obs['bioformer_some']: 70 cells are labelled by the reference{of_which}. "
+        "adata.obs['some'] has other names, ['TYPE_1', 'TYPE_2', 'TYPE_3'], than the reference, "
+        "['type_1', 'type_2', 'type_3']. So they are not compared. In a cross-validation over the "
+        f"cells of the reference, the macro-F1 was {learned:.3f}; in other data it can be much lower. "
+        "The next call can be `bf.pl.annotation(adata, 'some')`."
+    )
+    assert bf.get.annotation_evidence(query, "some")["source"] == "reference"
     bf.tl.annotate(reference, "some")
     assert "100 cells keep their label, 50 are labelled" in caplog.messages[-1]
     assert f"In a cross-validation over the labelled cells, the macro-F1 is {learned:.3f}." in caplog.messages[-1]

@@ -73,7 +73,8 @@ def annotation_evidence(adata: AnnData | MuData, label_key: str, *, key: str | N
     dict
         - ``"source"``: which cells the scores are of. ``"cross-validation"``: the labelled cells of ``adata``, in five
           folds. ``"query"``: the cells of ``adata`` whose own labels were not used to learn. ``"reference"``: the cells
-          from which the model learned the labels, in five folds, because ``adata`` has no labels to compare with.
+          from which the model learned the labels, in five folds, because ``adata`` has no labels to compare with, or
+          none that the model knows.
         - ``"accuracy"``, ``"macro_f1"``: float, share of right labels, and mean of the F1 scores of the labels. A cell
           that is labelled "unknown" counts as wrong.
         - ``"calibration_error"``: float, mean difference between the probability of a label and the share of right

@@ -41,7 +41,7 @@ from scbioformers.tasks.annotation import (
     fit_annotation,
     head_name,
 )
-from scbioformers.tl._annotate_labels import check_labels, choose_labels
+from scbioformers.tl._annotate_labels import check_labels, choose_labels, warn_of_unknown
 from scbioformers.tl._annotate_phenotype import annotate_phenotype
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,8 @@ def annotate(
     Warns
     -----
     BioformersWarning
-        If a label has fewer than five cells, or genes of the model are missing in ``adata``.
+        If a label has fewer than five cells, or genes of the model are missing in ``adata``. Also if more than half of
+        the cells of other data are ``"unknown"``: these data differ from the labelled cells as a whole.
 
     Notes
     -----
@@ -187,6 +188,10 @@ def annotate(
     deviations of the labelled cells: the Mahalanobis distance to the nearest label in the latent, and how badly all
     labels fit (the energy, ``-logsumexp`` of the logits). Cells of a type that the model has not seen in its fit can be
     near to a known type, so not all of them are found. Cells without a count are always ``"unknown"``.
+
+    Data of another technique move in the latent as a whole, beyond this distance. Then ``"unknown"`` says little about
+    a single cell. With ``probabilities=True``, the most probable label of each cell, whatever its distance, is
+    ``bf.get.annotation(adata, label_key).iloc[:, 2:].idxmax(axis=1)``. Check such labels with marker genes.
 
     Examples
     --------
@@ -263,7 +268,9 @@ def annotate(
         params=params,
         evidence=evidence,
     )
-    _log_summary(found, evidence, label_key, key_added, int((labels.codes >= 0).sum()))
+    _log_summary(found, evidence, label_key, key_added, labels, head)
+    if learned is None:
+        warn_of_unknown(found.codes[~empty], label_key, key_added, probabilities)
     return adata if copy else None
 
 
@@ -285,9 +292,12 @@ def _compare(
     found: LabelledCells,
     labels: Labels,
 ) -> Mapping[str, Any]:
-    """The evidence for labels of other cells: how they agree with given ones, else that of the reference."""
+    """The evidence for labels of other cells: how they agree with given ones, else that of the reference.
+
+    Given labels of which the reference has none are not compared: they name the types in another way.
+    """
     rows = np.flatnonzero(labels.codes >= 0)
-    if not rows.size:
+    if not set(labels.categories) & set(head.categories):
         return {**head.evidence, "source": "reference"}
     evidence = collect_evidence(
         labels.codes[rows],
@@ -300,9 +310,11 @@ def _compare(
     return {"source": "query", **evidence}
 
 
-def _log_summary(found: LabelledCells, evidence: Mapping[str, Any], label_key: str, key: str, n_given: int) -> None:
+def _log_summary(
+    found: LabelledCells, evidence: Mapping[str, Any], label_key: str, key: str, labels: Labels, head: AnnotationHead
+) -> None:
     """Say how many cells are labelled, and from which cells the score comes: not always from those just labelled."""
-    n_cells, score = len(found.codes), evidence["macro_f1"]
+    n_cells, n_given, score = len(found.codes), int((labels.codes >= 0).sum()), evidence["macro_f1"]
     labelled = f"{n_cells} cells are labelled by the reference"
     if evidence["source"] == "cross-validation":
         labelled = f"{n_given} cells keep their label, {n_cells - n_given} are labelled"
@@ -313,9 +325,15 @@ def _log_summary(found: LabelledCells, evidence: Mapping[str, Any], label_key: s
         if foreign:
             scored += f" The reference has no label {short_list(foreign)}, so these cells count as wrong."
     else:
-        scored = (
-            f"These cells have no {label_key!r} to compare with. In a cross-validation over the cells of the "
-            f"reference, the macro-F1 was {score:.3f}; in other data it can be much lower."
+        scored = f"These cells have no {label_key!r} to compare with."
+        if labels.categories:
+            scored = (
+                f"adata.obs[{label_key!r}] has other names, {short_list(labels.categories, 3)}, than the reference, "
+                f"{short_list(head.categories, 3)}. So they are not compared."
+            )
+        scored += (
+            f" In a cross-validation over the cells of the reference, the macro-F1 was {score:.3f}; in other data it "
+            "can be much lower."
         )
     if unknown := int((found.codes < 0).sum()):
         labelled += f", of which {unknown} are unlike all cells with a known label (unknown)"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scbioformers.core import DataError, MissingKeyError, short_list, warn
 from scbioformers.data import Labels, in_modality
-from scbioformers.results import ModalitiesQuery, Query, added_heads
+from scbioformers.results import ModalitiesQuery, Query, added_heads, annotation_key
 from scbioformers.tasks.annotation import AnnotationHead, head_name
 
 logger = logging.getLogger(__name__)
@@ -74,3 +74,18 @@ def check_labels(labels: Labels, rows: NDArray[np.int64], label_key: str) -> Non
             f"counts: {short_list(few)}. They are learned, but hardly known. Label more cells, or join them with "
             "others."
         )
+
+
+def warn_of_unknown(codes: NDArray[np.int64], label_key: str, key_added: str, probabilities: bool) -> None:
+    """Warn if most cells of a query are "unknown". ``codes`` are those of the cells with counts, -1 for "unknown"."""
+    n_unknown = int((codes < 0).sum())
+    if 2 * n_unknown <= len(codes):
+        return
+    key = "" if key_added == annotation_key(label_key, None) else f", key={key_added!r}"
+    again = "" if probabilities else "call `bf.tl.annotate` again with `probabilities=True`, and then "
+    warn(
+        f"{n_unknown:,} of the {len(codes):,} cells with counts are 'unknown'. So the data differ from the labelled "
+        "cells as a whole, for instance by technique or tissue, and 'unknown' says little about a single cell. For the "
+        f"most probable label of each cell, {again}call `bf.get.annotation(adata, {label_key!r}{key}).iloc[:, 2:]"
+        ".idxmax(axis=1)`. Check these labels with marker genes."
+    )
