@@ -261,7 +261,7 @@ def _section(text: str, heading: str) -> str:
 
 
 def _score(cell: str) -> Score:
-    mean, *ends = (float(number) for number in re.findall(r"\d*\.\d+", cell))
+    mean, *ends = (float(number) for number in re.findall(r"-?\d*\.\d+", cell))
     return (mean, ends[0], ends[1]) if ends else (mean, mean, mean)
 
 
