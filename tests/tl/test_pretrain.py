@@ -394,7 +394,7 @@ def test_the_size_of_the_model_is_known_before_it_is_fitted(sources, pretrain, m
     monkeypatch.undo()
     monkeypatch.setattr(_pretrain, "fit_model", lambda *args, **options: pytest.fail("the fit has started"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(StorageError, match=r"cannot be written to .*, and 0\.0 MB of its disk are free"):
+    with pytest.raises(StorageError, match=r"cannot be written to .*, and its disk has 0\.0 MB free"):
         pretrain(sources)
 
 
