@@ -76,7 +76,7 @@ def test_a_missing_column():
 @pytest.mark.parametrize("values", [[0.1, 0.2, 0.5, 0.1], list(range(21)) * 2], ids=["fractions", "many"])
 def test_numbers_are_not_categories_and_the_advice_works(values):
     adata = adata_with(values)
-    with pytest.raises(DataError, match=r"different numbers, such as 0.*expected categories. Divide them into classes") as raised:
+    with pytest.raises(DataError, match=r"different numbers, such as 0.*categories. Divide them into") as raised:
         ExternalTokens.register(adata, "kind", np.arange(adata.n_vars))
     exec(str(raised.value).split("`")[1], {"adata": adata, "pd": pd})
     found = ExternalTokens.register(adata, "kind_class", np.arange(adata.n_vars))
