@@ -1,8 +1,10 @@
-"""Comparison with stored pictures."""
+"""The style of figures in tests, and comparison with stored pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -11,6 +13,16 @@ from matplotlib.testing.exceptions import ImageComparisonFailure
 
 BASELINE = Path(__file__).parent / "baseline"
 TOLERANCE = 1.5  # root mean square difference of grey levels; without text, machines differ by less than 1
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    """The default style of matplotlib, and no figure that stays open."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plt.switch_backend("agg")
+        yield
+    plt.close("all")
 
 
 @pytest.fixture

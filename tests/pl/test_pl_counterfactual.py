@@ -4,7 +4,6 @@ from pathlib import Path
 
 import anndata as ad
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,15 +12,6 @@ import scbioformers as bf
 from scbioformers.results import write_counterfactual
 
 GROUPS = ["B", "CD4+ T"]
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plt.switch_backend("agg")
-        yield
-    plt.close("all")
 
 
 def make(*, sign: float = 1.0) -> ad.AnnData:

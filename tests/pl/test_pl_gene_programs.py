@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import anndata as ad
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,15 +12,6 @@ import scbioformers as bf
 from scbioformers.core import ConfigError, DataError, MissingKeyError
 
 SPECIAL = "CD4+/CD45RA+"
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plt.switch_backend("agg")
-        yield
-    plt.close("all")
 
 
 def make(*, swap=False, array=False) -> ad.AnnData:

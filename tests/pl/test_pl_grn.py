@@ -4,7 +4,6 @@ import warnings
 from pathlib import Path
 
 import anndata as ad
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
@@ -23,15 +22,6 @@ SPECIAL = "CD4+/CD45RA+"
 NAMES = [SPECIAL, "B cell"]
 GENES = ["TF1", "TF2", *(f"G{i}" for i in range(1, 15))]
 KNOWN = pd.DataFrame({"source": ["TF1", "TF2", "TF2"], "target": ["G1", "G3", "TF1"]})
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plt.switch_backend("agg")
-        yield
-    plt.close("all")
 
 
 def weights(seed: int) -> np.ndarray:

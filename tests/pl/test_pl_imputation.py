@@ -4,7 +4,6 @@ import warnings
 from pathlib import Path
 
 import anndata as ad
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -15,15 +14,6 @@ from scbioformers.core import DataError, MissingKeyError
 from scbioformers.results._slots import params_to_json, set_slot
 
 FIGURES = {"imputation": bf.pl.imputation, "calibration": bf.pl.calibration}
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plt.switch_backend("agg")
-        yield
-    plt.close("all")
 
 
 def make(**changes) -> ad.AnnData:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import anndata as ad
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -21,15 +20,6 @@ FIGURES = {
     "perturbation": lambda adata, **kwargs: bf.pl.perturbation(adata, OBSERVED, name="G0", **kwargs),
     "perturbation_screen": bf.pl.perturbation_screen,
 }
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plt.switch_backend("agg")
-        yield
-    plt.close("all")
 
 
 def make(effect_of_first=0.6 * OBSERVED, se=0.1, seen=("G1+G2", "G4"), observed=None) -> ad.AnnData:

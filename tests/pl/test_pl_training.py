@@ -5,7 +5,6 @@ from itertools import combinations
 from pathlib import Path
 
 import anndata as ad
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,15 +14,6 @@ from matplotlib.testing.decorators import remove_ticks_and_titles
 import scbioformers as bf
 from scbioformers.core import DataError, MissingKeyError
 from scbioformers.results._slots import params_to_json, set_slot
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plt.switch_backend("agg")
-        yield
-    plt.close("all")
 
 
 def make(n_members: int = 1, **changes) -> ad.AnnData:
